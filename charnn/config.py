@@ -1,0 +1,178 @@
+"""Plain data that checks itself: what a model is, and how it is trained.
+
+No torch and no numpy here: the command line borrows its defaults from this module.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, fields
+from typing import Any, TypeVar
+
+from charnn.errors import ConfigError
+
+# Gates of each cell, in the order in which their rows lie in the weights.
+GATES = {"rnn": ("h",), "gru": ("r", "z", "n"), "lstm": ("i", "f", "g", "o")}
+STATES = {"rnn": ("h",), "gru": ("h",), "lstm": ("h", "c")}
+PRECISIONS = ("auto", "float32", "bfloat16")
+DEVICES = ("auto", "cpu", "cuda", "mps")
+MAX_SEED = 2**32 - 1
+
+# Far above what a laptop trains, far below what would exhaust memory while a header is checked.
+MAX_VOCAB_SIZE = 1 << 21
+MAX_HIDDEN_SIZE = 1 << 15
+MAX_LAYERS = 256
+
+T = TypeVar("T")
+
+
+def _require(condition: bool, message: str) -> None:
+    if not condition:
+        raise ConfigError(message)
+
+
+def _require_int(name: str, value: object, low: int, high: int) -> None:
+    good = isinstance(value, int) and not isinstance(value, bool) and low <= value <= high
+    _require(good, f"{name} must be a whole number from {low} to {high}, got {value!r}")
+
+
+def _require_number(name: str, value: object, low: float, high: float) -> None:
+    good = isinstance(value, (int, float)) and not isinstance(value, bool)
+    good = good and math.isfinite(value) and low <= value <= high  # type: ignore[arg-type]  # narrowed just above
+    _require(good, f"{name} must be a number from {low:g} to {high:g}, got {value!r}")
+
+
+def _from_dict(cls: type[T], values: Mapping[str, Any]) -> T:
+    known = {field.name for field in fields(cls)}  # type: ignore[arg-type]  # only dataclasses come here
+    unknown = sorted(set(values) - known)
+    _require(not unknown, f"unknown settings: {', '.join(map(str, unknown))}")
+    try:
+        return cls(**values)
+    except TypeError as error:
+        raise ConfigError(f"incomplete settings: {error}") from None
+
+
+@dataclass(frozen=True)
+class ModelConfig:
+    """The shape of a language model: everything needed to rebuild its tensors.
+
+    V is ``vocab_size``, E ``embedding_size``, H ``hidden_size``; layer 0 reads E features, the
+    others H. A residual path joins input and output of a layer where the two widths agree.
+    """
+
+    vocab_size: int
+    cell: str = "lstm"
+    embedding_size: int = 256
+    hidden_size: int = 256
+    num_layers: int = 3
+    dropout: float = 0.0
+
+    def __post_init__(self) -> None:
+        _require(
+            self.cell in GATES, f"unknown cell {self.cell!r}; choose from {', '.join(sorted(GATES))}"
+        )
+        _require_int("vocab_size", self.vocab_size, 1, MAX_VOCAB_SIZE)
+        _require_int("embedding_size", self.embedding_size, 1, MAX_HIDDEN_SIZE)
+        _require_int("hidden_size", self.hidden_size, 1, MAX_HIDDEN_SIZE)
+        _require_int("num_layers", self.num_layers, 1, MAX_LAYERS)
+        _require_number("dropout", self.dropout, 0.0, 0.95)
+
+    def input_size(self, layer: int) -> int:
+        """Features that a layer reads: E for layer 0, H above it."""
+        return self.embedding_size if layer == 0 else self.hidden_size
+
+    def tensor_shapes(self) -> dict[str, tuple[int, ...]]:
+        """Name and shape of every weight, in the order of the forward pass."""
+        v, h, rows = self.vocab_size, self.hidden_size, len(GATES[self.cell]) * self.hidden_size
+        shapes: dict[str, tuple[int, ...]] = {"embedding.weight": (v, self.embedding_size)}
+        for layer in range(self.num_layers):
+            d = self.input_size(layer)
+            shapes[f"layers.{layer}.norm.weight"] = (d,)
+            shapes[f"layers.{layer}.norm.bias"] = (d,)
+            shapes[f"layers.{layer}.cell.weight_ih"] = (rows, d)
+            shapes[f"layers.{layer}.cell.weight_hh"] = (rows, h)
+            shapes[f"layers.{layer}.cell.bias"] = (rows,)
+            if self.cell == "gru":
+                shapes[f"layers.{layer}.cell.bias_hn"] = (h,)
+        shapes["norm.weight"] = shapes["norm.bias"] = (h,)
+        shapes["head.weight"] = (v, h)
+        shapes["head.bias"] = (v,)
+        return shapes
+
+    @property
+    def parameters(self) -> int:
+        """How many numbers are learnt."""
+        return sum(math.prod(shape) for shape in self.tensor_shapes().values())
+
+    def to_dict(self) -> dict[str, Any]:
+        """As JSON values."""
+        return asdict(self)
+
+    @classmethod
+    def from_dict(cls, values: Mapping[str, Any]) -> ModelConfig:
+        """Inverse of `to_dict`.
+
+        Raises:
+            ConfigError: a setting is missing, unknown or out of range.
+        """
+        return _from_dict(cls, values)
+
+
+@dataclass(frozen=True)
+class TrainConfig:
+    """How a model is trained; every number of steps is settled before step 1.
+
+    Intervals are in optimizer steps; 0 turns a thing off. `
+    evaluation during training reads, ``threads`` and ``precision`` are part of what a resumed
+    run repeats.
+    """
+
+    max_steps: int
+    batch_size: int = 32
+    bptt: int = 64
+    learning_rate: float = 4e-3
+    weight_decay: float = 0.01
+    warmup_steps: int = 50
+    max_grad_norm: float = 1.0
+    eval_every: int = 0
+    sample_every: int = 0
+    save_every: int = 0
+    seed: int = 0
+    precision: str = "float32"
+    threads: int = 1
+    device: str = "cpu"
+
+    def __post_init__(self) -> None:
+        _require_int("max_steps", self.max_steps, 1, 2**40)
+        _require_int("batch_size", self.batch_size, 1, 1 << 16)
+        _require_int("bptt", self.bptt, 1, 1 << 16)
+        _require_number("learning_rate", self.learning_rate, 1e-9, 1e9)
+        _require_number("weight_decay", self.weight_decay, 0.0, 10.0)
+        _require_int("warmup_steps", self.warmup_steps, 0, 2**40)
+        _require_number("max_grad_norm", self.max_grad_norm, 1e-6, 1e9)
+        for name in ("eval_every", "sample_every", "save_every"):
+            _require_int(name, getattr(self, name), 0, 2**40)
+        _require_int("seed", self.seed, 0, MAX_SEED)
+        _require(
+            self.precision in PRECISIONS[1:],
+            f"precision must be one of {', '.join(PRECISIONS[1:])}, got {self.precision!r}",
+        )
+        _require_int("threads", self.threads, 1, 4096)
+        _require(
+            self.device in DEVICES[1:],
+            f"device must be one of {', '.join(DEVICES[1:])}, got {self.device!r}",
+        )
+
+    def to_dict(self) -> dict[str, Any]:
+        """As JSON values."""
+        return asdict(self)
+
+    @classmethod
+    def from_dict(cls, values: Mapping[str, Any]) -> TrainConfig:
+        """Inverse of `to_dict`.
+
+        Raises:
+            ConfigError: a setting is missing, unknown or out of range.
+        """
+        return _from_dict(cls, values)

@@ -1,0 +1,43 @@
+"""Every error a person can cause, as one line that says what to do next.
+
+    CharnnError
+    ├── ConfigError         a setting out of its range
+    ├── TextError           a text, a corpus or a prompt that cannot be used as it is
+    │   └── UnknownCharacter    a character that the tokenizer never saw
+    ├── FileError           a file or folder that cannot be read or written
+    │   └── DamagedFile         a file that is not what it says, or not ours
+    ├── BusyError           a run that another process is training
+    └── TrainingError       training that cannot go on
+"""
+
+
+class CharnnError(Exception):
+    """Base of all errors that the command line shows as one line with exit code 1."""
+
+
+class ConfigError(CharnnError):
+    """A setting out of its range, or two settings that contradict each other."""
+
+
+class TextError(CharnnError):
+    """A text, a corpus or a prompt that cannot be used as it is."""
+
+
+class UnknownCharacter(TextError):
+    """A character that the tokenizer never saw: named, with its place and its neighbours."""
+
+
+class FileError(CharnnError):
+    """A file or folder that cannot be read or written."""
+
+
+class DamagedFile(FileError):
+    """A file that is damaged, hostile, or of another kind than expected."""
+
+
+class BusyError(CharnnError):
+    """A run that another process holds."""
+
+
+class TrainingError(CharnnError):
+    """Training that cannot start or cannot go on."""

@@ -1,0 +1,265 @@
+"""The bytes of every file that charnn writes: safetensors, written durably and read strictly.
+
+The format gives no promise of durability, of a checksum or of finite numbers; this module adds
+the first two, `charnn.checkpoint` the third. docs/file-format.md describes the result.
+"""
+
+from __future__ import annotations
+
+import errno
+import hashlib
+import json
+import os
+import secrets
+import shutil
+import stat
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager, suppress
+from pathlib import Path
+from typing import Any, BinaryIO, NamedTuple
+
+import numpy as np
+
+from charnn.errors import DamagedFile, FileError
+
+MAX_HEADER_BYTES = 4 << 20
+METADATA_KEY = "charnn"
+DTYPES: dict[str, np.dtype[Any]] = {
+    name: np.dtype(code).newbyteorder("<")
+    for name, code in {"U8": "u1", "U16": "u2", "U32": "u4", "I64": "i8", "F32": "f4"}.items()
+}
+DTYPE_NAMES = {dtype: name for name, dtype in DTYPES.items()}
+
+# What people hand over by mistake, by the first bytes of the file.
+OTHER_KINDS = {
+    b"PK\x03\x04": "a zip archive or a PyTorch .pt file, which charnn never unpickles",
+    b"\x80\x02": "a Python pickle, which charnn never loads",
+    b"\x80\x03": "a Python pickle, which charnn never loads",
+    b"\x80\x04": "a Python pickle, which charnn never loads",
+    b"\x80\x05": "a Python pickle, which charnn never loads",
+    b"<!DOCTY": "a web page; was the download an error page?",
+    b"<!docty": "a web page; was the download an error page?",
+    b"<html": "a web page; was the download an error page?",
+    b"version https://git-lfs": "a git-lfs pointer; run 'git lfs pull' to get the file itself",
+    b"GGUF": "a GGUF file of another tool",
+    b"\x89HDF": "an HDF5 file of another tool",
+}
+
+
+class Tensor(NamedTuple):
+    """Where a tensor lies: bytes ``start`` to ``stop`` of the data section."""
+
+    dtype: str
+    shape: tuple[int, ...]
+    start: int
+    stop: int
+
+
+class Header(NamedTuple):
+    """A header that was checked: tensors without holes or overlaps, and our metadata."""
+
+    tensors: dict[str, Tensor]
+    metadata: dict[str, Any]
+    data_start: int
+
+
+def os_error_line(error: OSError, path: Path, doing: str) -> str:
+    """One line for a failed system call: what, where, and what to do about it."""
+    if error.errno in (errno.ENOSPC, errno.EDQUOT):
+        with suppress(OSError):
+            free = shutil.disk_usage(path.parent).free
+            return f"cannot {doing} {path}: the disk is full ({free:,} bytes free); make room and try again"
+    reason = error.strerror or str(error)
+    return f"cannot {doing} {path}: {reason}"
+
+
+@contextmanager
+def replacing(path: Path) -> Iterator[BinaryIO]:
+    """Opens a file beside `path` that takes its place when the block ends well.
+
+    Write aside, fsync, rename, fsync the folder: whatever happens, `path` is the whole old file
+    or the whole new one. The mode of an existing file is kept; a new one obeys the umask.
+
+    Raises:
+        FileError: a system call failed; the old file is untouched.
+    """
+    aside = path.with_name(f".{path.name}.{secrets.token_hex(4)}.tmp")
+    try:
+        descriptor = os.open(aside, os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o666)
+        try:
+            with os.fdopen(descriptor, "w+b") as file:
+                with suppress(FileNotFoundError):
+                    os.fchmod(file.fileno(), stat.S_IMODE(path.stat().st_mode))
+                yield file
+                file.flush()
+                os.fsync(file.fileno())
+            os.replace(aside, path)
+        except BaseException:
+            with suppress(OSError):
+                os.unlink(aside)
+            raise
+        folder = os.open(path.parent, os.O_RDONLY)
+        try:
+            os.fsync(folder)
+        finally:
+            os.close(folder)
+    except OSError as error:
+        raise FileError(os_error_line(error, path, "write")) from error
+
+
+def sweep(folder: Path) -> None:
+    """Removes what killed writers left beside the files of `folder`."""
+    for leftover in folder.glob(".*.tmp"):
+        with suppress(OSError):
+            leftover.unlink()
+
+
+def to_json(value: Any) -> str:
+    """The one JSON spelling of a value: sorted, compact, ASCII, no NaN."""
+    return json.dumps(value, sort_keys=True, separators=(",", ":"), allow_nan=False)
+
+
+def layout(tensors: Mapping[str, tuple[str, tuple[int, ...]]]) -> dict[str, Tensor]:
+    """Places tensors, given as name to (dtype, shape), one after another in the given order."""
+    placed, start = {}, 0
+    for name, (dtype, shape) in tensors.items():
+        stop = start + DTYPES[dtype].itemsize * int(np.prod(shape, dtype=object))
+        placed[name] = Tensor(dtype, tuple(shape), start, stop)
+        start = stop
+    return placed
+
+
+def seal(data_hash: hashlib._Hash, tensors: Mapping[str, Tensor], metadata: dict[str, Any]) -> str:
+    """The digest of a file: SHA-256 over its data section, then over the header as JSON.
+
+    `data_hash` has read the data section; it is not changed.
+    """
+    whole = data_hash.copy()
+    whole.update(to_json({"tensors": tensors, "metadata": metadata}).encode())
+    return whole.hexdigest()
+
+
+def pack_header(
+    tensors: Mapping[str, Tensor], metadata: dict[str, Any], digest: str, size: int | None = None
+) -> bytes:
+    """The length, the JSON header and its padding, `size` bytes in all where that is given."""
+    header: dict[str, Any] = {
+        name: {"dtype": t.dtype, "shape": list(t.shape), "data_offsets": [t.start, t.stop]}
+        for name, t in tensors.items()
+    }
+    header["__metadata__"] = {METADATA_KEY: to_json({**metadata, "digest": digest})}
+    body = json.dumps(header, separators=(",", ":")).encode()
+    padded = len(body) + -len(body) % 8 if size is None else size - 8
+    if len(body) > padded or padded > MAX_HEADER_BYTES:
+        raise FileError(f"the header needs {len(body):,} bytes, more than fit; shorten the metadata")
+    return padded.to_bytes(8, "little") + body.ljust(padded)
+
+
+def _no_duplicates(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    keys = dict(pairs)
+    if len(keys) != len(pairs):
+        raise ValueError("a key stands twice")
+    return keys
+
+
+def _no_constants(name: str) -> None:
+    raise ValueError(f"{name} is not JSON")
+
+
+def parse_json(text: str | bytes) -> Any:
+    """Parses JSON from a stranger: no duplicate keys, no NaN, no bottomless nesting.
+
+    Raises:
+        ValueError: it is not acceptable JSON.
+    """
+    try:
+        return json.loads(text, object_pairs_hook=_no_duplicates, parse_constant=_no_constants)
+    except RecursionError:
+        raise ValueError("nested too deeply") from None
+
+
+def _check_tensor(name: str, entry: Any, start: int) -> Tensor:
+    if not isinstance(entry, dict) or set(entry) != {"dtype", "shape", "data_offsets"}:
+        raise ValueError(f"tensor {name!r} is not described")
+    dtype, shape, offsets = entry["dtype"], entry["shape"], entry["data_offsets"]
+    if not isinstance(dtype, str) or dtype not in DTYPES:
+        raise ValueError(f"tensor {name!r} has a type that charnn does not use")
+    numbers = [*shape, *offsets] if isinstance(shape, list) and isinstance(offsets, list) else [None]
+    if not all(type(n) is int and 0 <= n < 2**62 for n in numbers):
+        raise ValueError(f"tensor {name!r} has an impossible size")
+    if len(shape) > 8 or len(offsets) != 2:
+        raise ValueError(f"tensor {name!r} has an impossible size")
+    size = DTYPES[dtype].itemsize
+    for n in shape:
+        size *= n
+    if offsets != [start, start + size]:
+        raise ValueError(f"tensor {name!r} does not lie where it should")
+    return Tensor(dtype, tuple(shape), start, start + size)
+
+
+def read_header(file: BinaryIO, path: Path) -> Header:
+    """Reads and checks the header of an open file, allocating no more than the header.
+
+    The file must hold exactly what the header says: no hole, no overlap, no byte too many.
+
+    Raises:
+        DamagedFile: the file is damaged, hostile, or of another kind.
+    """
+    file_size = os.fstat(file.fileno()).st_size
+    first = file.read(24)
+    for magic, kind in OTHER_KINDS.items():
+        if first.startswith(magic):
+            raise DamagedFile(f"{path} is not a charnn file: it is {kind}")
+    length = int.from_bytes(first[:8], "little")
+    if len(first) < 24 or length > file_size - 8:
+        raise DamagedFile(f"{path} is damaged, or not a charnn file: its header is cut off")
+    if length > MAX_HEADER_BYTES:
+        raise DamagedFile(f"{path} is not a charnn file: its header claims {length:,} bytes")
+    try:
+        text = (first[8:] + file.read(max(0, length - 16)))[:length]
+        header = parse_json(text)
+        if not isinstance(header, dict):
+            raise ValueError("the header is not an object")
+        metadata = header.pop("__metadata__", None)
+        if not isinstance(metadata, dict) or set(metadata) != {METADATA_KEY}:
+            raise DamagedFile(
+                f"{path} was not written by charnn: a safetensors file without charnn's metadata"
+            )
+        if not isinstance(metadata[METADATA_KEY], str):
+            raise ValueError("the metadata is not text")
+        ours = parse_json(metadata[METADATA_KEY])
+        if not isinstance(ours, dict):
+            raise ValueError("the metadata is not an object")
+        tensors: dict[str, Tensor] = {}
+        end = 0
+        for name, entry in sorted(header.items(), key=_by_offset):
+            tensors[name] = _check_tensor(name, entry, end)
+            end = tensors[name].stop
+        if 8 + length + end != file_size:
+            raise ValueError(f"it should be {8 + length + end:,} bytes long, it is {file_size:,}")
+    except ValueError as error:
+        raise DamagedFile(f"{path} is damaged: {error}") from None
+    return Header(tensors, ours, 8 + length)
+
+
+def _by_offset(item: tuple[str, Any]) -> tuple[int, int]:
+    with suppress(TypeError, KeyError, IndexError):
+        start, stop = item[1]["data_offsets"][:2]
+        if type(start) is int and type(stop) is int:
+            return start, stop
+    raise ValueError(f"tensor {item[0]!r} is not described")
+
+
+def check_digest(header: Header, data_hash: hashlib._Hash, path: Path) -> None:
+    """Compares the digest in the header with what was read.
+
+    Raises:
+        DamagedFile: they differ.
+    """
+    metadata = {key: value for key, value in header.metadata.items() if key != "digest"}
+    try:
+        found = seal(data_hash, header.tensors, metadata)
+    except ValueError as error:  # surrogates and the like, which the JSON of a stranger may hold
+        raise DamagedFile(f"{path} is damaged: {error}") from None
+    if header.metadata.get("digest") != found:
+        raise DamagedFile(f"{path} is damaged: its contents do not match its digest; use another copy")
