@@ -38,8 +38,8 @@ def _require_int(name: str, value: object, low: int, high: int) -> None:
 
 
 def _require_number(name: str, value: object, low: float, high: float) -> None:
-    good = isinstance(value, (int, float)) and not isinstance(value, bool)
-    good = good and math.isfinite(value) and low <= value <= high  # type: ignore[arg-type]  # narrowed just above
+    number = isinstance(value, (int, float)) and not isinstance(value, bool)
+    good = number and low <= value <= high  # type: ignore[operator]  # a number, as just asked
     _require(good, f"{name} must be a number from {low:g} to {high:g}, got {value!r}")
 
 
@@ -70,7 +70,8 @@ class ModelConfig:
 
     def __post_init__(self) -> None:
         _require(
-            self.cell in GATES, f"unknown cell {self.cell!r}; choose from {', '.join(sorted(GATES))}"
+            self.cell in GATES,
+            f"unknown cell {self.cell!r}; choose from {', '.join(sorted(GATES))}",
         )
         _require_int("vocab_size", self.vocab_size, 1, MAX_VOCAB_SIZE)
         _require_int("embedding_size", self.embedding_size, 1, MAX_HIDDEN_SIZE)
@@ -123,9 +124,9 @@ class ModelConfig:
 class TrainConfig:
     """How a model is trained; every number of steps is settled before step 1.
 
-    Intervals are in optimizer steps; 0 turns a thing off. `
-    evaluation during training reads, ``threads`` and ``precision`` are part of what a resumed
-    run repeats.
+    Intervals are in optimizer steps; 0 turns a thing off. ``threads`` and ``precision`` are part
+    of what a resumed run repeats. ``schedule_start`` is the step at which the present budget began:
+    0, unless a finished run was given another one.
     """
 
     max_steps: int
@@ -142,6 +143,7 @@ class TrainConfig:
     precision: str = "float32"
     threads: int = 1
     device: str = "cpu"
+    schedule_start: int = 0
 
     def __post_init__(self) -> None:
         _require_int("max_steps", self.max_steps, 1, 2**40)
@@ -163,6 +165,19 @@ class TrainConfig:
             self.device in DEVICES[1:],
             f"device must be one of {', '.join(DEVICES[1:])}, got {self.device!r}",
         )
+        _require_int("schedule_start", self.schedule_start, 0, self.max_steps)
+
+    def tensor_shapes(self, model: ModelConfig) -> dict[str, tuple[int, ...]]:
+        """Name and shape of every array that continues a training (see `TrainingState`)."""
+        shapes = {
+            f"{moment}.{name}": shape
+            for moment in ("exp_avg", "exp_avg_sq")
+            for name, shape in model.tensor_shapes().items()
+        }
+        for layer in range(model.num_layers):
+            for part in STATES[model.cell]:
+                shapes[f"state.{layer}.{part}"] = (self.batch_size, model.hidden_size)
+        return shapes
 
     def to_dict(self) -> dict[str, Any]:
         """As JSON values."""

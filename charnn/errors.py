@@ -1,13 +1,13 @@
 """Every error a person can cause, as one line that says what to do next.
 
-    CharnnError
-    ├── ConfigError         a setting out of its range
-    ├── TextError           a text, a corpus or a prompt that cannot be used as it is
-    │   └── UnknownCharacter    a character that the tokenizer never saw
-    ├── FileError           a file or folder that cannot be read or written
-    │   └── DamagedFile         a file that is not what it says, or not ours
-    ├── BusyError           a run that another process is training
-    └── TrainingError       training that cannot go on
+CharnnError
+├── ConfigError         a setting out of its range
+├── TextError           a text, a corpus or a prompt that cannot be used as it is
+│   └── UnknownCharacter    a character that the tokenizer never saw
+├── FileError           a file or folder that cannot be read or written
+│   └── DamagedFile         a file that is not what it says, or not ours
+├── BusyError           a run that another process is training
+└── TrainingError       training that cannot go on
 """
 
 

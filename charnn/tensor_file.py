@@ -151,7 +151,9 @@ def pack_header(
     body = json.dumps(header, separators=(",", ":")).encode()
     padded = len(body) + -len(body) % 8 if size is None else size - 8
     if len(body) > padded or padded > MAX_HEADER_BYTES:
-        raise FileError(f"the header needs {len(body):,} bytes, more than fit; shorten the metadata")
+        raise FileError(
+            f"the header needs {len(body):,} bytes, more than fit; shorten the metadata"
+        )
     return padded.to_bytes(8, "little") + body.ljust(padded)
 
 
@@ -184,7 +186,9 @@ def _check_tensor(name: str, entry: Any, start: int) -> Tensor:
     dtype, shape, offsets = entry["dtype"], entry["shape"], entry["data_offsets"]
     if not isinstance(dtype, str) or dtype not in DTYPES:
         raise ValueError(f"tensor {name!r} has a type that charnn does not use")
-    numbers = [*shape, *offsets] if isinstance(shape, list) and isinstance(offsets, list) else [None]
+    numbers = (
+        [*shape, *offsets] if isinstance(shape, list) and isinstance(offsets, list) else [None]
+    )
     if not all(type(n) is int and 0 <= n < 2**62 for n in numbers):
         raise ValueError(f"tensor {name!r} has an impossible size")
     if len(shape) > 8 or len(offsets) != 2:
@@ -215,18 +219,21 @@ def read_header(file: BinaryIO, path: Path) -> Header:
         raise DamagedFile(f"{path} is damaged, or not a charnn file: its header is cut off")
     if length > MAX_HEADER_BYTES:
         raise DamagedFile(f"{path} is not a charnn file: its header claims {length:,} bytes")
+    text = (first[8:] + file.read(max(0, length - 16)))[:length]
+    return parse_header(text, file_size, path)
+
+
+def parse_header(text: bytes, file_size: int, path: Path) -> Header:
+    """Checks the JSON of a header against the size of its file; see `read_header`."""
     try:
-        text = (first[8:] + file.read(max(0, length - 16)))[:length]
         header = parse_json(text)
         if not isinstance(header, dict):
             raise ValueError("the header is not an object")
         metadata = header.pop("__metadata__", None)
-        if not isinstance(metadata, dict) or set(metadata) != {METADATA_KEY}:
-            raise DamagedFile(
-                f"{path} was not written by charnn: a safetensors file without charnn's metadata"
-            )
-        if not isinstance(metadata[METADATA_KEY], str):
-            raise ValueError("the metadata is not text")
+        if not isinstance(metadata, dict) or METADATA_KEY not in metadata:
+            raise DamagedFile(f"{path} is a safetensors file that charnn did not write")
+        if len(metadata) != 1 or not isinstance(metadata[METADATA_KEY], str):
+            raise ValueError("the metadata is not one text")
         ours = parse_json(metadata[METADATA_KEY])
         if not isinstance(ours, dict):
             raise ValueError("the metadata is not an object")
@@ -235,11 +242,13 @@ def read_header(file: BinaryIO, path: Path) -> Header:
         for name, entry in sorted(header.items(), key=_by_offset):
             tensors[name] = _check_tensor(name, entry, end)
             end = tensors[name].stop
-        if 8 + length + end != file_size:
-            raise ValueError(f"it should be {8 + length + end:,} bytes long, it is {file_size:,}")
+        if 8 + len(text) + end != file_size:
+            raise ValueError(
+                f"it should be {8 + len(text) + end:,} bytes long, it is {file_size:,}"
+            )
     except ValueError as error:
         raise DamagedFile(f"{path} is damaged: {error}") from None
-    return Header(tensors, ours, 8 + length)
+    return Header(tensors, ours, 8 + len(text))
 
 
 def _by_offset(item: tuple[str, Any]) -> tuple[int, int]:
@@ -262,4 +271,6 @@ def check_digest(header: Header, data_hash: hashlib._Hash, path: Path) -> None:
     except ValueError as error:  # surrogates and the like, which the JSON of a stranger may hold
         raise DamagedFile(f"{path} is damaged: {error}") from None
     if header.metadata.get("digest") != found:
-        raise DamagedFile(f"{path} is damaged: its contents do not match its digest; use another copy")
+        raise DamagedFile(
+            f"{path} is damaged: its contents do not match its digest; use another copy"
+        )

@@ -1,0 +1,233 @@
+"""One file is a model: weights, tokenizer, configuration, history, and the state of its training.
+
+The safetensors library makes and parses the bytes. Around it stand the checks that the format does
+not make: exact names, types and shapes, a digest over everything, finite numbers.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import safetensors.numpy
+from safetensors import SafetensorError
+
+from charnn.config import ModelConfig, TrainConfig
+from charnn.errors import ConfigError, DamagedFile, FileError
+from charnn.tensor_file import (
+    METADATA_KEY,
+    Header,
+    Tensor,
+    check_digest,
+    os_error_line,
+    parse_header,
+    read_header,
+    replacing,
+    seal,
+    to_json,
+)
+from charnn.version import __version__
+
+FORMAT = 1
+NO_DIGEST = "0" * 64
+TOKENIZER_DTYPES = ("U8", "U32")
+
+
+@dataclass
+class TrainingState:
+    """What continues a training exactly: the recipe, the counters, and the arrays.
+
+    ``arrays`` holds ``exp_avg.*`` and ``exp_avg_sq.*``, shaped like the weights, and the carried
+    hidden state ``state.<layer>.<h|c>`` of shape (batch_size, hidden_size).
+    """
+
+    config: TrainConfig
+    progress: dict[str, Any]
+    arrays: dict[str, np.ndarray]
+
+
+@dataclass
+class Checkpoint:
+    """A model as it lies in a file. ``info`` is JSON for people: corpus, recipe, history, results.
+
+    ``tokenizer`` is what `Tokenizer.to_dict` gave: a kind, and arrays of one dimension.
+    """
+
+    config: ModelConfig
+    tokenizer: dict[str, Any]
+    weights: dict[str, np.ndarray]
+    start_token: int
+    info: dict[str, Any] = field(default_factory=dict)
+    training: TrainingState | None = None
+    digest: str = ""
+
+
+def save(path: Path, checkpoint: Checkpoint) -> None:
+    """Writes a checkpoint in place of `path`, durably: the old file or the whole new one stands.
+
+    Raises:
+        FileError: the file cannot be written, or a number in it is not finite.
+    """
+    kind = {key: value for key, value in checkpoint.tokenizer.items() if not _is_array(value)}
+    metadata: dict[str, Any] = {
+        "kind": "model",
+        "format": FORMAT,
+        "charnn": __version__,
+        "model": checkpoint.config.to_dict(),
+        "tokenizer": kind,
+        "start_token": checkpoint.start_token,
+        "info": checkpoint.info,
+    }
+    arrays = dict(checkpoint.weights)
+    arrays |= {f"tokenizer.{k}": v for k, v in checkpoint.tokenizer.items() if _is_array(v)}
+    if checkpoint.training:
+        metadata["training"] = {
+            "config": checkpoint.training.config.to_dict(),
+            "progress": checkpoint.training.progress,
+        }
+        arrays |= {f"training.{k}": v for k, v in checkpoint.training.arrays.items()}
+    for name, array in arrays.items():
+        if not np.isfinite(array).all():
+            raise FileError(f"{path} is not written: {name} holds numbers that are not finite")
+    # The library writes strided arrays wrongly without a word, so it gets contiguous ones.
+    blob = bytearray(
+        safetensors.numpy.save(
+            {name: np.ascontiguousarray(array) for name, array in arrays.items()},
+            {METADATA_KEY: to_json({**metadata, "digest": NO_DIGEST})},
+        )
+    )
+    start = 8 + int.from_bytes(blob[:8], "little")
+    header = parse_header(bytes(blob[8:start]), len(blob), path)
+    digest = seal(hashlib.sha256(memoryview(blob)[start:]), header.tensors, metadata)
+    at = blob.index(NO_DIGEST.encode(), 0, start)
+    blob[at : at + len(digest)] = digest.encode()
+    with replacing(path) as file:
+        file.write(blob)
+
+
+def load(path: Path) -> Checkpoint:
+    """Reads a checkpoint, believing nothing that it has not checked.
+
+    The file is opened once and what was read is what is used, so one that is replaced meanwhile
+    is the old or the new one, never a mixture.
+
+    Raises:
+        FileError: it cannot be read.
+        DamagedFile: it is damaged, hostile, made by a newer charnn, or no model at all.
+    """
+    try:
+        with open(path, "rb") as file:
+            header = read_header(file, path)
+            config, train_config = _check(header, path)
+            file.seek(0)
+            blob = file.read(header.data_start + _data_size(header))
+    except OSError as error:
+        raise FileError(os_error_line(error, path, "read")) from error
+    check_digest(header, hashlib.sha256(memoryview(blob)[header.data_start :]), path)
+    try:
+        arrays = safetensors.numpy.load(blob)
+    except (SafetensorError, ValueError, TypeError) as error:
+        raise DamagedFile(f"{path} is damaged: {error}") from None
+    del blob
+    for name, array in arrays.items():
+        if not np.isfinite(array).all():
+            raise DamagedFile(f"{path} is damaged: {name} holds numbers that are not finite")
+    metadata = header.metadata
+    training = None
+    if train_config:
+        training = TrainingState(
+            train_config, metadata["training"]["progress"], _under(arrays, "training.")
+        )
+    return Checkpoint(
+        config,
+        {**metadata["tokenizer"], **_under(arrays, "tokenizer.")},
+        {name: arrays[name] for name in config.tensor_shapes()},
+        metadata["start_token"],
+        metadata["info"],
+        training,
+        metadata["digest"],
+    )
+
+
+def _is_array(value: Any) -> bool:
+    return isinstance(value, np.ndarray)
+
+
+def _under(arrays: Mapping[str, np.ndarray], prefix: str) -> dict[str, np.ndarray]:
+    return {name[len(prefix) :]: a for name, a in arrays.items() if name.startswith(prefix)}
+
+
+def _data_size(header: Header) -> int:
+    return max((tensor.stop for tensor in header.tensors.values()), default=0)
+
+
+def check_kind(metadata: Mapping[str, Any], kind: str, newest: int, path: Path) -> None:
+    """Says what a file is when it is not of the wanted kind, or too new to be understood.
+
+    Raises:
+        DamagedFile: it is another kind of file, or its format is newer than `newest`.
+    """
+    found = metadata.get("kind")
+    if found != kind:
+        names = {"model": "a model", "tokens": "a token file"}
+        known = found if isinstance(found, str) else ""
+        raise DamagedFile(
+            f"{path} is {names.get(known, 'no known charnn file')}, not {names[kind]}"
+        )
+    number = metadata.get("format")
+    if type(number) is not int or number < 1:
+        raise DamagedFile(f"{path} is damaged: it has no format number")
+    if number > newest:
+        made_by = str(metadata.get("charnn"))[:20]
+        raise DamagedFile(
+            f"{path} was made by charnn {made_by} in format {number}; this charnn {__version__} reads "
+            f"formats up to {newest}: install a newer charnn"
+        )
+
+
+def _check(header: Header, path: Path) -> tuple[ModelConfig, TrainConfig | None]:
+    metadata = header.metadata
+    check_kind(metadata, "model", FORMAT, path)
+    try:
+        config = ModelConfig.from_dict(_object(metadata, "model"))
+        if not isinstance(_object(metadata, "tokenizer").get("kind"), str):
+            raise ValueError("it names no tokenizer")
+        _object(metadata, "info")
+        start_token = metadata.get("start_token")
+        if type(start_token) is not int or not 0 <= start_token < config.vocab_size:
+            raise ValueError("its start token is not in the vocabulary")
+        wanted = {name: ("F32", shape) for name, shape in config.tensor_shapes().items()}
+        train_config = None
+        if "training" in metadata:
+            training = _object(metadata, "training")
+            train_config = TrainConfig.from_dict(_object(training, "config"))
+            _object(training, "progress")
+            for name, shape in train_config.tensor_shapes(config).items():
+                wanted[f"training.{name}"] = ("F32", shape)
+    except (ConfigError, ValueError) as error:
+        raise DamagedFile(f"{path} is damaged: {error}") from None
+    found = {
+        name: tensor for name, tensor in header.tensors.items() if not _is_tokenizer(name, tensor)
+    }
+    for name in wanted.keys() | found.keys():
+        if name not in found:
+            raise DamagedFile(f"{path} is damaged: {name} is missing")
+        if name not in wanted or found[name][:2] != wanted[name]:
+            raise DamagedFile(f"{path} is damaged: {name!r} does not fit its configuration")
+    return config, train_config
+
+
+def _is_tokenizer(name: str, tensor: Tensor) -> bool:
+    one_dimension = tensor.dtype in TOKENIZER_DTYPES and len(tensor.shape) == 1
+    return name.startswith("tokenizer.") and one_dimension
+
+
+def _object(metadata: Mapping[str, Any], key: str) -> dict[str, Any]:
+    value = metadata.get(key)
+    if not isinstance(value, dict):
+        raise ValueError(f"its {key!r} is missing")
+    return value

@@ -1,0 +1,172 @@
+"""Held-out numbers under two named protocols, the same for training, `eval` and analysis.
+
+**cold-256**: windows of 256 that do not overlap, from the start state each, all positions counted,
+the last partial window dropped; what nanoGPT reports. **carried**: one pass, the state carried from
+the start of the split, every target once; what compares tokenizers.
+
+Shapes: B windows, T steps, V symbols.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import torch
+from torch.nn.functional import cross_entropy
+
+from charnn.errors import DamagedFile, TextError
+from charnn.model import LanguageModel
+
+COLD_WINDOW = 256
+CARRIED_WINDOW = 512
+BATCH_SIZE = 64
+PROTOCOLS = ("carried", "cold-256")
+
+Ids = npt.NDArray[Any]
+Progress = Callable[[int, int], None]
+
+
+@dataclass(frozen=True)
+class Score:
+    """Loss over `targets` predicted tokens, which spell `chars` characters and `bytes` bytes.
+
+    `chars` is None for text that is not UTF-8.
+    """
+
+    nats: float
+    targets: int
+    chars: int | None
+    bytes: int
+
+    @property
+    def nats_per_token(self) -> float:
+        """Mean loss, in nats."""
+        return self.nats / self.targets
+
+    @property
+    def bits_per_char(self) -> float | None:
+        """Bits a character, comparable between tokenizers; None where there are no characters."""
+        return self.nats / math.log(2) / self.chars if self.chars else None
+
+    @property
+    def bits_per_byte(self) -> float | None:
+        """Bits a byte of UTF-8."""
+        return self.nats / math.log(2) / self.bytes if self.bytes else None
+
+    def to_dict(self) -> dict[str, Any]:
+        """As JSON values, with the keys that other programs read."""
+        return {
+            "nats_per_token": self.nats_per_token,
+            "bits_per_char": self.bits_per_char,
+            "bits_per_byte": self.bits_per_byte,
+            "targets": self.targets,
+        }
+
+
+class TextSizes:
+    """How many characters and bytes the tokens stand for; a character lies with its first byte."""
+
+    def __init__(self, chars_per_token: Ids, bytes_per_token: Ids, is_text: bool = True) -> None:
+        self.chars_per_token, self.bytes_per_token = chars_per_token, bytes_per_token
+        self.is_text = is_text
+
+    def score(self, nats: float, targets: list[Ids]) -> Score:
+        """The score of a loss over these target ids."""
+        chars = sum(int(self.chars_per_token[ids].sum()) for ids in targets)
+        size = sum(int(self.bytes_per_token[ids].sum()) for ids in targets)
+        count = sum(ids.size for ids in targets)
+        return Score(nats, count, chars if self.is_text else None, size)
+
+
+@torch.inference_mode()
+def cold(
+    model: LanguageModel,
+    tokens: Ids,
+    sizes: TextSizes,
+    max_tokens: int | None = None,
+    progress: Progress | None = None,
+) -> Score:
+    """Scores tokens (N,) under cold-256; on at most `max_tokens`, in evenly spaced windows.
+
+    Raises:
+        TextError: there is nothing to predict.
+    """
+    _require_targets(tokens)
+    window = min(COLD_WINDOW, len(tokens) - 1)
+    count = (len(tokens) - 1) // window
+    chosen = np.arange(count)
+    if max_tokens is not None and count * window > max_tokens:
+        chosen = np.linspace(0, count - 1, max(1, max_tokens // window)).round().astype(np.int64)
+    nats, targets = 0.0, []
+    with evaluating(model):
+        for start in range(0, len(chosen), BATCH_SIZE):
+            at = chosen[start : start + BATCH_SIZE, None] * window + np.arange(window + 1)
+            ids = tokens[at].T
+            state = model.initial_state(ids.shape[1])
+            logits, _ = model(_tensor(ids[:-1], model), state)
+            nats += _loss(logits, _tensor(ids[1:], model))
+            targets.append(ids[1:])
+            if progress:
+                progress(min(start + BATCH_SIZE, len(chosen)) * window, len(chosen) * window)
+    return sizes.score(nats, targets)
+
+
+@torch.inference_mode()
+def carried(
+    model: LanguageModel, tokens: Ids, sizes: TextSizes, progress: Progress | None = None
+) -> Score:
+    """Scores every token but the first of tokens (N,) in one pass that carries its state.
+
+    Raises:
+        TextError: there is nothing to predict.
+    """
+    _require_targets(tokens)
+    nats, targets = 0.0, []
+    with evaluating(model):
+        state = model.initial_state(1)
+        for start in range(0, len(tokens) - 1, CARRIED_WINDOW):
+            ids = np.asarray(tokens[start : start + CARRIED_WINDOW + 1])[:, None]
+            logits, state = model(_tensor(ids[:-1], model), state)
+            nats += _loss(logits, _tensor(ids[1:], model))
+            targets.append(ids[1:])
+            if progress:
+                progress(start + len(ids) - 1, len(tokens) - 1)
+    return sizes.score(nats, targets)
+
+
+class evaluating:  # noqa: N801 - reads as a phrase: `with evaluating(model):`
+    """Puts a model into evaluation mode for a block, and back into the mode that it was in."""
+
+    def __init__(self, model: LanguageModel) -> None:
+        self.model, self.was_training = model, model.training
+
+    def __enter__(self) -> None:
+        self.model.eval()
+
+    def __exit__(self, *_: object) -> None:
+        self.model.train(self.was_training)
+
+
+def _require_targets(tokens: Ids) -> None:
+    if len(tokens) < 2:
+        raise TextError(
+            f"nothing to score: the text has {len(tokens)} token(s), at least 2 are needed"
+        )
+
+
+def _tensor(ids: Ids, model: LanguageModel) -> torch.Tensor:
+    wide = np.ascontiguousarray(ids, dtype=np.int64)
+    if wide.size and wide.max() >= model.config.vocab_size:
+        raise DamagedFile("the tokens hold an id outside the vocabulary: tokenize the text again")
+    return torch.from_numpy(wide).to(model.embedding.weight.device)
+
+
+def _loss(logits: torch.Tensor, targets: torch.Tensor) -> float:
+    """Sum of the loss in nats: logits (T, B, V), targets (T, B)."""
+    flat = cross_entropy(logits.flatten(0, 1), targets.flatten(), reduction="sum")
+    return float(flat.double())

@@ -1,0 +1,95 @@
+"""The language model: embedding, residual stack of recurrent layers, head.
+
+Shapes: B streams, T steps, V symbols, E embedding size, H hidden units.
+"""
+
+from __future__ import annotations
+
+from typing import Any, cast
+
+import torch
+from torch import Tensor, nn
+
+from charnn.config import ModelConfig
+from charnn.model.cells import CELLS
+from charnn.model.state import CellState, State
+
+
+class Block(nn.Module):
+    """Layer norm (Ba et al. 2016), recurrent layer, dropout, and a residual path around them.
+
+    The path (He et al. 2016) is there where input and output have one width. Dropout draws one
+    mask a stream and keeps it for the whole window (Gal and Ghahramani 2016).
+    """
+
+    def __init__(self, config: ModelConfig, layer: int) -> None:
+        super().__init__()
+        size = config.input_size(layer)
+        self.norm = nn.LayerNorm(size)
+        self.cell: Any = CELLS[config.cell](size, config.hidden_size)  # a module of any cell
+        self.residual = size == config.hidden_size
+        self.dropout = config.dropout
+
+    def forward(
+        self, x: Tensor, state: CellState, dtype: torch.dtype, generator: torch.Generator | None
+    ) -> tuple[Tensor, CellState]:
+        """Reads x (T, B, D) from `state`; returns (T, B, H) and the state after."""
+        outputs, state = self.cell(self.norm(x).to(dtype), state)
+        y = outputs.float()
+        if self.training and self.dropout:
+            mask = y.new_empty(1, *y.shape[1:])
+            y = y * mask.bernoulli_(1 - self.dropout, generator=generator).div_(1 - self.dropout)
+        return (x + y if self.residual else y), state
+
+
+class LanguageModel(nn.Module):
+    """Predicts the next symbol of B texts at once.
+
+    In training mode the recurrent layers compute in ``recurrent_dtype`` (float32 or bfloat16; the
+    weights stay float32); in evaluation mode everything is float32, so that a score does not
+    depend on how the model was trained.
+    """
+
+    def __init__(self, config: ModelConfig) -> None:
+        super().__init__()
+        self.config = config
+        self.recurrent_dtype = torch.float32
+        self.embedding = nn.Embedding(config.vocab_size, config.embedding_size)
+        self.layers = nn.ModuleList(Block(config, layer) for layer in range(config.num_layers))
+        self.norm = nn.LayerNorm(config.hidden_size)
+        self.head = nn.Linear(config.hidden_size, config.vocab_size)
+        self.reset_parameters(torch.Generator())
+
+    def reset_parameters(self, generator: torch.Generator) -> None:
+        """Starts all weights anew from a generator: small head, so that no symbol is favoured."""
+        with torch.no_grad():
+            self.embedding.weight.normal_(0.0, 1.0, generator=generator)
+            for block in self.blocks():
+                block.norm.reset_parameters()
+                block.cell.reset_parameters(generator)
+            self.norm.reset_parameters()
+            self.head.weight.normal_(0.0, 0.01, generator=generator)
+            self.head.bias.zero_()
+
+    def blocks(self) -> list[Block]:
+        """The recurrent layers with their norms, from input to output."""
+        return [cast(Block, block) for block in self.layers]
+
+    def initial_state(self, batch_size: int) -> State:
+        """The state from which every text starts: zeros."""
+        return tuple(block.cell.initial_state(batch_size) for block in self.blocks())
+
+    def forward(
+        self, tokens: Tensor, state: State, generator: torch.Generator | None = None
+    ) -> tuple[Tensor, State]:
+        """Reads tokens (T, B) from `state`; returns logits (T, B, V) and the state after.
+
+        `generator` draws the dropout masks in training mode.
+        """
+        dtype = self.recurrent_dtype if self.training else torch.float32
+        x = self.embedding(tokens)
+        after = []
+        for block, layer_state in zip(self.blocks(), state, strict=True):
+            x, layer_state = block(x, layer_state, dtype, generator)
+            after.append(layer_state)
+        return self.head(self.norm(x)), tuple(after)

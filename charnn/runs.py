@@ -1,0 +1,236 @@
+"""A run is a folder: its files, its name, its lock, and the log of what happened in it."""
+
+from __future__ import annotations
+
+import difflib
+import errno
+import fcntl
+import json
+import os
+import re
+import socket
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from pathlib import Path
+from typing import Any
+
+from charnn.errors import BusyError, FileError
+from charnn.tensor_file import os_error_line, replacing, sweep
+
+NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}\Z")
+SUFFIX = ".safetensors"
+
+
+class Run:
+    """One run's folder. Names that come from elsewhere never leave ``root``."""
+
+    def __init__(self, root: Path, name: str) -> None:
+        """Raises FileError for a name that could be taken for a path or an option."""
+        if not NAME.match(name):
+            raise FileError(
+                f"{name[:80]!r} cannot name a run: use letters, digits, '.', '_' and '-', "
+                "starting with a letter or digit, 64 at most"
+            )
+        self.root, self.name = root, name
+        self.folder = root / name
+        if self.folder.is_symlink():
+            raise FileError(
+                f"{self.folder} is a link that leads elsewhere; give the run another name"
+            )
+        self.last = self.folder / f"last{SUFFIX}"
+        self.best = self.folder / f"best{SUFFIX}"
+        self.tokens = self.folder / "tokens"
+        self.metrics = self.folder / "metrics.jsonl"
+        self.lock_file = self.folder / "lock"
+
+    @property
+    def exists(self) -> bool:
+        """Whether something was saved here; a folder left by an early crash does not count."""
+        return self.last.exists() or self.best.exists()
+
+    @property
+    def order(self) -> int:
+        """Which run was worked on latest: a counter, since clocks step back."""
+        with suppress(OSError, ValueError, TypeError):
+            return int(json.loads(self.lock_file.read_text())["order"])
+        return 0
+
+    def create(self) -> None:
+        """Makes the folder and proves that it can be written to.
+
+        Raises:
+            FileError: it cannot.
+        """
+        try:
+            self.folder.mkdir(parents=True, exist_ok=True)
+            probe = self.folder / ".probe.tmp"
+            probe.write_bytes(b"")
+            probe.unlink()
+        except OSError as error:
+            raise FileError(os_error_line(error, self.folder, "write to")) from error
+
+    @contextmanager
+    def lock(self) -> Iterator[list[str]]:
+        """Holds the run for this process; yields warnings for the caller to show.
+
+        The lock is the kernel's (flock): it is gone when the process is, however it ended, and the
+        file stays, since its contents say who came last.
+
+        Raises:
+            BusyError: another process holds it; the message says who.
+        """
+        warnings: list[str] = []
+        self.create()
+        try:
+            descriptor = os.open(self.lock_file, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o666)
+        except OSError as error:
+            raise FileError(os_error_line(error, self.lock_file, "open")) from error
+        try:
+            try:
+                fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except OSError as error:
+                if error.errno in (errno.EWOULDBLOCK, errno.EACCES):
+                    raise BusyError(f"run {self.name!r} is in use: {self._holder()}") from None
+                warnings.append(
+                    f"{self.folder} cannot be locked ({error.strerror}): "
+                    "make sure that nothing else trains this run"
+                )
+            order = 1 + max((run.order for run in list_runs(self.root)), default=0)
+            holder = {
+                "pid": os.getpid(),
+                "host": socket.gethostname(),
+                "since": time.strftime("%Y-%m-%d %H:%M:%S"),
+                "order": order,
+            }
+            try:
+                os.ftruncate(descriptor, 0)
+                os.pwrite(descriptor, json.dumps(holder).encode(), 0)
+            except OSError as error:
+                raise FileError(os_error_line(error, self.lock_file, "write")) from error
+            sweep(self.folder)
+            yield warnings
+        finally:
+            os.close(descriptor)
+
+    def _holder(self) -> str:
+        with suppress(OSError, ValueError, TypeError, KeyError):
+            who = json.loads(self.lock_file.read_text())
+            return f"process {int(who['pid'])} on {who['host']} has held it since {who['since']}"
+        return "another process holds it"
+
+
+def list_runs(root: Path) -> list[Run]:
+    """All runs under `root` that have saved something, the latest worked on first."""
+    try:
+        entries = sorted(root.iterdir())
+    except OSError:
+        return []
+    folders = [e.name for e in entries if NAME.match(e.name) and e.is_dir() and not e.is_symlink()]
+    runs = [run for run in (Run(root, name) for name in folders) if run.exists]
+    return sorted(runs, key=lambda run: -run.order)
+
+
+def free_name(root: Path, wanted: str) -> str:
+    """`wanted`, or `wanted-2`, `wanted-3` … whichever is the first that no run has."""
+    stem = re.sub(r"[^A-Za-z0-9._-]+", "-", wanted).strip("-._")[:56] or "run"
+    name, number = stem, 1
+    while (root / name).exists():
+        number += 1
+        name = f"{stem}-{number}"
+    return name
+
+
+def find_run(root: Path, name: str | None) -> Run:
+    """The run of that name, or the one worked on latest.
+
+    Raises:
+        FileError: there is none; the message lists the nearest names.
+    """
+    runs = list_runs(root)
+    if name is None:
+        if runs:
+            return runs[0]
+        raise FileError(f"no run in {root}/ yet: start with 'charnn train TEXT'")
+    run = Run(root, name)
+    if run.exists:
+        return run
+    raise FileError(f"no run called {name!r} in {root}/{_nearest(name, runs)}")
+
+
+def find_model(model: str | None, root: Path) -> Path:
+    """The file that MODEL means: a run's name, a run's folder, a file, or None for the newest.
+
+    Raises:
+        FileError: there is no such model.
+    """
+    if model is None:
+        return _best_of(find_run(root, None))
+    path = Path(model)
+    if path.is_dir() and (path / f"last{SUFFIX}").exists() | (path / f"best{SUFFIX}").exists():
+        best = path / f"best{SUFFIX}"
+        return best if best.exists() else path / f"last{SUFFIX}"
+    if path.is_file():
+        return path
+    if NAME.match(model) and not model.endswith(SUFFIX):
+        return _best_of(find_run(root, model))
+    hint = "it is a folder without a model" if path.is_dir() else "no such file or run"
+    raise FileError(
+        f"cannot use {model!r} as a model: {hint}{_nearest(path.name, list_runs(root))}"
+    )
+
+
+def _best_of(run: Run) -> Path:
+    return run.best if run.best.exists() else run.last
+
+
+def _nearest(name: str, runs: list[Run]) -> str:
+    names = [run.name for run in runs]
+    near = difflib.get_close_matches(name, names, n=3, cutoff=0.4) or names[:5]
+    return f"; there is: {', '.join(near)}" if near else "; 'charnn runs' lists what there is"
+
+
+class MetricsLog:
+    """metrics.jsonl: an object a line, no step twice.
+
+    A full disk costs the log, not the training: the first failure is reported once.
+    """
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        self.failed = False
+
+    def cut(self, step: int) -> None:
+        """Drops what happened after `step`, and a last line torn by a kill."""
+        if not self.path.exists():
+            return
+        kept = [line for line in read_metrics(self.path) if line.get("step", 0) <= step]
+        with replacing(self.path) as file:
+            for line in kept:
+                file.write(json.dumps(line).encode() + b"\n")
+
+    def append(self, line: dict[str, Any]) -> str | None:
+        """Adds a line; returns a warning the first time that this fails."""
+        try:
+            with open(self.path, "a", encoding="utf-8") as file:
+                file.write(json.dumps(line, allow_nan=False) + "\n")
+        except OSError as error:
+            first, self.failed = not self.failed, True
+            reason = os_error_line(error, self.path, "write")
+            return f"{reason}; training goes on without the log" if first else None
+        return None
+
+
+def read_metrics(path: Path) -> list[dict[str, Any]]:
+    """The lines of a metrics file; torn or foreign ones are skipped."""
+    lines = []
+    try:
+        text = path.read_text(encoding="utf-8", errors="replace")
+    except OSError:
+        return []
+    for line in text.splitlines():
+        with suppress(ValueError):
+            value = json.loads(line)
+            if isinstance(value, dict) and isinstance(value.get("step"), int):
+                lines.append(value)
+    return lines

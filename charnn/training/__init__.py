@@ -1,0 +1,1 @@
+"""From ids to a checkpoint: batches, recipe, trainer."""

@@ -1,0 +1,70 @@
+"""Parallel streams for truncated backpropagation through time.
+
+The text is cut into B contiguous streams; window k of an epoch holds the same T steps of each, so
+that the state after window k is the state before window k+1.
+
+Shapes: B streams, T steps.
+"""
+
+from __future__ import annotations
+
+from typing import Any, NamedTuple
+
+import numpy as np
+import numpy.typing as npt
+import torch
+
+from charnn.errors import DamagedFile, TextError
+
+
+class Window(NamedTuple):
+    """Inputs (T, B) and the targets (T, B) that follow them, one step on.
+
+    ``first`` says that the streams start again here: the state begins at the start state.
+    """
+
+    inputs: torch.Tensor
+    targets: torch.Tensor
+    first: bool
+
+
+class StreamBatches:
+    """Windows of `bptt` steps over `batch_size` streams; which one depends on the step alone."""
+
+    def __init__(
+        self, tokens: npt.NDArray[Any], batch_size: int, bptt: int, vocab_size: int
+    ) -> None:
+        """Raises TextError when the tokens do not fill one window."""
+        self.tokens, self.batch_size, self.bptt = tokens, batch_size, bptt
+        self.vocab_size = vocab_size
+        self.stream_length = (len(tokens) - 1) // batch_size
+        self.windows_per_epoch = self.stream_length // bptt
+        if not self.windows_per_epoch:
+            raise TextError(
+                f"the training text has {len(tokens):,} tokens, but {batch_size} streams of "
+                f"{bptt} need {batch_size * bptt + 1:,}: lower --batch-size or --bptt"
+            )
+
+    @property
+    def tokens_per_window(self) -> int:
+        """Targets in a window."""
+        return self.batch_size * self.bptt
+
+    @property
+    def dropped(self) -> int:
+        """Tokens of the ragged tail, which no window holds as a target (the first aside)."""
+        return len(self.tokens) - 1 - self.windows_per_epoch * self.tokens_per_window
+
+    def window(self, step: int) -> Window:
+        """The window of a step, counted from 0 over all epochs.
+
+        Raises:
+            DamagedFile: an id lies outside the vocabulary.
+        """
+        index = step % self.windows_per_epoch
+        starts = np.arange(self.batch_size) * self.stream_length + index * self.bptt
+        ids = self.tokens[starts[None, :] + np.arange(self.bptt + 1)[:, None]].astype(np.int64)
+        if ids.max() >= self.vocab_size:
+            raise DamagedFile("the token file holds an id outside its vocabulary: it is damaged")
+        both = torch.from_numpy(ids)
+        return Window(both[:-1], both[1:], index == 0)
