@@ -1,1 +1,69 @@
+"""charnn learns to write from a text, character by character, with recurrent networks.
 
+    import charnn
+
+    model = charnn.load("checkpoints/book")
+    for piece in model.stream("ROMEO:", max_tokens=200, temperature=0.8, seed=1):
+        print(piece, end="")
+    run = charnn.train("book.txt", minutes=2)
+
+Importing charnn imports neither torch nor numpy; `load` needs numpy, `train` torch.
+"""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from charnn.errors import CharnnError
+from charnn.version import __version__
+
+if TYPE_CHECKING:
+    from charnn.generation import Model
+    from charnn.runs import Run
+
+__all__ = ["CharnnError", "__version__", "load", "train"]
+
+
+def load(
+    model: str | os.PathLike[str] | None = None, checkpoints: str | os.PathLike[str] = "checkpoints"
+) -> Model:
+    """Loads a model: a run's name, a run's folder, a file, or None for the newest run's best.
+
+    Raises:
+        CharnnError: there is no such model, or its file is damaged.
+    """
+    from charnn.checkpoint import load as load_checkpoint
+    from charnn.generation import Model
+    from charnn.runs import find_model
+
+    path = find_model(None if model is None else os.fspath(model), Path(checkpoints))
+    return Model.from_checkpoint(load_checkpoint(path))
+
+
+def train(
+    *texts: str | os.PathLike[str],
+    checkpoints: str | os.PathLike[str] = "checkpoints",
+    **options: Any,
+) -> Run:
+    """Trains on texts and prints nothing; returns the run. `options` are `TrainOptions`.
+
+    To watch, iterate over the events yourself:
+
+        with charnn.training.launch.start([text], options, root) as (trainer, plan):
+            for event in trainer.run(): ...
+
+    Raises:
+        CharnnError: a text, an option or the machine does not allow it.
+    """
+    from charnn.config import TrainOptions
+    from charnn.training.launch import start
+
+    with start([os.fspath(t) for t in texts], TrainOptions(**options), Path(checkpoints)) as (
+        trainer,
+        _,
+    ):
+        for _event in trainer.run():
+            pass
+        return trainer.folder

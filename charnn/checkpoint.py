@@ -153,6 +153,22 @@ def load(path: Path) -> Checkpoint:
     )
 
 
+def peek(path: Path) -> dict[str, Any]:
+    """The metadata of a checkpoint, from its header alone; the digest is not checked.
+
+    Raises:
+        FileError: it cannot be read.
+        DamagedFile: its header is damaged, hostile, or of another kind.
+    """
+    try:
+        with open(path, "rb") as file:
+            header = read_header(file, path)
+    except OSError as error:
+        raise FileError(os_error_line(error, path, "read")) from error
+    _check(header, path)
+    return header.metadata
+
+
 def _is_array(value: Any) -> bool:
     return isinstance(value, np.ndarray)
 

@@ -17,6 +17,8 @@ GATES = {"rnn": ("h",), "gru": ("r", "z", "n"), "lstm": ("i", "f", "g", "o")}
 STATES = {"rnn": ("h",), "gru": ("h",), "lstm": ("h", "c")}
 PRECISIONS = ("auto", "float32", "bfloat16")
 DEVICES = ("auto", "cpu", "cuda", "mps")
+PROTOCOLS = ("carried", "cold-256")
+TOKENS_SUFFIX = ".tokens"
 MAX_SEED = 2**32 - 1
 
 # Far above what a laptop trains, far below what would exhaust memory while a header is checked.
@@ -126,7 +128,8 @@ class TrainConfig:
 
     Intervals are in optimizer steps; 0 turns a thing off. ``threads`` and ``precision`` are part
     of what a resumed run repeats. ``schedule_start`` is the step at which the present budget began:
-    0, unless a finished run was given another one.
+    0, unless a finished run was given another one. ``final_tokens`` is how much of the validation
+    split is scored at the end, from its start.
     """
 
     max_steps: int
@@ -144,6 +147,7 @@ class TrainConfig:
     threads: int = 1
     device: str = "cpu"
     schedule_start: int = 0
+    final_tokens: int = 200_000
 
     def __post_init__(self) -> None:
         _require_int("max_steps", self.max_steps, 1, 2**40)
@@ -166,6 +170,7 @@ class TrainConfig:
             f"device must be one of {', '.join(DEVICES[1:])}, got {self.device!r}",
         )
         _require_int("schedule_start", self.schedule_start, 0, self.max_steps)
+        _require_int("final_tokens", self.final_tokens, 2, 2**40)
 
     def tensor_shapes(self, model: ModelConfig) -> dict[str, tuple[int, ...]]:
         """Name and shape of every array that continues a training (see `TrainingState`)."""
@@ -191,3 +196,118 @@ class TrainConfig:
             ConfigError: a setting is missing, unknown or out of range.
         """
         return _from_dict(cls, values)
+
+
+@dataclass(frozen=True)
+class SamplingConfig:
+    """How text is drawn from a model: its length, the filters on each choice, where it stops.
+
+    A temperature of 0 always takes the likeliest token; ``top_k`` 0, ``top_p`` 1, ``min_p`` 0 and
+    ``repetition_penalty`` 1 are off. ``stop`` strings end the text and are no part of it.
+    """
+
+    max_tokens: int = 500
+    temperature: float = 0.8
+    top_k: int = 0
+    top_p: float = 1.0
+    min_p: float = 0.0
+    repetition_penalty: float = 1.0
+    stop: tuple[str, ...] = ()
+
+    def __post_init__(self) -> None:
+        _require_int("max_tokens", self.max_tokens, 0, 2**40)
+        _require_number("temperature", self.temperature, 0.0, 1000.0)
+        _require_int("top_k", self.top_k, 0, MAX_VOCAB_SIZE)
+        _require_number("top_p", self.top_p, 0.0, 1.0)
+        _require_number("min_p", self.min_p, 0.0, 1.0)
+        _require_number("repetition_penalty", self.repetition_penalty, 0.1, 10.0)
+        for stop in self.stop:
+            _require(stop != "", "stop must be a string of at least one character, got ''")
+
+    @classmethod
+    def from_dict(cls, values: Mapping[str, Any]) -> SamplingConfig:
+        """Settings by name; what is left out has its default.
+
+        Raises:
+            ConfigError: a setting is unknown or out of range.
+        """
+        return _from_dict(cls, values)
+
+
+@dataclass(frozen=True)
+class TrainOptions:
+    """What a person asks of a training; None means that charnn chooses.
+
+    At most one budget (``minutes``, ``epochs``, ``max_steps``) may be given; without one it is
+    `DEFAULT_MINUTES`. ``valid`` names a text of its own to validate on, instead of a part of
+    ``split``. The rest is as in `ModelConfig` and `TrainConfig`.
+    """
+
+    name: str | None = None
+    minutes: float | None = None
+    epochs: float | None = None
+    max_steps: int | None = None
+    cell: str = ModelConfig.cell
+    num_layers: int | None = None
+    hidden_size: int | None = None
+    embedding_size: int | None = None
+    dropout: float | None = None
+    batch_size: int | None = None
+    bptt: int | None = None
+    learning_rate: float | None = None
+    weight_decay: float | None = None
+    precision: str = "auto"
+    tokenizer: str = "char"
+    vocab_size: int | None = None
+    split: tuple[int, ...] = (90, 10)
+    valid: str | None = None
+    encoding: str = "utf-8"
+    eval_every: int | None = None
+    sample_every: int | None = None
+    save_every: int | None = None
+    seed: int | None = None
+    threads: int | None = None
+    device: str = "auto"
+
+    def __post_init__(self) -> None:
+        budgets = {"minutes": self.minutes, "epochs": self.epochs, "max_steps": self.max_steps}
+        given = [
+            f"--{name.replace('_', '-')}" for name, value in budgets.items() if value is not None
+        ]
+        _require(len(given) < 2, f"give one budget, not {' and '.join(given)}")
+        if self.minutes is not None:
+            _require_number("minutes", self.minutes, 0.01, 1e6)
+        if self.epochs is not None:
+            _require_number("epochs", self.epochs, 0.01, 1e6)
+        _require(
+            self.precision in PRECISIONS,
+            f"precision must be one of {', '.join(PRECISIONS)}, got {self.precision!r}",
+        )
+        _require(
+            self.device in DEVICES,
+            f"device must be one of {', '.join(DEVICES)}, got {self.device!r}",
+        )
+        # What is given must be possible on its own, before any text is read.
+        shape = ("cell", "num_layers", "hidden_size", "embedding_size", "dropout")
+        ModelConfig(vocab_size=1, **self.given(shape))
+        TrainConfig(**{"max_steps": 1, **self.given(TRAIN_OPTIONS)})
+
+    def given(self, names: tuple[str, ...]) -> dict[str, Any]:
+        """Those of the named options that were asked for."""
+        values = {name: getattr(self, name) for name in names}
+        return {name: value for name, value in values.items() if value is not None}
+
+
+DEFAULT_MINUTES = 3.0
+TRAIN_OPTIONS = (
+    "max_steps",
+    "batch_size",
+    "bptt",
+    "learning_rate",
+    "weight_decay",
+    "eval_every",
+    "sample_every",
+    "save_every",
+    "seed",
+    "threads",
+)

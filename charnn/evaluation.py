@@ -19,13 +19,14 @@ import numpy.typing as npt
 import torch
 from torch.nn.functional import cross_entropy
 
+from charnn.checkpoint import Checkpoint
 from charnn.errors import DamagedFile, TextError
 from charnn.model import LanguageModel
 
 COLD_WINDOW = 256
 CARRIED_WINDOW = 512
+VALID_TOKENS = 100_000  # of an evaluation during training, at most
 BATCH_SIZE = 64
-PROTOCOLS = ("carried", "cold-256")
 
 Ids = npt.NDArray[Any]
 Progress = Callable[[int, int], None]
@@ -81,6 +82,13 @@ class TextSizes:
         size = sum(int(self.bytes_per_token[ids].sum()) for ids in targets)
         count = sum(ids.size for ids in targets)
         return Score(nats, count, chars if self.is_text else None, size)
+
+
+def network_of(saved: Checkpoint, device: str = "cpu") -> LanguageModel:
+    """The network of a checkpoint."""
+    network = LanguageModel(saved.config)
+    network.load_state_dict({name: torch.from_numpy(a) for name, a in saved.weights.items()})
+    return network.to(device)
 
 
 @torch.inference_mode()

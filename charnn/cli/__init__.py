@@ -1,0 +1,69 @@
+"""The command line: `charnn train`, `charnn sample` and the others, one module a command."""
+
+from __future__ import annotations
+
+import os
+import sys
+from typing import Annotated
+
+import typer
+
+from charnn.cli.console import guarded
+from charnn.cli.corpus import corpus
+from charnn.cli.evaluate import evaluate
+from charnn.cli.runs import runs
+from charnn.cli.sample import sample
+from charnn.cli.show import show
+from charnn.cli.tokenize import tokenize
+from charnn.cli.train import train
+from charnn.version import __version__
+
+START = """\
+charnn train corpora/lighthouse.txt    learn from a text (Ctrl-C saves)
+charnn sample                          write in its style
+charnn train --resume                  go on where it stopped
+"""
+
+app = typer.Typer(
+    name="charnn",
+    help="Learns to write from a text file, character by character, with recurrent networks.",
+    context_settings={"help_option_names": ["-h", "--help"]},
+    rich_markup_mode=None,  # the default deletes [bracketed] words from help
+    pretty_exceptions_enable=False,  # they print control characters of messages as they are
+)
+
+
+@app.callback(invoke_without_command=True)
+def _charnn(
+    context: typer.Context,
+    version: Annotated[bool, typer.Option("--version", help="Print the version.")] = False,
+    debug: Annotated[
+        bool, typer.Option("--debug", help="Show tracebacks (also: CHARNN_DEBUG=1).")
+    ] = False,
+) -> None:
+    if version:
+        typer.echo(f"charnn {__version__}")
+    elif context.invoked_subcommand is None:
+        typer.echo(START, nl=False)
+
+
+for name, command in {
+    "train": train,
+    "sample": sample,
+    "tokenize": tokenize,
+    "eval": evaluate,
+    "runs": runs,
+    "show": show,
+    "corpus": corpus,
+}.items():
+    app.command(name)(guarded(command))
+
+
+def main() -> None:
+    """Entry point. `--debug` is understood anywhere before a lone `--`."""
+    words = sys.argv[1:]
+    options = words[: words.index("--")] if "--" in words else words
+    if "--debug" in options:
+        os.environ["CHARNN_DEBUG"] = "1"
+        sys.argv.remove("--debug")
+    app()

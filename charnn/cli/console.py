@@ -1,0 +1,166 @@
+"""What all commands share: streams, colours, errors in one line, options with one spelling.
+
+Nothing heavy is imported here: `charnn --help` and the first sampled character wait for it.
+"""
+
+from __future__ import annotations
+
+import functools
+import os
+import signal
+import sys
+import traceback
+from collections.abc import Callable
+from pathlib import Path
+from typing import Annotated, Any, NoReturn, TextIO
+
+import typer
+
+from charnn.errors import CharnnError, ConfigError
+
+# Bidirectional controls reorder what a terminal shows; line separators break lines.
+HIDDEN = {0x061C, 0x200E, 0x200F, 0x2028, 0x2029, *range(0x202A, 0x202F), *range(0x2066, 0x206A)}
+
+ModelOption = Annotated[
+    str | None,
+    typer.Option(
+        "-m",
+        "--model",
+        metavar="MODEL",
+        help="A run's name, a run's folder or a .safetensors file. [default: the newest run's best]",
+        show_default=False,
+    ),
+]
+CheckpointsOption = Annotated[
+    Path,
+    typer.Option(
+        "--checkpoints",
+        metavar="DIR",
+        envvar="CHARNN_CHECKPOINTS",
+        help="The folder that holds the runs.",
+        show_envvar=True,
+    ),
+]
+JsonOption = Annotated[
+    bool, typer.Option("--json", help="Print JSON on stdout, nothing else there.")
+]
+QuietOption = Annotated[bool, typer.Option("-q", "--quiet", help="Say nothing but errors.")]
+DEFAULT_CHECKPOINTS = Path("checkpoints")
+
+
+def visible(text: str) -> str:
+    """Text for a terminal: control characters are shown as escapes, never sent.
+
+    Newline and tab pass. A lone surrogate stands for a byte that is not UTF-8, and is shown so.
+    """
+    if text.isascii() and text.isprintable():
+        return text
+    return "".join(c if c in "\n\t" or not _is_control(ord(c)) else _escape(ord(c)) for c in text)
+
+
+def _is_control(code: int) -> bool:
+    return code < 32 or 127 <= code < 160 or code in HIDDEN or 0xD800 <= code < 0xE000
+
+
+def _escape(code: int) -> str:
+    if 0xDC80 <= code <= 0xDCFF:
+        code -= 0xDC00
+    return f"\\x{code:02x}" if code < 256 else f"\\u{code:04x}"
+
+
+def has_colour(stream: TextIO) -> bool:
+    """Whether a stream takes colour: a terminal, unless the environment says otherwise."""
+    if os.environ.get("NO_COLOR"):
+        return False
+    if os.environ.get("FORCE_COLOR"):
+        return True
+    return stream.isatty() and os.environ.get("TERM") != "dumb"
+
+
+def say(message: str, style: str = "") -> None:
+    """One line of talk on stderr; `style` is an ANSI number such as "31" for red."""
+    line = visible(message).replace("\n", " ")
+    if style and has_colour(sys.stderr):
+        line = f"\x1b[{style}m{line}\x1b[0m"
+    try:
+        encoding = sys.stderr.encoding or "utf-8"
+        sys.stderr.write(line.encode(encoding, "backslashreplace").decode(encoding) + "\n")
+        sys.stderr.flush()
+    except (OSError, ValueError):  # stderr is closed or full: there is nobody to talk to
+        pass
+
+
+def warn(message: str) -> None:
+    """A warning: one yellow line on stderr."""
+    say(f"warning: {message}", "33")
+
+
+def fail(message: str, code: int = 1) -> NoReturn:
+    """An error: one red line on stderr, and the exit code."""
+    say(f"error: {message}", "31")
+    raise typer.Exit(code)
+
+
+def print_json(value: Any) -> None:
+    """One JSON value as one line on stdout."""
+    import json
+
+    sys.stdout.write(json.dumps(value, ensure_ascii=True, allow_nan=False) + "\n")
+    sys.stdout.flush()
+
+
+def debugging() -> bool:
+    """Whether tracebacks are wanted: --debug or CHARNN_DEBUG=1."""
+    return os.environ.get("CHARNN_DEBUG", "") not in ("", "0")
+
+
+def give_up_stdout() -> None:
+    """Sends the rest of stdout nowhere, so that Python does not complain of it at shutdown."""
+    with open(os.devnull, "w") as nowhere:
+        os.dup2(nowhere.fileno(), sys.stdout.fileno())
+
+
+def leave_quietly() -> NoReturn:
+    """Ends after the reader of stdout went away: exit 0, and no complaint at shutdown."""
+    give_up_stdout()
+    raise typer.Exit(0)
+
+
+def guarded(command: Callable[..., None]) -> Callable[..., None]:
+    """Turns what a person can cause into one line and an exit code, whatever the command does."""
+
+    @functools.wraps(command)
+    def run(*args: Any, **kwargs: Any) -> None:
+        try:
+            command(*args, **kwargs)
+            if sys.stdout is not None:
+                sys.stdout.flush()
+        except (typer.Exit, typer.Abort):
+            raise
+        except BrokenPipeError:
+            leave_quietly()
+        except KeyboardInterrupt:
+            raise typer.Exit(128 + signal.SIGINT) from None
+        except Exception as error:
+            if debugging():
+                traceback.print_exc()
+            fail(*_explain(error))
+
+    return run
+
+
+def _explain(error: Exception) -> tuple[str, int]:
+    if isinstance(error, ConfigError):
+        return str(error), 2
+    if isinstance(error, CharnnError):
+        return str(error), 1
+    if isinstance(error, MemoryError):
+        return "out of memory: use a smaller model, batch or text", 1
+    if isinstance(error, OSError):
+        where = f" {error.filename}" if error.filename else ""
+        return f"the system refused{where}: {error.strerror or error}", 1
+    kind = type(error).__name__
+    return (
+        f"charnn has a fault: {kind}: {error}; run again with --debug and report what it prints",
+        1,
+    )

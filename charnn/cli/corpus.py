@@ -1,0 +1,2 @@
+def corpus() -> None:
+    """Being built."""

@@ -1,0 +1,208 @@
+"""`charnn eval`: held-out numbers under named protocols."""
+
+from __future__ import annotations
+
+import time
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from charnn.cli.console import (
+    DEFAULT_CHECKPOINTS,
+    CheckpointsOption,
+    JsonOption,
+    ModelOption,
+    QuietOption,
+    print_json,
+    say,
+)
+from charnn.config import PROTOCOLS, TOKENS_SUFFIX
+from charnn.errors import ConfigError, DamagedFile, TextError
+
+if TYPE_CHECKING:
+    from charnn.evaluation import TextSizes
+    from charnn.text.tokenizers import Ids, Tokenizer
+
+
+def evaluate(
+    texts: Annotated[
+        list[str] | None,
+        typer.Argument(
+            metavar="[TEXT]...",
+            help="What to score. [default: the run's own validation split]",
+            show_default=False,
+        ),
+    ] = None,
+    model: ModelOption = None,
+    protocol: Annotated[
+        str, typer.Option(help="carried, cold-256, or both, with a comma.")
+    ] = ",".join(PROTOCOLS),
+    split: Annotated[
+        str | None,
+        typer.Option(
+            help="Split of the run's text or of a .tokens file. [default: valid]",
+            show_default=False,
+        ),
+    ] = None,
+    unknown: Annotated[
+        str, typer.Option(help="Characters the model never saw: error or skip.")
+    ] = "error",
+    encoding: Annotated[str, typer.Option(help="How the text's bytes are read.")] = "utf-8",
+    threads: Annotated[
+        int | None, typer.Option(help="Processor threads. [default: auto]", show_default=False)
+    ] = None,
+    device: Annotated[str, typer.Option(help="auto, cpu, cuda or mps.")] = "auto",
+    checkpoints: CheckpointsOption = DEFAULT_CHECKPOINTS,
+    json: JsonOption = False,
+    quiet: QuietOption = False,
+) -> None:
+    """Score a text: loss, bits per character, bits per byte.
+
+    \b
+    charnn eval                        the newest run on its validation split
+    charnn eval chapter.txt -m book    a run on another text
+    """
+    chosen = [name.strip() for name in protocol.split(",")]
+    if bad := [name for name in chosen if name not in PROTOCOLS]:
+        raise ConfigError(f"unknown protocol {bad[0]!r}: choose from {', '.join(PROTOCOLS)}")
+    if unknown not in ("error", "skip"):
+        raise ConfigError(f"--unknown must be error or skip, got {unknown!r}")
+    if threads is not None and threads < 1:
+        raise ConfigError(f"--threads must be 1 or more, got {threads}")
+
+    from charnn.checkpoint import load
+    from charnn.runs import find_model
+    from charnn.text.tokenizers import tokenizer_from_dict
+    from charnn.training import machine  # before evaluation, which loads torch
+
+    from charnn import evaluation  # isort: skip - see the line above
+
+    machine.prepare(threads or machine.default_threads())
+    path = find_model(model, checkpoints)
+    saved = load(path)
+    tokenizer = tokenizer_from_dict(saved.tokenizer)
+    ids, sizes, facts = _read(texts or [], split, path, tokenizer, unknown, encoding)
+    network = evaluation.network_of(saved, machine.choose_device(device))
+    scores: dict[str, Any] = {}
+    for name in chosen:
+        score = evaluation.carried if name == "carried" else evaluation.cold
+        progress = None if quiet else _progress(name)
+        scores[name.replace("-", "_")] = score(network, ids, sizes, progress=progress)
+    if json:
+        print_json(
+            {
+                "model": str(path),
+                "tokenizer": tokenizer.kind,
+                "vocab_size": tokenizer.vocab_size,
+                "parameters": saved.config.parameters,
+                **facts,
+                **{key: score.to_dict() for key, score in scores.items()},
+            }
+        )
+        return
+    print(f"{path}: {facts['tokens']:,} tokens of {facts['split'] or 'the text'}")
+    print(f"{'protocol':<10}{'nats/token':>12}{'bits/char':>12}{'bits/byte':>12}{'targets':>12}")
+    for key, score in scores.items():
+        bits = [_number(score.bits_per_char), _number(score.bits_per_byte)]
+        label = key.replace("_", "-")
+        print(
+            f"{label:<10}{score.nats_per_token:>12.4f}{bits[0]:>12}{bits[1]:>12}{score.targets:>12,}"
+        )
+
+
+def _read(
+    texts: list[str],
+    split: str | None,
+    path: Path,
+    tokenizer: Tokenizer,
+    unknown: str,
+    encoding: str,
+) -> tuple[Ids, TextSizes, dict[str, Any]]:
+    """The ids to score, what they stand for, and the facts of the text for people and programs."""
+    if not texts or texts[0].endswith(TOKENS_SUFFIX):
+        return _read_tokens(Path(texts[0]) if texts else path.parent / "tokens", split, tokenizer)
+    if split is not None:
+        raise ConfigError(
+            "--split chooses a part of the run's text or of a .tokens file, not of a TEXT"
+        )
+
+    import numpy as np
+
+    from charnn.evaluation import TextSizes
+    from charnn.text.sources import open_source
+
+    parts, chars, size = [], 0, 0
+    is_text = True
+    with open_source(texts, encoding) as source:
+        for piece in source.pieces():
+            size += len(piece.data)
+            if tokenizer.kind == "byte":
+                parts.append(tokenizer.encode_bytes(piece.data))
+                is_text = is_text and _is_utf8(piece.data)
+                chars += sum(byte & 0xC0 != 0x80 for byte in piece.data)
+            else:
+                text = piece.text()
+                parts.append(tokenizer.encode(text, unknown, chars))
+                chars += len(text)
+    ids = np.concatenate(parts) if parts else np.zeros(0, np.uint8)
+    sizes = TextSizes(tokenizer.chars_per_token, tokenizer.bytes_per_token, is_text)
+    skipped = chars - len(ids) if tokenizer.kind == "char" else 0
+    facts = {
+        "split": None,
+        "tokens": len(ids),
+        "chars": chars if is_text else None,
+        "bytes": size,
+        "unknown": skipped,
+    }
+    return ids, sizes, facts
+
+
+def _is_utf8(data: bytes) -> bool:
+    try:
+        data.decode()
+    except UnicodeDecodeError:
+        return False
+    return True
+
+
+def _read_tokens(
+    path: Path, split: str | None, tokenizer: Tokenizer
+) -> tuple[Ids, TextSizes, dict[str, Any]]:
+    from charnn.evaluation import TextSizes
+    from charnn.text.token_file import TokenFile
+
+    if not path.exists():
+        raise TextError(f"no text given, and {path} is not there: name a TEXT to score")
+    tokens = TokenFile.open(path)
+    if tokens.tokenizer.token_bytes != tokenizer.token_bytes:
+        raise DamagedFile(f"{path} was made with another tokenizer than the model's: give the text")
+    if split is None and "valid" not in tokens.splits:
+        raise TextError(f"{path} has no validation split: name a TEXT to score, or --split train")
+    name = split or "valid"
+    part = tokens.split(name)
+    is_text = tokens.source["chars"] is not None
+    sizes = TextSizes(tokenizer.chars_per_token, tokenizer.bytes_per_token, is_text)
+    facts = {
+        "split": name,
+        "tokens": len(part),
+        "chars": tokens.splits[name].chars,
+        "bytes": tokens.splits[name].bytes,
+        "unknown": 0,
+    }
+    return part, sizes, facts
+
+
+def _number(value: float | None) -> str:
+    return "-" if value is None else f"{value:.4f}"
+
+
+def _progress(name: str) -> Any:
+    last = [time.monotonic()]
+
+    def progress(done: int, total: int) -> None:
+        if time.monotonic() - last[0] >= 2:
+            last[0] = time.monotonic()
+            say(f"{name}: {done:,} of {total:,} tokens")
+
+    return progress

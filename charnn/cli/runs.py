@@ -1,0 +1,59 @@
+"""`charnn runs`: what is there."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+from charnn.cli.console import DEFAULT_CHECKPOINTS, CheckpointsOption, JsonOption, print_json, say
+from charnn.errors import FileError
+
+
+def runs(checkpoints: CheckpointsOption = DEFAULT_CHECKPOINTS, json: JsonOption = False) -> None:
+    """List the runs, the latest worked on first."""
+    from charnn.runs import list_runs
+
+    found = [
+        describe(run.name, run.last if run.last.exists() else run.best)
+        for run in list_runs(checkpoints)
+    ]
+    if json:
+        print_json(found)
+        return
+    if not found:
+        say(f"no runs in {checkpoints}/ yet: start with 'charnn train TEXT'")
+        return
+    width = max(len(row["name"]) for row in found)
+    print(f"{'name':<{width}}  {'model':<12}{'steps':>16}  {'valid':>7}  status")
+    for row in found:
+        if "error" in row:
+            print(f"{row['name']:<{width}}  {row['error']}")
+            continue
+        steps = f"{row['step']:,}/{row['max_steps']:,}" if row["max_steps"] else f"{row['step']:,}"
+        loss = "-" if row["best_loss"] is None else f"{row['best_loss']:.4f}"
+        print(f"{row['name']:<{width}}  {row['model']:<12}{steps:>16}  {loss:>7}  {row['status']}")
+
+
+def describe(name: str, path: Path) -> dict[str, Any]:
+    """A run in a line, from the header of its file alone."""
+    from charnn.checkpoint import peek
+
+    try:
+        metadata = peek(path)
+        model, info = metadata["model"], metadata["info"]
+        training = metadata.get("training")
+        return {
+            "name": name,
+            "model": f"{model['cell']} {model['num_layers']}x{model['hidden_size']}",
+            "tokenizer": metadata["tokenizer"]["kind"],
+            "step": info["step"],
+            "max_steps": training["config"]["max_steps"] if training else None,
+            "epoch": info["epoch"],
+            "seconds": info["seconds"],
+            "best_loss": training["progress"]["best_loss"] if training else None,
+            "status": "finished" if training and training["progress"]["finished"] else "unfinished",
+        }
+    except FileError as error:
+        return {"name": name, "error": str(error)}
+    except (KeyError, TypeError):
+        return {"name": name, "error": f"{path} does not say what it holds"}

@@ -1,0 +1,258 @@
+"""`charnn sample`: text on stdout, piece by piece. numpy alone, so that it begins at once."""
+
+from __future__ import annotations
+
+import os
+import sys
+from typing import TYPE_CHECKING, Annotated, Literal
+
+import typer
+
+from charnn.cli.console import (
+    DEFAULT_CHECKPOINTS,
+    CheckpointsOption,
+    JsonOption,
+    ModelOption,
+    QuietOption,
+    give_up_stdout,
+    print_json,
+    say,
+    visible,
+)
+from charnn.config import MAX_SEED, SamplingConfig
+from charnn.errors import FileError
+
+if TYPE_CHECKING:
+    from charnn.generation import Writing
+
+RULE = "-" * 20
+# What the linear algebra libraries under numpy read when they are loaded.
+THREAD_VARIABLES = (
+    "OPENBLAS_NUM_THREADS",
+    "OMP_NUM_THREADS",
+    "MKL_NUM_THREADS",
+    "VECLIB_MAXIMUM_THREADS",
+)
+
+
+def sample(
+    prompt: Annotated[
+        str,
+        typer.Argument(
+            metavar="[PROMPT]",
+            help="What the text goes on from; - reads it from stdin, its last newline included. "
+            "Left out: the text begins as a text begins.",
+            show_default=False,
+        ),
+    ] = "",
+    model: ModelOption = None,
+    max_tokens: Annotated[
+        int, typer.Option("-n", "--max-tokens", metavar="N", help="Length in tokens.")
+    ] = SamplingConfig.max_tokens,
+    temperature: Annotated[
+        float,
+        typer.Option(
+            "-t",
+            "--temperature",
+            metavar="X",
+            help="Below 1 safer, above 1 wilder; 0 always takes the likeliest token.",
+        ),
+    ] = SamplingConfig.temperature,
+    top_k: Annotated[
+        int,
+        typer.Option("--top-k", metavar="N", help="Choose among the N likeliest tokens; 0: all."),
+    ] = SamplingConfig.top_k,
+    top_p: Annotated[
+        float,
+        typer.Option(
+            "--top-p",
+            metavar="P",
+            help="Choose among the fewest tokens that have probability P together; 1: all.",
+        ),
+    ] = SamplingConfig.top_p,
+    min_p: Annotated[
+        float,
+        typer.Option(
+            "--min-p",
+            metavar="P",
+            help="Rule out what is less likely than P times the likeliest token; 0: nothing.",
+        ),
+    ] = SamplingConfig.min_p,
+    repetition_penalty: Annotated[
+        float,
+        typer.Option(
+            "--repetition-penalty",
+            metavar="X",
+            help="Above 1 makes the latest 64 tokens less likely; 1: off.",
+        ),
+    ] = SamplingConfig.repetition_penalty,
+    stop: Annotated[
+        list[str] | None,
+        typer.Option(
+            "--stop",
+            metavar="TEXT",
+            help="End before this text; may be given several times. A newline: --stop $'\\n'.",
+            show_default=False,
+        ),
+    ] = None,
+    num_samples: Annotated[
+        int,
+        typer.Option(
+            "--num-samples",
+            metavar="N",
+            min=1,
+            help=f"How many texts; a line of {len(RULE)} dashes stands between them.",
+        ),
+    ] = 1,
+    seed: Annotated[
+        int | None,
+        typer.Option(
+            "--seed",
+            metavar="N",
+            min=0,
+            max=MAX_SEED,
+            help="The same seed gives the same text. [default: drawn, and shown on stderr]",
+            show_default=False,
+        ),
+    ] = None,
+    unknown: Annotated[
+        Literal["error", "skip", "replace"],
+        typer.Option(
+            "--unknown",
+            help="What to do with a character of the prompt that the model never saw: "
+            "replace puts the nearest known one.",
+        ),
+    ] = "error",
+    no_echo: Annotated[
+        bool, typer.Option("--no-echo", help="Leave the prompt out of the output.")
+    ] = False,
+    threads: Annotated[
+        int | None,
+        typer.Option(
+            "--threads",
+            metavar="N",
+            min=1,
+            max=4096,
+            help="Processor threads. 2 can help a model of over a million weights a layer, where "
+            "nothing else runs. [default: 1]",
+            show_default=False,
+        ),
+    ] = None,
+    as_json: JsonOption = False,
+    checkpoints: CheckpointsOption = DEFAULT_CHECKPOINTS,
+    quiet: QuietOption = False,
+) -> None:
+    """Write text in the style of a trained model, each piece as soon as it is known."""
+    config = SamplingConfig(
+        max_tokens=max_tokens,
+        temperature=temperature,
+        top_k=top_k,
+        top_p=top_p,
+        min_p=min_p,
+        repetition_penalty=repetition_penalty,
+        stop=tuple(stop or ()),
+    )
+    output = Output()
+    if prompt == "-":
+        prompt = sys.stdin.buffer.read().decode("utf-8", "surrogateescape")
+    set_threads(threads)
+    # From here on numpy is loaded, with the threads just set.
+    from charnn import load
+    from charnn.generation.sampler import draw_seed
+
+    loaded = load(model, checkpoints)
+    drawn = draw_seed() if seed is None else seed
+    for index in range(num_samples):
+        writing = loaded.write(prompt, config, drawn, index, unknown, echo=not no_echo)
+        if index == 0 and seed is None and not quiet:
+            say(f"seed {drawn}")
+        if as_json:
+            _write_json(writing, drawn)
+        else:
+            if index:
+                output.end_line()
+                output.write(f"{RULE}\n")
+            _write_text(writing, output)
+
+
+class Output:
+    """stdout for text that nobody has looked at: a terminal is shown it, a pipe gets its bytes."""
+
+    def __init__(self) -> None:
+        """Raises FileError if stdout is closed."""
+        if sys.stdout is None:
+            raise FileError("stdout is closed: give the text somewhere to go, such as '> poem.txt'")
+        self.terminal = sys.stdout.isatty()
+        self._encoding = sys.stdout.encoding if self.terminal else "utf-8"
+        self._last = "\n"
+
+    def write(self, text: str) -> None:
+        """Writes all of `text` and flushes it.
+
+        Raises:
+            BrokenPipeError: the reader went away.
+            FileError: the system refused for another reason, such as a full disk.
+        """
+        if not text:
+            return
+        self._last = text[-1]
+        if self.terminal:
+            data = visible(text).encode(self._encoding, "backslashreplace")
+        else:
+            data = text.encode("utf-8", "surrogateescape")
+        try:
+            sys.stdout.buffer.write(data)
+            sys.stdout.buffer.flush()
+        except BrokenPipeError:
+            raise
+        except OSError as error:
+            give_up_stdout()
+            raise FileError(f"cannot write to stdout: {error.strerror or error}") from error
+
+    def end_line(self) -> None:
+        """Begins a new line, unless one has just begun."""
+        if self._last != "\n":
+            self.write("\n")
+
+
+def set_threads(threads: int | None) -> None:
+    """Settles how many threads numpy will use; must come before numpy is loaded.
+
+    One is the default, since a second that has to share its core makes a step several times
+    slower; whoever set a variable in the environment knows better.
+    """
+    for name in THREAD_VARIABLES:
+        if threads is not None:
+            os.environ[name] = str(threads)
+        else:
+            os.environ.setdefault(name, "1")
+
+
+def _write_text(writing: Writing, output: Output) -> None:
+    try:
+        for piece in writing:
+            output.write(piece)
+    finally:
+        if output.terminal:
+            output.end_line()
+
+
+def _write_json(writing: Writing, seed: int) -> None:
+    interrupt = None
+    try:
+        for _ in writing:
+            pass
+    except KeyboardInterrupt as error:
+        interrupt = error
+    print_json(
+        {
+            "prompt": writing.prompt,
+            "text": writing.text,
+            "seed": seed,
+            "tokens": writing.tokens,
+            "finish_reason": writing.finish_reason,
+            "bits_per_char": writing.bits_per_char,
+        }
+    )
+    if interrupt:
+        raise interrupt

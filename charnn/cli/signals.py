@@ -1,0 +1,49 @@
+"""HUP, Ctrl-C and TERM: the first asks for an orderly end, a second Ctrl-C ends at once."""
+
+from __future__ import annotations
+
+import os
+import signal
+import sys
+from collections.abc import Callable
+from types import FrameType
+
+from charnn.cli.console import say
+
+SIGNALS = (signal.SIGHUP, signal.SIGINT, signal.SIGTERM)
+SHOW_CURSOR = "\x1b[?25h"
+
+
+class OrderlyEnd:
+    """While the block lasts, signals set ``code`` and call ``stop``.
+
+    Until ``stop`` is set there is nothing to save, so a signal ends the block by KeyboardInterrupt.
+    A signal that is ignored on entry (nohup) stays ignored.
+    """
+
+    def __init__(self) -> None:
+        self.code = 0
+        self.stop: Callable[[], None] | None = None
+
+    def __enter__(self) -> OrderlyEnd:
+        self.before = {n: signal.getsignal(n) for n in SIGNALS}
+        for number, handler in self.before.items():
+            if handler is not signal.SIG_IGN:
+                signal.signal(number, self._handle)
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        for number, handler in self.before.items():
+            signal.signal(number, handler)
+
+    def _handle(self, number: int, _: FrameType | None) -> None:
+        again, self.code = self.code == 128 + signal.SIGINT == 128 + number, 128 + number
+        if again:
+            if sys.stderr.isatty():
+                sys.stderr.write(SHOW_CURSOR + "\n")
+                sys.stderr.flush()
+            os._exit(self.code)
+        if self.stop is None:
+            raise KeyboardInterrupt
+        self.stop()
+        say("saving; Ctrl-C again to quit now")

@@ -1,0 +1,2 @@
+def tokenize() -> None:
+    """Being built."""

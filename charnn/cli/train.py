@@ -1,0 +1,317 @@
+"""`charnn train`: text in, a run out."""
+
+from __future__ import annotations
+
+import tempfile
+import time
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from charnn.cli.console import (
+    DEFAULT_CHECKPOINTS,
+    CheckpointsOption,
+    JsonOption,
+    QuietOption,
+    print_json,
+    say,
+    warn,
+)
+from charnn.cli.signals import OrderlyEnd
+from charnn.config import DEFAULT_MINUTES, TrainConfig, TrainOptions
+from charnn.errors import ConfigError
+
+if TYPE_CHECKING:
+    from charnn.training.events import Ended
+    from charnn.training.recipe import Plan
+    from charnn.training.trainer import Trainer
+
+BEGAN = time.monotonic() - time.process_time()  # the budget counts from the start of the process
+BUDGET = ("minutes", "epochs", "max_steps")
+ON_RESUME = (*BUDGET, "name", "threads", "device")
+
+
+def option(*names: str, unit: str = "", auto: bool = True) -> Any:
+    """An option whose default, if it is None, is shown as auto."""
+    return typer.Option(
+        *names, help=f"{unit} [default: auto]" if auto else unit, show_default=not auto
+    )
+
+
+def train(
+    texts: Annotated[
+        list[str] | None,
+        typer.Argument(
+            metavar="[TEXT]...",
+            help="Files, folders, '-' for stdin, one .tokens file, or a corpus by name.",
+            show_default=False,
+        ),
+    ] = None,
+    name: Annotated[
+        str | None, option("--name", unit="Name of the run. [default: after the text]", auto=False)
+    ] = None,
+    minutes: Annotated[
+        float | None,
+        typer.Option(
+            help="Budget in minutes, everything included, from start to the last save. "
+            f"[default: {DEFAULT_MINUTES:g}]",
+            show_default=False,
+        ),
+    ] = None,
+    epochs: Annotated[
+        float | None, typer.Option(help="Budget in passes over the text.", show_default=False)
+    ] = None,
+    max_steps: Annotated[
+        int | None, typer.Option(help="Budget in optimizer steps.", show_default=False)
+    ] = None,
+    resume: Annotated[
+        bool,
+        typer.Option(
+            "--resume",
+            help="Go on with the newest unfinished run, or the one that --name names; "
+            "with a budget, train a finished one further.",
+        ),
+    ] = False,
+    cell: Annotated[
+        str, typer.Option(help="Recurrent cell: lstm, gru or rnn.")
+    ] = TrainOptions.cell,
+    num_layers: Annotated[int | None, option("--num-layers", unit="Recurrent layers.")] = None,
+    hidden_size: Annotated[int | None, option("--hidden-size", unit="Units a layer.")] = None,
+    embedding_size: Annotated[
+        int | None, option("--embedding-size", unit="Features a symbol; as the units if auto.")
+    ] = None,
+    dropout: Annotated[
+        float | None, option("--dropout", unit="Share of the units dropped, 0 to 0.95.")
+    ] = None,
+    batch_size: Annotated[
+        int | None,
+        option("--batch-size", unit=f"Parallel streams, {TrainConfig.batch_size} or as fit."),
+    ] = None,
+    bptt: Annotated[
+        int | None,
+        option(
+            "--bptt", unit=f"Window of backpropagation, in tokens, {TrainConfig.bptt} or as fit."
+        ),
+    ] = None,
+    learning_rate: Annotated[
+        float | None,
+        option("--learning-rate", unit=f"Peak rate of AdamW, {TrainConfig.learning_rate:g}."),
+    ] = None,
+    weight_decay: Annotated[
+        float | None,
+        option("--weight-decay", unit=f"Decay of the matrices, {TrainConfig.weight_decay:g}."),
+    ] = None,
+    precision: Annotated[
+        str,
+        typer.Option(help="Of the recurrent layers: float32, bfloat16, or auto, which measures."),
+    ] = TrainOptions.precision,
+    tokenizer: Annotated[
+        str, typer.Option(help="char, byte or sentencepiece.")
+    ] = TrainOptions.tokenizer,
+    vocab_size: Annotated[
+        int | None, option("--vocab-size", unit="Pieces that sentencepiece learns.")
+    ] = None,
+    split: Annotated[
+        str, typer.Option(help="Percent of the text for training, validation[, test].")
+    ] = ",".join(map(str, TrainOptions.split)),
+    valid: Annotated[
+        str | None,
+        typer.Option(metavar="FILE", help="Validate on this text instead.", show_default=False),
+    ] = None,
+    encoding: Annotated[
+        str, typer.Option(help="How the text's bytes are read.")
+    ] = TrainOptions.encoding,
+    eval_every: Annotated[
+        int | None, option("--eval-every", unit="Steps between validations; 0: at the end only.")
+    ] = None,
+    sample_every: Annotated[
+        int | None, option("--sample-every", unit="Steps between samples; 0: none.")
+    ] = None,
+    save_every: Annotated[
+        int | None, option("--save-every", unit="Steps between saves; 0: at the end only.")
+    ] = None,
+    seed: Annotated[
+        int | None, typer.Option(help="Of all randomness. [default: drawn]", show_default=False)
+    ] = None,
+    threads: Annotated[int | None, option("--threads", unit="Processor threads.")] = None,
+    device: Annotated[str, typer.Option(help="auto, cpu, cuda or mps.")] = TrainOptions.device,
+    dry_run: Annotated[
+        bool,
+        typer.Option("--dry-run", help="Show what would be trained, and leave nothing behind."),
+    ] = False,
+    checkpoints: CheckpointsOption = DEFAULT_CHECKPOINTS,
+    json: JsonOption = False,
+    quiet: QuietOption = False,
+) -> None:
+    """Learn from a text; Ctrl-C saves, --resume goes on.
+
+    \b
+    charnn train book.txt
+    charnn train book.txt --minutes 10 --cell gru --name book-gru
+    charnn train --resume
+    """
+    values = {key: value for key, value in locals().items() if key in TrainOptions.__annotations__}
+    options = TrainOptions(**{**values, "split": parse_split(split)})
+    if resume:
+        _require_nothing_else(options, texts, dry_run)
+    elif not texts:
+        raise ConfigError(
+            "no text given: 'charnn train TEXT' learns from one, 'charnn train --resume' goes on"
+        )
+    with OrderlyEnd() as end:
+        from charnn.training import launch
+
+        progress = None if quiet else _reading()
+        notify = _no_talk if quiet else _note
+        if resume:
+            with launch.resume(name, options, checkpoints, began=BEGAN, notify=notify) as trainer:
+                _run(trainer, end, json, quiet)
+        elif dry_run:
+            with (
+                tempfile.TemporaryDirectory(prefix="charnn-") as root,
+                launch.start(
+                    texts or [], options, Path(root), began=BEGAN, notify=notify, progress=progress
+                ) as (trainer, plan),
+            ):
+                _show_plan(trainer, plan, json)
+        else:
+            with launch.start(
+                texts or [], options, checkpoints, began=BEGAN, notify=notify, progress=progress
+            ) as (trainer, plan):
+                if not quiet:
+                    _show_plan(trainer, plan, False)
+                _run(trainer, end, json, quiet)
+    if end.code:
+        raise typer.Exit(end.code)
+
+
+def parse_split(text: str) -> tuple[int, ...]:
+    """ "90,10" as numbers.
+
+    Raises:
+        ConfigError: it is not a list of whole numbers.
+    """
+    try:
+        return tuple(int(part) for part in text.split(","))
+    except ValueError:
+        raise ConfigError(
+            f"--split takes whole percentages that add up to 100, such as 90,10; got {text!r}"
+        ) from None
+
+
+def _require_nothing_else(options: TrainOptions, texts: list[str] | None, dry_run: bool) -> None:
+    if texts:
+        raise ConfigError("--resume takes no TEXT: a run keeps its own; name the run with --name")
+    standard = TrainOptions()
+    other = [
+        f"--{key.replace('_', '-')}"
+        for key in TrainOptions.__annotations__
+        if key not in ON_RESUME and getattr(options, key) != getattr(standard, key)
+    ]
+    other += ["--dry-run"] * dry_run
+    if other:
+        raise ConfigError(f"--resume keeps the settings of the run: leave out {', '.join(other)}")
+
+
+def _no_talk(_: str) -> None:
+    pass
+
+
+def _note(message: str) -> None:
+    say(f"note: {message}")
+
+
+def _reading() -> Any:
+    last = [time.monotonic()]
+
+    def progress(done: int, total: int) -> None:
+        if time.monotonic() - last[0] >= 2:
+            last[0] = time.monotonic()
+            say(f"reading the text: {done / max(total, 1):.0%}")
+
+    return progress
+
+
+def _run(trainer: Trainer, end: OrderlyEnd, json: bool, quiet: bool) -> None:
+    from charnn.cli.watch import watch
+    from charnn.training.events import Ended, Warned
+
+    end.stop = trainer.stop
+    if end.code:  # it came while the run was being prepared
+        trainer.stop()
+    ended = None
+    events = trainer.run()
+    for event in events if quiet else watch(events, trainer):
+        if isinstance(event, Ended):
+            ended = event
+        elif isinstance(event, Warned) and quiet:
+            warn(event.message)
+    assert ended is not None, "the events of a training end with Ended"
+    if json:
+        print_json(_result(trainer, ended))
+    elif not quiet:
+        _say_what_next(trainer, ended)
+
+
+def _result(trainer: Trainer, ended: Ended) -> dict[str, Any]:
+    folder = trainer.folder
+    scores = {"cold_256": ended.cold_256, "carried": ended.carried}
+    return {
+        "run": folder.name,
+        "best": str(folder.best if folder.best.exists() else folder.last),
+        "last": str(folder.last),
+        "reason": ended.reason,
+        "step": ended.step,
+        "max_steps": trainer.config.max_steps,
+        "tokens": ended.step * trainer.batches.tokens_per_window,
+        "seconds": trainer.seconds,
+        "parameters": trainer.network.config.parameters,
+        "seed": trainer.config.seed,
+        **{key: score.to_dict() for key, score in scores.items() if score},
+    }
+
+
+def _say_what_next(trainer: Trainer, ended: Ended) -> None:
+    name = trainer.folder.name
+    if ended.reason == "interrupted":
+        say(f"saved at step {ended.step:,} of {trainer.config.max_steps:,}; go on with:")
+        say(f"  charnn train --resume --name {name}")
+        return
+    for label, score in (("cold-256", ended.cold_256), ("carried", ended.carried)):
+        if score:
+            bits = f", {score.bits_per_char:.3f} bits/char" if score.bits_per_char else ""
+            say(f"validation, {label}: {score.nats_per_token:.4f} nats/token{bits}")
+    say(f"done: {trainer.folder.folder}/; let it write with:")
+    say(f"  charnn sample -m {name}")
+
+
+def _show_plan(trainer: Trainer, plan: Plan, json: bool) -> None:
+    from charnn.training.machine import training_memory
+
+    model, config, tokens = plan.model, plan.config, trainer.token_file
+    memory = training_memory(model, config.batch_size, config.bptt)
+    if json:
+        print_json(
+            {
+                "model": model.to_dict(),
+                "parameters": model.parameters,
+                "recipe": config.to_dict(),
+                "tokens": {name: s.stop - s.start for name, s in tokens.splits.items()},
+                "epochs": plan.epochs,
+                "seconds": plan.seconds,
+                "memory_bytes": memory,
+            }
+        )
+        return
+    sizes = ", ".join(f"{s.stop - s.start:,} {name}" for name, s in tokens.splits.items())
+    say(f"text: {sizes} tokens, {model.vocab_size:,} different ({tokens.tokenizer.kind})")
+    say(
+        f"model: {model.cell} {model.num_layers}x{model.hidden_size}, {model.parameters:,} "
+        f"parameters, dropout {model.dropout:g}"
+    )
+    say(
+        f"training: {config.max_steps:,} steps of {config.batch_size}x{config.bptt}, "
+        f"{plan.epochs:.1f} passes, about {plan.seconds / 60:.1f} min, {config.precision}, "
+        f"{config.threads} threads, {memory / 2**20:,.0f} MiB, seed {config.seed}"
+    )

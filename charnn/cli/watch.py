@@ -1,0 +1,102 @@
+"""Shows a training as it goes: one live line on a terminal, a line now and then elsewhere."""
+
+from __future__ import annotations
+
+import math
+import sys
+import time
+from collections.abc import Iterator
+from contextlib import nullcontext
+from typing import TYPE_CHECKING
+
+from rich.console import Console
+from rich.live import Live
+from rich.text import Text
+
+from charnn.cli.console import has_colour, say, visible, warn
+from charnn.training.events import Ended, Evaluated, Event, Sampled, StepDone, Warned
+
+if TYPE_CHECKING:
+    from charnn.training.trainer import Trainer
+
+LINE_SECONDS = 10.0
+SMOOTHING = 0.98
+
+
+def watch(events: Iterator[Event], trainer: Trainer) -> Iterator[Event]:
+    """Renders events on stderr and hands them on."""
+    live_terminal = sys.stderr.isatty() and has_colour(sys.stderr)
+    console = Console(stderr=True, highlight=False, markup=False, soft_wrap=True)
+    live = Live(console=console, transient=True, refresh_per_second=4) if live_terminal else None
+    line = ProgressLine(trainer)
+    shown = time.monotonic()
+    with live or nullcontext():
+        for event in events:
+            if isinstance(event, StepDone):
+                text = line.after(event)
+                if live:
+                    live.update(Text(text))
+                elif time.monotonic() - shown >= LINE_SECONDS:
+                    shown = time.monotonic()
+                    say(text)
+            elif isinstance(event, Evaluated):
+                score = event.cold_256
+                star = " (best)" if event.best else ""
+                say(f"step {event.step:,}: validation {line.describe(score.nats_per_token)}{star}")
+            elif isinstance(event, Sampled):
+                say(f"--- what it writes after step {event.step:,}:", "2")
+                for row in visible(event.text).split("\n"):
+                    say(row)
+                say("---", "2")
+            elif isinstance(event, Warned):
+                warn(event.message)
+            elif isinstance(event, Ended) and live:
+                live.update(Text(""))
+            yield event
+
+
+class ProgressLine:
+    """Loss, smoothed, with speed and time left, in one line."""
+
+    def __init__(self, trainer: Trainer) -> None:
+        self.loss: float | None = None
+        self.steps = 0
+        self.speed = 0.0
+        # Of the tokenizer's tokens, so that bits are a character whatever a token is.
+        train = trainer.token_file.splits["train"]
+        self.chars_per_token = train.chars / (train.stop - train.start) if train.chars else None
+
+    def describe(self, loss: float) -> str:
+        """A loss in nats per token, and in bits per character where there are characters."""
+        bits = ""
+        if self.chars_per_token:
+            bits = f", {loss / math.log(2) / self.chars_per_token:.3f} bits/char"
+        return f"loss {loss:.4f}{bits}"
+
+    def after(self, done: StepDone) -> str:
+        """The line after one more step."""
+        if math.isfinite(done.loss):
+            keep = min(SMOOTHING, self.steps / (self.steps + 1))
+            self.loss = (
+                done.loss if self.loss is None else keep * self.loss + (1 - keep) * done.loss
+            )
+        keep = min(SMOOTHING, self.steps / (self.steps + 1))
+        # Averages the time a token takes, since the speed of one step can be anything.
+        pace = 1 / done.tokens_per_second
+        self.speed = 1 / (keep / self.speed + (1 - keep) * pace) if self.speed else 1 / pace
+        self.steps += 1
+        per_step = done.tokens / done.step
+        left = (done.max_steps - done.step) * per_step / self.speed
+        percent = 100 * done.step // done.max_steps
+        loss = self.describe(self.loss) if self.loss is not None else "loss not finite"
+        return (
+            f"{percent:3d}% step {done.step:,}/{done.max_steps:,} {loss}, "
+            f"{self.speed:,.0f} tokens/s, {clock(left)} left"
+        )
+
+
+def clock(seconds: float) -> str:
+    """Seconds as a person reads them: 0:09, 1:30, 2:05:00."""
+    minutes, rest = divmod(max(0, round(seconds)), 60)
+    hours, minutes = divmod(minutes, 60)
+    return f"{hours}:{minutes:02d}:{rest:02d}" if hours else f"{minutes}:{rest:02d}"

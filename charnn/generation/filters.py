@@ -1,0 +1,104 @@
+"""What narrows the choice of the next token: pure functions on logits.
+
+Each takes the logits (V,) as float64, its setting, and the recent ids (which most have no use
+for), and returns new logits; a token that is ruled out has -inf. None rules out every token.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Collection, Mapping
+
+import numpy as np
+from numpy.typing import NDArray
+
+from charnn.config import SamplingConfig
+from charnn.errors import ConfigError
+
+Logits = NDArray[np.float64]
+Filter = Callable[[Logits, float, Collection[int]], Logits]
+
+# How many of the latest ids, prompt included, a filter is shown.
+RECENT = 64
+
+
+def repetition_penalty(logits: Logits, penalty: float, recent: Collection[int] = ()) -> Logits:
+    """Makes what was just written less likely (Keskar et al. 2019, CTRL, section 4.1).
+
+    The logits of the `recent` ids are divided by `penalty`, negative ones multiplied by it, as is
+    usual since (dividing would raise them); how often an id occurs makes no difference.
+    """
+    ids = np.fromiter(set(recent), np.int64)
+    penalised = logits.copy()
+    values = logits[ids]
+    penalised[ids] = np.where(values > 0, values / penalty, values * penalty)
+    return penalised
+
+
+def temperature(logits: Logits, value: float, recent: Collection[int] = ()) -> Logits:
+    """Divides by the temperature; 0 leaves the likeliest token alone, of equals the lowest id."""
+    if value == 0:
+        return _only(logits, np.argmax(logits, keepdims=True))
+    # The bound keeps quotients finite; so close to 0, only a tie is not greedy.
+    return logits / max(value, 1e-100)
+
+
+def top_k(logits: Logits, k: float, recent: Collection[int] = ()) -> Logits:
+    """Keeps the `k` likeliest tokens (Fan et al. 2018); of equals at the edge, the lowest ids."""
+    k = int(k)
+    if k >= logits.size:
+        return logits
+    edge = np.partition(logits, -k)[-k]
+    above = np.flatnonzero(logits > edge)
+    equal = np.flatnonzero(logits == edge)[: k - above.size]
+    return _only(logits, np.concatenate([above, equal]))
+
+
+def top_p(logits: Logits, p: float, recent: Collection[int] = ()) -> Logits:
+    """Keeps the fewest likeliest tokens that have probability `p` together, at least one.
+
+    Nucleus sampling (Holtzman et al. 2020); of equals, lower ids come first.
+    """
+    order = (-logits).argsort(kind="stable")
+    cumulative = np.exp(logits[order] - logits[order[0]]).cumsum()
+    count = cumulative.searchsorted(p * cumulative[-1]) + 1
+    return _only(logits, order[:count])
+
+
+def min_p(logits: Logits, p: float, recent: Collection[int] = ()) -> Logits:
+    """Keeps tokens at least `p` times as likely as the likeliest (Nguyen et al. 2024)."""
+    return _only(logits, np.flatnonzero(logits >= logits.max() + math.log(p)))
+
+
+def _only(logits: Logits, ids: NDArray[np.integer]) -> Logits:
+    kept = np.full_like(logits, -np.inf)
+    kept[ids] = logits[ids]
+    return kept
+
+
+# In the order in which they are applied, each with the setting that means "off". Ranges and
+# defaults are those of `SamplingConfig`.
+FILTERS: dict[str, tuple[Filter, float]] = {
+    "repetition_penalty": (repetition_penalty, 1.0),
+    "temperature": (temperature, 1.0),
+    "top_k": (top_k, 0),
+    "top_p": (top_p, 1.0),
+    "min_p": (min_p, 0.0),
+}
+
+
+def active_filters(settings: Mapping[str, float]) -> list[tuple[Filter, float]]:
+    """The filters that `settings` switches on, in order, each with its setting.
+
+    Raises:
+        ConfigError: there is no such filter, or a setting is out of range.
+    """
+    for name in settings:
+        if name not in FILTERS:
+            raise ConfigError(f"unknown filter {name!r}; choose from {', '.join(FILTERS)}")
+    SamplingConfig.from_dict(settings)
+    return [
+        (apply, settings[name])
+        for name, (apply, off) in FILTERS.items()
+        if settings.get(name, off) != off
+    ]

@@ -1,0 +1,128 @@
+"""From a prompt to text: pieces as soon as they are known, stop strings, and why it ended."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable, Iterator
+
+from charnn.config import SamplingConfig
+from charnn.generation.sampler import Sampler
+from charnn.text.tokenizers import Ids, Tokenizer
+
+
+class StopMatcher:
+    """Cuts a stream of text before the first stop string that is completed in it.
+
+    It holds back as little as possible: the longest end of the text that could be the beginning
+    of a stop string. How the text is cut into pieces makes no difference.
+    """
+
+    def __init__(self, stops: Iterable[str]) -> None:
+        self.stops = tuple(stops)
+        self.held = ""
+        self.found = False
+
+    def push(self, piece: str) -> str:
+        """Takes the next piece; returns what can be shown now."""
+        if not self.stops:
+            return piece
+        text = self.held + piece
+        starts = ((text.find(stop), len(stop)) for stop in self.stops)
+        # The one that ends first; of those that end together, the longest.
+        ends = [(start + size, start) for start, size in starts if start >= 0]
+        if ends:
+            self.found, self.held = True, ""
+            return text[: min(ends)[1]]
+        longest = min(max(map(len, self.stops)) - 1, len(text))
+        start = len(text) - longest
+        while not any(stop.startswith(text[start:]) for stop in self.stops):
+            start += 1
+        self.held = text[start:]
+        return text[:start]
+
+    def flush(self) -> str:
+        """What was held back, once no more text comes."""
+        held, self.held = self.held, ""
+        return held
+
+
+class Writing:
+    """One text being written: iterate over it, once, for its pieces.
+
+    The prompt comes first if `echo` is set; an empty one is not shown, and the text starts as a
+    text starts. ``finish_reason`` is "length" or "stop" at the end, "interrupt" until then;
+    ``tokens`` counts what was chosen, that of the stop string included.
+    """
+
+    def __init__(
+        self,
+        sampler: Sampler,
+        tokenizer: Tokenizer,
+        prompt: str,
+        start_token: int,
+        config: SamplingConfig,
+        unknown: str = "error",
+        echo: bool = True,
+    ) -> None:
+        """Prepares a fresh `sampler` to write after `prompt`.
+
+        Args:
+            sampler: at the start of a text, with its filters.
+            tokenizer: the model's.
+            prompt: the text to go on from; nothing is fed before it.
+            start_token: the id fed, and not shown, where the prompt gives none.
+            config: the length and the stop strings; its filters are the sampler's business.
+            unknown: what becomes of unknown characters of the prompt: see `Tokenizer.encode`.
+            echo: whether the prompt is the first piece.
+
+        Raises:
+            UnknownCharacter: the prompt holds one, and `unknown` is "error".
+        """
+        self.prompt = prompt
+        self.finish_reason = "interrupt"
+        self._ids: Ids | list[int] = tokenizer.encode(prompt, unknown) if prompt else []
+        self._sampler, self._tokenizer, self._config = sampler, tokenizer, config
+        self._start_token, self._echo = start_token, echo
+        self._pieces: list[str] = []
+        self._chars = 0
+
+    def __iter__(self) -> Iterator[str]:
+        if self._echo and self.prompt:
+            yield self.prompt
+        self._sampler.feed(self._ids if len(self._ids) else [self._start_token])
+        decoder = self._tokenizer.stream_decoder()
+        chars_per_token = self._tokenizer.chars_per_token
+        matcher = StopMatcher(self._config.stop)
+        for token in self._sampler.stream(self._config.max_tokens):
+            self._chars += int(chars_per_token[token])
+            piece = matcher.push(decoder.push(token))
+            if matcher.found:
+                break
+            if piece:
+                self._pieces.append(piece)
+                yield piece
+        else:
+            piece = matcher.push(decoder.flush())
+        self.finish_reason = "stop" if matcher.found else "length"
+        piece += matcher.flush()
+        if piece:
+            self._pieces.append(piece)
+            yield piece
+
+    @property
+    def text(self) -> str:
+        """What was written so far, without the prompt and without a stop string."""
+        return "".join(self._pieces)
+
+    @property
+    def tokens(self) -> int:
+        """How many tokens were chosen so far."""
+        return self._sampler.tokens
+
+    @property
+    def bits_per_char(self) -> float | None:
+        """Surprisal of what was chosen, unfiltered and at temperature 1, per character of it.
+
+        None where no character began, as with no token at all.
+        """
+        return self._sampler.nats / math.log(2) / self._chars if self._chars else None

@@ -1,0 +1,198 @@
+"""Named texts: two that ship, some built from what every Python has, some classics to download.
+
+A corpus is the file ``corpora/NAME.txt`` of the working folder, with ``NAME.json`` beside it where
+charnn made it: where it comes from, its size and its digest. To add one, add a line to `CORPORA`.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import http.client
+import os
+import platform
+import re
+import sysconfig
+import urllib.error
+import urllib.request
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from charnn.errors import FileError, TextError
+from charnn.tensor_file import os_error_line, replacing, to_json
+
+FOLDER = Path("corpora")
+SHIPPED_FOLDER = Path(__file__).resolve().parents[2] / "corpora"  # of a checkout
+NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}")
+TIMEOUT_SECONDS = 30.0
+BLOCK_BYTES = 1 << 16
+
+Progress = Callable[[int, int], None]
+
+
+@dataclass(frozen=True)
+class Corpus:
+    """A text that charnn knows by name: shipped, built on this machine, or downloaded.
+
+    Attributes:
+        build: yields its bytes, where it is built.
+        url: where it is downloaded from; then `sha256` and `size` (bytes) say what must come.
+    """
+
+    name: str
+    about: str
+    build: Callable[[], Iterator[bytes]] | None = None
+    url: str | None = None
+    sha256: str | None = None
+    size: int | None = None
+
+    @property
+    def kind(self) -> str:
+        """Where it comes from: "shipped", "built" or "download"."""
+        return "download" if self.url else "built" if self.build else "shipped"
+
+
+def standard_library() -> Iterator[bytes]:
+    """The sources of this Python's standard library, sorted by name, without its tests."""
+    root = Path(sysconfig.get_path("stdlib"))
+    leave_out = {"test", "tests", "idle_test", "site-packages", "dist-packages", "__pycache__"}
+    for folder, folders, names in os.walk(root):
+        folders[:] = sorted(name for name in folders if name not in leave_out)
+        for name in sorted(names):
+            if name.endswith(".py"):
+                source = Path(folder, name).read_bytes()
+                try:
+                    source.decode("utf-8")
+                except UnicodeDecodeError:
+                    continue
+                yield source if source.endswith(b"\n") or not source else source + b"\n"
+
+
+def python_manual() -> Iterator[bytes]:
+    """The reference topics that Python's own help shows: English prose with examples."""
+    from pydoc_data.topics import topics  # half a megabyte, wanted here only
+
+    for name in sorted(topics):
+        yield topics[name].strip().encode() + b"\n\n"
+
+
+CORPORA = {
+    corpus.name: corpus
+    for corpus in (
+        Corpus("lighthouse", "the log of a lighthouse; written for charnn"),
+        Corpus("villages", "names of villages that do not exist; invented for charnn"),
+        Corpus("python", "the standard library of this Python, as source code", standard_library),
+        Corpus("manual", "the reference topics of Python's help, English prose", python_manual),
+        Corpus(
+            "tiny-shakespeare",
+            "plays of Shakespeare, the field's benchmark",
+            url="https://raw.githubusercontent.com/karpathy/char-rnn/master/data/tinyshakespeare/input.txt",
+            sha256="86c4e6aa9db7c042ec79f339dcb96d42b0075e16b8fc2e86bf0ca57e2dc565ed",
+            size=1_115_394,
+        ),
+        Corpus(
+            "names",
+            "32,033 given names, one a line",
+            url="https://raw.githubusercontent.com/karpathy/makemore/master/names.txt",
+            sha256="0a30b5557f192f32ab962680889aac5f6fda0f4cecf40a6d0b5694f58ea8cc4d",
+            size=228_145,
+        ),
+    )
+}
+
+
+def find(name: str) -> Path | None:
+    """The text of a corpus: ``corpora/NAME.txt`` here, or the one that ships; None if not there."""
+    if not NAME.fullmatch(name):
+        return None
+    candidates = [FOLDER / f"{name}.txt"]
+    if name in CORPORA and CORPORA[name].kind == "shipped":
+        candidates.append(SHIPPED_FOLDER / f"{name}.txt")
+    return next((path for path in candidates if path.is_file()), None)
+
+
+def get(corpus: Corpus, folder: Path = FOLDER, progress: Progress | None = None) -> Path:
+    """Builds or downloads a corpus into `folder`; one that is there already stays as it is.
+
+    Args:
+        progress: called with bytes done and bytes in all (0 where not known beforehand).
+
+    Returns:
+        The path of the text.
+
+    Raises:
+        TextError: the corpus cannot be had, or what came is not it. Nothing is left behind.
+        FileError: it cannot be written.
+    """
+    path = folder / f"{corpus.name}.txt"
+    if path.is_file():
+        return path
+    if corpus.build:
+        blocks = corpus.build()
+    elif corpus.url:
+        blocks = download(corpus)
+    else:
+        shipped = find(corpus.name)
+        if shipped:
+            return shipped
+        raise TextError(
+            f"the corpus {corpus.name!r} comes with charnn's repository: run charnn in its folder"
+        )
+    record: dict[str, Any] = {"name": corpus.name, "kind": corpus.kind, "about": corpus.about}
+    record |= {"url": corpus.url} if corpus.url else {"python": platform.python_version()}
+    digest, size = hashlib.sha256(), 0
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise FileError(os_error_line(error, folder, "create")) from error
+    with replacing(path) as file:
+        for block in blocks:
+            file.write(block)
+            digest.update(block)
+            size += len(block)
+            if progress:
+                progress(size, corpus.size or 0)
+        if corpus.sha256 and digest.hexdigest() != corpus.sha256:
+            raise TextError(
+                f"{corpus.url} sent {size:,} bytes with another checksum than {corpus.name} has: "
+                "try again, or look whether the file moved"
+            )
+    record |= {"bytes": size, "sha256": digest.hexdigest()}
+    with replacing(path.with_suffix(".json")) as file:
+        file.write(to_json(record).encode() + b"\n")
+    return path
+
+
+def download(corpus: Corpus, timeout: float = TIMEOUT_SECONDS) -> Iterator[bytes]:
+    """Yields what the address of a corpus sends, at most the size that is expected.
+
+    Raises:
+        TextError: the server cannot be reached, refuses, breaks off, or sends too much.
+    """
+    assert corpus.url is not None
+    received, limit = 0, corpus.size or 0
+    request = urllib.request.Request(corpus.url, headers={"User-Agent": "charnn"})
+    try:
+        with urllib.request.urlopen(request, timeout=timeout) as response:
+            while block := response.read(BLOCK_BYTES):
+                received += len(block)
+                if received > limit:
+                    reason = f"{corpus.url} sends more than its {limit:,} bytes"
+                    raise TextError(f"cannot download {corpus.name}: {reason}")
+                yield block
+    except urllib.error.HTTPError as error:
+        with error:
+            reason = f"the server says {error.code} {error.reason}"
+        raise TextError(f"cannot download {corpus.name}: {reason} for {corpus.url}") from None
+    except (OSError, http.client.HTTPException) as error:
+        reason = str(getattr(error, "reason", error)) or type(error).__name__
+        raise TextError(
+            f"cannot download {corpus.name} from {corpus.url}: {reason}; "
+            f"check the connection, or put the text itself into {FOLDER}/{corpus.name}.txt"
+        ) from None
+    if received < limit:
+        raise TextError(
+            f"cannot download {corpus.name}: {corpus.url} broke off after {received:,} of "
+            f"{limit:,} bytes; try again"
+        )

@@ -1,0 +1,80 @@
+"""What the bytes of a text are: marks, encodings, and what to try where they are not UTF-8."""
+
+from __future__ import annotations
+
+import codecs
+import difflib
+from encodings.aliases import aliases
+
+from charnn.errors import TextError
+
+BOM = codecs.BOM_UTF8
+# The longer marks first: that of UTF-32 begins like that of UTF-16.
+OTHER_MARKS = {
+    codecs.BOM_UTF32_LE: "utf-32",
+    codecs.BOM_UTF32_BE: "utf-32",
+    codecs.BOM_UTF16_LE: "utf-16",
+    codecs.BOM_UTF16_BE: "utf-16",
+}
+BINARY = frozenset(range(32)) - set(b"\t\n\v\f\r\x1a\x1b")
+
+
+def resolve(encoding: str) -> str:
+    """The one spelling of an encoding's name: "UTF8" gives "utf-8".
+
+    Raises:
+        TextError: Python has no such encoding of text.
+    """
+    try:
+        "".encode(encoding)  # refuses also what is no encoding of text, such as base64
+        codecs.getincrementaldecoder(encoding)
+        return codecs.lookup(encoding).name
+    except (LookupError, ValueError):
+        spelt = encoding.lower().replace("-", "_")
+        near = difflib.get_close_matches(spelt, sorted({*aliases, *aliases.values()}), n=3)
+        hint = f" (near it: {', '.join(near)})" if near else ""
+        raise TextError(
+            f"unknown encoding {encoding!r}{hint}; use a name that Python knows, such as utf-8, "
+            "utf-16, cp1252, latin-1 or shift_jis"
+        ) from None
+
+
+def marked_encoding(start: bytes) -> str | None:
+    """The encoding that the first bytes of a file announce, where it is not UTF-8."""
+    return next((name for mark, name in OTHER_MARKS.items() if start.startswith(mark)), None)
+
+
+def character_boundary(data: bytes) -> int:
+    """Where to cut `data` so that no UTF-8 character is split; its length where it is not UTF-8."""
+    for back in range(1, min(3, len(data)) + 1):
+        byte = data[-back]
+        if byte >= 0xC0:
+            length = 2 if byte < 0xE0 else 3 if byte < 0xF0 else 4
+            return len(data) - back if length > back else len(data)
+        if byte < 0x80:
+            break
+    return len(data)
+
+
+def likely_encoding(sample: bytes) -> str | None:
+    """The encoding that bytes, not all of them UTF-8, are probably in.
+
+    Only what can be told with some confidence: UTF-16 by its zeros, Windows Western European by
+    lone accented letters among ASCII ones. `sample` begins at an even place of its file.
+    """
+    zeros = [sample[parity::2].count(0) for parity in (0, 1)]
+    if 10 * max(zeros) > len(sample) and 10 * min(zeros) < max(zeros):
+        return "utf-16-be" if zeros[0] > zeros[1] else "utf-16-le"
+    if BINARY.intersection(sample):
+        return None
+    high = len(sample) - len(sample.translate(None, bytes(range(0x80, 0x100))))
+    valid = sum(not c.isascii() for c in sample.decode("utf-8", "ignore"))
+    if valid and 2 * valid >= high - 2 * valid:
+        return None  # UTF-8 with some bytes damaged: another encoding would garble the rest
+    try:
+        accented = [c for c in sample.decode("cp1252") if not c.isascii()]
+    except UnicodeDecodeError:
+        return None
+    letters = sum(c.isalpha() or c in "‘’“”–—…«»°€£§ \xa0" for c in accented)
+    plausible = 4 * high <= len(sample) and 10 * letters >= 8 * len(accented)
+    return "cp1252" if plausible else None

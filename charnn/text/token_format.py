@@ -1,0 +1,162 @@
+"""How a token file is laid out: the metadata, the tensors, and the checks of a reader.
+
+Tensors: what the tokenizer consists of (``tokenizer.vocabulary``, ``tokenizer.model``), then
+``tokens``. The header has room for any numbers, since it is filled in when all is written.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any, BinaryIO, NamedTuple
+
+import numpy as np
+
+from charnn.errors import DamagedFile
+from charnn.tensor_file import (
+    DTYPE_NAMES,
+    DTYPES,
+    Header,
+    Tensor,
+    layout,
+    pack_header,
+    read_header,
+)
+from charnn.text.splits import SPLIT_NAMES
+from charnn.text.tokenizers import Ids, Tokenizer, tokenizer_from_dict
+from charnn.version import __version__
+
+KIND = "tokens"
+FORMAT = 1
+TOKENIZER_PREFIX = "tokenizer."
+ALIGNMENT = 8
+HUGE = 2**61  # has as many digits as any number in a header
+
+
+class Split(NamedTuple):
+    """Tokens ``start`` to ``stop``, and what they stand for; ``chars`` is None without UTF-8."""
+
+    start: int
+    stop: int
+    chars: int | None
+    bytes: int
+
+
+class Contents(NamedTuple):
+    """What a token file holds; see `charnn.text.token_file.TokenFile`."""
+
+    tokens: Ids
+    tokenizer: Tokenizer
+    splits: dict[str, Split]
+    start_token: int
+    source: dict[str, Any]
+    digest: str
+
+
+def metadata_of(
+    tokenizer: Tokenizer, splits: Mapping[str, Split], start_token: int, source: dict[str, Any]
+) -> dict[str, Any]:
+    """The metadata of a token file, as JSON values."""
+    values = tokenizer.to_dict()
+    return {
+        "kind": KIND,
+        "format": FORMAT,
+        "charnn": __version__,
+        "tokenizer": {k: v for k, v in values.items() if not isinstance(v, np.ndarray)},
+        "splits": {name: split._asdict() for name, split in splits.items()},
+        "start_token": start_token,
+        "source": source,
+    }
+
+
+def tokenizer_arrays(tokenizer: Tokenizer) -> dict[str, Ids]:
+    """The tensors of a tokenizer, by their names in the file."""
+    values = tokenizer.to_dict()
+    return {
+        TOKENIZER_PREFIX + name: value
+        for name, value in values.items()
+        if isinstance(value, np.ndarray)
+    }
+
+
+def tensors_of(tokenizer: Tokenizer, count: int) -> dict[str, Tensor]:
+    """Where the tensors of a file with `count` tokens lie."""
+    arrays = tokenizer_arrays(tokenizer)
+    shapes = {name: (DTYPE_NAMES[a.dtype], a.shape) for name, a in arrays.items()}
+    return layout({**shapes, "tokens": (DTYPE_NAMES[tokenizer.dtype], (count,))})
+
+
+def header_size(tokenizer: Tokenizer, splits: tuple[str, ...], source_name: str) -> int:
+    """Bytes that hold any header of such a file, and let the tokens begin at a multiple of 8."""
+    split = Split(HUGE, HUGE, HUGE, HUGE)
+    source = {"name": source_name, "sha256": "0" * 64, "bytes": HUGE, "chars": HUGE}
+    metadata = metadata_of(tokenizer, dict.fromkeys(splits, split), HUGE, source)
+    size = len(pack_header(tensors_of(tokenizer, HUGE), metadata, "0" * 64))
+    before_tokens = sum(array.nbytes for array in tokenizer_arrays(tokenizer).values())
+    return size + -(size + before_tokens) % ALIGNMENT
+
+
+def read(file: BinaryIO, path: Path) -> Contents:
+    """Reads all but the tokens, which are mapped into memory.
+
+    Raises:
+        DamagedFile: the file is damaged, of another kind, or of a newer format.
+    """
+    header = read_header(file, path)
+    _check_kind(header, path)
+    try:
+        return _parse(file, header)
+    except (ValueError, KeyError, TypeError, AttributeError, DamagedFile) as error:
+        raise DamagedFile(f"{path} is damaged: {error}") from None
+
+
+def _check_kind(header: Header, path: Path) -> None:
+    kind, made_by = header.metadata.get("kind"), header.metadata.get("charnn")
+    if kind != KIND:
+        what = f"charnn file of kind {kind!r}" if isinstance(kind, str) else "file of another kind"
+        raise DamagedFile(
+            f"{path} holds no tokens: it is a {what}; give a text, or what 'charnn tokenize' wrote"
+        )
+    number = header.metadata.get("format")
+    if type(number) is not int or number < 1:
+        raise DamagedFile(f"{path} is damaged: its format has no number")
+    if number > FORMAT:
+        raise DamagedFile(
+            f"{path} needs a newer charnn: format {number}, written by charnn {made_by}; "
+            f"this is charnn {__version__}, which reads format {FORMAT}"
+        )
+
+
+def _parse(file: BinaryIO, header: Header) -> Contents:
+    metadata = header.metadata
+    values = dict(metadata["tokenizer"])
+    for name, tensor in header.tensors.items():
+        if name != "tokens":
+            if not name.startswith(TOKENIZER_PREFIX) or len(tensor.shape) != 1:
+                raise ValueError(f"tensor {name!r} does not belong there")
+            file.seek(header.data_start + tensor.start)
+            data = file.read(tensor.stop - tensor.start)
+            values[name[len(TOKENIZER_PREFIX) :]] = np.frombuffer(data, DTYPES[tensor.dtype])
+    tokenizer = tokenizer_from_dict(values)
+    place = header.tensors["tokens"]
+    if DTYPES[place.dtype] != tokenizer.dtype or len(place.shape) != 1 or not place.shape[0]:
+        raise ValueError("its tokens are not of the type that its vocabulary needs")
+    tokens = np.memmap(
+        file, tokenizer.dtype, "r", offset=header.data_start + place.start, shape=place.shape
+    )
+    described = dict(metadata["splits"])
+    splits, stop = {}, 0
+    for name in SPLIT_NAMES[: len(described)]:
+        split = Split(**described[name])
+        counts = (split.start, split.stop, split.bytes, 0 if split.chars is None else split.chars)
+        if any(type(n) is not int for n in counts) or not stop == split.start <= split.stop:
+            raise ValueError("its splits do not follow each other")
+        splits[name], stop = split, split.stop
+    if len(splits) != len(described) or stop != len(tokens):
+        raise ValueError("its splits are not the tokens")
+    start_token, source, digest = metadata["start_token"], metadata["source"], metadata["digest"]
+    if type(start_token) is not int or not 0 <= start_token < tokenizer.vocab_size:
+        raise ValueError("its start token is not in its vocabulary")
+    if not isinstance(source, dict) or not isinstance(digest, str):
+        raise ValueError("its source or its digest is missing")
+    return Contents(tokens, tokenizer, splits, start_token, source, digest)

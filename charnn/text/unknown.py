@@ -1,0 +1,93 @@
+"""Characters that a tokenizer never saw: what they are called, and which known ones are near."""
+
+from __future__ import annotations
+
+import unicodedata
+from collections.abc import Collection
+
+from charnn.errors import ConfigError, UnknownCharacter
+
+UNKNOWN = ("error", "skip", "replace")
+# What typesetters use where keyboards have another character; their names have little in common.
+PLAIN = {
+    **dict.fromkeys("‘’‚‛′´`", "'"),
+    **dict.fromkeys("“”„‟″«»", '"'),
+    **dict.fromkeys("‐‑‒–—―−", "-"),
+    **dict.fromkeys("\u00a0\u2028\u2029\t\r", " "),
+}
+ENOUGH_SHARED_WORDS = 0.65
+
+
+def check_choice(unknown: str) -> None:
+    """Raises ConfigError if `unknown` is not one of `UNKNOWN`."""
+    if unknown not in UNKNOWN:
+        raise ConfigError(f"unknown must be one of {', '.join(UNKNOWN)}, got {unknown!r}")
+
+
+def describe(character: str) -> str:
+    """A character for people, on any terminal: its printable form, code point and name."""
+    name = unicodedata.name(character, "")
+    return f"{character!r} (U+{ord(character):04X}{' ' if name else ''}{name})"
+
+
+def nearest(character: str, known: Collection[str], count: int = 3) -> list[str]:
+    """The known characters that could stand for `character`, the nearest first; perhaps none.
+
+    By case, then by what a keyboard has for it, then by its base (é: e), then by its name.
+    """
+    if unicodedata.category(character) == "Cs":
+        return []
+    plain = PLAIN.get(character, "")
+    base = [c for c in unicodedata.normalize("NFKD", character) if not unicodedata.combining(c)]
+    candidates = [*_cases(character), plain, *base[:1], *(_cases(base[0]) if base else [])]
+    found = [c for c in dict.fromkeys(candidates) if c in known and c != character]
+    if len(found) < count:
+        words = set(unicodedata.name(character, "").split())
+        found += [c for c in _by_name(words, known) if c not in found]
+    return found[:count]
+
+
+def _cases(character: str) -> list[str]:
+    changed = (character.swapcase(), character.lower(), character.upper(), character.casefold())
+    return [c for c in changed if len(c) == 1]
+
+
+def _by_name(words: set[str], known: Collection[str]) -> list[str]:
+    scored = []
+    for character in known:
+        others = set(unicodedata.name(character, "").split())
+        shared = len(words & others) / max(1, len(words | others))
+        if shared >= ENOUGH_SHARED_WORDS:
+            scored.append((-shared, character))
+    return [character for _, character in sorted(scored)]
+
+
+def unknown_character(
+    character: str, position: int, known: Collection[str], others: int
+) -> UnknownCharacter:
+    """The error for a character that is not known.
+
+    Args:
+        position: its place in the text, from 1.
+        others: how many more unknown characters the text holds.
+    """
+    near = [describe(c) for c in nearest(character, known)]
+    more = f", the first of {others + 1:,} unknown ones" if others else ""
+    hint = f"nearest known: {', '.join(near)}" if near else "no known character is near it"
+    return UnknownCharacter(
+        f"the tokenizer does not know {describe(character)}, at character {position:,}{more}; "
+        f"{hint}; leave it out with --unknown skip, put the nearest with --unknown replace"
+    )
+
+
+def not_a_character(code: int, position: int) -> UnknownCharacter:
+    """The error for a surrogate: half a character, or a byte that was not UTF-8.
+
+    Args:
+        position: its place in the text, from 1.
+    """
+    if 0xDC80 <= code <= 0xDCFF:
+        what = f"byte 0x{code - 0xDC00:02x} at position {position:,} is not UTF-8"
+    else:
+        what = f"U+{code:04X} at position {position:,} is half of a surrogate pair, no character"
+    return UnknownCharacter(f"{what}; leave it out with --unknown skip, or use a byte tokenizer")

@@ -1,0 +1,248 @@
+"""Begins and resumes trainings: from what a person asks to a `Trainer` on a locked run."""
+
+from __future__ import annotations
+
+import secrets
+import shutil
+import time
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import ExitStack, contextmanager, suppress
+from dataclasses import replace
+from pathlib import Path
+
+from charnn import checkpoint as checkpoints
+from charnn.config import DEFAULT_MINUTES, MAX_SEED, TOKENS_SUFFIX, TrainOptions
+from charnn.errors import ConfigError, DamagedFile, FileError
+from charnn.runs import Run, find_run, free_name, list_runs
+from charnn.tensor_file import os_error_line, replacing
+from charnn.text.sources import TextSource, open_source
+from charnn.text.sources import run_name as name_of_text
+from charnn.text.token_file import TokenFile, write_token_file
+from charnn.training import machine
+from charnn.training.recipe import Plan, make_plan, set_budget
+from charnn.training.trainer import Trainer
+
+Notify = Callable[[str], None]
+Progress = Callable[[int, int], None]
+
+
+def _ignore(_: str) -> None:
+    """Notes go nowhere unless the caller wants them."""
+
+
+def settle(options: TrainOptions) -> TrainOptions:
+    """The same options with seed, threads and device decided.
+
+    Raises:
+        ConfigError: the device is not there.
+    """
+    return replace(
+        options,
+        seed=secrets.randbelow(MAX_SEED + 1) if options.seed is None else options.seed,
+        threads=machine.default_threads() if options.threads is None else options.threads,
+        device=machine.choose_device(options.device),
+    )
+
+
+@contextmanager
+def start(
+    texts: Sequence[str],
+    options: TrainOptions,
+    root: Path,
+    *,
+    began: float | None = None,
+    notify: Notify = _ignore,
+    progress: Progress | None = None,
+) -> Iterator[tuple[Trainer, Plan]]:
+    """A new run on `texts`, locked while the block lasts; removed again if nothing is trained.
+
+    Args:
+        began: when the budget started, on the clock of `time.monotonic`.
+        notify: called with each thing that a person should know.
+        progress: called with bytes done and bytes in all while the text is read.
+
+    Raises:
+        CharnnError: a text, an option or the machine does not allow it.
+    """
+    began = time.monotonic() if began is None else began
+    options = settle(options)
+    machine.prepare(options.threads or 1)
+    run = _new_run(texts, options, root)
+    with run.lock() as warnings:
+        try:
+            for warning in warnings:
+                notify(warning)
+            tokens = _tokens_of(texts, options, run, progress)
+            for note in tokens.notes:
+                notify(note)
+            plan = make_plan(
+                options,
+                len(tokens.split("train")),
+                _valid_tokens(tokens),
+                tokens.tokenizer.vocab_size,
+                time.monotonic() - began,
+            )
+            for note in plan.notes:
+                notify(note)
+            trainer = Trainer(run, tokens, plan.model, plan.config, _deadline(options, began))
+            if trainer.batches.dropped:
+                notify(f"{trainer.batches.dropped:,} tokens at the end fill no window: left out")
+            yield trainer, plan
+        finally:
+            if not run.exists:
+                shutil.rmtree(run.folder, ignore_errors=True)
+
+
+@contextmanager
+def resume(
+    name: str | None,
+    options: TrainOptions,
+    root: Path,
+    *,
+    began: float | None = None,
+    notify: Notify = _ignore,
+) -> Iterator[Trainer]:
+    """Continues a run, the newest unfinished one if `name` is None; locked while the block lasts.
+
+    Of `options` only the budget counts, for a finished run, and threads and device.
+
+    Raises:
+        CharnnError: there is no such run, it is finished, in use, or damaged.
+    """
+    began = time.monotonic() if began is None else began
+    budget = options.given(("minutes", "epochs", "max_steps"))
+    run = find_run(root, name) if name else _newest_unfinished(root, bool(budget))
+    with run.lock() as warnings:
+        for warning in warnings:
+            notify(warning)
+        saved = checkpoints.load(run.last)
+        if saved.training is None:
+            raise DamagedFile(f"{run.last} holds a model only, no training that could go on")
+        config, progress = saved.training.config, saved.training.progress
+        config = replace(
+            config,
+            threads=options.threads or config.threads,
+            device=_device_for(config.device, options.device),
+        )
+        machine.prepare(config.threads)
+        tokens = TokenFile.open(run.tokens)
+        tokens.verify()
+        if tokens.digest != progress.get("tokens_digest"):
+            raise DamagedFile(f"{run.tokens} is not the text that run {run.name!r} was trained on")
+        finished = bool(progress.get("finished"))
+        if finished and not budget:
+            raise ConfigError(
+                f"run {run.name!r} is finished, after {config.max_steps:,} steps: give it a new "
+                "budget to train on, such as --minutes 3"
+            )
+        if budget and not finished:
+            raise ConfigError(
+                f"run {run.name!r} is not finished: resume it without a budget first, it keeps its own"
+            )
+        if budget:
+            config = replace(
+                config, schedule_start=config.max_steps, max_steps=config.max_steps + 1
+            )
+            config = set_budget(
+                replace(options, precision=config.precision),
+                saved.config,
+                config,
+                len(tokens.split("train")),
+                _valid_tokens(tokens),
+                time.monotonic() - began,
+            ).config
+            progress["finished"] = False
+            notify(
+                "a new budget: the learning rate rises and falls again, so the loss first gets "
+                "worse; it ends lower only if the budget is about as long as the last one, or longer"
+            )
+        then, now = progress.get("environment"), machine.environment(config)
+        if then != now and isinstance(then, dict):
+            changed = [f"{k} {then.get(k)} -> {now[k]}" for k in now if then.get(k) != now[k]]
+            notify(f"not the same bits as without the pause: {', '.join(changed)}")
+        trainer = Trainer(run, tokens, saved.config, config, _deadline(options, began))
+        trainer.restore(saved)
+        yield trainer
+
+
+def _new_run(texts: Sequence[str], options: TrainOptions, root: Path) -> Run:
+    if options.name is None:
+        return Run(root, free_name(root, name_of_text(texts[0])))
+    run = Run(root, options.name)
+    if run.exists:
+        raise FileError(
+            f"run {run.name!r} is there already: continue it with 'charnn train --resume --name "
+            f"{run.name}', or choose another name"
+        )
+    return run
+
+
+def _newest_unfinished(root: Path, finished_too: bool) -> Run:
+    runs = list_runs(root)
+    if not runs:
+        return find_run(root, None)  # which says what to do first
+    for run in runs:
+        if finished_too or not _is_finished(run):
+            return run
+    raise ConfigError(
+        f"no unfinished run in {root}/: the newest, {runs[0].name!r}, is finished; give it a new "
+        "budget to train on, such as --minutes 3"
+    )
+
+
+def _is_finished(run: Run) -> bool:
+    with suppress(FileError):
+        training = checkpoints.peek(run.last).get("training")
+        return training is None or bool(training["progress"].get("finished"))
+    return False
+
+
+def _device_for(saved: str, wanted: str) -> str:
+    if wanted != "auto":
+        return machine.choose_device(wanted)
+    with suppress(ConfigError):
+        return machine.choose_device(saved)
+    return machine.choose_device("auto")
+
+
+def _valid_tokens(tokens: TokenFile) -> int:
+    return len(tokens.split("valid")) if "valid" in tokens.splits else 0
+
+
+def _deadline(options: TrainOptions, began: float) -> float | None:
+    if options.minutes is None and options.given(("epochs", "max_steps")):
+        return None
+    return began + 60 * (options.minutes or DEFAULT_MINUTES)
+
+
+def _tokens_of(
+    texts: Sequence[str], options: TrainOptions, run: Run, progress: Progress | None
+) -> TokenFile:
+    """The run's own token file: written from the texts, or a copy of the one that was given."""
+    if any(text.endswith(TOKENS_SUFFIX) for text in texts):
+        if len(texts) > 1 or options.valid:
+            raise ConfigError("a .tokens file is a whole corpus: give it alone, without --valid")
+        given = TokenFile.open(texts[0])
+        given.verify()
+        try:
+            with open(texts[0], "rb") as given_file, replacing(run.tokens) as copy:
+                shutil.copyfileobj(given_file, copy, 1 << 20)
+        except OSError as error:
+            raise FileError(os_error_line(error, Path(texts[0]), "read")) from error
+        return TokenFile.open(run.tokens)
+    with ExitStack() as opened:
+
+        def read(names: Sequence[str]) -> TextSource:
+            return opened.enter_context(open_source(names, options.encoding, run.folder))
+
+        source = read(texts)
+        valid = read([options.valid]) if options.valid else None
+        return write_token_file(
+            run.tokens,
+            source,
+            tokenizer=options.tokenizer,
+            vocab_size=options.vocab_size,
+            split=options.split,
+            valid=valid,
+            progress=progress,
+        )

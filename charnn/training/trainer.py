@@ -1,0 +1,340 @@
+"""Truncated backpropagation through time, as a generator of events that can stop and go on.
+
+Shapes: B streams, T steps, V symbols.
+"""
+
+from __future__ import annotations
+
+import math
+import time
+from collections.abc import Iterator
+from typing import Any
+
+import torch
+from torch.nn.functional import cross_entropy
+
+from charnn import checkpoint as checkpoints
+from charnn.checkpoint import Checkpoint, TrainingState
+from charnn.config import ModelConfig, TrainConfig
+from charnn.errors import DamagedFile, TrainingError
+from charnn.evaluation import VALID_TOKENS, Score, TextSizes, carried, cold, network_of
+from charnn.generation.model import Model
+from charnn.model import LanguageModel, State, detach
+from charnn.model.state import pack_state, unpack_state
+from charnn.runs import MetricsLog, Run
+from charnn.text.token_file import TokenFile
+from charnn.training.batches import StreamBatches
+from charnn.training.events import Ended, Evaluated, Event, Sampled, Saved, StepDone, Warned
+from charnn.training.machine import environment
+from charnn.training.optimizer import adamw, learning_rate, pack_moments, unpack_moments
+
+
+SAMPLE_TOKENS = 200
+BAD_WINDOWS = 3
+OVERRUN = 1.15
+
+
+class Trainer:
+    """Trains one run; `run` yields what happens, `stop` ends it after the step at hand.
+
+    Everything that the next step depends on is in the checkpoint: weights, moments, counters, the
+    rate, the carried hidden state. Dropout masks depend on the seed and the step alone, so
+    validating, sampling and saving cannot change training.
+    """
+
+    def __init__(
+        self,
+        run: Run,
+        tokens: TokenFile,
+        model: ModelConfig,
+        config: TrainConfig,
+        deadline: float | None = None,
+    ) -> None:
+        """`deadline`, on the clock of `time.monotonic`, is not enforced: a risk is reported.
+
+        Raises:
+            TextError: the training part does not fill one window.
+        """
+        self.folder, self.token_file, self.config = run, tokens, config
+        self.deadline = deadline
+        self.network = LanguageModel(model)
+        self.network.reset_parameters(torch.Generator().manual_seed(config.seed))
+        self.network.to(config.device)
+        self.network.recurrent_dtype = getattr(torch, config.precision)
+        self.optimizer = adamw(self.network, config.learning_rate, config.weight_decay)
+        self.mask_generator = torch.Generator(device=config.device)
+        self.batches = StreamBatches(
+            tokens.split("train"), config.batch_size, config.bptt, model.vocab_size
+        )
+        valid = tokens.split("valid") if "valid" in tokens.splits else None
+        self.valid = valid if valid is not None and len(valid) > 1 else None
+        tokenizer = tokens.tokenizer
+        is_text = tokens.source["chars"] is not None
+        self.sizes = TextSizes(tokenizer.chars_per_token, tokenizer.bytes_per_token, is_text)
+        self.log = MetricsLog(run.metrics)
+        self.stopping = False
+        self.state: State = self.network.initial_state(config.batch_size)
+        self.step = 0
+        self.updates = 0
+        self.bad_windows = 0
+        self.rate_scale = 1.0
+        self.seconds = 0.0
+        self.loss_sum, self.loss_count = 0.0, 0  # since the last evaluation
+        self.best_loss: float | None = None
+        self.history: list[dict[str, Any]] = []
+        self.results: dict[str, Any] = {}
+        self.finished = False
+
+    def stop(self) -> None:
+        """Asks for an end: the step at hand is finished, the run saved, and the events end."""
+        self.stopping = True
+
+    def run(self) -> Iterator[Event]:
+        """Trains to the end of the budget, or until `stop`.
+
+        Raises:
+            TrainingError: the loss or its gradient was not finite three times in a row.
+            FileError: a checkpoint could not be written; the older one stands.
+        """
+        config = self.config
+        begin = clock = time.monotonic()
+        first_step, overrun_told = self.step, False
+        if self.step == 0:
+            yield from self._save()
+        while self.step < config.max_steps and not self.stopping:
+            done = self._train_window()
+            now = time.monotonic()
+            self.seconds += now - clock
+            speed = self.batches.tokens_per_window / max(now - clock, 1e-9)
+            clock = now
+            yield from self._report(StepDone(**done, seconds=self.seconds, tokens_per_second=speed))
+            yield from self._guard(done["learning_rate"])
+            if self.deadline and not overrun_told and self.step - first_step >= 50:
+                pace = (now - begin) / (self.step - first_step)
+                late = now + (config.max_steps - self.step) * pace - self.deadline
+                if late > 5 + (OVERRUN - 1) * (self.deadline - begin):
+                    overrun_told = True
+                    slow = f"slower than measured at the start: about {late:.0f} s over the budget"
+                    yield from self._report(Warned(self.step, slow))
+            last = self.step == config.max_steps
+            if self.valid is not None and (last or _due(self.step, config.eval_every)):
+                yield from self._evaluate(self.valid)
+            if config.sample_every and (last or _due(self.step, config.sample_every)):
+                yield from self._report(Sampled(self.step, self._write_sample()))
+            if last or _due(self.step, config.save_every):
+                yield from self._save()
+        if self.step == config.max_steps:
+            yield from self._finish()
+        else:
+            yield from self._save()
+            yield from self._report(Ended(self.step, "interrupted"))
+
+    def _train_window(self) -> dict[str, Any]:
+        config = self.config
+        window = self.batches.window(self.step)
+        if window.first:
+            self.state = self.network.initial_state(config.batch_size)
+        state = detach(self.state)  # gradients stop here, memory does not
+        self.network.train()
+        self.mask_generator.manual_seed((config.seed << 31) + self.step)
+        inputs, targets = window.inputs.to(config.device), window.targets.to(config.device)
+        logits, state = self.network(inputs, state, self.mask_generator)
+        loss = cross_entropy(logits.flatten(0, 1), targets.flatten())
+        self.optimizer.zero_grad()
+        loss.backward()  # type: ignore[no-untyped-call]  # torch's own signature
+        norm = float(
+            torch.nn.utils.clip_grad_norm_(self.network.parameters(), config.max_grad_norm)
+        )
+        rate = self.rate_scale * learning_rate(config, self.step)
+        nats = float(loss.detach())
+        if math.isfinite(nats) and math.isfinite(norm):
+            for group in self.optimizer.param_groups:
+                group["lr"] = rate
+            self.optimizer.step()
+            self.state = state
+            self.updates += 1
+            self.bad_windows = 0
+            self.loss_sum += nats
+            self.loss_count += 1
+        else:
+            self.bad_windows += 1
+            self.rate_scale /= 2
+        self.step += 1
+        return {
+            "step": self.step,
+            "max_steps": config.max_steps,
+            "tokens": self.step * self.batches.tokens_per_window,
+            "epoch": self.step / self.batches.windows_per_epoch,
+            "loss": nats,
+            "learning_rate": rate,
+            "grad_norm": norm,
+        }
+
+    def _guard(self, rate: float) -> Iterator[Event]:
+        if not self.bad_windows:
+            return
+        if self.bad_windows < BAD_WINDOWS:
+            skipped = "a loss or gradient is not finite: the window is skipped, the rate halved"
+            yield from self._report(Warned(self.step, skipped))
+            return
+        yield from self._save()
+        raise TrainingError(
+            f"training stopped at step {self.step}: the loss was not finite {BAD_WINDOWS} times in a "
+            f"row, at learning rate {rate:.3g}; what was learnt before is saved. Start again with a "
+            "lower --learning-rate, or with --precision float32"
+        )
+
+    def _evaluate(self, valid: Any) -> Iterator[Event]:
+        score = cold(self.network, valid, self.sizes, VALID_TOKENS)
+        loss = score.nats_per_token
+        best = math.isfinite(loss) and (self.best_loss is None or loss < self.best_loss)
+        self.history.append(
+            {
+                "step": self.step,
+                "tokens": self.step * self.batches.tokens_per_window,
+                "seconds": round(self.seconds, 3),
+                "train_loss": self.loss_sum / self.loss_count if self.loss_count else None,
+                "cold_256": loss if math.isfinite(loss) else None,
+                "targets": score.targets,
+            }
+        )
+        self.loss_sum, self.loss_count = 0.0, 0
+        yield from self._report(Evaluated(self.step, score, best))
+        if best:
+            self.best_loss = loss
+            checkpoints.save(self.folder.best, self.checkpoint(training=False))
+            yield from self._report(Saved(self.step, self.folder.best))
+
+    def _write_sample(self) -> str:
+        model = Model.from_checkpoint(self.checkpoint(training=False))
+        return model.generate(max_tokens=SAMPLE_TOKENS, seed=self.config.seed)
+
+    def _save(self) -> Iterator[Event]:
+        checkpoints.save(self.folder.last, self.checkpoint())
+        if self.valid is None:
+            checkpoints.save(self.folder.best, self.checkpoint(training=False))
+        yield from self._report(Saved(self.step, self.folder.last))
+
+    def _finish(self) -> Iterator[Event]:
+        """Scores the best model under both protocols, and writes the scores into it."""
+        cold_score = carried_score = None
+        if self.valid is not None:
+            best = checkpoints.load(self.folder.best)
+            network = network_of(best, self.config.device)
+            valid = self.valid[: self.config.final_tokens]
+            cold_score = cold(network, valid, self.sizes)
+            carried_score = carried(network, valid, self.sizes)
+            self.results = {"cold_256": cold_score.to_dict(), "carried": carried_score.to_dict()}
+            best.info["results"] = self.results
+            checkpoints.save(self.folder.best, best)
+        self.finished = True
+        yield from self._save()
+        yield from self._report(Ended(self.step, "finished", cold_score, carried_score))
+
+    def checkpoint(self, training: bool = True) -> Checkpoint:
+        """The run as it stands: a copy that later steps do not touch."""
+        tokens, config = self.token_file, self.config
+        weights = {
+            name: value.detach().to("cpu", torch.float32).numpy().copy()
+            for name, value in self.network.state_dict().items()
+        }
+        source = {key: tokens.source[key] for key in ("sha256", "bytes", "chars")}
+        info = {
+            "corpus": {
+                **source,
+                "tokens": {name: split.stop - split.start for name, split in tokens.splits.items()},
+            },
+            "recipe": config.to_dict(),
+            "step": self.step,
+            "tokens": self.step * self.batches.tokens_per_window,
+            "epoch": self.step / self.batches.windows_per_epoch,
+            "seconds": self.seconds,
+            "history": [dict(entry) for entry in self.history],
+            "results": self.results,
+        }
+        state = None
+        if training:
+            progress = {
+                "step": self.step,
+                "updates": self.updates,
+                "bad_windows": self.bad_windows,
+                "rate_scale": self.rate_scale,
+                "seconds": self.seconds,
+                "loss_sum": self.loss_sum,
+                "loss_count": self.loss_count,
+                "best_loss": self.best_loss,
+                "finished": self.finished,
+                "tokens_digest": tokens.digest,
+                "environment": environment(config),
+            }
+            arrays = pack_moments(self.network, self.optimizer) | pack_state(self.state)
+            state = TrainingState(config, progress, arrays)
+        return Checkpoint(
+            self.network.config,
+            tokens.tokenizer.to_dict(),
+            weights,
+            tokens.start_token,
+            info,
+            state,
+        )
+
+    def restore(self, saved: Checkpoint) -> None:
+        """Continues where `saved` stood, bit for bit on the same machine, torch and threads.
+
+        Raises:
+            DamagedFile: the checkpoint does not hold a training, or not all of it.
+        """
+        if saved.training is None:
+            raise DamagedFile("this checkpoint holds a model only, no training that could go on")
+        progress = saved.training.progress
+        try:
+            self.step, self.updates = int(progress["step"]), int(progress["updates"])
+            self.bad_windows = int(progress["bad_windows"])
+            self.rate_scale = float(progress["rate_scale"])
+            self.seconds = float(progress["seconds"])
+            self.loss_sum, self.loss_count = progress["loss_sum"], progress["loss_count"]
+            self.best_loss, self.finished = progress["best_loss"], progress["finished"]
+            self.history, self.results = saved.info["history"], saved.info["results"]
+        except (KeyError, TypeError, ValueError) as error:
+            raise DamagedFile(f"the training state is damaged: {error!r}") from None
+        weights = {name: torch.from_numpy(a) for name, a in saved.weights.items()}
+        self.network.load_state_dict(weights)
+        arrays, device = saved.training.arrays, self.config.device
+        unpack_moments(self.network, self.optimizer, arrays, self.updates)
+        self.state = unpack_state(self.state, arrays, device)
+        self.log.cut(self.step)
+
+    def _report(self, event: Event) -> Iterator[Event]:
+        """Logs an event, then hands it to whoever watches."""
+        warning = self.log.append(log_line(event, self.step, self.seconds))
+        yield event
+        if warning:
+            yield Warned(self.step, warning)
+
+
+def _due(step: int, every: int) -> bool:
+    return every > 0 and step % every == 0
+
+
+def log_line(event: Event, step: int, seconds: float) -> dict[str, Any]:
+    """An event as a line of metrics.jsonl."""
+    base: dict[str, Any] = {"step": step, "seconds": round(seconds, 3)}
+    if isinstance(event, StepDone):
+        values = {name: _finite(value) for name, value in vars(event).items()}
+        return {"event": "step", **values, "seconds": base["seconds"]}
+    if isinstance(event, Evaluated):
+        score = event.cold_256.to_dict()
+        return {"event": "eval", **base, "cold_256": score, "best": event.best}
+    if isinstance(event, Sampled):
+        return {"event": "sample", **base, "text": event.text}
+    if isinstance(event, Saved):
+        return {"event": "save", **base, "file": event.path.name}
+    if isinstance(event, Warned):
+        return {"event": "warning", **base, "message": event.message}
+    scores = {"cold_256": event.cold_256, "carried": event.carried}
+    found = {name: score.to_dict() for name, score in scores.items() if isinstance(score, Score)}
+    return {"event": "end", **base, "reason": event.reason, **found}
+
+
+def _finite(value: float) -> float | None:
+    return value if math.isfinite(value) else None

@@ -1,0 +1,22 @@
+"""What all tests share: the same examples on every run, and nothing of the developer's shell."""
+
+from __future__ import annotations
+
+import os
+
+from hypothesis import settings
+
+# No deadline: the machines that run this are shared. Derandomised: what failed once fails again.
+settings.register_profile("charnn", deadline=None, max_examples=40, derandomize=True, database=None)
+settings.load_profile("charnn")
+
+# Variables that change what charnn, rich and typer print, or where charnn looks for runs.
+for name in list(os.environ):
+    if name.startswith(("CHARNN_", "TTY_")) or name in {
+        "COLUMNS",
+        "FORCE_COLOR",
+        "GITHUB_ACTIONS",
+        "NO_COLOR",
+        "PY_COLORS",
+    }:
+        del os.environ[name]

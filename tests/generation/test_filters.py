@@ -1,0 +1,146 @@
+import math
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from charnn.config import SamplingConfig
+from charnn.errors import ConfigError
+from charnn.generation.filters import (
+    FILTERS,
+    active_filters,
+    min_p,
+    repetition_penalty,
+    temperature,
+    top_k,
+    top_p,
+)
+
+# Probabilities .1 .4 .2 .3
+LOGITS = np.log([0.1, 0.4, 0.2, 0.3])
+GONE = -math.inf
+
+
+def probabilities(logits):
+    weights = np.exp(logits - logits.max())
+    return weights / weights.sum()
+
+
+def kept(logits):
+    return np.flatnonzero(np.isfinite(logits)).tolist()
+
+
+def test_temperature_2_takes_the_root_of_each_probability():
+    expected = np.sqrt([0.1, 0.4, 0.2, 0.3])
+    actual = probabilities(temperature(LOGITS, 2.0))
+    np.testing.assert_allclose(actual, expected / expected.sum(), rtol=1e-12)
+
+
+def test_temperature_0_leaves_the_likeliest_and_the_lowest_id_wins_a_tie():
+    assert [1] == kept(temperature(LOGITS, 0))
+    assert [1] == kept(temperature(np.array([0.0, 5.0, 5.0, 1.0]), 0))
+
+
+def test_a_temperature_next_to_0_is_greedy_without_a_warning():
+    assert [0, 1, 0, 0] == probabilities(temperature(LOGITS * 1e30, 5e-324)).tolist()
+
+
+@pytest.mark.parametrize(
+    ("k", "expected"), [(1, [1]), (2, [1, 3]), (3, [1, 2, 3]), (9, [0, 1, 2, 3])]
+)
+def test_top_k_keeps_the_k_likeliest(k, expected):
+    assert expected == kept(top_k(LOGITS, k))
+
+
+def test_top_k_keeps_exactly_k_and_the_lowest_ids_of_equals():
+    assert [0, 1, 3] == kept(top_k(np.array([1.0, 1.0, 0.0, 2.0, 1.0]), 3))
+
+
+@pytest.mark.parametrize(
+    ("p", "expected"),
+    [(0.0, [1]), (0.39, [1]), (0.5, [1, 3]), (0.75, [1, 2, 3]), (0.95, [0, 1, 2, 3])],
+)
+def test_top_p_keeps_the_fewest_that_reach_p_together(p, expected):
+    assert expected == kept(top_p(LOGITS, p))
+
+
+def test_top_p_takes_lower_ids_first_among_equals():
+    assert [0, 1] == kept(top_p(np.zeros(4), 0.4))
+
+
+@pytest.mark.parametrize(
+    ("p", "expected"), [(0.2, [0, 1, 2, 3]), (0.3, [1, 2, 3]), (0.6, [1, 3]), (1.0, [1])]
+)
+def test_min_p_keeps_what_is_at_least_p_times_as_likely_as_the_likeliest(p, expected):
+    assert expected == kept(min_p(LOGITS, p))
+
+
+def test_repetition_penalty_divides_positive_and_multiplies_negative_logits_once():
+    logits = np.array([2.0, -2.0, 3.0, -3.0])
+    assert [1.0, -4.0, 3.0, -3.0] == repetition_penalty(logits, 2.0, [0, 1, 0, 0]).tolist()
+    assert logits.tolist() == repetition_penalty(logits, 2.0, []).tolist()
+
+
+@pytest.mark.parametrize("name", FILTERS)
+def test_a_filter_does_not_change_what_it_is_given(name):
+    given_logits = LOGITS.copy()
+    FILTERS[name][0](given_logits, 0.5, [1, 2])
+    np.testing.assert_array_equal(LOGITS, given_logits)
+
+
+@given(
+    st.lists(st.floats(-1e38, 1e38), min_size=1, max_size=9),
+    st.floats(0, 1000),
+    st.integers(1, 9),
+    st.floats(0, 1),
+    st.floats(0.001, 1),
+    st.floats(0.1, 10),
+)
+def test_no_combination_rules_out_every_token(values, heat, k, p, share, penalty):
+    logits = np.array(values)
+    settings = {"temperature": heat, "top_k": k, "top_p": p, "min_p": share}
+    for apply, setting in active_filters({**settings, "repetition_penalty": penalty}):
+        logits = apply(logits, setting, [0])
+    assert not np.isnan(logits).any()
+    assert kept(logits)
+
+
+def test_filters_that_are_off_are_not_called():
+    off = {"temperature": 1.0, "top_k": 0, "top_p": 1.0, "min_p": 0.0, "repetition_penalty": 1.0}
+    assert [] == active_filters(off)
+    assert [] == active_filters({})
+
+
+def test_filters_come_in_the_order_of_the_table_whatever_the_order_given():
+    expected = [(FILTERS["temperature"][0], 0.5), (FILTERS["top_k"][0], 3)]
+    assert expected == active_filters({"top_k": 3, "temperature": 0.5})
+
+
+def test_an_unknown_filter_is_refused_with_the_names_of_the_known():
+    with pytest.raises(ConfigError, match=r"'heat'.*repetition_penalty, temperature, top_k"):
+        active_filters({"heat": 1})
+
+
+@pytest.mark.parametrize(
+    ("name", "value"),
+    [
+        ("temperature", -1),
+        ("temperature", math.nan),
+        ("temperature", math.inf),
+        ("top_k", -1),
+        ("top_k", 1.5),
+        ("top_p", 1.01),
+        ("min_p", -0.1),
+        ("repetition_penalty", 0),
+    ],
+)
+def test_a_setting_out_of_range_is_refused_by_name(name, value):
+    with pytest.raises(ConfigError, match=name):
+        active_filters({name: value})
+    with pytest.raises(ConfigError, match=name):
+        SamplingConfig(**{name: value})
+
+
+def test_every_filter_has_its_default_and_range_in_the_configuration():
+    assert set(FILTERS) <= set(SamplingConfig.__dataclass_fields__)

@@ -1,0 +1,76 @@
+import numpy as np
+import pytest
+
+from charnn.checkpoint import Checkpoint
+from charnn.config import ModelConfig
+from charnn.errors import ConfigError, DamagedFile, UnknownCharacter
+from charnn.generation import Model
+from charnn.text.tokenizers import ByteTokenizer, CharTokenizer
+
+
+@pytest.fixture(scope="module")
+def checkpoint():
+    tokenizer = CharTokenizer.learn("\nabcdef")
+    config = ModelConfig(tokenizer.vocab_size, "gru", 8, 8, 2)
+    generator = np.random.default_rng(0)
+    weights = {
+        n: generator.normal(0, 0.5, s).astype(np.float32) for n, s in config.tensor_shapes().items()
+    }
+    return Checkpoint(config, tokenizer.to_dict(), weights, 0, {"note": "hello"})
+
+
+@pytest.fixture(scope="module")
+def model(checkpoint):
+    return Model.from_checkpoint(checkpoint)
+
+
+def test_a_model_knows_its_shape_tokenizer_and_information(model, checkpoint):
+    assert checkpoint.config == model.config
+    assert 7 == model.tokenizer.vocab_size
+    assert {"note": "hello"} == model.info
+
+
+def test_generate_is_the_joined_stream(model):
+    options = {"max_tokens": 30, "temperature": 0.7, "top_k": 5, "seed": 4}
+    assert "".join(model.stream("ab", **options)) == model.generate("ab", **options)
+    assert 30 == len(model.generate("ab", **options))
+
+
+def test_the_prompt_is_in_the_text_only_with_echo(model):
+    plain = model.generate("abc", max_tokens=5, seed=1)
+    assert "abc" + plain == model.generate("abc", max_tokens=5, seed=1, echo=True)
+
+
+def test_no_seed_is_another_text_each_time(model):
+    assert model.generate(max_tokens=60) != model.generate(max_tokens=60)
+
+
+def test_sample_i_of_a_seed_does_not_depend_on_the_others(model):
+    third = model.generate(max_tokens=40, seed=1, index=2)
+    assert third == "".join(model.write(seed=1, index=2))[:40]
+    assert third != model.generate(max_tokens=40, seed=1, index=1)
+
+
+def test_one_stop_string_may_be_given_as_it_is(model):
+    text = model.generate(max_tokens=200, temperature=1.0, seed=1, stop="a")
+    assert "a" not in text
+    assert text == model.generate(max_tokens=200, temperature=1.0, seed=1, stop=["a"])
+
+
+@pytest.mark.parametrize(
+    "options", [{"temperature": -1}, {"seed": -1}, {"max_tokens": -1}, {"stop": ""}]
+)
+def test_a_wrong_option_is_refused_at_the_call_not_at_the_first_piece(model, options):
+    with pytest.raises(ConfigError):
+        model.stream(**options)
+
+
+def test_an_unknown_character_is_refused_at_the_call(model):
+    with pytest.raises(UnknownCharacter):
+        model.stream("Z")
+
+
+def test_a_tokenizer_of_another_size_than_the_network_is_refused(checkpoint):
+    other = Checkpoint(checkpoint.config, ByteTokenizer().to_dict(), checkpoint.weights, 0)
+    with pytest.raises(DamagedFile, match="256 tokens, its network 7"):
+        Model.from_checkpoint(other)

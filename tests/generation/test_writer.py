@@ -1,0 +1,185 @@
+import math
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from charnn.config import SamplingConfig
+from charnn.errors import ConfigError, UnknownCharacter
+from charnn.generation.sampler import Sampler
+from charnn.generation.writer import StopMatcher, Writing
+from charnn.text.tokenizers import ByteTokenizer, CharTokenizer
+
+
+class Script:
+    """A network that writes a given list of ids, whatever it reads; remembers what it read."""
+
+    def __init__(self, vocab_size, script, prompt_length=1):
+        self.vocab_size, self.script, self.prompt_length = vocab_size, script, prompt_length
+        self.read = []
+
+    def initial_state(self):
+        return ()
+
+    def step(self, token, state):
+        self.read.append(token)
+        logits = np.full(self.vocab_size, -1000.0, np.float32)
+        position = len(self.read) - self.prompt_length
+        logits[self.script[position % len(self.script)]] = 0
+        return logits, state
+
+    def feed(self, tokens, state):
+        for token in tokens:
+            logits, state = self.step(token, state)
+        return logits, state
+
+
+def write(text, tokenizer=None, prompt="", max_tokens=None, stop=(), **options):
+    tokenizer = tokenizer or CharTokenizer.learn("\nab" + text + prompt)
+    script = tokenizer.encode(text).tolist()
+    length = len(tokenizer.encode(prompt)) or 1
+    sampler = Sampler(Script(tokenizer.vocab_size, script, length), 1)
+    config = SamplingConfig(max_tokens=len(script) if max_tokens is None else max_tokens, stop=stop)
+    return Writing(sampler, tokenizer, prompt, 0, config, **options)
+
+
+def pieces_and_reason(*args, **options):
+    writing = write(*args, **options)
+    return list(writing), writing.finish_reason
+
+
+def test_the_prompt_comes_first_then_each_character_as_a_piece():
+    writing = write("bab", prompt="ab")
+    assert ["ab", "b", "a", "b"] == list(writing)
+    assert ("bab", "length", 3) == (writing.text, writing.finish_reason, writing.tokens)
+
+
+def test_without_echo_only_what_is_new_is_written():
+    assert ["b", "a"] == list(write("ba", prompt="ab", echo=False))
+
+
+def test_a_prompt_is_read_once_from_the_start_and_nothing_before_it():
+    tokenizer = CharTokenizer.learn("\nab")
+    network = Script(3, [1, 2], prompt_length=2)
+    list(Writing(Sampler(network, 1), tokenizer, "ab", 0, SamplingConfig(max_tokens=3)))
+    assert [1, 2, 1, 2, 1] == network.read
+
+
+def test_without_a_prompt_the_start_token_is_read_and_not_shown():
+    tokenizer = CharTokenizer.learn("\nab")
+    network = Script(3, [1, 2])
+    writing = Writing(Sampler(network, 1), tokenizer, "", 0, SamplingConfig(max_tokens=2))
+    assert ["a", "b"] == list(writing)
+    assert [0, 1, 2] == network.read
+
+
+def test_no_token_asked_for_writes_the_prompt_alone():
+    writing = write("b", prompt="a", max_tokens=0)
+    assert ["a"] == list(writing)
+    assert ("length", 0, None) == (writing.finish_reason, writing.tokens, writing.bits_per_char)
+
+
+def test_an_unknown_character_is_refused_before_anything_is_written():
+    tokenizer = CharTokenizer.learn("\nab")
+    arguments = Sampler(Script(3, [1]), 1), tokenizer, "aZ", 0, SamplingConfig(max_tokens=1)
+    with pytest.raises(UnknownCharacter, match="Z"):
+        Writing(*arguments)
+    assert ["aZ", "a"] == list(Writing(*arguments, unknown="skip"))
+
+
+def test_a_prompt_of_which_nothing_is_known_starts_as_a_text_starts():
+    tokenizer = CharTokenizer.learn("\nab")
+    network = Script(3, [1])
+    config = SamplingConfig(max_tokens=1)
+    assert ["Z", "a"] == list(Writing(Sampler(network, 1), tokenizer, "Z", 0, config, "skip"))
+    assert [0, 1] == network.read
+
+
+def test_a_stop_string_that_straddles_tokens_is_not_printed():
+    assert (["x", "y"], "stop") == pieces_and_reason("xyabz", stop=("ab",))
+
+
+def test_a_stop_string_that_begins_inside_its_own_beginning_is_found():
+    assert (["a"], "stop") == pieces_and_reason("aab", stop=("ab",))
+    assert (["abx"], "stop") == pieces_and_reason("abxababb", stop=("ababb",))
+
+
+def test_what_only_looked_like_a_stop_string_is_shown_as_soon_as_it_is_known():
+    assert (["x", "ac", "y"], "length") == pieces_and_reason("xacy", stop=("ab",))
+
+
+def test_held_back_text_is_written_at_the_end():
+    assert (["x", "a"], "length") == pieces_and_reason("xa", stop=("ab",))
+
+
+def test_of_several_stop_strings_the_first_completed_wins():
+    assert (["x"], "stop") == pieces_and_reason("xabc", stop=("bc", "ab"))
+    assert (["x"], "stop") == pieces_and_reason("xabc", stop=("abc", "bc"))
+
+
+def test_a_stop_string_in_the_prompt_stops_nothing():
+    assert (["ab", "b", "x"], "length") == pieces_and_reason("bx", prompt="ab", stop=("ab",))
+
+
+def test_a_stop_string_that_ends_with_the_last_token_stops():
+    assert (["x"], "stop") == pieces_and_reason("xab", stop=("ab",))
+
+
+def test_an_empty_stop_string_is_refused():
+    with pytest.raises(ConfigError, match="stop"):
+        SamplingConfig(stop=("",))
+
+
+def first_stop(text, stops):
+    """The definition, without streaming: cut before the stop string that is complete first."""
+    for end in range(len(text) + 1):
+        starts = [end - len(s) for s in stops if text[:end].endswith(s)]
+        if starts:
+            return text[: min(starts)], True
+    return text, False
+
+
+@given(
+    st.lists(st.text("ab", max_size=4), max_size=8),
+    st.lists(st.text("ab", min_size=1, max_size=4), max_size=3),
+)
+def test_stopping_does_not_depend_on_how_the_text_is_cut_into_pieces(pieces, stops):
+    matcher, shown = StopMatcher(stops), ""
+    for piece in pieces:
+        shown += matcher.push(piece)
+        if matcher.found:
+            break
+        # No more is held back than could still become a stop string.
+        assert matcher.held == "" or any(s.startswith(matcher.held) for s in stops)
+    assert first_stop("".join(pieces), stops) == (shown + matcher.flush(), matcher.found)
+
+
+def test_a_character_of_several_bytes_is_one_piece():
+    writing = write("aé€", ByteTokenizer())
+    assert ["a", "é", "€"] == list(writing)
+    assert 6 == writing.tokens
+
+
+def test_a_character_cut_off_by_the_length_comes_as_the_bytes_it_is():
+    writing = write("é", ByteTokenizer(), max_tokens=1)
+    assert ["\udcc3"] == list(writing)
+
+
+def test_a_stop_string_is_compared_in_characters_not_bytes():
+    assert (["x"], "stop") == pieces_and_reason("xé€y", ByteTokenizer(), stop=("é€",))
+
+
+def test_bits_per_char_count_the_characters_of_what_was_chosen():
+    writing = write("é€", ByteTokenizer())
+    sampler = writing._sampler
+    list(writing)
+    sampler.nats = 10 * math.log(2)
+    assert writing.bits_per_char == pytest.approx(5)
+
+
+def test_a_text_that_nobody_reads_to_its_end_was_interrupted():
+    writing = write("abab")
+    pieces = iter(writing)
+    assert ["a", "b"] == [next(pieces), next(pieces)]
+    assert ("ab", "interrupt", 2) == (writing.text, writing.finish_reason, writing.tokens)

@@ -1,0 +1,176 @@
+"""The house rules of ARCHITECTURE.md, read from the source and tried in fresh processes."""
+
+from __future__ import annotations
+
+import ast
+import subprocess
+import sys
+from collections.abc import Iterator
+from functools import cache
+from graphlib import TopologicalSorter
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).resolve().parent.parent
+MAX_LINES = 350
+
+PLAIN = {"errors", "version"}
+GROUND = PLAIN | {"config", "tensor_file", "text", "checkpoint", "runs"}
+# Room -> the rooms, or single modules of a room, that it may import.
+MAY_IMPORT = {
+    "errors": set(),
+    "version": set(),
+    "config": {"errors"},
+    "tensor_file": PLAIN,
+    "text": PLAIN | {"config", "tensor_file"},
+    "checkpoint": PLAIN | {"config", "tensor_file"},
+    "runs": PLAIN | {"config", "tensor_file"},
+    "model": {"config", "errors"},
+    "evaluation": GROUND | {"model"},
+    "generation": GROUND,
+    "training": GROUND | {"evaluation", "generation", "model"},
+    "export": GROUND | {"generation"},
+    "analysis": GROUND | {"evaluation", "generation", "model", "training.batches"},
+}
+# The public API and the command line stand above all rooms.
+ROOFS = {"__init__", "__main__", "cli"}
+
+# Package -> the rooms that may import it. Anything else must come with Python.
+PACKAGES = {
+    "numpy": {*MAY_IMPORT, *ROOFS} - {"errors", "version", "config"},
+    "rich": {"cli"},
+    "safetensors": {"checkpoint", "tensor_file", "text"},
+    "sentencepiece": {"text"},
+    "torch": {"evaluation", "model", "training"},
+    "typer": {"cli"},
+}
+UNSAFE_MODULES = {"dill", "joblib", "marshal", "pickle", "shelve"}
+TORCH_ROOMS = PACKAGES["torch"] | {"analysis"}
+
+
+def module_name(path: Path) -> str:
+    parts = path.relative_to(ROOT / "charnn").with_suffix("").parts
+    if len(parts) > 1 and parts[-1] == "__init__":
+        parts = parts[:-1]
+    return ".".join(parts)
+
+
+MODULES = {module_name(path): path for path in sorted((ROOT / "charnn").rglob("*.py"))}
+
+
+def room_of(module: str) -> str:
+    return module.partition(".")[0]
+
+
+@cache
+def syntax_of(module: str) -> ast.Module:
+    return ast.parse(MODULES[module].read_text(encoding="utf-8"))
+
+
+def imports_of(module: str) -> Iterator[str]:
+    """Full names of what a module imports, anywhere in it: "torch.nn", "charnn.text.sources"."""
+    for node in ast.walk(syntax_of(module)):
+        if isinstance(node, ast.Import):
+            yield from (alias.name for alias in node.names)
+        elif isinstance(node, ast.ImportFrom):
+            assert node.level == 0, f"charnn/{module}: import by the full name, not a relative one"
+            assert node.module is not None
+            for alias in node.names:
+                full = f"{node.module}.{alias.name}"
+                is_module = full.removeprefix("charnn.") in MODULES
+                yield full if is_module else node.module
+
+
+def rooms_imported_by(module: str) -> set[str]:
+    """Modules of charnn that a module imports, without the leading "charnn."."""
+    names = {name for name in imports_of(module) if room_of(name) == "charnn"}
+    return {name.removeprefix("charnn.") if name != "charnn" else "__init__" for name in names}
+
+
+@pytest.mark.parametrize("module", MODULES)
+def test_a_module_imports_only_what_its_room_may(module: str) -> None:
+    room = room_of(module)
+    if room in ROOFS:
+        return
+    assert room in MAY_IMPORT, f"{room} is a new room: add it to the table, here and in the page"
+    strangers = {
+        name
+        for name in rooms_imported_by(module)
+        if room_of(name) not in MAY_IMPORT[room] | {room} and name not in MAY_IMPORT[room]
+    }
+    assert set() == strangers
+
+
+@pytest.mark.parametrize("module", MODULES)
+def test_a_module_imports_only_packages_that_its_room_may(module: str) -> None:
+    packages = {room_of(name) for name in imports_of(module)} - {"charnn"}
+    foreign = packages - sys.stdlib_module_names
+    assert set() == {name for name in foreign if room_of(module) not in PACKAGES.get(name, set())}
+
+
+def test_no_imports_go_round_in_a_circle() -> None:
+    graph = {module: rooms_imported_by(module) - {module} for module in MODULES}
+    TopologicalSorter(graph).prepare()
+
+
+@pytest.mark.parametrize("module", MODULES)
+def test_nothing_in_the_package_runs_code_that_a_file_brings(module: str) -> None:
+    assert set() == {room_of(name) for name in imports_of(module)} & UNSAFE_MODULES
+    calls = {
+        ast.unparse(node.func) for node in ast.walk(syntax_of(module)) if isinstance(node, ast.Call)
+    }
+    assert set() == calls & {"eval", "exec", "compile", "__import__", "torch.load"}
+    keywords = {node.arg for node in ast.walk(syntax_of(module)) if isinstance(node, ast.keyword)}
+    assert "allow_pickle" not in keywords
+
+
+@pytest.mark.parametrize("module", [name for name in MODULES if room_of(name) != "cli"])
+def test_the_core_prints_nothing(module: str) -> None:
+    names = {node.id for node in ast.walk(syntax_of(module)) if isinstance(node, ast.Name)}
+    assert "print" not in names
+    attributes = {
+        ast.unparse(node) for node in ast.walk(syntax_of(module)) if isinstance(node, ast.Attribute)
+    }
+    assert set() == attributes & {"sys.stdout", "sys.stderr"}
+
+
+@pytest.mark.parametrize("module", MODULES)
+def test_a_module_is_short_enough_to_read(module: str) -> None:
+    lines = len(MODULES[module].read_text(encoding="utf-8").splitlines())
+    assert lines < MAX_LINES, f"charnn/{module} asks to become two modules"
+
+
+def run_python(code: str) -> None:
+    done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True)
+    assert 0 == done.returncode, done.stderr
+
+
+def test_importing_charnn_leaves_torch_out() -> None:
+    run_python("import sys, charnn; assert 'torch' not in sys.modules")
+
+
+def test_importing_the_command_line_leaves_torch_out() -> None:
+    run_python("import sys, charnn.cli; assert 'torch' not in sys.modules")
+
+
+def test_help_leaves_torch_out() -> None:
+    run_python(
+        "import sys\n"
+        "from charnn.cli import main\n"
+        "sys.argv = ['charnn', '--help']\n"
+        "try:\n"
+        "    main()\n"
+        "except SystemExit as end:\n"
+        "    assert not end.code, end.code\n"
+        "assert 'torch' not in sys.modules\n"
+        "assert 'pydantic' not in sys.modules  # what newer releases of typer bring along\n"
+    )
+
+
+def test_the_rooms_without_torch_leave_it_out() -> None:
+    light = [
+        name for name in MODULES if room_of(name) not in TORCH_ROOMS | {"__init__", "__main__"}
+    ]
+    imports = "\n".join(f"import charnn.{name}" for name in light)
+    run_python(f"import sys\n{imports}\nassert 'torch' not in sys.modules")

@@ -1,0 +1,111 @@
+"""The files around the package agree with it and with each other."""
+
+from __future__ import annotations
+
+import re
+import shutil
+import subprocess
+import sys
+import zipfile
+from collections.abc import Iterator
+from importlib import metadata
+from pathlib import Path
+from typing import Any
+
+import pytest
+from packaging.requirements import Requirement
+from packaging.utils import canonicalize_name
+
+if sys.version_info >= (3, 11):
+    import tomllib
+else:
+    import tomli as tomllib
+
+ROOT = Path(__file__).resolve().parent.parent
+PYTHONS = ["3.10", "3.11", "3.12", "3.13"]
+PROJECT: dict[str, Any] = tomllib.loads((ROOT / "pyproject.toml").read_text("utf-8"))["project"]
+RANGES = [
+    Requirement(line)
+    for lines in [PROJECT["dependencies"], *PROJECT["optional-dependencies"].values()]
+    for line in lines
+]
+
+
+def pins_for(python: str) -> dict[str, str]:
+    """Package -> version that constraints.txt gives to one version of Python."""
+    pins: dict[str, str] = {}
+    for line in (ROOT / "constraints.txt").read_text("utf-8").splitlines():
+        if not line or line.startswith("#"):
+            continue
+        pin = Requirement(line)
+        if pin.marker is None or pin.marker.evaluate({"python_version": python}):
+            (version,) = pin.specifier
+            assert "==" == version.operator, line
+            assert pin.name not in pins, f"{pin.name} is pinned twice for Python {python}"
+            pins[canonicalize_name(pin.name)] = version.version
+    return pins
+
+
+def needed_by(requirements: list[Requirement], seen: set[str]) -> Iterator[str]:
+    """Names of the installed packages that requirements lead to, in this environment."""
+    for requirement in requirements:
+        name = canonicalize_name(requirement.name)
+        if name in seen or (requirement.marker and not requirement.marker.evaluate({"extra": ""})):
+            continue
+        seen.add(name)
+        yield name
+        yield from needed_by([Requirement(line) for line in metadata.requires(name) or []], seen)
+
+
+@pytest.mark.parametrize("python", PYTHONS)
+def test_every_dependency_has_one_pin_inside_its_range(python: str) -> None:
+    pins = pins_for(python)
+    assert set() == {range_.name for range_ in RANGES} - set(pins)
+    assert [] == [str(range_) for range_ in RANGES if pins[range_.name] not in range_.specifier]
+
+
+def test_what_the_dependencies_need_is_pinned_too() -> None:
+    needed = set(needed_by(RANGES, set()))
+    # What only the CUDA build of PyTorch needs follows from torch's own exact pins.
+    needed = {name for name in needed if not name.startswith(("cuda-", "nvidia-", "triton"))}
+    assert set() == needed - set(pins_for("{}.{}".format(*sys.version_info)))
+
+
+def test_the_licence_is_mit() -> None:
+    text = (ROOT / "LICENSE").read_text("utf-8")
+    assert text.startswith("MIT License\n\nCopyright (c) 2026 charnn contributors\n")
+    assert "MIT" == PROJECT["license"]
+
+
+def test_the_file_map_of_the_readme_names_what_exists() -> None:
+    readme = (ROOT / "README.md").read_text("utf-8")
+    section = re.search(r"^## File map$(.*?)(?=^## |\Z)", readme, re.MULTILINE | re.DOTALL)
+    assert section, "README.md has no section '## File map'"
+    named = set(re.findall(r"`([^`\s]+)`", section[1]))
+    assert [] == sorted(name for name in named if not (ROOT / name).exists())
+
+    rooms = {
+        f"charnn/{path.name}{'/' if path.is_dir() else ''}"
+        for path in (ROOT / "charnn").iterdir()
+        if path.suffix == ".py" or (path / "__init__.py").exists()
+    }
+    pages = {path.name for path in ROOT.glob("*.md")} - {"README.md"}
+    folders = {"benchmarks/", "checkpoints/", "corpora/", "tests/"}
+    assert set() == rooms - {"charnn/version.py"} | pages | folders - named
+
+
+@pytest.mark.slow
+def test_a_wheel_holds_the_whole_package(tmp_path: Path) -> None:
+    source = tmp_path / "a folder with spaces"
+    source.mkdir()
+    for name in ("pyproject.toml", "README.md", "LICENSE"):
+        shutil.copy(ROOT / name, source)
+    shutil.copytree(ROOT / "charnn", source / "charnn", ignore=shutil.ignore_patterns("*.pyc"))
+    command = [sys.executable, "-m", "pip", "wheel", "--no-index", "--no-deps"]
+    command += ["--no-build-isolation", "--wheel-dir", str(tmp_path), str(source)]
+    subprocess.run(command, check=True, capture_output=True)
+
+    (wheel,) = tmp_path.glob("charnn-*.whl")
+    held = {name for name in zipfile.ZipFile(wheel).namelist() if name.startswith("charnn/")}
+    files = [path for path in (source / "charnn").rglob("*") if path.is_file()]
+    assert {path.relative_to(source).as_posix() for path in files} == held

@@ -1,0 +1,357 @@
+from __future__ import annotations
+
+import gc
+import io
+import os
+import signal
+import subprocess
+import sys
+import threading
+import time
+from pathlib import Path
+from types import SimpleNamespace
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from charnn.errors import FileError, TextError
+from charnn.text import encodings, sources
+from charnn.text.sources import open_source, run_name
+
+
+@pytest.fixture(autouse=True)
+def _in_a_folder_of_its_own(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+
+
+def put(path: str, data: bytes | str) -> str:
+    Path(path).parent.mkdir(parents=True, exist_ok=True)
+    Path(path).write_bytes(data if isinstance(data, bytes) else data.encode())
+    return path
+
+
+def whole(*texts: str, encoding: str = "utf-8") -> bytes:
+    with open_source(texts, encoding) as source:
+        first = b"".join(source.chunks())
+        assert first == b"".join(source.chunks()), "it reads differently the second time"
+        return first
+
+
+def complaint(*texts: str, encoding: str = "utf-8") -> str:
+    with pytest.raises((TextError, FileError)) as error, open_source(texts, encoding) as source:
+        list(source.texts())
+    assert "\n" not in str(error.value)
+    return str(error.value)
+
+
+@given(data=st.binary(max_size=200), size=st.integers(1, 9))
+def test_a_file_is_read_exactly_as_it_is_whatever_the_size_of_chunks(
+    data: bytes, size: int
+) -> None:
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(sources, "CHUNK_BYTES", size)
+        assert data == whole(put("book.txt", data))
+
+
+@given(text=st.text(max_size=60), size=st.integers(1, 9))
+def test_no_chunk_ends_inside_a_character(text: str, size: int) -> None:
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(sources, "CHUNK_BYTES", size)
+        with open_source([put("book.txt", text)]) as source:
+            assert text.removeprefix("\ufeff") == "".join(source.texts())
+
+
+def test_a_chunk_ends_with_a_line_where_it_can(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(sources, "CHUNK_BYTES", 1000)
+    with open_source([put("book.txt", "a line of text\r\n" * 500)]) as source:
+        chunks = list(source.chunks())
+    assert len(chunks) > 5
+    assert all(chunk.endswith(b"\r\n") for chunk in chunks)
+
+
+def test_files_are_joined_by_a_newline_where_one_is_missing() -> None:
+    files = [put("b.txt", "second"), put("a.txt", "first\n"), put("empty.txt", ""), put("c", "end")]
+    assert b"second\nfirst\nend" == whole(*files)
+
+
+def test_a_folder_is_its_text_files_in_order_and_all_folders_in_it() -> None:
+    put("folder/b.txt", "b\n")
+    put("folder/a/z.md", "z")
+    put("folder/a/y.md", "y\n")
+    put("folder/.hidden", "no\n")
+    put("folder/.git/config", "no\n")
+    put("folder/picture.png", b"\x89PNG\0\0")
+    put("folder/empty", b"")
+    assert b"y\nz\nb\n" == whole("folder")
+    assert ["folder: 3 text files read, 2 empty or binary skipped"] == open_source(["folder"]).notes
+
+
+def test_a_folder_without_text_is_refused() -> None:
+    put("folder/picture.png", b"\x89PNG\0\0")
+    assert "the folder folder holds no text: 1 files, none of them text" == complaint("folder")
+
+
+def test_a_fifo_in_a_folder_is_not_waited_for() -> None:
+    put("folder/a.txt", "a\n")
+    os.mkfifo("folder/fifo")
+    assert b"a\n" == whole("folder")
+
+
+@pytest.mark.skipif(os.geteuid() == 0, reason="root may read everything")
+def test_a_file_of_a_folder_that_cannot_be_read_is_named() -> None:
+    os.chmod(put("folder/secret.txt", "a"), 0)
+    assert "folder/secret.txt: Permission denied" in complaint("folder")
+
+
+def test_a_file_that_fails_while_it_is_read_is_named() -> None:
+    with open_source([put("book.txt", "a")]) as source:
+        Path("book.txt").unlink()
+        with pytest.raises(FileError, match=r"cannot read book\.txt: No such file"):
+            list(source.chunks())
+
+
+def test_a_fifo_is_spooled_and_can_be_read_again() -> None:
+    os.mkfifo("fifo")
+    writer = threading.Thread(target=put, args=("fifo", "through a pipe\n" * 1000))
+    writer.start()
+    with open_source(["fifo"], spool_folder=Path.cwd()) as source:
+        writer.join()
+        assert b"through a pipe\n" * 1000 == b"".join(source.chunks())
+        assert b"through a pipe\n" * 1000 == b"".join(source.chunks())
+        assert 15_000 == source.size
+        assert ["fifo"] == os.listdir()  # the spool has no name
+
+
+def test_two_readers_of_one_spool_do_not_disturb_each_other(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(sources, "CHUNK_BYTES", 4)
+    monkeypatch.setattr(sys, "stdin", SimpleNamespace(buffer=io.BytesIO(b"abcdefgh"), closed=False))
+    with open_source(["-"]) as source:
+        pairs = list(zip(source.chunks(), source.chunks(), strict=True))
+    assert [(b"abcd", b"abcd"), (b"efgh", b"efgh")] == pairs
+
+
+def test_stdin_is_a_text(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(sys, "stdin", SimpleNamespace(buffer=io.BytesIO(b"typed"), closed=False))
+    with open_source(["-"]) as source:
+        assert "stdin" == source.name
+        assert ["typed"] == list(source.texts())
+
+
+def test_stdin_that_is_closed_or_given_twice_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+    assert "given twice" in complaint("-", "-")
+    monkeypatch.setattr(sys, "stdin", None)
+    assert "stdin is closed" in complaint("-")
+
+
+def test_a_forgotten_spool_is_closed(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(sys, "stdin", SimpleNamespace(buffer=io.BytesIO(b"typed"), closed=False))
+    source = open_source(["-"])
+    spool = source.parts[0].spool
+    assert spool is not None
+    del source
+    gc.collect()
+    assert spool.closed
+
+
+def test_control_c_ends_the_wait_for_stdin_and_leaves_nothing_behind(tmp_path: Path) -> None:
+    code = (
+        "import sys; from charnn.text.sources import open_source\n"
+        "print('ready', flush=True)\n"
+        "try: open_source(['-'], spool_folder='.')\n"
+        "except KeyboardInterrupt: sys.exit(130)"
+    )
+    root = Path(sources.__file__).parents[2]
+    child = subprocess.Popen(
+        [sys.executable, "-c", code],
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        env={**os.environ, "PYTHONPATH": str(root)},
+    )
+    assert child.stdin is not None
+    assert child.stdout is not None
+    child.stdout.readline()
+    child.stdin.write(b"x" * (1 << 20))
+    child.stdin.flush()
+    time.sleep(0.1)
+    child.send_signal(signal.SIGINT)
+    assert 130 == child.wait(10)
+    assert [] == os.listdir(tmp_path)
+    child.stdin.close()
+    child.stdout.close()
+
+
+def test_a_full_disk_is_named_when_stdin_is_spooled(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(sys, "stdin", SimpleNamespace(buffer=io.BytesIO(b"typed"), closed=False))
+    with pytest.raises(FileError, match="nowhere"):
+        open_source(["-"], spool_folder="nowhere")
+
+
+def test_a_known_corpus_is_found_by_its_name() -> None:
+    put("corpora/tales.txt", "once\n")
+    assert b"once\n" == whole("tales")
+
+
+def test_a_corpus_that_is_not_there_yet_says_how_to_get_it() -> None:
+    assert "'charnn corpus tiny-shakespeare'" in complaint("tiny-shakespeare")
+
+
+@pytest.mark.parametrize("name", ["../secret", "a/../../secret", "..", ".hidden", "a\0b"])
+def test_no_name_of_a_corpus_leads_out_of_its_folder(name: str, tmp_path: Path) -> None:
+    put("secret.txt", "secret")
+    put("corpora/a/x", "")
+    put("corpora/.hidden.txt", "secret")
+    os.chdir(tmp_path / "corpora" / "a")
+    with pytest.raises((TextError, FileError)):
+        open_source([name])
+
+
+def test_a_text_that_is_not_there_names_the_nearest_ones() -> None:
+    put("books/moby-dick.txt", "whale")
+    message = complaint("books/mobydick.txt")
+    assert "no file, folder or corpus 'books/mobydick.txt'; did you mean moby-dick.txt?" == message
+    assert "did you mean lighthouse?" in complaint("lighthous")
+
+
+def test_a_byte_order_mark_is_dropped_from_the_characters_and_kept_in_the_bytes() -> None:
+    files = [put("a", b"\xef\xbb\xbfone\n"), put("b", b"\xef\xbb\xbftwo \xef\xbb\xbf")]
+    assert b"\xef\xbb\xbfone\n\xef\xbb\xbftwo \xef\xbb\xbf" == whole(*files)
+    with open_source(files) as source:
+        assert "one\ntwo \ufeff" == "".join(source.texts())
+
+
+ODD = "a\r\nb\rc\0d\u2028e\x85f\x0bg\x0c\n\r"
+
+
+def test_line_ends_and_control_characters_stay_as_they_are() -> None:
+    with open_source([put("odd.txt", ODD)]) as source:
+        assert ODD == "".join(source.texts())
+
+
+@pytest.mark.parametrize("encoding", ["utf-16", "utf-16-le", "utf-16-be", "utf-32"])
+def test_other_unicode_encodings_are_read_when_they_are_named(encoding: str) -> None:
+    text = f"{ODD}é😀" * 1000
+    assert text.encode() == whole(put("book.txt", text.encode(encoding)), encoding=encoding)
+
+
+@pytest.mark.parametrize("size", [1, 2, 3, 1 << 20])
+def test_transcoding_splits_no_character(size: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("charnn.text.spools.BLOCK_BYTES", size)
+    text = "日本語 text\n" * 20
+    path = put("book.txt", text.encode("shift_jis"))
+    assert text.encode() == whole(path, encoding="shift_jis")
+
+
+def test_a_folder_in_another_encoding_may_hold_zeros() -> None:
+    put("folder/a.txt", "one".encode("utf-16"))
+    assert b"one" == whole("folder", encoding="utf-16")
+
+
+@pytest.mark.parametrize(
+    ("mark", "encoding"),
+    [
+        (b"\xff\xfe", "utf-16"),
+        (b"\xfe\xff", "utf-16"),
+        (b"\xff\xfe\0\0", "utf-32"),
+        (b"\0\0\xfe\xff", "utf-32"),
+    ],
+)
+def test_utf16_and_utf32_are_recognised_by_their_mark(mark: bytes, encoding: str) -> None:
+    message = complaint(put("book.txt", mark + b"o\0n\0e\0"))
+    assert f"book.txt is marked as {encoding.upper()}: use --encoding {encoding}" == message
+
+
+def test_utf16_without_a_mark_is_guessed() -> None:
+    text = "Der Löwe, sagte er, sei müde gewesen.\n" * 9
+    for encoding in ("utf-16-le", "utf-16-be"):
+        assert f"use --encoding {encoding}" in complaint(put("b.txt", text.encode(encoding)))
+
+
+FRENCH = "Où est passé l'été ? Ça, répondit-elle, nul ne le sait…\n"
+
+
+def test_a_byte_that_is_not_utf8_is_named_with_its_place_and_the_likely_encoding() -> None:
+    text = "plain line\n" * 3 + FRENCH * 5
+    message = complaint(put("a.txt", "before\n"), put("book.txt", text.encode("cp1252")))
+    assert (
+        "book.txt is not UTF-8: byte 0xf9 at offset 34, line 4; "
+        "the text looks like cp1252: use --encoding cp1252"
+    ) == message
+    assert text.encode() == whole("book.txt", encoding="cp1252")
+
+
+def test_the_place_of_a_wrong_byte_is_right_far_into_a_file(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(sources, "CHUNK_BYTES", 64)
+    data = b"0123456789\n" * 1000 + b"caf\xe9\n"
+    assert "byte 0xe9 at offset 11,003, line 1,001;" in complaint(put("book.txt", data))
+
+
+@pytest.mark.parametrize(
+    "data",
+    [
+        "Большой дом\n".encode("cp1251") * 20,
+        "日本語のテキスト\n".encode("shift_jis") * 20,
+        bytes(range(256)) * 4,
+        f"{FRENCH}{FRENCH}".encode() + b" damaged \xe9 here",
+        b"cut in a charact" + "é".encode()[:1],
+        b"\x80\x81\x82",
+    ],
+    ids=["cyrillic", "japanese", "binary", "damaged", "cut", "undefined"],
+)
+def test_no_encoding_is_suggested_that_would_garble_the_text(data: bytes) -> None:
+    message = complaint(put("book.txt", data))
+    assert "not UTF-8: byte 0x" in message
+    assert "--tokenizer byte" in message
+    assert "looks like" not in message
+
+
+def test_a_text_that_is_not_in_the_encoding_given_names_the_byte() -> None:
+    message = complaint(put("book.txt", b"abc\n\xff\n"), encoding="ascii")
+    assert "book.txt is not ascii: byte 0xff at offset 4; try another --encoding" in message
+    assert "is not utf-16" in complaint(put("odd.txt", b"\xff\xfea\0b"), encoding="utf-16")
+
+
+@pytest.mark.parametrize("name", ["utf-9", "base64", "rot13", "hex", "", "a\0b", "undefined"])
+def test_a_wrong_name_of_an_encoding_says_what_to_do(name: str) -> None:
+    message = complaint(put("book.txt", "a"), encoding=name)
+    assert "unknown encoding" in message
+    assert "utf-16, cp1252, latin-1" in message
+
+
+def test_an_encoding_has_many_spellings() -> None:
+    assert "utf-8" == encodings.resolve("UTF8")
+    assert "near it: cp1253" in complaint(put("a", "a"), encoding="cp-1253x")
+
+
+@pytest.mark.parametrize(
+    ("text", "name"),
+    [
+        ("-", "stdin"),
+        ("book.txt", "book"),
+        ("some/where/My book (2nd).txt", "My-book-2nd"),
+        ("../café.txt", "caf"),
+        ("日本.txt", "text"),
+        (".hidden", "hidden"),
+        ("-rf", "rf"),
+        ("a\nb\x1b[31m.txt", "a-b-31m"),
+        ("x" * 100, "x" * 64),
+        ("v1.2.txt", "v1.2"),
+    ],
+)
+def test_a_run_gets_a_safe_name_from_its_text(text: str, name: str) -> None:
+    assert name == run_name(text)
+
+
+def test_a_folder_gives_its_whole_name_to_a_run() -> None:
+    put("poems v1.2/a.txt", "a")
+    assert "poems-v1.2" == run_name("poems v1.2")
+    assert "poems-v1.2" == run_name("poems v1.2/")
+
+
+def test_no_text_at_all_is_refused() -> None:
+    with pytest.raises(TextError, match="no text given"):
+        open_source([])
