@@ -200,8 +200,8 @@ def check_kind(metadata: Mapping[str, Any], kind: str, newest: int, path: Path) 
     if number > newest:
         made_by = str(metadata.get("charnn"))[:20]
         raise DamagedFile(
-            f"{path} was made by charnn {made_by} in format {number}; this charnn {__version__} reads "
-            f"formats up to {newest}: install a newer charnn"
+            f"{path} was made by charnn {made_by} in format {number}; this is charnn {__version__}, "
+            f"which reads formats up to {newest}: install a newer one"
         )
 
 

@@ -68,7 +68,7 @@ def os_error_line(error: OSError, path: Path, doing: str) -> str:
     if error.errno in (errno.ENOSPC, errno.EDQUOT):
         with suppress(OSError):
             free = shutil.disk_usage(path.parent).free
-            return f"cannot {doing} {path}: the disk is full ({free:,} bytes free); make room and try again"
+            return f"cannot {doing} {path}: the disk is full ({free:,} bytes free); make room"
     reason = error.strerror or str(error)
     return f"cannot {doing} {path}: {reason}"
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import sys
+from collections.abc import Callable
 from typing import Annotated
 
 import typer
@@ -47,7 +48,7 @@ def _charnn(
         typer.echo(START, nl=False)
 
 
-for name, command in {
+COMMANDS: dict[str, Callable[..., None]] = {
     "train": train,
     "sample": sample,
     "tokenize": tokenize,
@@ -55,7 +56,8 @@ for name, command in {
     "runs": runs,
     "show": show,
     "corpus": corpus,
-}.items():
+}
+for name, command in COMMANDS.items():
     app.command(name)(guarded(command))
 
 

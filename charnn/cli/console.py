@@ -27,7 +27,7 @@ ModelOption = Annotated[
         "-m",
         "--model",
         metavar="MODEL",
-        help="A run's name, a run's folder or a .safetensors file. [default: the newest run's best]",
+        help="A run's name, its folder or a .safetensors file. [default: the newest run's best]",
         show_default=False,
     ),
 ]
@@ -99,6 +99,12 @@ def fail(message: str, code: int = 1) -> NoReturn:
     """An error: one red line on stderr, and the exit code."""
     say(f"error: {message}", "31")
     raise typer.Exit(code)
+
+
+def put(line: str) -> None:
+    """One line of the product on stdout; what its encoding lacks is shown as an escape."""
+    encoding = sys.stdout.encoding or "utf-8"
+    sys.stdout.write(line.encode(encoding, "backslashreplace").decode(encoding) + "\n")
 
 
 def print_json(value: Any) -> None:

@@ -15,6 +15,7 @@ from charnn.cli.console import (
     ModelOption,
     QuietOption,
     print_json,
+    put,
     say,
 )
 from charnn.config import PROTOCOLS, TOKENS_SUFFIX
@@ -101,12 +102,12 @@ def evaluate(
             }
         )
         return
-    print(f"{path}: {facts['tokens']:,} tokens of {facts['split'] or 'the text'}")
-    print(f"{'protocol':<10}{'nats/token':>12}{'bits/char':>12}{'bits/byte':>12}{'targets':>12}")
+    put(f"{path}: {facts['tokens']:,} tokens of {facts['split'] or 'the text'}")
+    put(f"{'protocol':<10}{'nats/token':>12}{'bits/char':>12}{'bits/byte':>12}{'targets':>12}")
     for key, score in scores.items():
         bits = [_number(score.bits_per_char), _number(score.bits_per_byte)]
         label = key.replace("_", "-")
-        print(
+        put(
             f"{label:<10}{score.nats_per_token:>12.4f}{bits[0]:>12}{bits[1]:>12}{score.targets:>12,}"
         )
 

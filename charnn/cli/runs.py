@@ -5,7 +5,14 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-from charnn.cli.console import DEFAULT_CHECKPOINTS, CheckpointsOption, JsonOption, print_json, say
+from charnn.cli.console import (
+    DEFAULT_CHECKPOINTS,
+    CheckpointsOption,
+    JsonOption,
+    print_json,
+    put,
+    say,
+)
 from charnn.errors import FileError
 
 
@@ -24,14 +31,14 @@ def runs(checkpoints: CheckpointsOption = DEFAULT_CHECKPOINTS, json: JsonOption 
         say(f"no runs in {checkpoints}/ yet: start with 'charnn train TEXT'")
         return
     width = max(len(row["name"]) for row in found)
-    print(f"{'name':<{width}}  {'model':<12}{'steps':>16}  {'valid':>7}  status")
+    put(f"{'name':<{width}}  {'model':<12}{'steps':>16}  {'valid':>7}  status")
     for row in found:
         if "error" in row:
-            print(f"{row['name']:<{width}}  {row['error']}")
+            put(f"{row['name']:<{width}}  {row['error']}")
             continue
         steps = f"{row['step']:,}/{row['max_steps']:,}" if row["max_steps"] else f"{row['step']:,}"
         loss = "-" if row["best_loss"] is None else f"{row['best_loss']:.4f}"
-        print(f"{row['name']:<{width}}  {row['model']:<12}{steps:>16}  {loss:>7}  {row['status']}")
+        put(f"{row['name']:<{width}}  {row['model']:<12}{steps:>16}  {loss:>7}  {row['status']}")
 
 
 def describe(name: str, path: Path) -> dict[str, Any]:

@@ -11,6 +11,7 @@ from charnn.cli.console import (
     CheckpointsOption,
     JsonOption,
     print_json,
+    put,
     visible,
 )
 
@@ -22,7 +23,7 @@ def show(
         str | None,
         typer.Argument(
             metavar="[MODEL]",
-            help="A run's name, a run's folder or a .safetensors file. [default: the newest run's best]",
+            help="A run's name, its folder or a .safetensors file. [default: the newest run's best]",
             show_default=False,
         ),
     ] = None,
@@ -51,29 +52,29 @@ def show(
         print_json(facts)
         return
     shape, info = saved.config, saved.info
-    print(f"{path}")
-    print(
+    put(f"{path}")
+    put(
         f"  {shape.cell} {shape.num_layers}x{shape.hidden_size}, embedding {shape.embedding_size}, "
         f"dropout {shape.dropout:g}: {shape.parameters:,} parameters"
     )
-    print(f"  {tokenizer.kind} tokenizer, {tokenizer.vocab_size:,} symbols{_symbols(tokenizer)}")
-    print(f"  {facts['bytes']:,} bytes, digest {saved.digest[:16]}")
+    put(f"  {tokenizer.kind} tokenizer, {tokenizer.vocab_size:,} symbols{_symbols(tokenizer)}")
+    put(f"  {facts['bytes']:,} bytes, digest {saved.digest[:16]}")
     if recipe := info.get("recipe"):
-        print(
+        put(
             f"  trained {info.get('step', 0):,} steps, {info.get('epoch', 0):.2f} passes, "
             f"{info.get('seconds', 0) / 60:.1f} minutes"
         )
-        print("  recipe: " + ", ".join(f"{key} {value}" for key, value in sorted(recipe.items())))
+        put("  recipe: " + ", ".join(f"{key} {value}" for key, value in sorted(recipe.items())))
     for name, score in (info.get("results") or {}).items():
-        print(
+        put(
             f"  validation, {name.replace('_', '-')}: {score['nats_per_token']:.4f} nats/token over "
             f"{score['targets']:,} targets"
         )
     history = [h for h in info.get("history", []) if h.get("cold_256") is not None]
     if len(history) > 1:
-        print("  validation loss (cold-256) over the steps:")
+        put("  validation loss (cold-256) over the steps:")
         for row in plot([h["step"] for h in history], [h["cold_256"] for h in history]):
-            print(f"  {row}")
+            put(f"  {row}")
 
 
 def _symbols(tokenizer: Any) -> str:

@@ -1,2 +1,157 @@
-def tokenize() -> None:
-    """Being built."""
+"""`charnn tokenize`: a text as a token file, in bounded memory."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from charnn.cli.console import JsonOption, QuietOption, print_json, say
+from charnn.cli.signals import OrderlyEnd
+from charnn.cli.train import parse_split
+from charnn.config import TOKENS_SUFFIX, TrainOptions
+from charnn.errors import ConfigError, TextError
+
+if TYPE_CHECKING:
+    from charnn.text.token_file import TokenFile
+
+SECONDS_BETWEEN_LINES = 2.0
+
+
+def tokenize(
+    texts: Annotated[
+        list[str],
+        typer.Argument(
+            metavar="TEXT...",
+            help="Files, folders, '-' for stdin, or a corpus by name; joined in this order.",
+            show_default=False,
+        ),
+    ],
+    output: Annotated[
+        Path,
+        typer.Option(
+            "-o",
+            "--output",
+            metavar=f"FILE{TOKENS_SUFFIX}",
+            help="The token file to write; 'charnn train' takes it as a text.",
+            show_default=False,
+        ),
+    ],
+    tokenizer: Annotated[
+        str, typer.Option(help="char, byte or sentencepiece.")
+    ] = TrainOptions.tokenizer,
+    vocab_size: Annotated[
+        int | None,
+        typer.Option(
+            help="Pieces that sentencepiece learns. [default: by the size of the text]",
+            show_default=False,
+        ),
+    ] = None,
+    split: Annotated[
+        str, typer.Option(help="Percent of the text for training, validation[, test].")
+    ] = ",".join(map(str, TrainOptions.split)),
+    valid: Annotated[
+        str | None,
+        typer.Option(metavar="FILE", help="Validate on this text instead.", show_default=False),
+    ] = None,
+    encoding: Annotated[
+        str, typer.Option(help="How the text's bytes are read.")
+    ] = TrainOptions.encoding,
+    as_json: JsonOption = False,
+    quiet: QuietOption = False,
+) -> None:
+    r"""Turn a text into ids once, to train on it many times.
+
+    \b
+    charnn tokenize book.txt -o book.tokens
+    zcat big.txt.gz | charnn tokenize - -o big.tokens --tokenizer sentencepiece
+    """
+    if output.suffix != TOKENS_SUFFIX:
+        raise ConfigError(
+            f"-o names a token file, which must end in {TOKENS_SUFFIX}: try {output}{TOKENS_SUFFIX}"
+        )
+    ready = next((text for text in [*texts, valid or ""] if text.endswith(TOKENS_SUFFIX)), None)
+    if ready:
+        raise TextError(f"{ready} is tokens already: give the text itself, or train on {ready}")
+    began = time.monotonic()
+    with OrderlyEnd() as end:
+        try:
+            file = _write(
+                texts,
+                output,
+                valid,
+                encoding,
+                tokenizer=tokenizer,
+                vocab_size=vocab_size,
+                split=parse_split(split),
+                progress=None if quiet else progress_lines("reading the text"),
+            )
+        except KeyboardInterrupt:
+            raise typer.Exit(end.code) from None
+    facts = _describe(file, time.monotonic() - began)
+    if as_json:
+        print_json(facts)
+    elif not quiet:
+        _report(facts)
+
+
+def _write(
+    texts: list[str], output: Path, valid: str | None, encoding: str, **settings: Any
+) -> TokenFile:
+    from charnn.text.sources import open_source
+    from charnn.text.token_file import write_token_file
+
+    # Where the result has room, a copy of stdin has: a folder for temporary files may be memory.
+    with open_source(texts, encoding, output.parent) as source:
+        if valid is None:
+            return write_token_file(output, source, **settings)
+        with open_source([valid], encoding, output.parent) as other:
+            return write_token_file(output, source, valid=other, **settings)
+
+
+def _describe(file: TokenFile, seconds: float) -> dict[str, Any]:
+    return {
+        "path": str(file.path),
+        "tokenizer": file.tokenizer.kind,
+        "vocab_size": file.tokenizer.vocab_size,
+        "tokens": len(file.tokens),
+        "chars": file.source["chars"],
+        "bytes": file.source["bytes"],
+        "splits": {name: split._asdict() for name, split in file.splits.items()},
+        "start_token": file.start_token,
+        "source": file.source,
+        "digest": file.digest,
+        "file_bytes": file.path.stat().st_size,
+        "notes": file.notes,
+        "seconds": round(seconds, 3),
+        "megabytes_per_second": round(file.source["bytes"] / 1e6 / max(seconds, 1e-9), 1),
+    }
+
+
+def _report(facts: dict[str, Any]) -> None:
+    for note in facts["notes"]:
+        say(f"note: {note}")
+    chars = "" if facts["chars"] is None else f"{facts['chars']:,} characters, "
+    say(f"text: {chars}{facts['bytes']:,} bytes")
+    sizes = ", ".join(f"{s['stop'] - s['start']:,} {name}" for name, s in facts["splits"].items())
+    say(f"tokens: {sizes}; {facts['vocab_size']:,} different ({facts['tokenizer']})")
+    say(
+        f"wrote {facts['path']}, {facts['file_bytes']:,} bytes, in {facts['seconds']:.1f} s "
+        f"({facts['megabytes_per_second']:,.0f} MB/s)"
+    )
+
+
+def progress_lines(doing: str) -> Callable[[int, int], None]:
+    """A line on stderr now and then, for what takes long: called with done and all (0: unknown)."""
+    last = time.monotonic()
+
+    def progress(done: int, total: int) -> None:
+        nonlocal last
+        if time.monotonic() - last >= SECONDS_BETWEEN_LINES:
+            last = time.monotonic()
+            say(f"{doing}: {done / total:.0%}" if total else f"{doing}: {done / 1e6:,.1f} MB")
+
+    return progress

@@ -187,7 +187,7 @@ def train(
 
 
 def parse_split(text: str) -> tuple[int, ...]:
-    """ "90,10" as numbers.
+    """A split such as "90,10" as numbers.
 
     Raises:
         ConfigError: it is not a list of whole numbers.

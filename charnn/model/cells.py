@@ -15,7 +15,7 @@ import torch
 from torch import Tensor, nn
 
 from charnn.config import GATES
-from charnn.model.state import CellState, GRUState, LSTMState, RNNState
+from charnn.model.state import GRUState, LSTMState, RNNState
 
 S = TypeVar("S", RNNState, GRUState, LSTMState)
 

@@ -71,7 +71,10 @@ def standard_library() -> Iterator[bytes]:
 
 def python_manual() -> Iterator[bytes]:
     """The reference topics that Python's own help shows: English prose with examples."""
-    from pydoc_data.topics import topics  # half a megabyte, wanted here only
+    try:
+        from pydoc_data.topics import topics  # half a megabyte, wanted here only
+    except ImportError:
+        return  # some systems ship Python without its help
 
     for name in sorted(topics):
         yield topics[name].strip().encode() + b"\n\n"
@@ -153,6 +156,8 @@ def get(corpus: Corpus, folder: Path = FOLDER, progress: Progress | None = None)
             size += len(block)
             if progress:
                 progress(size, corpus.size or 0)
+        if not size:
+            raise TextError(f"this Python comes without what {corpus.name!r} is built from")
         if corpus.sha256 and digest.hexdigest() != corpus.sha256:
             raise TextError(
                 f"{corpus.url} sent {size:,} bytes with another checksum than {corpus.name} has: "

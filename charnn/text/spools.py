@@ -35,7 +35,7 @@ def spool(name: str, path: Path | None, encoding: str | None, folder: Path) -> i
     try:
         copy = tempfile.TemporaryFile(dir=folder, buffering=0)  # noqa: SIM115  # outlives this call
     except OSError as error:
-        raise FileError(os_error_line(error, folder / "spool", "write")) from error
+        raise FileError(os_error_line(error, folder / "spool", f"copy {name} to")) from error
     try:
         with _raw(path) as file:
             blocks = _blocks(file, path)
@@ -45,7 +45,7 @@ def spool(name: str, path: Path | None, encoding: str | None, folder: Path) -> i
                     view = view[copy.write(view) :]
     except OSError as error:
         copy.close()
-        raise FileError(os_error_line(error, folder / "spool", "write")) from error
+        raise FileError(os_error_line(error, folder / "spool", f"copy {name} to")) from error
     except BaseException:
         copy.close()
         raise

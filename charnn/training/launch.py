@@ -137,7 +137,7 @@ def resume(
             )
         if budget and not finished:
             raise ConfigError(
-                f"run {run.name!r} is not finished: resume it without a budget first, it keeps its own"
+                f"run {run.name!r} is not finished and keeps its budget: resume it without one first"
             )
         if budget:
             config = replace(

@@ -28,7 +28,6 @@ from charnn.training.events import Ended, Evaluated, Event, Sampled, Saved, Step
 from charnn.training.machine import environment
 from charnn.training.optimizer import adamw, learning_rate, pack_moments, unpack_moments
 
-
 SAMPLE_TOKENS = 200
 BAD_WINDOWS = 3
 OVERRUN = 1.15
@@ -179,9 +178,9 @@ class Trainer:
             return
         yield from self._save()
         raise TrainingError(
-            f"training stopped at step {self.step}: the loss was not finite {BAD_WINDOWS} times in a "
-            f"row, at learning rate {rate:.3g}; what was learnt before is saved. Start again with a "
-            "lower --learning-rate, or with --precision float32"
+            f"training stopped at step {self.step}: the loss was not finite {BAD_WINDOWS} times "
+            f"in a row, at learning rate {rate:.3g}; what was learnt before is saved. Start again "
+            "with a lower --learning-rate, or with --precision float32"
         )
 
     def _evaluate(self, valid: Any) -> Iterator[Event]:

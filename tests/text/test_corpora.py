@@ -136,6 +136,12 @@ def test_built_corpora_are_text_and_the_same_every_time(name: str) -> None:
     assert data == get(CORPORA[name]).read_bytes()
 
 
+def test_a_python_without_its_help_or_its_sources_says_so() -> None:
+    with pytest.raises(TextError, match="comes without what 'nothing' is built from"):
+        get(Corpus("nothing", "of nothing", build=lambda: iter(())))
+    assert [] == list(Path("corpora").iterdir())
+
+
 def test_the_standard_library_comes_without_its_tests() -> None:
     text = get(CORPORA["python"]).read_text("utf-8")
     assert "class JSONEncoder" in text

@@ -1,0 +1,126 @@
+"""What both benchmarks share: commands measured from outside, the machine, tables in markdown."""
+
+from __future__ import annotations
+
+import os
+import platform
+import statistics
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TypeVar
+
+ROOT = Path(__file__).resolve().parent.parent
+sys.path.insert(0, str(ROOT))  # this charnn is measured, installed or not
+
+T = TypeVar("T")
+
+
+@dataclass(frozen=True)
+class Ran:
+    """A command that ended well: wall seconds, peak resident bytes, and what it said."""
+
+    seconds: float
+    peak_bytes: int
+    stdout: bytes
+    stderr: str
+
+
+def charnn_command(*arguments: str) -> list[str]:
+    """The command line `charnn ...`, also where it is not installed."""
+    return [sys.executable, "-c", "from charnn.cli import main; main()", *arguments]
+
+
+def run(command: Sequence[str], cwd: Path | None = None) -> Ran:
+    """Runs a command to its end, reading its stdout through a pipe as it comes.
+
+    Exits with the command's own last words if it fails.
+    """
+    path = os.pathsep.join(filter(None, [str(ROOT), os.environ.get("PYTHONPATH")]))
+    with tempfile.TemporaryFile("w+", encoding="utf-8", errors="replace") as talk:
+        begin = time.perf_counter()
+        process = subprocess.Popen(
+            command,
+            cwd=cwd,
+            env={**os.environ, "PYTHONPATH": path},
+            stdin=subprocess.DEVNULL,
+            stdout=subprocess.PIPE,
+            stderr=talk,
+        )
+        assert process.stdout is not None
+        with process.stdout as pipe:
+            stdout = pipe.read()
+        # Not process.wait(): only this way the system tells the peak of this one child.
+        _, status, usage = os.wait4(process.pid, 0)
+        seconds = time.perf_counter() - begin
+        process.returncode = os.waitstatus_to_exitcode(status)
+        talk.seek(0)
+        stderr = talk.read()
+    if process.returncode:
+        tail = "\n".join((stdout.decode("utf-8", "replace") + stderr).splitlines()[-15:])
+        sys.exit(f"{tail}\nerror: this command failed: {' '.join(command)}")
+    unit = 1 if sys.platform == "darwin" else 1024
+    return Ran(seconds, usage.ru_maxrss * unit, stdout, stderr)
+
+
+def alternate(arms: dict[str, Callable[[], T]], repeats: int) -> dict[str, list[T]]:
+    """Measures every arm `repeats` times, in turn, so that what disturbs falls on all of them."""
+    found: dict[str, list[T]] = {name: [] for name in arms}
+    for _ in range(repeats):
+        for name, measure in arms.items():
+            found[name].append(measure())
+    return found
+
+
+def ratio(values: Sequence[float], others: Sequence[float]) -> float:
+    """The median of the ratios of what was measured side by side."""
+    return statistics.median(a / b for a, b in zip(values, others, strict=True))
+
+
+def spread(values: Sequence[float], digits: int) -> str:
+    """The median, and where there are several values the lowest and highest in parentheses."""
+    middle = f"{statistics.median(values):,.{digits}f}"
+    if len(values) == 1:
+        return middle
+    return f"{middle} ({min(values):,.{digits}f}..{max(values):,.{digits}f})"
+
+
+def table(heads: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
+    """A table in markdown: the first column to the left, the others to the right."""
+    lines = [heads, ["---", *["---:"] * (len(heads) - 1)], *rows]
+    return "\n".join(f"| {' | '.join(line)} |" for line in lines)
+
+
+def machine() -> str:
+    """The machine and the versions in one line, without its name."""
+    import numpy
+    import torch
+
+    from charnn import __version__
+
+    cores = len(os.sched_getaffinity(0)) if sys.platform == "linux" else os.cpu_count()
+    system = f"{platform.system()} {platform.machine()}"
+    return (
+        f"{processor()}, {cores} cores, {system}; charnn {__version__}, "
+        f"Python {platform.python_version()}, numpy {numpy.__version__}, torch {torch.__version__} "
+        f"on {torch.get_num_threads()} threads"
+    )
+
+
+def processor() -> str:
+    """What the processor calls itself."""
+    try:
+        with open("/proc/cpuinfo", encoding="utf-8", errors="replace") as file:
+            models = (line.partition(":")[2] for line in file if line.startswith("model name"))
+            return next(models, "").strip() or platform.machine()
+    except OSError:
+        return platform.processor() or platform.machine()
+
+
+def say(message: str) -> None:
+    """Talk, to stderr; stdout is the tables."""
+    print(message, file=sys.stderr, flush=True)

@@ -1,0 +1,72 @@
+"""The one scorer of the quality benchmark, for charnn and its peers alike.
+
+It shares no code with charnn's own evaluation. A model is a function: ids (B, T) and the memory
+left by the text before (None where a text starts) give logits (B, T, V) and the memory after.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.nn.functional import cross_entropy
+
+Network = Callable[[Tensor, Any], tuple[Tensor, Any]]
+
+BATCH = 64
+STRIDE = 512
+
+
+@torch.inference_mode()
+def cold(network: Network, ids: Tensor, window: int) -> float:
+    """Mean nats over windows that each start knowing nothing; the last partial one is dropped."""
+    count = (len(ids) - 1) // window
+    inputs = ids[: count * window].view(count, window)
+    targets = ids[1 : count * window + 1].view(count, window)
+    nats = 0.0
+    for some, wanted in zip(inputs.split(BATCH), targets.split(BATCH), strict=True):
+        logits, _ = network(some, None)
+        nats += _sum(logits, wanted)
+    return nats / (count * window)
+
+
+@torch.inference_mode()
+def carried(network: Network, ids: Tensor) -> float:
+    """Mean nats over one pass that remembers all of the text before."""
+    nats, memory = 0.0, None
+    for start in range(0, len(ids) - 1, STRIDE):
+        stretch = ids[start : start + STRIDE + 1]
+        logits, memory = network(stretch[None, :-1], memory)
+        nats += _sum(logits, stretch[None, 1:])
+    return nats / (len(ids) - 1)
+
+
+def _sum(logits: Tensor, targets: Tensor) -> float:
+    losses = cross_entropy(logits.flatten(0, 1).float(), targets.flatten(), reduction="none")
+    return float(losses.double().sum())
+
+
+def load_charnn(path: Path) -> tuple[Network, Callable[[str], Tensor], int]:
+    """Of a checkpoint of charnn: the network, text to ids, and how many numbers were learnt."""
+    from charnn.checkpoint import load
+    from charnn.model import LanguageModel
+    from charnn.text.tokenizers import tokenizer_from_dict
+
+    saved = load(path)
+    model = LanguageModel(saved.config)
+    model.load_state_dict({name: torch.from_numpy(a) for name, a in saved.weights.items()})
+    model.eval()
+    tokenizer = tokenizer_from_dict(saved.tokenizer)
+
+    def network(ids: Tensor, memory: Any) -> tuple[Tensor, Any]:
+        state = model.initial_state(len(ids)) if memory is None else memory
+        logits, state = model(ids.T, state)
+        return logits.transpose(0, 1), state
+
+    def encode(text: str) -> Tensor:
+        return torch.from_numpy(tokenizer.encode(text).astype("int64"))
+
+    return network, encode, saved.config.parameters

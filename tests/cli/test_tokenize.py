@@ -1,0 +1,134 @@
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from typer.testing import CliRunner, Result
+
+import charnn.cli
+from charnn.text.token_file import TokenFile
+
+TEXT = "A line of text.\r\nÄnother one.\n" * 20
+
+
+@pytest.fixture(autouse=True)
+def _in_a_folder_with_a_book(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    Path("book.txt").write_bytes(TEXT.encode())
+
+
+def tokenize(*words: str, stdin: str | None = None) -> Result:
+    return CliRunner().invoke(charnn.cli.app, ["tokenize", *words], input=stdin)
+
+
+def test_it_writes_a_token_file_and_reports_on_stderr() -> None:
+    result = tokenize("book.txt", "-o", "book.tokens")
+    assert 0 == result.exit_code, result.output
+    assert "" == result.stdout
+    assert "note: 20 CRLF line ends kept as they are" in result.stderr
+    assert "text: 600 characters, 620 bytes" in result.stderr
+    assert "tokens: 540 train, 60 valid; 16 different (char)" in result.stderr
+    assert "wrote book.tokens" in result.stderr
+    TokenFile.open("book.tokens").verify()
+
+
+def test_json_is_all_that_stdout_holds() -> None:
+    result = tokenize("book.txt", "-o", "b.tokens", "--tokenizer", "byte", "--json", "--split=100")
+    assert 0 == result.exit_code
+    facts = json.loads(result.stdout)
+    assert ("byte", 256, 620, 620) == tuple(
+        facts[key] for key in ("tokenizer", "vocab_size", "tokens", "bytes")
+    )
+    assert {"train": {"start": 0, "stop": 620, "chars": 600, "bytes": 620}} == facts["splits"]
+    assert TokenFile.open("b.tokens").digest == facts["digest"]
+
+
+def test_quiet_says_nothing() -> None:
+    result = tokenize("book.txt", "-o", "book.tokens", "-q")
+    assert (0, "") == (result.exit_code, result.output)
+
+
+def test_stdin_is_a_text_and_another_one_validates() -> None:
+    settings = ["--tokenizer", "sentencepiece", "--vocab-size", "300", "--valid", "book.txt"]
+    result = tokenize("-", "-o", "p.tokens", *settings, stdin="typed in\n" * 30)
+    assert 0 == result.exit_code, result.output
+    file = TokenFile.open("p.tokens")
+    assert "stdin" == file.source["name"]
+    assert TEXT == file.tokenizer.decode(file.split("valid"))
+
+
+def test_another_encoding_is_read() -> None:
+    Path("old.txt").write_bytes("déjà vu\n".encode("cp1252") * 9)
+    assert 1 == tokenize("old.txt", "-o", "old.tokens").exit_code
+    assert 0 == tokenize("old.txt", "-o", "old.tokens", "--encoding", "cp1252").exit_code
+    file = TokenFile.open("old.tokens")
+    assert "déjà vu\n" * 9 == file.tokenizer.decode(file.tokens)
+
+
+@pytest.mark.parametrize(
+    ("words", "code", "message"),
+    [
+        (["book.txt", "-o", "book.out"], 2, "must end in .tokens"),
+        (["book.txt", "-o", "a.tokens", "--split", "90,20"], 2, "add up to 100"),
+        (["book.txt", "-o", "a.tokens", "--split", "most"], 2, "90,10"),
+        (["book.txt", "-o", "a.tokens", "--tokenizer", "words"], 2, "char, byte, sentencepiece"),
+        (["book.txt", "-o", "a.tokens", "--vocab-size", "9"], 2, "vocab_size"),
+        (["book.txt", "-o", "a.tokens", "--encoding", "utf-9"], 1, "unknown encoding 'utf-9'"),
+        (["boook.txt", "-o", "a.tokens"], 1, "did you mean book.txt?"),
+        (["a.tokens", "-o", "b.tokens"], 1, "tokens already"),
+        (["book.txt", "-o", "nowhere/a.tokens"], 1, "there is no folder nowhere"),
+        (["book.txt"], 2, "-o"),
+        ([], 2, "TEXT"),
+    ],
+)
+def test_what_cannot_be_done_is_said_in_one_line(words: list[str], code: int, message: str) -> None:
+    result = tokenize(*words)
+    assert code == result.exit_code
+    assert message in result.stderr
+    assert "Traceback" not in result.stderr
+    assert ["book.txt"] == os.listdir()
+
+
+def test_a_long_reading_shows_how_far_it_is(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    module = sys.modules["charnn.cli.tokenize"]  # under its name in charnn.cli is the command
+    monkeypatch.setattr(module, "SECONDS_BETWEEN_LINES", 0.0)
+    progress = module.progress_lines("reading")
+    progress(1, 4)
+    progress(2_000_000, 0)
+    assert "reading: 25%\nreading: 2.0 MB\n" == capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("number", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143), (signal.SIGHUP, 129)]
+)
+def test_a_signal_while_it_waits_for_stdin_leaves_nothing_behind(number: int, code: int) -> None:
+    # The line is written by a reader that is already waiting, under the handlers of the command.
+    start = (
+        "import charnn.text.spools as spools, sys, charnn.cli as cli\n"
+        "blocks = spools._blocks\n"
+        "def told(*args):\n"
+        "    print('waiting', file=sys.stderr, flush=True)\n"
+        "    return blocks(*args)\n"
+        "spools._blocks = told\n"
+        "cli.main()"
+    )
+    root = Path(charnn.cli.__file__).parents[2]
+    with subprocess.Popen(
+        [sys.executable, "-c", start, "tokenize", "-", "-o", "a.tokens"],
+        stdin=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        env={**os.environ, "PYTHONPATH": str(root)},
+    ) as child:
+        assert child.stderr is not None
+        assert b"waiting\n" == child.stderr.readline()
+        child.send_signal(number)
+        assert code == child.wait(20), child.stderr.read()
+        assert b"" == child.stderr.read()
+    assert ["book.txt"] == os.listdir()

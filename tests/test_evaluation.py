@@ -1,0 +1,97 @@
+"""Both protocols against a scorer of ten lines."""
+
+from __future__ import annotations
+
+import math
+
+import numpy as np
+import pytest
+import torch
+
+from charnn.config import ModelConfig
+from charnn.errors import TextError
+from charnn.evaluation import TextSizes, carried, cold
+from charnn.model import CELLS, LanguageModel
+
+V = 7
+ONES = TextSizes(np.ones(V, int), np.ones(V, int))
+
+
+def model_and_ids(cell: str, count: int):
+    model = LanguageModel(ModelConfig(vocab_size=V, cell=cell, hidden_size=8, embedding_size=8))
+    model.reset_parameters(torch.Generator().manual_seed(0))
+    with torch.no_grad():
+        model.head.weight.mul_(100)
+    return model, np.random.default_rng(1).integers(0, V, count, dtype=np.uint8)
+
+
+@torch.no_grad()
+def score_naively(model: LanguageModel, ids: np.ndarray, window: int | None) -> tuple[float, int]:
+    """Token by token; with a window, the state starts anew at each, a partial one is left out."""
+    model.eval()
+    total, count = 0.0, 0
+    last = len(ids) - 1 if window is None else (len(ids) - 1) // window * window
+    for position in range(last):
+        if position == 0 or (window and position % window == 0):
+            state = model.initial_state(1)
+        logits, state = model(torch.tensor([[int(ids[position])]]), state)
+        total -= float(logits[0, 0].double().log_softmax(-1)[int(ids[position + 1])])
+        count += 1
+    return total / count, count
+
+
+@pytest.mark.parametrize("cell", CELLS)
+def test_both_protocols_equal_a_naive_scorer(cell):
+    model, ids = model_and_ids(cell, 1400)
+    for score, window in ((cold, 256), (carried, None)):
+        expected, targets = score_naively(model, ids, window)
+        found = score(model, ids, ONES)
+        assert targets == found.targets
+        assert expected == pytest.approx(found.nats_per_token, rel=1e-5)
+
+
+def test_a_text_shorter_than_a_window_is_one_short_window():
+    model, ids = model_and_ids("lstm", 100)
+    found = cold(model, ids, ONES)
+    assert 99 == found.targets
+    assert score_naively(model, ids, None)[0] == pytest.approx(found.nats_per_token, rel=1e-5)
+
+
+@pytest.mark.parametrize("count", [0, 1])
+def test_a_text_with_nothing_to_predict_is_refused(count):
+    model, ids = model_and_ids("rnn", count)
+    for score in (cold, carried):
+        with pytest.raises(TextError, match="nothing to score"):
+            score(model, ids, ONES)
+
+
+def test_a_subset_is_spread_over_the_whole_text_and_of_the_size_asked_for():
+    model, ids = model_and_ids("rnn", 256 * 40 + 1)
+    seen = []
+    found = cold(model, ids, ONES, max_tokens=256 * 4 + 10, progress=lambda *p: seen.append(p))
+    assert 256 * 4 == found.targets
+    assert (256 * 4, 256 * 4) == seen[-1]
+    parts = [cold(model, ids[256 * k : 256 * k + 257], ONES).nats for k in (0, 13, 26, 39)]
+    assert sum(parts) == pytest.approx(found.nats, rel=1e-5)
+
+
+def test_bits_use_the_characters_and_bytes_of_the_counted_targets():
+    model, ids = model_and_ids("lstm", 300)
+    chars, size = np.arange(V), np.arange(V) * 2
+    found = cold(model, ids, TextSizes(chars, size))
+    targets = ids[1:257]
+    assert chars[targets].sum() == found.chars
+    bits = found.nats / math.log(2)
+    assert bits / chars[targets].sum() == pytest.approx(found.bits_per_char)
+    assert bits / size[targets].sum() == pytest.approx(found.bits_per_byte)
+    assert cold(model, ids, TextSizes(chars, size, is_text=False)).bits_per_char is None
+
+
+def test_scoring_leaves_the_mode_and_the_weights_as_they_were():
+    model, ids = model_and_ids("gru", 600)
+    model.train()
+    before = {name: weight.clone() for name, weight in model.state_dict().items()}
+    cold(model, ids, ONES)
+    carried(model, ids, ONES)
+    assert model.training
+    assert all(torch.equal(before[name], weight) for name, weight in model.state_dict().items())

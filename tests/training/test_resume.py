@@ -1,0 +1,201 @@
+"""k steps, a stop, n more: the same bits as k + n, whatever happens in between."""
+
+from __future__ import annotations
+
+import json
+
+import numpy as np
+import pytest
+
+from charnn import checkpoint
+from charnn.config import TrainOptions
+from charnn.errors import ConfigError, DamagedFile, FileError
+from charnn.model import CELLS
+from charnn.training import events
+from charnn.training.launch import resume
+
+
+def finish(trainer) -> None:
+    for _ in trainer.run():
+        pass
+
+
+def stop_after(trainer, step: int) -> None:
+    for event in trainer.run():
+        if isinstance(event, events.StepDone) and event.step == step:
+            trainer.stop()
+
+
+def same(a: checkpoint.Checkpoint, b: checkpoint.Checkpoint) -> None:
+    for name, weight in a.weights.items():
+        assert np.array_equal(weight, b.weights[name]), name
+    assert (a.training is None) == (b.training is None)
+    if a.training and b.training:
+        for name, array in a.training.arrays.items():
+            assert np.array_equal(array, b.training.arrays[name]), name
+        ignored = ("seconds",)
+        left, right = (
+            {k: v for k, v in c.training.progress.items() if k not in ignored} for c in (a, b)
+        )
+        assert left == right
+    strip = [{k: v for k, v in h.items() if k != "seconds"} for h in a.info["history"]]
+    assert strip == [{k: v for k, v in h.items() if k != "seconds"} for h in b.info["history"]]
+
+
+def without_times(path) -> list[dict]:
+    lines = [json.loads(line) for line in path.read_text().splitlines()]
+    timed = ("seconds", "tokens_per_second")
+    return [{k: v for k, v in line.items() if k not in timed} for line in lines]
+
+
+@pytest.mark.parametrize(
+    "options",
+    [
+        {"cell": "lstm"},
+        {"cell": "gru", "dropout": 0.3},
+        {"cell": "rnn", "tokenizer": "byte"},
+        {
+            "cell": "lstm",
+            "tokenizer": "sentencepiece",
+            "vocab_size": 300,
+            "batch_size": 2,
+            "bptt": 4,
+        },
+    ],
+    ids=lambda o: f"{o['cell']}-{o.get('tokenizer', 'char')}",
+)
+def test_a_resumed_run_is_the_straight_run_bit_for_bit(launch, tmp_path, options):
+    with launch(name="straight", **options) as trainer:
+        finish(trainer)
+        epochs = trainer.step / trainer.batches.windows_per_epoch
+    assert epochs > 1 or options.get("tokenizer") == "sentencepiece", "should cross a seam"
+    with launch(name="broken", **options) as trainer:
+        stop_after(trainer, 8)
+    for _ in range(2):  # twice: a stop just before the end, too
+        with resume("broken", TrainOptions(), tmp_path / "runs") as trainer:
+            if trainer.step == 8:
+                stop_after(trainer, 17)
+            else:
+                finish(trainer)
+    straight, broken = tmp_path / "runs/straight", tmp_path / "runs/broken"
+    for name in ("last.safetensors", "best.safetensors"):
+        same(checkpoint.load(straight / name), checkpoint.load(broken / name))
+    kept = [
+        [
+            line
+            for line in without_times(run / "metrics.jsonl")
+            if line["event"] in ("step", "eval", "sample")
+        ]
+        for run in (straight, broken)
+    ]
+    assert kept[0] == kept[1]
+
+
+def test_a_run_resumes_from_a_token_file_that_is_edited_or_gone(launch, text, tmp_path):
+    with launch(name="broken") as trainer:
+        stop_after(trainer, 6)
+    text.unlink()
+    with resume("broken", TrainOptions(), tmp_path / "runs") as trainer:
+        finish(trainer)
+    assert trainer.finished
+
+
+@pytest.mark.parametrize("cell", CELLS)
+def test_watching_never_changes_training(launch, tmp_path, cell):
+    with launch(name="watched", cell=cell, eval_every=2, sample_every=3, save_every=1) as trainer:
+        finish(trainer)
+        watched = trainer.network.state_dict()
+    with launch(name="alone", cell=cell, eval_every=0, sample_every=0, save_every=0) as trainer:
+        finish(trainer)
+        alone = trainer.network.state_dict()
+    assert all(watched[name].equal(alone[name]) for name in watched)
+    losses = [
+        [
+            line["loss"]
+            for line in without_times(tmp_path / f"runs/{name}/metrics.jsonl")
+            if line["event"] == "step"
+        ]
+        for name in ("watched", "alone")
+    ]
+    assert losses[0] == losses[1]
+
+
+def test_no_step_is_logged_twice_after_a_kill_between_save_and_log(launch, tmp_path):
+    with launch(name="broken") as trainer:
+        stop_after(trainer, 8)
+        last = trainer.folder.last.read_bytes()
+    with resume("broken", TrainOptions(), tmp_path / "runs") as trainer:
+        stop_after(trainer, 14)
+    trainer.folder.last.write_bytes(last)  # as if killed at step 14 before it was saved
+    with open(trainer.folder.metrics, "a") as log:
+        log.write('{"event": "step", "st')
+    with resume("broken", TrainOptions(), tmp_path / "runs") as trainer:
+        finish(trainer)
+    steps = [
+        line["step"] for line in without_times(trainer.folder.metrics) if line["event"] == "step"
+    ]
+    assert list(range(1, 21)) == steps
+
+
+def test_a_finished_run_takes_a_new_budget_and_its_rate_rises_again(launch, tmp_path):
+    with launch(name="more") as trainer:
+        finish(trainer)
+    with pytest.raises(ConfigError, match="finished"):
+        with resume("more", TrainOptions(), tmp_path / "runs"):
+            pass
+    told = []
+    with resume(
+        "more", TrainOptions(max_steps=10), tmp_path / "runs", notify=told.append
+    ) as trainer:
+        rates = [e.learning_rate for e in trainer.run() if isinstance(e, events.StepDone)]
+    assert 10 == len(rates)
+    assert 30 == trainer.step
+    assert max(rates) > 0.5 * trainer.config.learning_rate
+    assert rates[-1] < rates[0] < max(rates) or rates[-1] < max(rates)
+    assert any("new budget" in line for line in told)
+
+
+def test_an_unfinished_run_keeps_its_own_budget(launch, tmp_path):
+    with launch(name="broken") as trainer:
+        stop_after(trainer, 6)
+    with pytest.raises(ConfigError, match="not finished"):
+        with resume("broken", TrainOptions(max_steps=10), tmp_path / "runs"):
+            pass
+
+
+def test_the_newest_unfinished_run_is_resumed_when_none_is_named(launch, tmp_path):
+    for name, step in (("old", 3), ("new", 4)):
+        with launch(name=name) as trainer:
+            stop_after(trainer, step)
+    with launch(name="done") as trainer:
+        finish(trainer)
+    with resume(None, TrainOptions(), tmp_path / "runs") as trainer:
+        assert "new" == trainer.folder.name
+
+
+def test_resume_without_any_run_says_how_to_begin(tmp_path):
+    with pytest.raises(FileError, match="charnn train TEXT"):
+        with resume(None, TrainOptions(), tmp_path / "runs"):
+            pass
+
+
+def test_another_number_of_threads_is_told_once(launch, tmp_path):
+    with launch(name="broken") as trainer:
+        stop_after(trainer, 3)
+    told = []
+    with resume("broken", TrainOptions(threads=2), tmp_path / "runs", notify=told.append):
+        pass
+    assert ["not the same bits as without the pause: threads 1 -> 2"] == told
+
+
+def test_a_token_file_that_is_not_the_runs_own_is_refused(launch, tmp_path):
+    with launch(name="a") as trainer:
+        stop_after(trainer, 3)
+        ours = trainer.folder.tokens
+    with launch(name="b", split=(80, 20)) as trainer:
+        stop_after(trainer, 3)
+        theirs = trainer.folder.tokens
+    ours.write_bytes(theirs.read_bytes())
+    with pytest.raises(DamagedFile, match="not the text"):
+        with resume("a", TrainOptions(), tmp_path / "runs"):
+            pass
