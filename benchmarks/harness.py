@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import platform
 import statistics
+import string
 import subprocess
 import sys
 import tempfile
@@ -14,8 +15,13 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TypeVar
 
+import numpy as np
+
 ROOT = Path(__file__).resolve().parent.parent
 sys.path.insert(0, str(ROOT))  # this charnn is measured, installed or not
+
+SHAPES = ((3, 256), (2, 512))  # layers and units of the networks whose speed is measured
+SYMBOLS = string.ascii_letters + string.digits + " .\n"  # 65, as many as tiny-shakespeare has
 
 T = TypeVar("T")
 
@@ -97,7 +103,6 @@ def table(heads: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
 
 def machine() -> str:
     """The machine and the versions in one line, without its name."""
-    import numpy
     import torch
 
     from charnn import __version__
@@ -106,9 +111,15 @@ def machine() -> str:
     system = f"{platform.system()} {platform.machine()}"
     return (
         f"{processor()}, {cores} cores, {system}; charnn {__version__}, "
-        f"Python {platform.python_version()}, numpy {numpy.__version__}, torch {torch.__version__} "
+        f"Python {platform.python_version()}, numpy {np.__version__}, torch {torch.__version__} "
         f"on {torch.get_num_threads()} threads"
     )
+
+
+def random_text(size: int) -> bytes:
+    """ASCII of `size` bytes, of 65 symbols, the same every time."""
+    alphabet = np.frombuffer(SYMBOLS.encode(), np.uint8)
+    return alphabet[np.random.default_rng(0).integers(0, len(alphabet), size)].tobytes()
 
 
 def processor() -> str:

@@ -79,20 +79,17 @@ def run_charnn(
         )
     )
     report = json.loads(ran.stdout)
-    network, encode, parameters = scorer.load_charnn(Path(report["best"]))
-    info = json.loads(
-        harness.run(harness.charnn_command("show", report["last"], "--json")).stdout
-    )["info"]
-    ids = encode(valid)
+    loaded = scorer.load_charnn(Path(report["best"]))
+    ids = loaded.encode(valid)
     return Result(
         ran.seconds,
         report["step"],
-        report["tokens"] / info["corpus"]["tokens"]["train"],
-        parameters,
-        info["recipe"]["precision"],
-        scorer.cold(network, ids, COLD),
-        scorer.carried(network, ids),
-        scorer.cold(network, ids, nanogpt.CONTEXT) if options.nanogpt else None,
+        report["tokens"] / loaded.info["corpus"]["tokens"]["train"],
+        loaded.parameters,
+        loaded.info["recipe"]["precision"],
+        scorer.cold(loaded.network, ids, COLD),
+        scorer.carried(loaded.network, ids),
+        scorer.cold(loaded.network, ids, nanogpt.CONTEXT) if options.nanogpt else None,
     )
 
 

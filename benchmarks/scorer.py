@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
@@ -27,7 +27,7 @@ def cold(network: Network, ids: Tensor, window: int) -> float:
     inputs = ids[: count * window].view(count, window)
     targets = ids[1 : count * window + 1].view(count, window)
     nats = 0.0
-    for some, wanted in zip(inputs.split(BATCH), targets.split(BATCH), strict=True):
+    for some, wanted in zip(torch.split(inputs, BATCH), torch.split(targets, BATCH), strict=True):
         logits, _ = network(some, None)
         nats += _sum(logits, wanted)
     return nats / (count * window)
@@ -49,8 +49,17 @@ def _sum(logits: Tensor, targets: Tensor) -> float:
     return float(losses.double().sum())
 
 
-def load_charnn(path: Path) -> tuple[Network, Callable[[str], Tensor], int]:
-    """Of a checkpoint of charnn: the network, text to ids, and how many numbers were learnt."""
+class Loaded(NamedTuple):
+    """A checkpoint of charnn: `encode` turns text into ids, `info` is the history it holds."""
+
+    network: Network
+    encode: Callable[[str], Tensor]
+    parameters: int
+    info: dict[str, Any]
+
+
+def load_charnn(path: Path) -> Loaded:
+    """Loads a checkpoint of charnn to be scored."""
     from charnn.checkpoint import load
     from charnn.model import LanguageModel
     from charnn.text.tokenizers import tokenizer_from_dict
@@ -69,4 +78,4 @@ def load_charnn(path: Path) -> tuple[Network, Callable[[str], Tensor], int]:
     def encode(text: str) -> Tensor:
         return torch.from_numpy(tokenizer.encode(text).astype("int64"))
 
-    return network, encode, saved.config.parameters
+    return Loaded(network, encode, saved.config.parameters, saved.info)

@@ -19,10 +19,12 @@ from safetensors import SafetensorError
 from charnn.config import ModelConfig, TrainConfig
 from charnn.errors import ConfigError, DamagedFile, FileError
 from charnn.tensor_file import (
+    MAX_HEADER_BYTES,
     METADATA_KEY,
     Header,
     Tensor,
     check_digest,
+    damaged,
     os_error_line,
     parse_header,
     read_header,
@@ -70,7 +72,8 @@ def save(path: Path, checkpoint: Checkpoint) -> None:
     """Writes a checkpoint in place of `path`, durably: the old file or the whole new one stands.
 
     Raises:
-        FileError: the file cannot be written, or a number in it is not finite.
+        FileError: the file cannot be written, a number in it is not finite, or `load` would refuse
+            it for another reason; `path` is untouched.
     """
     kind = {key: value for key, value in checkpoint.tokenizer.items() if not _is_array(value)}
     metadata: dict[str, Any] = {
@@ -93,15 +96,22 @@ def save(path: Path, checkpoint: Checkpoint) -> None:
     for name, array in arrays.items():
         if not np.isfinite(array).all():
             raise FileError(f"{path} is not written: {name} holds numbers that are not finite")
+    try:
+        text = to_json({**metadata, "digest": NO_DIGEST})
+    except ValueError as error:
+        raise FileError(f"{path} is not written: its metadata is no JSON: {error}") from None
     # The library writes strided arrays wrongly without a word, so it gets contiguous ones.
     blob = bytearray(
         safetensors.numpy.save(
             {name: np.ascontiguousarray(array) for name, array in arrays.items()},
-            {METADATA_KEY: to_json({**metadata, "digest": NO_DIGEST})},
+            {METADATA_KEY: text},
         )
     )
     start = 8 + int.from_bytes(blob[:8], "little")
+    if start - 8 > MAX_HEADER_BYTES:
+        raise FileError(f"{path} is not written: its history and the like take {start:,} bytes")
     header = parse_header(bytes(blob[8:start]), len(blob), path)
+    _check(header, path)
     digest = seal(hashlib.sha256(memoryview(blob)[start:]), header.tensors, metadata)
     at = blob.index(NO_DIGEST.encode(), 0, start)
     blob[at : at + len(digest)] = digest.encode()
@@ -131,11 +141,11 @@ def load(path: Path) -> Checkpoint:
     try:
         arrays = safetensors.numpy.load(blob)
     except (SafetensorError, ValueError, TypeError) as error:
-        raise DamagedFile(f"{path} is damaged: {error}") from None
+        raise damaged(path, error) from None
     del blob
     for name, array in arrays.items():
         if not np.isfinite(array).all():
-            raise DamagedFile(f"{path} is damaged: {name} holds numbers that are not finite")
+            raise damaged(path, f"{name} holds numbers that are not finite")
     metadata = header.metadata
     training = None
     if train_config:
@@ -195,13 +205,13 @@ def check_kind(metadata: Mapping[str, Any], kind: str, newest: int, path: Path) 
             f"{path} is {names.get(known, 'no known charnn file')}, not {names[kind]}"
         )
     number = metadata.get("format")
-    if type(number) is not int or number < 1:
-        raise DamagedFile(f"{path} is damaged: it has no format number")
+    if type(number) is not int or not 1 <= number < 10**6:
+        raise damaged(path, "it has no format number")
     if number > newest:
         made_by = str(metadata.get("charnn"))[:20]
         raise DamagedFile(
-            f"{path} was made by charnn {made_by} in format {number}; this is charnn {__version__}, "
-            f"which reads formats up to {newest}: install a newer one"
+            f"{path} was made by charnn {made_by} in format {number}; charnn {__version__} reads "
+            f"formats up to {newest}: install a newer one"
         )
 
 
@@ -224,16 +234,16 @@ def _check(header: Header, path: Path) -> tuple[ModelConfig, TrainConfig | None]
             _object(training, "progress")
             for name, shape in train_config.tensor_shapes(config).items():
                 wanted[f"training.{name}"] = ("F32", shape)
-    except (ConfigError, ValueError) as error:
-        raise DamagedFile(f"{path} is damaged: {error}") from None
+    except (ConfigError, ValueError, RecursionError) as error:
+        raise damaged(path, error) from None
     found = {
         name: tensor for name, tensor in header.tensors.items() if not _is_tokenizer(name, tensor)
     }
-    for name in wanted.keys() | found.keys():
+    for name in [*wanted, *found]:
         if name not in found:
-            raise DamagedFile(f"{path} is damaged: {name} is missing")
+            raise damaged(path, f"{name} is missing")
         if name not in wanted or found[name][:2] != wanted[name]:
-            raise DamagedFile(f"{path} is damaged: {name!r} does not fit its configuration")
+            raise damaged(path, f"{name!r} does not fit its configuration")
     return config, train_config
 
 

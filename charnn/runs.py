@@ -9,6 +9,7 @@ import json
 import os
 import re
 import socket
+import tempfile
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
@@ -20,6 +21,9 @@ from charnn.tensor_file import os_error_line, replacing, sweep
 
 NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}\Z")
 SUFFIX = ".safetensors"
+LOCK_BYTES = 256
+# A folder from a stranger may hold links; what is written in place must not follow them.
+NO_LINKS = os.O_CLOEXEC | os.O_NOFOLLOW
 
 
 class Run:
@@ -64,11 +68,20 @@ class Run:
         """
         try:
             self.folder.mkdir(parents=True, exist_ok=True)
-            probe = self.folder / ".probe.tmp"
-            probe.write_bytes(b"")
-            probe.unlink()
+            with tempfile.TemporaryFile(dir=self.folder):
+                pass
         except OSError as error:
             raise FileError(os_error_line(error, self.folder, "write to")) from error
+
+    def discard(self) -> None:
+        """Removes what a training that saved nothing left here; what is not ours stays."""
+        if self.exists:
+            return
+        sweep(self.folder)
+        with suppress(OSError):
+            for path in (self.tokens, self.metrics, self.lock_file):
+                path.unlink(missing_ok=True)
+            self.folder.rmdir()
 
     @contextmanager
     def lock(self) -> Iterator[list[str]]:
@@ -83,7 +96,7 @@ class Run:
         warnings: list[str] = []
         self.create()
         try:
-            descriptor = os.open(self.lock_file, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o666)
+            descriptor = os.open(self.lock_file, os.O_RDWR | os.O_CREAT | NO_LINKS, 0o666)
         except OSError as error:
             raise FileError(os_error_line(error, self.lock_file, "open")) from error
         try:
@@ -104,8 +117,10 @@ class Run:
                 "order": order,
             }
             try:
-                os.ftruncate(descriptor, 0)
-                os.pwrite(descriptor, json.dumps(holder).encode(), 0)
+                # One write over the old one: a kill between two would lose the order.
+                text = json.dumps(holder).encode().ljust(LOCK_BYTES)
+                os.pwrite(descriptor, text, 0)
+                os.ftruncate(descriptor, len(text))
             except OSError as error:
                 raise FileError(os_error_line(error, self.lock_file, "write")) from error
             sweep(self.folder)
@@ -167,16 +182,18 @@ def find_model(model: str | None, root: Path) -> Path:
     if model is None:
         return _best_of(find_run(root, None))
     path = Path(model)
-    if path.is_dir() and (path / f"last{SUFFIX}").exists() | (path / f"best{SUFFIX}").exists():
+    # os.path, since pathlib raises for a name that is too long
+    is_folder = os.path.isdir(model)
+    if is_folder and (path / f"last{SUFFIX}").exists() | (path / f"best{SUFFIX}").exists():
         best = path / f"best{SUFFIX}"
         return best if best.exists() else path / f"last{SUFFIX}"
-    if path.is_file():
+    if os.path.isfile(model):
         return path
     if NAME.match(model) and not model.endswith(SUFFIX):
         return _best_of(find_run(root, model))
-    hint = "it is a folder without a model" if path.is_dir() else "no such file or run"
+    hint = "it is a folder without a model" if is_folder else "no such file or run"
     raise FileError(
-        f"cannot use {model!r} as a model: {hint}{_nearest(path.name, list_runs(root))}"
+        f"cannot use {model[:80]!r} as a model: {hint}{_nearest(path.name, list_runs(root))}"
     )
 
 
@@ -211,9 +228,18 @@ class MetricsLog:
 
     def append(self, line: dict[str, Any]) -> str | None:
         """Adds a line; returns a warning the first time that this fails."""
+        text = json.dumps(line, allow_nan=False).encode() + b"\n"
         try:
-            with open(self.path, "a", encoding="utf-8") as file:
-                file.write(json.dumps(line, allow_nan=False) + "\n")
+            descriptor = os.open(
+                self.path, os.O_WRONLY | os.O_APPEND | os.O_CREAT | NO_LINKS, 0o666
+            )
+            try:
+                size = os.fstat(descriptor).st_size
+                if os.write(descriptor, text) < len(text):
+                    os.ftruncate(descriptor, size)  # a torn line would spoil the next one too
+                    raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+            finally:
+                os.close(descriptor)
         except OSError as error:
             first, self.failed = not self.failed, True
             reason = os_error_line(error, self.path, "write")
@@ -229,7 +255,7 @@ def read_metrics(path: Path) -> list[dict[str, Any]]:
     except OSError:
         return []
     for line in text.splitlines():
-        with suppress(ValueError):
+        with suppress(ValueError, RecursionError):
             value = json.loads(line)
             if isinstance(value, dict) and isinstance(value.get("step"), int):
                 lines.append(value)

@@ -46,6 +46,12 @@ OTHER_KINDS = {
 }
 
 
+def damaged(path: Path, reason: object) -> DamagedFile:
+    """The error for a damaged file; what a stranger's file puts into a reason is cut short."""
+    line = " ".join(str(reason).split())
+    return DamagedFile(f"{path} is damaged: {line if len(line) <= 300 else line[:300] + '…'}")
+
+
 class Tensor(NamedTuple):
     """Where a tensor lies: bytes ``start`` to ``stop`` of the data section."""
 
@@ -211,10 +217,12 @@ def read_header(file: BinaryIO, path: Path) -> Header:
     """
     file_size = os.fstat(file.fileno()).st_size
     first = file.read(24)
-    for magic, kind in OTHER_KINDS.items():
-        if first.startswith(magic):
-            raise DamagedFile(f"{path} is not a charnn file: it is {kind}")
     length = int.from_bytes(first[:8], "little")
+    if len(first) < 24 or length > min(file_size - 8, MAX_HEADER_BYTES):
+        # Only now: the length of a good header may begin as a pickle does (1152 is 80 04).
+        for magic, kind in OTHER_KINDS.items():
+            if first.startswith(magic):
+                raise DamagedFile(f"{path} is not a charnn file: it is {kind}")
     if len(first) < 24 or length > file_size - 8:
         raise DamagedFile(f"{path} is damaged, or not a charnn file: its header is cut off")
     if length > MAX_HEADER_BYTES:
@@ -237,6 +245,9 @@ def parse_header(text: bytes, file_size: int, path: Path) -> Header:
         ours = parse_json(metadata[METADATA_KEY])
         if not isinstance(ours, dict):
             raise ValueError("the metadata is not an object")
+        # The digest is over values; two spellings of one value would hide a flipped bit.
+        if to_json(ours) != metadata[METADATA_KEY]:
+            raise ValueError("the metadata is not spelt as charnn spells it")
         tensors: dict[str, Tensor] = {}
         end = 0
         for name, entry in sorted(header.items(), key=_by_offset):
@@ -246,8 +257,8 @@ def parse_header(text: bytes, file_size: int, path: Path) -> Header:
             raise ValueError(
                 f"it should be {8 + len(text) + end:,} bytes long, it is {file_size:,}"
             )
-    except ValueError as error:
-        raise DamagedFile(f"{path} is damaged: {error}") from None
+    except (ValueError, RecursionError) as error:
+        raise damaged(path, error) from None
     return Header(tensors, ours, 8 + len(text))
 
 
@@ -266,11 +277,7 @@ def check_digest(header: Header, data_hash: hashlib._Hash, path: Path) -> None:
         DamagedFile: they differ.
     """
     metadata = {key: value for key, value in header.metadata.items() if key != "digest"}
-    try:
-        found = seal(data_hash, header.tensors, metadata)
-    except ValueError as error:  # surrogates and the like, which the JSON of a stranger may hold
-        raise DamagedFile(f"{path} is damaged: {error}") from None
-    if header.metadata.get("digest") != found:
+    if header.metadata.get("digest") != seal(data_hash, header.tensors, metadata):
         raise DamagedFile(
             f"{path} is damaged: its contents do not match its digest; use another copy"
         )

@@ -9,6 +9,7 @@ import functools
 import os
 import signal
 import sys
+import time
 import traceback
 from collections.abc import Callable
 from pathlib import Path
@@ -46,6 +47,7 @@ JsonOption = Annotated[
 ]
 QuietOption = Annotated[bool, typer.Option("-q", "--quiet", help="Say nothing but errors.")]
 DEFAULT_CHECKPOINTS = Path("checkpoints")
+SECONDS_BETWEEN_LINES = 2.0
 
 
 def visible(text: str) -> str:
@@ -113,6 +115,19 @@ def print_json(value: Any) -> None:
 
     sys.stdout.write(json.dumps(value, ensure_ascii=True, allow_nan=False) + "\n")
     sys.stdout.flush()
+
+
+def progress_lines(doing: str) -> Callable[[int, int], None]:
+    """A line on stderr now and then, for what takes long: called with done and all (0: unknown)."""
+    last = time.monotonic()
+
+    def progress(done: int, total: int) -> None:
+        nonlocal last
+        if time.monotonic() - last >= SECONDS_BETWEEN_LINES:
+            last = time.monotonic()
+            say(f"{doing}: {done / total:.0%}" if total else f"{doing}: {done / 1e6:,.1f} MB")
+
+    return progress
 
 
 def debugging() -> bool:

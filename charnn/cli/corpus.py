@@ -8,9 +8,15 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from charnn.cli.console import JsonOption, QuietOption, print_json, say, visible
+from charnn.cli.console import (
+    JsonOption,
+    QuietOption,
+    print_json,
+    progress_lines,
+    say,
+    visible,
+)
 from charnn.cli.signals import OrderlyEnd
-from charnn.cli.tokenize import progress_lines
 from charnn.errors import TextError
 
 if TYPE_CHECKING:
@@ -27,7 +33,7 @@ def corpus(
     as_json: JsonOption = False,
     quiet: QuietOption = False,
 ) -> None:
-    r"""List known corpora, or get one: built from this Python, or downloaded, into corpora/.
+    """List known corpora, or get one: built from this Python, or downloaded, into corpora/.
 
     \b
     charnn corpus

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import time
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -15,8 +14,8 @@ from charnn.cli.console import (
     ModelOption,
     QuietOption,
     print_json,
+    progress_lines,
     put,
-    say,
 )
 from charnn.config import PROTOCOLS, TOKENS_SUFFIX
 from charnn.errors import ConfigError, DamagedFile, TextError
@@ -88,7 +87,7 @@ def evaluate(
     scores: dict[str, Any] = {}
     for name in chosen:
         score = evaluation.carried if name == "carried" else evaluation.cold
-        progress = None if quiet else _progress(name)
+        progress = None if quiet else progress_lines(name)
         scores[name.replace("-", "_")] = score(network, ids, sizes, progress=progress)
     if json:
         print_json(
@@ -132,6 +131,7 @@ def _read(
 
     from charnn.evaluation import TextSizes
     from charnn.text.sources import open_source
+    from charnn.text.splits import count_characters
 
     parts, chars, size = [], 0, 0
     is_text = True
@@ -141,7 +141,7 @@ def _read(
             if tokenizer.kind == "byte":
                 parts.append(tokenizer.encode_bytes(piece.data))
                 is_text = is_text and _is_utf8(piece.data)
-                chars += sum(byte & 0xC0 != 0x80 for byte in piece.data)
+                chars += count_characters(piece.data)
             else:
                 text = piece.text()
                 parts.append(tokenizer.encode(text, unknown, chars))
@@ -196,14 +196,3 @@ def _read_tokens(
 
 def _number(value: float | None) -> str:
     return "-" if value is None else f"{value:.4f}"
-
-
-def _progress(name: str) -> Any:
-    last = [time.monotonic()]
-
-    def progress(done: int, total: int) -> None:
-        if time.monotonic() - last[0] >= 2:
-            last[0] = time.monotonic()
-            say(f"{name}: {done:,} of {total:,} tokens")
-
-    return progress

@@ -5,8 +5,6 @@ from __future__ import annotations
 import os
 import sys
 import time
-from collections.abc import Iterator
-from contextlib import contextmanager
 from typing import TYPE_CHECKING, Annotated, Literal
 
 import typer
@@ -208,16 +206,20 @@ class Output:
             data = visible(text).encode(self._encoding, "backslashreplace")
         else:
             data = text.encode("utf-8", "surrogateescape")
-        with _stdout_errors():
+        try:
             sys.stdout.buffer.write(data)
-        if time.monotonic() >= self._flush_at:
-            self.flush()
+            if time.monotonic() >= self._flush_at:
+                sys.stdout.buffer.flush()
+                self._flush_at = time.monotonic() + FLUSH_SECONDS
+        except OSError as error:
+            raise _refused(error) from error
 
     def flush(self) -> None:
         """Sends what is still on its way; raises as `write` does."""
-        with _stdout_errors():
+        try:
             sys.stdout.buffer.flush()
-        self._flush_at = time.monotonic() + FLUSH_SECONDS
+        except OSError as error:
+            raise _refused(error) from error
 
     def end_line(self) -> None:
         """Begins a new line, unless one has just begun."""
@@ -225,15 +227,11 @@ class Output:
             self.write("\n")
 
 
-@contextmanager
-def _stdout_errors() -> Iterator[None]:
-    try:
-        yield
-    except BrokenPipeError:
-        raise
-    except OSError as error:
-        give_up_stdout()
-        raise FileError(f"cannot write to stdout: {error.strerror or error}") from error
+def _refused(error: OSError) -> Exception:
+    give_up_stdout()
+    if isinstance(error, BrokenPipeError):
+        return error
+    return FileError(f"cannot write to stdout: {error.strerror or error}")
 
 
 def set_threads(threads: int | None) -> None:

@@ -23,7 +23,7 @@ def show(
         str | None,
         typer.Argument(
             metavar="[MODEL]",
-            help="A run's name, its folder or a .safetensors file. [default: the newest run's best]",
+            help="A run's name, its folder or a file. [default: the newest run's best]",
             show_default=False,
         ),
     ] = None,
@@ -66,10 +66,8 @@ def show(
         )
         put("  recipe: " + ", ".join(f"{key} {value}" for key, value in sorted(recipe.items())))
     for name, score in (info.get("results") or {}).items():
-        put(
-            f"  validation, {name.replace('_', '-')}: {score['nats_per_token']:.4f} nats/token over "
-            f"{score['targets']:,} targets"
-        )
+        loss = f"{score['nats_per_token']:.4f} nats/token over {score['targets']:,} targets"
+        put(f"  validation, {name.replace('_', '-')}: {loss}")
     history = [h for h in info.get("history", []) if h.get("cold_256") is not None]
     if len(history) > 1:
         put("  validation loss (cold-256) over the steps:")

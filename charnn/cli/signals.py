@@ -6,7 +6,10 @@ import os
 import signal
 import sys
 from collections.abc import Callable
+from contextlib import suppress
 from types import FrameType
+
+import typer
 
 from charnn.cli.console import say
 
@@ -32,9 +35,11 @@ class OrderlyEnd:
                 signal.signal(number, self._handle)
         return self
 
-    def __exit__(self, *_: object) -> None:
+    def __exit__(self, kind: type[BaseException] | None, *_: object) -> None:
         for number, handler in self.before.items():
             signal.signal(number, handler)
+        if kind is KeyboardInterrupt and self.code:
+            raise typer.Exit(self.code) from None
 
     def _handle(self, number: int, _: FrameType | None) -> None:
         again, self.code = self.code == 128 + signal.SIGINT == 128 + number, 128 + number
@@ -46,4 +51,5 @@ class OrderlyEnd:
         if self.stop is None:
             raise KeyboardInterrupt
         self.stop()
-        say("saving; Ctrl-C again to quit now")
+        with suppress(RuntimeError):  # it came in the middle of another write to stderr
+            say("saving; Ctrl-C again to quit now")

@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from charnn.cli.console import JsonOption, QuietOption, print_json, say
+from charnn.cli.console import JsonOption, QuietOption, print_json, progress_lines, say
 from charnn.cli.signals import OrderlyEnd
 from charnn.cli.train import parse_split
 from charnn.config import TOKENS_SUFFIX, TrainOptions
@@ -17,8 +16,6 @@ from charnn.errors import ConfigError, TextError
 
 if TYPE_CHECKING:
     from charnn.text.token_file import TokenFile
-
-SECONDS_BETWEEN_LINES = 2.0
 
 
 def tokenize(
@@ -63,7 +60,7 @@ def tokenize(
     as_json: JsonOption = False,
     quiet: QuietOption = False,
 ) -> None:
-    r"""Turn a text into ids once, to train on it many times.
+    """Turn a text into ids once, to train on it many times.
 
     \b
     charnn tokenize book.txt -o book.tokens
@@ -142,16 +139,3 @@ def _report(facts: dict[str, Any]) -> None:
         f"wrote {facts['path']}, {facts['file_bytes']:,} bytes, in {facts['seconds']:.1f} s "
         f"({facts['megabytes_per_second']:,.0f} MB/s)"
     )
-
-
-def progress_lines(doing: str) -> Callable[[int, int], None]:
-    """A line on stderr now and then, for what takes long: called with done and all (0: unknown)."""
-    last = time.monotonic()
-
-    def progress(done: int, total: int) -> None:
-        nonlocal last
-        if time.monotonic() - last >= SECONDS_BETWEEN_LINES:
-            last = time.monotonic()
-            say(f"{doing}: {done / total:.0%}" if total else f"{doing}: {done / 1e6:,.1f} MB")
-
-    return progress

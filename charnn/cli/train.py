@@ -15,6 +15,7 @@ from charnn.cli.console import (
     JsonOption,
     QuietOption,
     print_json,
+    progress_lines,
     say,
     warn,
 )
@@ -162,7 +163,7 @@ def train(
     with OrderlyEnd() as end:
         from charnn.training import launch
 
-        progress = None if quiet else _reading()
+        progress = None if quiet else progress_lines("reading the text")
         notify = _no_talk if quiet else _note
         if resume:
             with launch.resume(name, options, checkpoints, began=BEGAN, notify=notify) as trainer:
@@ -220,17 +221,6 @@ def _no_talk(_: str) -> None:
 
 def _note(message: str) -> None:
     say(f"note: {message}")
-
-
-def _reading() -> Any:
-    last = [time.monotonic()]
-
-    def progress(done: int, total: int) -> None:
-        if time.monotonic() - last[0] >= 2:
-            last[0] = time.monotonic()
-            say(f"reading the text: {done / max(total, 1):.0%}")
-
-    return progress
 
 
 def _run(trainer: Trainer, end: OrderlyEnd, json: bool, quiet: bool) -> None:

@@ -17,7 +17,9 @@ from charnn.runs import Run, find_run, free_name, list_runs
 from charnn.tensor_file import os_error_line, replacing
 from charnn.text.sources import TextSource, open_source
 from charnn.text.sources import run_name as name_of_text
+from charnn.text.splits import check_split
 from charnn.text.token_file import TokenFile, write_token_file
+from charnn.text.token_writer import check_tokenizer
 from charnn.training import machine
 from charnn.training.recipe import Plan, make_plan, set_budget
 from charnn.training.trainer import Trainer
@@ -65,6 +67,8 @@ def start(
         CharnnError: a text, an option or the machine does not allow it.
     """
     began = time.monotonic() if began is None else began
+    check_split(options.split)
+    check_tokenizer(options.tokenizer, options.vocab_size)
     options = settle(options)
     machine.prepare(options.threads or 1)
     run = _new_run(texts, options, root)
@@ -137,7 +141,7 @@ def resume(
             )
         if budget and not finished:
             raise ConfigError(
-                f"run {run.name!r} is not finished and keeps its budget: resume it without one first"
+                f"run {run.name!r} is not finished: resume it without a new budget first"
             )
         if budget:
             config = replace(
@@ -154,7 +158,7 @@ def resume(
             progress["finished"] = False
             notify(
                 "a new budget: the learning rate rises and falls again, so the loss first gets "
-                "worse; it ends lower only if the budget is about as long as the last one, or longer"
+                "worse; it ends lower if the budget is about as long as the last one, or longer"
             )
         then, now = progress.get("environment"), machine.environment(config)
         if then != now and isinstance(then, dict):

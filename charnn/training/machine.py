@@ -130,7 +130,7 @@ def require_memory(model: ModelConfig, batch_size: int, bptt: int) -> None:
     need, have = training_memory(model, batch_size, bptt), available_memory()
     if have is not None and need > 0.9 * have:
         raise TrainingError(
-            f"this training needs about {need / 2**30:.1f} GiB of memory, and {have / 2**30:.1f} are "
+            f"this training needs about {need / 2**30:.1f} GiB of memory, {have / 2**30:.1f} are "
             "free: lower --hidden-size, --batch-size or --bptt, or use --tokenizer byte for a "
             "text with very many different characters"
         )

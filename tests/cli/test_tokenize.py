@@ -11,6 +11,7 @@ import pytest
 from typer.testing import CliRunner, Result
 
 import charnn.cli
+from charnn.cli import console
 from charnn.text.token_file import TokenFile
 
 TEXT = "A line of text.\r\nÄnother one.\n" * 20
@@ -97,9 +98,8 @@ def test_what_cannot_be_done_is_said_in_one_line(words: list[str], code: int, me
 def test_a_long_reading_shows_how_far_it_is(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    module = sys.modules["charnn.cli.tokenize"]  # under its name in charnn.cli is the command
-    monkeypatch.setattr(module, "SECONDS_BETWEEN_LINES", 0.0)
-    progress = module.progress_lines("reading")
+    monkeypatch.setattr(console, "SECONDS_BETWEEN_LINES", 0.0)
+    progress = console.progress_lines("reading")
     progress(1, 4)
     progress(2_000_000, 0)
     assert "reading: 25%\nreading: 2.0 MB\n" == capsys.readouterr().err

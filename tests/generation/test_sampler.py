@@ -199,6 +199,16 @@ def test_logits_that_are_not_finite_are_one_clear_error(logit):
         next(sampler.stream(1))
 
 
+@pytest.mark.parametrize("cell", GATES)
+def test_weights_that_overflow_end_in_that_error_and_no_warning(cell):
+    config = ModelConfig(7, cell, 12, 12, 2)
+    weights = {n: np.full(s, 3e38, np.float32) for n, s in config.tensor_shapes().items()}
+    sampler = Sampler(NumpyModel(config, weights), 1)
+    sampler.feed([0, 1])
+    with pytest.raises(CharnnError, match="not finite"):
+        next(sampler.stream(1))
+
+
 def test_a_sampler_that_was_fed_nothing_says_so():
     sampler = Sampler(network(), 1)
     sampler.feed([])

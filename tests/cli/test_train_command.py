@@ -1,0 +1,274 @@
+"""The command line as a person types it, in processes of its own."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+from typing import NamedTuple
+
+import pytest
+
+from charnn.cli import main
+from charnn.cli.watch import clock
+
+ROOT = Path(__file__).resolve().parents[2]
+MAIN = "from charnn.cli import main; main()"
+QUICK = [
+    *("--max-steps", "6", "--hidden-size", "12", "--num-layers", "1"),
+    *("--batch-size", "2", "--bptt", "8", "--threads", "1", "--seed", "1"),
+]
+    "--max-steps",
+    "6",
+    "--hidden-size",
+    "12",
+    "--num-layers",
+    "1",
+    "--batch-size",
+    "2",
+    "--bptt",
+    "8",
+    "--threads",
+    "1",
+    "--seed",
+    "1",
+]
+TEXT = "the goat is not a sailor, and knows it.\n" * 40
+
+
+class Done(NamedTuple):
+    """What a command left: as a finished process has it."""
+
+    returncode: int
+    stdout: str
+    stderr: str
+
+
+@pytest.fixture
+def charnn(tmp_path, monkeypatch, capsys):
+    """Runs a command in this process, in a folder of its own that holds "my book.txt"."""
+    (tmp_path / "my book.txt").write_text(TEXT)
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr("charnn.training.machine.MEASURE_SECONDS", 0.0)
+
+    def run(*words: str, env: dict[str, str] | None = None) -> Done:
+        with monkeypatch.context() as patched:
+            patched.setattr(sys, "argv", ["charnn", *words])
+            for name, value in (env or {}).items():
+                patched.setenv(name, value)
+            with pytest.raises(SystemExit) as end:
+                main()
+        code = end.value.code
+        return Done(code if isinstance(code, int) else 0, *capsys.readouterr())
+
+    return run
+
+
+@pytest.fixture
+def process(tmp_path):
+    """Runs a command in a process of its own, where its streams are what the environment says."""
+    (tmp_path / "my book.txt").write_text(TEXT)
+
+    def run(*words: str, env: dict[str, str]) -> subprocess.CompletedProcess[str]:
+        environment = {**os.environ, "PYTHONPATH": str(ROOT), **env}
+        command = [sys.executable, "-c", MAIN, *words]
+        return subprocess.run(
+            command, cwd=tmp_path, capture_output=True, text=True, env=environment
+        )
+
+    return run
+
+
+def one_line(done: Done, code: int = 1) -> str:
+    assert code == done.returncode, done.stderr
+    assert "Traceback" not in done.stderr
+    lines = [line for line in done.stderr.splitlines() if line.startswith("error: ")]
+    assert 1 == len(lines), done.stderr
+    return lines[0]
+
+
+def test_train_sample_resume_eval_show_and_runs_work_one_after_another(charnn):
+    done = charnn("train", "my book.txt", *QUICK)
+    assert 0 == done.returncode, done.stderr
+    assert "" == done.stdout
+    assert "charnn sample -m my-book" in done.stderr
+    written = charnn("sample", "the ", "-n", "30", "--seed", "5", "-t", "0.9")
+    assert 0 == written.returncode, written.stderr
+    assert written.stdout.startswith("the ")
+    again = charnn("sample", "the ", "-n", "30", "--seed", "5", "-t", "0.9")
+    assert written.stdout == again.stdout
+    more = charnn("train", "--resume", "--name", "my-book", "--max-steps", "4")
+    assert 0 == more.returncode, more.stderr
+    scored = json.loads(charnn("eval", "--json").stdout)
+    keys = {"model", "tokenizer", "vocab_size", "parameters", "split", "tokens", "chars", "bytes"}
+    assert keys | {"unknown", "carried", "cold_256"} == set(scored)
+    inner = {"nats_per_token", "bits_per_char", "bits_per_byte", "targets"}
+    assert inner == set(scored["carried"]) == set(scored["cold_256"])
+    assert scored["carried"]["targets"] == scored["tokens"] - 1
+    shown = charnn("show", "my-book")
+    assert "lstm 1x12" in shown.stdout
+    assert json.loads(charnn("show", "my-book", "--json").stdout)["digest"]
+    listed = json.loads(charnn("runs", "--json").stdout)
+    assert ["my-book"] == [row["name"] for row in listed]
+    assert 10 == listed[0]["step"]
+    assert "my-book" in charnn("runs").stdout
+
+
+def test_eval_scores_another_text_and_names_what_it_does_not_know(charnn, tmp_path):
+    charnn("train", "my book.txt", *QUICK)
+    (tmp_path / "other.txt").write_text("the goat knows £5 it.\n" * 3)
+    line = one_line(charnn("eval", "other.txt", "-m", "my-book"))
+    assert "£" in line
+    assert "U+00A3" in line
+    scored = json.loads(charnn("eval", "other.txt", "--unknown", "skip", "--json").stdout)
+    assert 6 == scored["unknown"]
+    assert scored["split"] is None
+
+
+def test_a_second_run_gets_a_name_of_its_own_and_a_given_one_is_kept(charnn, tmp_path):
+    for _ in range(2):
+        charnn("train", "my book.txt", *QUICK)
+    assert {"my-book", "my-book-2"} == {path.name for path in (tmp_path / "checkpoints").iterdir()}
+    line = one_line(charnn("train", "my book.txt", "--name", "my-book", *QUICK))
+    assert "--resume --name my-book" in line
+
+
+def test_dry_run_says_what_would_be_trained_and_leaves_nothing(charnn, tmp_path):
+    done = charnn("train", "my book.txt", "--dry-run", *QUICK)
+    assert 0 == done.returncode, done.stderr
+    assert "parameters" in done.stderr
+    plan = json.loads(charnn("train", "my book.txt", "--dry-run", "--json", *QUICK).stdout)
+    assert 6 == plan["recipe"]["max_steps"]
+    assert ["my book.txt"] == [path.name for path in tmp_path.iterdir()]
+
+
+def test_json_is_all_that_stands_on_stdout(charnn):
+    done = charnn("train", "my book.txt", "--json", *QUICK)
+    result = json.loads(done.stdout)
+    assert "finished" == result["reason"]
+    assert "cold_256" in result
+
+
+def test_quiet_says_nothing(charnn):
+    done = charnn("train", "my book.txt", "-q", *QUICK)
+    assert ("", "") == (done.stdout, done.stderr)
+
+
+@pytest.mark.parametrize(
+    "words",
+    [
+        ["--learning-rate", "nan"],
+        ["--learning-rate", "-1"],
+        ["--minutes", "inf"],
+        ["--minutes", "0"],
+        ["--seed", str(2**70)],
+        ["--dropout", "1"],
+        ["--split", "90"],
+        ["--split", "ninety"],
+        ["--cell", "elman"],
+        ["--tokenizer", "words"],
+        ["--precision", "float16"],
+        ["--minutes", "1", "--epochs", "2"],
+        ["--batch-size", "0"],
+        ["--no-such-flag"],
+    ],
+    ids=" ".join,
+)
+def test_a_value_out_of_range_is_a_usage_error_before_any_work(charnn, tmp_path, words):
+    done = charnn("train", "my book.txt", *words)
+    assert 2 == done.returncode
+    assert "Traceback" not in done.stderr
+    assert not (tmp_path / "checkpoints").exists()
+
+
+@pytest.mark.parametrize(
+    ("words", "expected"),
+    [
+        (["train"], "no text given"),
+        (["train", "--resume", "my book.txt"], "takes no TEXT"),
+        (["train", "--resume", "--hidden-size", "9"], "--hidden-size"),
+        (["eval", "--protocol", "warm"], "choose from carried, cold-256"),
+    ],
+)
+def test_a_contradiction_is_a_usage_error_that_says_what_to_do(charnn, words, expected):
+    assert expected in one_line(charnn(*words), 2)
+
+
+@pytest.mark.parametrize(
+    ("words", "expected"),
+    [
+        (["train", "nowhere.txt"], "nowhere.txt"),
+        (["train", "--resume"], "charnn train TEXT"),
+        (["sample"], "charnn train TEXT"),
+        (["show", "nothing"], "nothing"),
+        (["eval", "-m", "my book.txt"], "not a charnn file"),
+        (["train", "my book.txt", "--name", "../out"], "cannot name a run"),
+    ],
+)
+def test_what_cannot_be_done_is_one_line(charnn, words, expected):
+    assert expected in one_line(charnn(*words))
+
+
+def test_a_wrong_model_name_lists_the_nearest(charnn):
+    charnn("train", "my book.txt", *QUICK)
+    assert "my-book" in one_line(charnn("sample", "-m", "my-bok"))
+
+
+def test_without_a_command_three_lines_to_copy(charnn):
+    done = charnn()
+    assert 0 == done.returncode
+    lines = done.stdout.splitlines()
+    assert ["charnn train", "charnn sample", "charnn train --resume"] == [
+        line[: len(start)]
+        for line, start in zip(
+            lines, ["charnn train", "charnn sample", "charnn train --resume"], strict=True
+        )
+    ]
+
+
+def test_version_and_help_need_no_command(charnn):
+    assert charnn("--version").stdout.startswith("charnn ")
+    assert "train" in charnn("-h").stdout
+
+
+def test_debug_brings_the_traceback_back(charnn):
+    for words, env in ((["sample", "--debug"], {}), (["sample"], {"CHARNN_DEBUG": "1"})):
+        done = charnn(*words, env=env)
+        assert 1 == done.returncode
+        assert "Traceback" in done.stderr
+
+
+@pytest.mark.parametrize(
+    "environment", [{"PYTHONIOENCODING": "ascii"}, {"LC_ALL": "C", "PYTHONUTF8": "0"}]
+)
+def test_a_terminal_without_utf_8_is_survived(process, tmp_path, environment):
+    (tmp_path / "vögel.txt").write_text("Vögel fliegen — weit.\n" * 60)
+    done = process("train", "vögel.txt", *QUICK, "--sample-every", "3", env=environment)
+    assert 0 == done.returncode, done.stderr
+    shown = process("show", env=environment)
+    assert 0 == shown.returncode, shown.stderr
+    assert 0 == process("eval", env=environment).returncode
+
+
+def test_colour_obeys_the_environment(charnn):
+    plain = charnn("sample")
+    assert "\x1b" not in plain.stderr
+    assert "\x1b[31m" in charnn("sample", env={"FORCE_COLOR": "1"}).stderr
+    assert "\x1b" not in charnn("sample", env={"FORCE_COLOR": "1", "NO_COLOR": "1"}).stderr
+
+
+def test_control_characters_of_a_text_never_reach_the_talk(charnn, tmp_path):
+    (tmp_path / "wild.txt").write_text("\x1b]52;c;aGk=\x07 \x9b31m [/red] \u202e\n" * 60)
+    done = charnn("train", "wild.txt", *QUICK, "--sample-every", "2")
+    assert 0 == done.returncode, done.stderr
+    shown = charnn("show")
+    for control in ("\x1b", "\x07", "\x9b", "\u202e"):
+        assert control not in done.stderr
+        assert control not in shown.stdout
+    assert "\\x1b" in shown.stdout
+
+
+def test_time_left_reads_like_a_clock():
+    assert ["0:00", "0:09", "1:30", "2:05:00"] == [clock(s) for s in (-3, 9, 90, 7500)]
