@@ -17,6 +17,7 @@ from __future__ import annotations
 import math
 from abc import ABC, abstractmethod
 from collections.abc import Iterable, Mapping
+from functools import partial
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -31,7 +32,7 @@ MAX_TABLE_BYTES = 64 << 20
 CACHE_LINE = 64
 # Weights so large that a step overflows give logits that are not finite; whoever chooses by them
 # must look, and numpy need not print warnings besides.
-quiet = np.errstate(over="ignore", invalid="ignore")
+quiet = partial(np.errstate, over="ignore", invalid="ignore")
 
 
 class RNNState(NamedTuple):
@@ -181,7 +182,7 @@ class NumpyModel:
     used again. The scratch memory is the model's own: one model serves one thread at a time.
     """
 
-    @quiet
+    @quiet()
     def __init__(self, config: ModelConfig, weights: Mapping[str, Array]) -> None:
         """Copies and rearranges `weights`, named and shaped as `config.tensor_shapes()` says."""
         self.config = config
@@ -221,7 +222,7 @@ class NumpyModel:
         layer = state_type(*(np.zeros_like(self._mean) for _ in state_type._fields))
         return (layer,) * self.config.num_layers
 
-    @quiet
+    @quiet()
     def step(self, token: int, state: State) -> tuple[Array, State]:
         """Reads one token: logits (V,) of the next one, and the new state."""
         features, state = self._advance(token, state)
@@ -229,7 +230,7 @@ class NumpyModel:
         logits += self._head_bias
         return logits, state
 
-    @quiet
+    @quiet()
     def feed(self, tokens: Iterable[int], state: State) -> tuple[Array, State]:
         """Reads tokens, at least one: `step` by `step`, with logits after the last alone."""
         *before, last = tokens

@@ -20,21 +20,6 @@ QUICK = [
     *("--max-steps", "6", "--hidden-size", "12", "--num-layers", "1"),
     *("--batch-size", "2", "--bptt", "8", "--threads", "1", "--seed", "1"),
 ]
-    "--max-steps",
-    "6",
-    "--hidden-size",
-    "12",
-    "--num-layers",
-    "1",
-    "--batch-size",
-    "2",
-    "--bptt",
-    "8",
-    "--threads",
-    "1",
-    "--seed",
-    "1",
-]
 TEXT = "the goat is not a sailor, and knows it.\n" * 40
 
 
