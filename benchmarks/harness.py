@@ -8,7 +8,6 @@ import statistics
 import string
 import subprocess
 import sys
-import tempfile
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -28,10 +27,9 @@ T = TypeVar("T")
 
 @dataclass(frozen=True)
 class Ran:
-    """A command that ended well: wall seconds, peak resident bytes, and what it said."""
+    """A command that ended well: wall seconds, and what it said."""
 
     seconds: float
-    peak_bytes: int
     stdout: bytes
     stderr: str
 
@@ -47,30 +45,21 @@ def run(command: Sequence[str], cwd: Path | None = None) -> Ran:
     Exits with the command's own last words if it fails.
     """
     path = os.pathsep.join(filter(None, [str(ROOT), os.environ.get("PYTHONPATH")]))
-    with tempfile.TemporaryFile("w+", encoding="utf-8", errors="replace") as talk:
-        begin = time.perf_counter()
-        process = subprocess.Popen(
-            command,
-            cwd=cwd,
-            env={**os.environ, "PYTHONPATH": path},
-            stdin=subprocess.DEVNULL,
-            stdout=subprocess.PIPE,
-            stderr=talk,
-        )
-        assert process.stdout is not None
-        with process.stdout as pipe:
-            stdout = pipe.read()
-        # Not process.wait(): only this way the system tells the peak of this one child.
-        _, status, usage = os.wait4(process.pid, 0)
-        seconds = time.perf_counter() - begin
-        process.returncode = os.waitstatus_to_exitcode(status)
-        talk.seek(0)
-        stderr = talk.read()
-    if process.returncode:
-        tail = "\n".join((stdout.decode("utf-8", "replace") + stderr).splitlines()[-15:])
+    begin = time.perf_counter()
+    done = subprocess.run(
+        command,
+        cwd=cwd,
+        env={**os.environ, "PYTHONPATH": path},
+        stdin=subprocess.DEVNULL,
+        capture_output=True,
+        check=False,
+    )
+    seconds = time.perf_counter() - begin
+    talk = done.stderr.decode("utf-8", "replace")
+    if done.returncode:
+        tail = "\n".join((done.stdout.decode("utf-8", "replace") + talk).splitlines()[-15:])
         sys.exit(f"{tail}\nerror: this command failed: {' '.join(command)}")
-    unit = 1 if sys.platform == "darwin" else 1024
-    return Ran(seconds, usage.ru_maxrss * unit, stdout, stderr)
+    return Ran(seconds, done.stdout, talk)
 
 
 def alternate(arms: dict[str, Callable[[], T]], repeats: int) -> dict[str, list[T]]:

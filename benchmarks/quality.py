@@ -42,13 +42,20 @@ class Result:
     cold_short: float | None
 
 
+def budgets(text: str) -> list[float]:
+    """The numbers of a list such as 1,2,5."""
+    return [float(part) for part in text.split(",")]
+
+
 def parser() -> argparse.ArgumentParser:
     """The command line."""
     made = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     made.add_argument("text", type=Path, metavar="TEXT", help="a text file in UTF-8")
-    made.add_argument("--minutes", default="1,2,5", help="budgets to try [default: 1,2,5]")
+    made.add_argument(
+        "--minutes", type=budgets, default="1,2,5", help="budgets to try [default: 1,2,5]"
+    )
     made.add_argument("--seeds", type=int, default=3, help="trainings of each [default: 3]")
     made.add_argument("--cell", default="lstm", help="lstm, gru or rnn [default: lstm]")
     made.add_argument("--precision", default="auto", help="auto, float32 or bfloat16")
@@ -132,20 +139,22 @@ def row(name: str, results: list[Result], short: bool) -> list[str]:
 
 def main() -> None:
     """Runs the arms and prints the table."""
-    options = parser().parse_args()
-    minutes = [float(part) for part in options.minutes.split(",")]
+    made = parser()
+    options = made.parse_args()
+    if not options.text.is_file():
+        made.error(f"there is no file {options.text}")
     text = options.text.read_bytes().decode("utf-8-sig")
     cut = len(text) * 90 // 100
     train, valid = text[:cut], text[cut:]
     if len(valid) <= COLD:
-        raise SystemExit(f"error: the last tenth of TEXT must have more than {COLD} characters")
+        made.error(f"the last tenth of TEXT must have more than {COLD} characters")
     with tempfile.TemporaryDirectory(prefix="charnn-bench-") as temporary:
         root = options.checkpoints or Path(temporary)
 
         def charnn_arm(budget: float) -> Callable[[int], Result]:
             return lambda seed: run_charnn(options, budget, seed, root, valid)
 
-        arms = {f"charnn {options.cell}, {m:g} min": charnn_arm(m) for m in minutes}
+        arms = {f"charnn {options.cell}, {m:g} min": charnn_arm(m) for m in options.minutes}
         if options.nanogpt:
             arms["nanoGPT, CPU recipe"] = lambda seed: run_nanogpt(options, seed, train, valid)
         results: dict[str, list[Result]] = {name: [] for name in arms}

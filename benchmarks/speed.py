@@ -34,17 +34,25 @@ from charnn.training import machine
 
 SAMPLE_CHARS, PEER_CHARS = 20_000, 1_000
 
-# `charnn ARGUMENTS`, telling at the end, on stderr, how long the disk took to hold the file.
-TIMED_FSYNC = """
-import atexit, os, sys, time
+# `charnn ARGUMENTS`, telling at the end, on stderr, how many seconds the disk took to hold the file
+# and how many bytes were resident at most. The kernel's count of the latter begins with this
+# process on Linux; what wait4 and getrusage say there begins with the parent, which holds torch.
+OBSERVED = """
+import atexit, os, pathlib, resource, sys, time
 fsync, seconds = os.fsync, 0.0
 def timed(descriptor):
     global seconds
     begin = time.perf_counter()
     fsync(descriptor)
     seconds += time.perf_counter() - begin
+def tell():
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    status = pathlib.Path("/proc/self/status")
+    if status.exists():
+        peak = 1024 * int(status.read_text().split("VmHWM:")[1].split()[0])
+    print(seconds, peak, file=sys.stderr)
 os.fsync = timed
-atexit.register(lambda: print(seconds, file=sys.stderr))
+atexit.register(tell)
 from charnn.cli import main
 main()
 """
@@ -57,7 +65,7 @@ with open(sys.argv[2], "wb") as file:
         file.write(text[start : start + (1 << 22)])
 """
 COPY_TO_MEMORY = """
-import sys, time, numpy as np
+import sys, numpy as np
 text = np.memmap(sys.argv[1], np.uint8, "r")
 copy = np.empty_like(text)
 np.copyto(copy, text)
@@ -73,43 +81,40 @@ def tokenize(folder: Path, options: argparse.Namespace) -> None:
         for start in range(0, size, len(part)):
             file.write(part[: size - start])
 
-    def charnn(tokenizer: str) -> tuple[float, int]:
-        arguments = ["tokenize", str(text), "-o", str(output), "--tokenizer", tokenizer, "-q"]
-        ran = harness.run([sys.executable, "-c", TIMED_FSYNC, *arguments])
-        return ran.seconds - float(ran.stderr.split()[-1]), ran.peak_bytes
+    peaks: dict[str, list[int]] = {"char": [], "byte": []}
 
-    def copy(code: str) -> tuple[float, int]:
-        ran = harness.run([sys.executable, "-c", code, str(text), str(output)])
-        return ran.seconds, ran.peak_bytes
+    def charnn(tokenizer: str) -> float:
+        arguments = ["tokenize", str(text), "-o", str(output), "--tokenizer", tokenizer, "-q"]
+        ran = harness.run([sys.executable, "-c", OBSERVED, *arguments])
+        fsync, peak = ran.stderr.split()[-2:]
+        peaks[tokenizer].append(int(peak))
+        return ran.seconds - float(fsync)
+
+    def copy(code: str) -> float:
+        return harness.run([sys.executable, "-c", code, str(text), str(output)]).seconds
 
     say(f"tokenize: {options.megabytes} MB")
-    copying = "numpy, copy to a file"
     found = alternate(
         {
+            "numpy, copy to a file": lambda: copy(COPY_TO_FILE),
+            "numpy, copy to memory": lambda: copy(COPY_TO_MEMORY),
             "charnn, char": lambda: charnn("char"),
             "charnn, byte": lambda: charnn("byte"),
-            copying: lambda: copy(COPY_TO_FILE),
-            "numpy, copy to memory": lambda: copy(COPY_TO_MEMORY),
         },
         options.repeats,
     )
-    base = [seconds for seconds, _ in found[copying]]
+    base = next(iter(found.values()))
     rows = []
-    for name, runs in found.items():
-        seconds = [s for s, _ in runs]
-        rows.append(
-            [
-                name,
-                f"{size / 1e6 / statistics.median(seconds):,.0f}",
-                f"{ratio(base, seconds):.2f}",
-                f"{max(peak for _, peak in runs) / 2**20:,.0f}",
-            ]
-        )
+    for name, seconds in found.items():
+        speed = size / 1e6 / statistics.median(seconds)
+        peak = peaks.get(name.split()[-1])
+        memory = f"{max(peak) / 2**20:,.0f}" if peak else "–"
+        rows.append([name, f"{speed:,.0f}", f"{ratio(base, seconds):.2f}", memory])
     heads = [f"{options.megabytes:,} MB of ASCII", "MB/s", "of the copy's speed", "peak MiB"]
     print(harness.table(heads, rows))
     print(
-        "\nWhole processes, start of Python included, final fsync of the token file not. The "
-        "peaks of the copies count the file where it is mapped into memory.\n"
+        "\nWhole processes: start of Python included, final fsync of the token file not. The file "
+        "was just read, so it comes from memory.\n"
     )
 
 

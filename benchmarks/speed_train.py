@@ -58,7 +58,7 @@ def train(folder: Path, options: argparse.Namespace) -> None:
     print(
         f"\nBatches of {BATCH}x{BPTT}. charnn: the trainer itself, with layer norm, residual path, "
         "data and log. torch.nn: embedding, the layers in one module, head; fused AdamW, "
-        "clipping; bfloat16 by autocast, which leaves the GRU in float32.\n"
+        "clipping; bfloat16 by autocast.\n"
     )
 
 

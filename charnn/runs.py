@@ -8,6 +8,7 @@ import fcntl
 import json
 import os
 import re
+import shutil
 import socket
 import tempfile
 import time
@@ -17,7 +18,7 @@ from pathlib import Path
 from typing import Any
 
 from charnn.errors import BusyError, FileError
-from charnn.tensor_file import os_error_line, replacing, sweep
+from charnn.tensor_file import leftovers, os_error_line, replacing, sweep
 
 NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}\Z")
 SUFFIX = ".safetensors"
@@ -73,15 +74,16 @@ class Run:
         except OSError as error:
             raise FileError(os_error_line(error, self.folder, "write to")) from error
 
+    @property
+    def taken(self) -> bool:
+        """Whether the folder holds a run, or anything that an early crash does not leave."""
+        ours = {self.tokens, self.metrics, self.lock_file, *leftovers(self.folder)}
+        return self.folder.exists() and not ours.issuperset(self.folder.iterdir())
+
     def discard(self) -> None:
-        """Removes what a training that saved nothing left here; what is not ours stays."""
-        if self.exists:
-            return
-        sweep(self.folder)
-        with suppress(OSError):
-            for path in (self.tokens, self.metrics, self.lock_file):
-                path.unlink(missing_ok=True)
-            self.folder.rmdir()
+        """Removes the folder of a training that saved nothing."""
+        if not self.taken:
+            shutil.rmtree(self.folder, ignore_errors=True)
 
     @contextmanager
     def lock(self) -> Iterator[list[str]]:

@@ -10,6 +10,7 @@ import errno
 import hashlib
 import json
 import os
+import re
 import secrets
 import shutil
 import stat
@@ -24,6 +25,7 @@ from charnn.errors import DamagedFile, FileError
 
 MAX_HEADER_BYTES = 4 << 20
 METADATA_KEY = "charnn"
+ASIDE = re.compile(r"\..+\.[0-9a-f]{8}\.tmp\Z")  # the name of a file that is being written
 DTYPES: dict[str, np.dtype[Any]] = {
     name: np.dtype(code).newbyteorder("<")
     for name, code in {"U8": "u1", "U16": "u2", "U32": "u4", "I64": "i8", "F32": "f4"}.items()
@@ -113,9 +115,14 @@ def replacing(path: Path) -> Iterator[BinaryIO]:
         raise FileError(os_error_line(error, path, "write")) from error
 
 
+def leftovers(folder: Path) -> list[Path]:
+    """What killed writers left beside the files of `folder`."""
+    return [path for path in folder.glob(".*.tmp") if ASIDE.match(path.name)]
+
+
 def sweep(folder: Path) -> None:
-    """Removes what killed writers left beside the files of `folder`."""
-    for leftover in folder.glob(".*.tmp"):
+    """Removes the leftovers of `folder`."""
+    for leftover in leftovers(folder):
         with suppress(OSError):
             leftover.unlink()
 
@@ -174,7 +181,7 @@ def _no_constants(name: str) -> None:
     raise ValueError(f"{name} is not JSON")
 
 
-def parse_json(text: str | bytes) -> Any:
+def parse_json(text: str) -> Any:
     """Parses JSON from a stranger: no duplicate keys, no NaN, no bottomless nesting.
 
     Raises:
@@ -234,7 +241,7 @@ def read_header(file: BinaryIO, path: Path) -> Header:
 def parse_header(text: bytes, file_size: int, path: Path) -> Header:
     """Checks the JSON of a header against the size of its file; see `read_header`."""
     try:
-        header = parse_json(text)
+        header = parse_json(text.decode())
         if not isinstance(header, dict):
             raise ValueError("the header is not an object")
         metadata = header.pop("__metadata__", None)
@@ -277,7 +284,11 @@ def check_digest(header: Header, data_hash: hashlib._Hash, path: Path) -> None:
         DamagedFile: they differ.
     """
     metadata = {key: value for key, value in header.metadata.items() if key != "digest"}
-    if header.metadata.get("digest") != seal(data_hash, header.tensors, metadata):
+    try:
+        found = seal(data_hash, header.tensors, metadata)
+    except RecursionError:  # a level deeper than what could just be parsed
+        raise damaged(path, "its metadata is nested too deeply") from None
+    if header.metadata.get("digest") != found:
         raise DamagedFile(
             f"{path} is damaged: its contents do not match its digest; use another copy"
         )

@@ -26,7 +26,7 @@ SMOOTHING = 0.98
 def watch(events: Iterator[Event], trainer: Trainer) -> Iterator[Event]:
     """Renders events on stderr and hands them on."""
     live_terminal = sys.stderr.isatty() and has_colour(sys.stderr)
-    console = Console(stderr=True, highlight=False, markup=False, soft_wrap=True)
+    console = Console(stderr=True, highlight=False, markup=False)
     live = Live(console=console, transient=True, refresh_per_second=4) if live_terminal else None
     line = ProgressLine(trainer)
     shown = time.monotonic()

@@ -1,0 +1,371 @@
+"""What the pages say is so: examples run, flags exist, and the described formats can be read."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import math
+import os
+import re
+import struct
+import subprocess
+import sys
+from collections.abc import Iterator
+from dataclasses import fields
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import typer
+from typer.testing import CliRunner
+
+from charnn import checkpoint
+from charnn.checkpoint import Checkpoint
+from charnn.cli import COMMANDS, app
+from charnn.config import GATES, ModelConfig, TrainConfig
+from charnn.generation.filters import FILTERS
+from charnn.generation.runtime import NumpyModel
+from charnn.generation.sampler import Sfc32
+from charnn.text.corpora import CORPORA
+from charnn.text.sources import open_source
+from charnn.text.token_file import TokenFile, write_token_file
+from charnn.text.tokenizers import TOKENIZERS, CharTokenizer
+
+ROOT = Path(__file__).resolve().parent.parent
+PAGES = sorted(p for p in ROOT.rglob("*.md") if not any(s[0] == "." for s in p.parts[-3:]))
+
+# Texts that an example may name, beside those of the known corpora, which lie in corpora/.
+TEXTS = ("book.txt", "chapter.txt")
+# With every character that the prompt of an example is likely to have.
+TEXT = "".join(
+    f"Day {day}. Wind {wind}, and knows it.\nThe goat is not a sailor.\n"
+    for day, wind in enumerate(("west", "south", "north", "east") * 25)
+) + "".join(map(chr, range(32, 127)))
+# Examples that are not run, and why.
+NOT_RUN = {"charnn --install-completion": "it changes the settings of the shell of whoever tests"}
+# Flags of other programs that a page may name.
+OTHER_FLAGS = {"--index-url": "pip"}
+
+# Examples run as they are written; only then are the sizes made small, behind the command line.
+# A run without a new budget has none left to resume, since nobody pressed Ctrl-C.
+QUICK = """
+import sys
+from dataclasses import replace
+
+def make_quick():
+    from charnn.training import launch, machine
+
+    start, resume = launch.start, launch.resume
+    budget = {"minutes": None, "epochs": None, "max_steps": 4, "threads": 1}
+    shape = {"hidden_size": 16, "num_layers": 1, "embedding_size": None, "precision": "float32"}
+    machine.MEASURE_SECONDS = 0.0
+    launch.start = lambda texts, options, *rest, **named: start(
+        texts, replace(options, **budget, **shape), *rest, **named
+    )
+    launch.resume = lambda name, options, *rest, **named: resume(
+        name, replace(options, **budget), *rest, **named
+    )
+"""
+CHARNN = f"""#!{sys.executable}
+{QUICK}
+if "train" in sys.argv:
+    make_quick()
+from charnn.cli import main
+main()
+"""
+
+
+def page(name: str) -> str:
+    path = ROOT / name
+    assert path.exists(), f"{name} is missing"
+    return path.read_text("utf-8")
+
+
+def blocks(text: str, *languages: str) -> list[str]:
+    """The fenced blocks in one of these languages."""
+    found = re.findall(r"^```(\w*)\n(.*?)^```$", text, re.MULTILINE | re.DOTALL)
+    return [code for language, code in found if language in languages]
+
+
+def examples(text: str) -> Iterator[str]:
+    """Lines of `sh` blocks that run charnn, and those behind a "$ " in `console` blocks."""
+    for language, begin in {"sh": "", "console": r"\$ "}.items():
+        for block in blocks(text, language):
+            for line in block.replace("\\\n", " ").splitlines():
+                if re.match(rf"{begin}(charnn\b|.*\| *charnn\b)", line):
+                    yield line.removeprefix("$ ")
+
+
+def make_folder(folder: Path) -> dict[str, str]:
+    """Fills a folder with texts and a `charnn` on the path; gives the environment."""
+    for name in (*TEXTS, *(f"corpora/{name}.txt" for name in CORPORA)):
+        (folder / name).parent.mkdir(exist_ok=True)
+        (folder / name).write_text(TEXT)
+    (folder / "bin").mkdir()
+    (folder / "bin/charnn").write_text(CHARNN)
+    (folder / "bin/charnn").chmod(0o755)
+    path = f"{folder / 'bin'}{os.pathsep}{os.environ['PATH']}"
+    return {**os.environ, "PATH": path, "PYTHONPATH": str(ROOT), "HOME": str(folder)}
+
+
+def run(command: list[str], folder: Path, environment: dict[str, str], example: str) -> None:
+    done = subprocess.run(
+        command, cwd=folder, env=environment, stdin=subprocess.DEVNULL, capture_output=True
+    )
+    talk = done.stderr.decode("utf-8", "replace")
+    assert 0 == done.returncode, f"{example}\n{talk}"
+    assert "Traceback" not in talk, f"{example}\n{talk}"
+
+
+@pytest.fixture(scope="module")
+def folder_with_a_run(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, dict[str, str]]:
+    folder = tmp_path_factory.mktemp("docs")
+    environment = make_folder(folder)
+    run(["charnn", "train", "book.txt"], folder, environment, "charnn train book.txt")
+    return folder, environment
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(300)
+def test_the_commands_of_the_readme_work_one_after_another(tmp_path: Path) -> None:
+    lines = list(examples(page("README.md")))
+    assert {"charnn train", "charnn sample"} <= {" ".join(line.split()[:2]) for line in lines}
+    environment = make_folder(tmp_path)
+    for line in lines:
+        if not line.startswith(tuple(NOT_RUN)):
+            run(["bash", "-o", "pipefail", "-c", line], tmp_path, environment, line)
+
+
+def test_the_python_of_the_readme_works(folder_with_a_run: tuple[Path, dict[str, str]]) -> None:
+    codes = blocks(page("README.md"), "python")
+    assert codes, "the README shows no Python"
+    for code in codes:
+        whole = f"{QUICK}\nmake_quick()\n{code}"
+        run([sys.executable, "-W", "error", "-c", whole], *folder_with_a_run, code)
+
+
+@pytest.mark.parametrize("name", COMMANDS)
+def test_a_command_has_help_and_a_place_in_the_readme(name: str) -> None:
+    shown = CliRunner().invoke(app, [name, "--help"])
+    assert 0 == shown.exit_code
+    first = (COMMANDS[name].__doc__ or "").strip().splitlines()[0]
+    assert first
+    assert first in " ".join(shown.output.split())
+    assert re.search(rf"\bcharnn {name}\b", page("README.md"))
+
+
+def flags_of(command: Any) -> set[str]:
+    flags = {flag for parameter in command.params for flag in parameter.opts}
+    for each in getattr(command, "commands", {}).values():
+        flags |= flags_of(each)
+    return flags | {"--help"}
+
+
+@pytest.mark.parametrize("name", ["README.md", "CONTRIBUTING.md"])
+def test_every_flag_that_a_page_names_exists(name: str) -> None:
+    known = flags_of(typer.main.get_command(app)) | set(OTHER_FLAGS)
+    for benchmark in (ROOT / "benchmarks").glob("*.py"):
+        known |= set(re.findall(r'add_argument\("(--[a-z-]+)"', benchmark.read_text("utf-8")))
+    named = set(re.findall(r"(?<![\w-])--[a-z][a-z-]*", page(name)))
+    assert set() == named - known
+
+
+@pytest.mark.parametrize("path", PAGES, ids=lambda path: str(path.relative_to(ROOT)))
+def test_links_between_pages_lead_somewhere(path: Path) -> None:
+    links = re.findall(r"\]\((?!https?:)([^)#\s]+)", path.read_text("utf-8"))
+    assert [] == [link for link in links if not (path.parent / link).exists()]
+
+
+def test_pages_that_the_code_names_exist() -> None:
+    sources = [p.read_text("utf-8") for p in (ROOT / "charnn").rglob("*.py")]
+    named = {name for source in sources for name in re.findall(r"docs/[\w-]+\.md", source)}
+    assert named
+    assert [] == [name for name in named if not (ROOT / name).exists()]
+
+
+@pytest.mark.parametrize("name", ["ARCHITECTURE.md", "CONTRIBUTING.md"])
+def test_what_a_page_names_in_the_tree_is_there(name: str) -> None:
+    named = re.findall(r"`((?:charnn|tests|benchmarks|docs|corpora)/[\w/.-]*)`", page(name))
+    assert named
+    assert [] == [path for path in named if not (ROOT / path).exists()]
+
+
+def test_the_architecture_page_names_every_room() -> None:
+    rooms = {
+        path.stem
+        for path in (ROOT / "charnn").iterdir()
+        if path.suffix == ".py" or (path / "__init__.py").exists()
+    } - {"__init__", "__main__"}
+    named = set(re.findall(r"`(\w+)(?:\.py|/)?`", page("ARCHITECTURE.md")))
+    assert set() == rooms - named
+
+
+# From here on a reader made from docs/file-format.md alone: struct, json, hashlib and numpy.
+
+DTYPES = {"U8": "<u1", "U16": "<u2", "U32": "<u4", "F32": "<f4"}
+
+
+def read_container(path: Path) -> tuple[dict[str, np.ndarray], dict[str, Any]]:
+    """Tensors and metadata of a file, after comparing its digest."""
+    blob = path.read_bytes()
+    (length,) = struct.unpack("<Q", blob[:8])
+    header = json.loads(blob[8 : 8 + length])
+    data = blob[8 + length :]
+    text = header.pop("__metadata__")["charnn"]
+    metadata = json.loads(text)
+
+    rest = text.replace(f'"digest":"{metadata["digest"]}",', "", 1)
+    places = {n: [t["dtype"], t["shape"], *t["data_offsets"]] for n, t in header.items()}
+    tensors = json.dumps(places, sort_keys=True, separators=(",", ":"))
+    sealed = data + f'{{"metadata":{rest},"tensors":{tensors}}}'.encode()
+    assert metadata["digest"] == hashlib.sha256(sealed).hexdigest()
+
+    arrays = {
+        name: np.frombuffer(data[start:stop], DTYPES[dtype]).reshape(shape)
+        for name, (dtype, shape, start, stop) in places.items()
+    }
+    return arrays, metadata
+
+
+def sigmoid(a: np.ndarray) -> np.ndarray:
+    return 1 / (1 + np.exp(-a))
+
+
+def read_token(
+    arrays: dict[str, np.ndarray], model: dict[str, Any], token: int, state: list[list[np.ndarray]]
+) -> np.ndarray:
+    """One step of the page's equations: logits (V,); `state` is changed."""
+
+    def norm(x: np.ndarray, name: str) -> np.ndarray:
+        centred = x - x.mean()
+        scaled = centred / math.sqrt((centred**2).mean() + 0.00001)
+        return scaled * arrays[f"{name}.weight"] + arrays[f"{name}.bias"]
+
+    size, kind = model["hidden_size"], model["cell"]
+    x = arrays["embedding.weight"][token].astype(np.float64)
+    for i in range(model["num_layers"]):
+        cell = f"layers.{i}.cell"
+        h = state[i][0]
+        # (G, H): the rows of the gates, one below the other
+        ih = (arrays[f"{cell}.weight_ih"] @ norm(x, f"layers.{i}.norm")).reshape(-1, size)
+        hh = (arrays[f"{cell}.weight_hh"] @ h).reshape(-1, size)
+        b = arrays[f"{cell}.bias"].reshape(-1, size)
+        if kind == "rnn":
+            state[i] = [np.tanh(ih[0] + hh[0] + b[0])]
+        elif kind == "gru":
+            r, z = sigmoid(ih[0] + hh[0] + b[0]), sigmoid(ih[1] + hh[1] + b[1])
+            n = np.tanh(ih[2] + b[2] + r * (hh[2] + arrays[f"{cell}.bias_hn"]))
+            state[i] = [(1 - z) * n + z * h]
+        else:
+            a = ih + hh + b
+            c = sigmoid(a[1]) * state[i][1] + sigmoid(a[0]) * np.tanh(a[2])
+            state[i] = [sigmoid(a[3]) * np.tanh(c), c]
+        y = state[i][0]
+        x = x + y if len(x) == size else y
+    logits: np.ndarray = arrays["head.weight"] @ norm(x, "norm") + arrays["head.bias"]
+    return logits
+
+
+@pytest.mark.parametrize("cell", GATES)
+@pytest.mark.parametrize("embedding_size", [6, 9])
+def test_a_reader_made_from_the_page_computes_what_charnn_computes(
+    cell: str, embedding_size: int, tmp_path: Path
+) -> None:
+    tokenizer = CharTokenizer.learn("Mem. count the stairs: é, ∞\n")
+    config = ModelConfig(tokenizer.vocab_size, cell, embedding_size, 6, 2)
+    generator = np.random.default_rng(1)
+    weights = {
+        name: generator.normal(0.2, 0.6, shape).astype(np.float32)
+        for name, shape in config.tensor_shapes().items()
+    }
+    path = tmp_path / "model.safetensors"
+    info = {"history": [{"train_loss": 1e-05, "cold_256": None}], "a note": "é"}
+    checkpoint.save(path, Checkpoint(config, tokenizer.to_dict(), weights, 0, info))
+
+    arrays, metadata = read_container(path)
+    assert checkpoint.load(path).digest == metadata["digest"]
+    assert ("model", 1) == (metadata["kind"], metadata["format"])
+    vocabulary = [chr(code) for code in arrays["tokenizer.vocabulary"]]
+    assert "Mem" == "".join(vocabulary[i] for i in tokenizer.encode("Mem"))
+
+    state = [[np.zeros(6)] * (2 if cell == "lstm" else 1) for _ in range(2)]
+    theirs = NumpyModel(config, weights)
+    their_state = theirs.initial_state()
+    for token in (metadata["start_token"], 3, 3, 7):
+        logits = read_token(arrays, metadata["model"], token, state)
+        expected, their_state = theirs.step(token, their_state)
+        np.testing.assert_allclose(logits, expected, atol=1e-4)
+
+
+@pytest.mark.parametrize("kind", TOKENIZERS)
+def test_a_reader_made_from_the_page_reads_a_token_file(kind: str, tmp_path: Path) -> None:
+    text = TEXT + "é\n"
+    (tmp_path / "book.txt").write_text(text, "utf-8")
+    path = tmp_path / "book.tokens"
+    with open_source([tmp_path / "book.txt"]) as source:
+        write_token_file(path, source, tokenizer=kind, split=(80, 10, 10))
+
+    arrays, metadata = read_container(path)
+    file = TokenFile.open(path)
+    assert file.digest == metadata["digest"]
+    assert ("tokens", 1) == (metadata["kind"], metadata["format"])
+    assert ["test", "train", "valid"] == list(metadata["splits"])
+    assert len(text) * 80 // 100 == metadata["splits"]["train"]["chars"]
+    assert hashlib.sha256(text.encode()).hexdigest() == metadata["source"]["sha256"]
+    np.testing.assert_array_equal(file.tokens, arrays["tokens"])
+    assert {"char": "U8", "byte": "U8", "sentencepiece": "U16"}[kind] == next(
+        name for name, code in DTYPES.items() if arrays["tokens"].dtype == code
+    )
+    if kind != "sentencepiece":
+        ids = arrays["tokens"]
+        codes = arrays["tokenizer.vocabulary"] if kind == "char" else np.arange(256)
+        spelt = [chr(code).encode() if kind == "char" else bytes([code]) for code in codes]
+        assert text == b"".join(spelt[i] for i in ids).decode()
+
+
+def names_in(value: Any) -> Iterator[str]:
+    """All keys of nested objects."""
+    if isinstance(value, dict):
+        for key, inner in value.items():
+            yield key
+            yield from names_in(inner)
+    elif isinstance(value, list):
+        for inner in value:
+            yield from names_in(inner)
+
+
+def test_the_page_names_every_key_and_tensor_of_a_run(
+    folder_with_a_run: tuple[Path, dict[str, str]],
+) -> None:
+    run_folder = folder_with_a_run[0] / "checkpoints/book"
+    named = set(re.findall(r"`([^`\s]+)`", page("docs/file-format.md")))
+    for file in ("last.safetensors", "best.safetensors", "tokens"):
+        arrays, metadata = read_container(run_folder / file)
+        assert set() == set(names_in(metadata)) - named
+        tensors = {re.sub(r"\.\d+\.", ".<i>.", name) for name in arrays}
+        moments = {name for name in tensors if name.startswith("training.exp_avg")}
+        assert set() == tensors - moments - named
+        weights = {name.split(".", 2)[2] for name in moments}
+        assert weights <= tensors
+    lines = [json.loads(line) for line in (run_folder / "metrics.jsonl").read_text().splitlines()]
+    assert set() == set(names_in(lines)) - named
+    assert {line["event"] for line in lines} <= named
+    settings = {field.name for kind in (ModelConfig, TrainConfig) for field in fields(kind)}
+    assert set() == settings - named
+    assert set() == {f"layers.<i>.cell.{name}" for name in ("bias", "bias_hn")} - named
+
+
+def test_the_numbers_of_the_sampling_page_are_those_of_the_generator() -> None:
+    rows = re.findall(
+        r"^\| (\d+) \| (\d+) \| ([\da-f ]+) \|$", page("docs/sampling.md"), re.MULTILINE
+    )
+    assert len(rows) > 2
+    for seed, index, outputs in rows:
+        generator = Sfc32(int(seed), int(index))
+        assert outputs.split() == [f"{generator.next():08x}" for _ in outputs.split()]
+
+
+def test_the_sampling_page_has_every_filter_in_order_with_the_setting_that_is_off() -> None:
+    rows = re.findall(r"^ *- `(\w+)` \w \((\S+) is off\)", page("docs/sampling.md"), re.MULTILINE)
+    assert [(name, f"{off:g}") for name, (_, off) in FILTERS.items()] == rows
