@@ -33,7 +33,12 @@ from charnn.text.token_file import TokenFile, write_token_file
 from charnn.text.tokenizers import TOKENIZERS, CharTokenizer
 
 ROOT = Path(__file__).resolve().parent.parent
-PAGES = sorted(p for p in ROOT.rglob("*.md") if not any(s[0] == "." for s in p.parts[-3:]))
+PAGES = sorted(
+    [
+        *ROOT.glob("*.md"),
+        *(p for d in ("docs", "corpora", "checkpoints") for p in ROOT.glob(f"{d}/*.md")),
+    ]
+)
 
 # Texts that an example may name, beside those of the known corpora, which lie in corpora/.
 TEXTS = ("book.txt", "chapter.txt")

@@ -17,7 +17,7 @@ from typing import Annotated, Any, NoReturn, TextIO
 
 import typer
 
-from charnn.errors import CharnnError, ConfigError
+from charnn.errors import CharnnError, ConfigError, FileError
 
 # Bidirectional controls reorder what a terminal shows; line separators break lines.
 HIDDEN = {0x061C, 0x200E, 0x200F, 0x2028, 0x2029, *range(0x202A, 0x202F), *range(0x2066, 0x206A)}
@@ -104,7 +104,13 @@ def fail(message: str, code: int = 1) -> NoReturn:
 
 
 def put(line: str) -> None:
-    """One line of the product on stdout; what its encoding lacks is shown as an escape."""
+    """One line of the product on stdout; what its encoding lacks is shown as an escape.
+
+    Raises:
+        FileError: stdout is closed.
+    """
+    if sys.stdout is None:
+        raise FileError("stdout is closed: give the output somewhere to go, such as '> out.txt'")
     encoding = sys.stdout.encoding or "utf-8"
     sys.stdout.write(line.encode(encoding, "backslashreplace").decode(encoding) + "\n")
 
@@ -113,7 +119,7 @@ def print_json(value: Any) -> None:
     """One JSON value as one line on stdout."""
     import json
 
-    sys.stdout.write(json.dumps(value, ensure_ascii=True, allow_nan=False) + "\n")
+    put(json.dumps(value, ensure_ascii=True, allow_nan=False))
     sys.stdout.flush()
 
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -13,6 +12,7 @@ from charnn.cli.console import (
     QuietOption,
     print_json,
     progress_lines,
+    put,
     say,
     visible,
 )
@@ -98,5 +98,6 @@ def _list(rows: list[dict[str, Any]]) -> None:
         lines.append(
             f"{row['name']:<{width}}  {row['kind']:<8}  {size:>10}  {here:<4}  {row['about']}"
         )
-    sys.stdout.write(visible("\n".join(lines)) + "\n")
+    for line in lines:
+        put(visible(line))
     say("get one with 'charnn corpus NAME', learn from it with 'charnn train NAME'")

@@ -1,0 +1,82 @@
+"""From a budget to steps, sizes and intervals."""
+
+from __future__ import annotations
+
+import pytest
+
+from charnn.config import TrainOptions
+from charnn.training import recipe
+from charnn.training.machine import Speed
+
+SPEED = Speed("float32", step=0.1, cold_token=1e-5, carried_token=5e-5)
+
+
+@pytest.fixture(autouse=True)
+def _known_machine(monkeypatch):
+    monkeypatch.setattr(recipe, "measure", lambda *_: SPEED)
+
+
+def plan(train=1_000_000, valid=100_000, elapsed=0.0, **options) -> recipe.Plan:
+    wanted = TrainOptions(**{"seed": 1, "threads": 1, "device": "cpu", **options})
+    return recipe.make_plan(wanted, train, valid, 65, elapsed)
+
+
+def test_minutes_are_everything_from_the_start_to_the_last_save():
+    found = plan(minutes=2.0, elapsed=5.0)
+    assert 100 < found.seconds < 116
+    later = plan(minutes=2.0, elapsed=25.0)
+    assert 180 <= found.config.max_steps - later.config.max_steps <= 200
+
+
+def test_a_budget_in_steps_or_passes_is_kept_exactly():
+    assert 77 == plan(max_steps=77).config.max_steps
+    found = plan(epochs=2.0, batch_size=10, bptt=10, train=10_001)
+    assert 200 == found.config.max_steps
+    assert 2.0 == pytest.approx(found.epochs)
+
+
+def test_without_a_budget_it_is_three_minutes():
+    assert plan(minutes=3.0).config == plan().config
+
+
+def test_the_scores_at_the_end_take_a_small_part_of_the_budget():
+    found = plan(minutes=0.2, valid=200_000)
+    scoring = found.config.final_tokens * (SPEED.cold_token + SPEED.carried_token)
+    assert scoring <= recipe.FINAL_SHARE * 12 + 1e-6
+    assert 200_000 == plan(minutes=60.0, valid=10_000_000).config.final_tokens
+
+
+def test_more_time_makes_a_larger_network():
+    sizes = [plan(minutes=m).model.parameters for m in (0.3, 2.0, 10.0)]
+    assert sizes == sorted(set(sizes))
+
+
+def test_what_is_asked_for_is_what_is_planned():
+    asked = {
+        "cell": "gru",
+        "num_layers": 4,
+        "hidden_size": 48,
+        "embedding_size": 20,
+        "dropout": 0.25,
+        "batch_size": 7,
+        "bptt": 33,
+        "learning_rate": 1e-3,
+        "weight_decay": 0.2,
+        "eval_every": 0,
+        "sample_every": 11,
+        "save_every": 13,
+        "seed": 9,
+    }
+    found = plan(**asked)
+    settled = {**found.model.to_dict(), **found.config.to_dict()}
+    assert asked == {name: settled[name] for name in asked}
+
+
+def test_the_precision_is_the_measured_one():
+    assert "float32" == plan().config.precision
+
+
+def test_a_small_text_is_told_how_it_was_made_to_fit():
+    found = plan(train=1000, valid=100)
+    assert found.config.batch_size < 32
+    assert "the text is small" in found.notes[0]
