@@ -17,13 +17,14 @@ import safetensors.numpy
 from safetensors import SafetensorError
 
 from charnn.config import ModelConfig, TrainConfig
-from charnn.errors import ConfigError, DamagedFile, FileError
+from charnn.errors import ConfigError, FileError
 from charnn.tensor_file import (
     MAX_HEADER_BYTES,
     METADATA_KEY,
     Header,
     Tensor,
     check_digest,
+    check_kind,
     damaged,
     os_error_line,
     parse_header,
@@ -189,30 +190,6 @@ def _under(arrays: Mapping[str, np.ndarray], prefix: str) -> dict[str, np.ndarra
 
 def _data_size(header: Header) -> int:
     return max((tensor.stop for tensor in header.tensors.values()), default=0)
-
-
-def check_kind(metadata: Mapping[str, Any], kind: str, newest: int, path: Path) -> None:
-    """Says what a file is when it is not of the wanted kind, or too new to be understood.
-
-    Raises:
-        DamagedFile: it is another kind of file, or its format is newer than `newest`.
-    """
-    found = metadata.get("kind")
-    if found != kind:
-        names = {"model": "a model", "tokens": "a token file"}
-        known = found if isinstance(found, str) else ""
-        raise DamagedFile(
-            f"{path} is {names.get(known, 'no known charnn file')}, not {names[kind]}"
-        )
-    number = metadata.get("format")
-    if type(number) is not int or not 1 <= number < 10**6:
-        raise damaged(path, "it has no format number")
-    if number > newest:
-        made_by = str(metadata.get("charnn"))[:20]
-        raise DamagedFile(
-            f"{path} was made by charnn {made_by} in format {number}; charnn {__version__} reads "
-            f"formats up to {newest}: install a newer one"
-        )
 
 
 def _check(header: Header, path: Path) -> tuple[ModelConfig, TrainConfig | None]:

@@ -22,6 +22,7 @@ from typing import Any, BinaryIO, NamedTuple
 import numpy as np
 
 from charnn.errors import DamagedFile, FileError
+from charnn.version import __version__
 
 MAX_HEADER_BYTES = 4 << 20
 METADATA_KEY = "charnn"
@@ -291,4 +292,28 @@ def check_digest(header: Header, data_hash: hashlib._Hash, path: Path) -> None:
     if header.metadata.get("digest") != found:
         raise DamagedFile(
             f"{path} is damaged: its contents do not match its digest; use another copy"
+        )
+
+
+def check_kind(metadata: Mapping[str, Any], kind: str, newest: int, path: Path) -> None:
+    """Says what a file is when it is not of the wanted kind, or too new to be understood.
+
+    Raises:
+        DamagedFile: it is another kind of file, or its format is newer than `newest`.
+    """
+    found = metadata.get("kind")
+    if found != kind:
+        names = {"model": "a model", "tokens": "a token file"}
+        known = found if isinstance(found, str) else ""
+        raise DamagedFile(
+            f"{path} is {names.get(known, 'no known charnn file')}, not {names[kind]}"
+        )
+    number = metadata.get("format")
+    if type(number) is not int or not 1 <= number < 10**6:
+        raise damaged(path, "it has no format number")
+    if number > newest:
+        made_by = str(metadata.get("charnn"))[:20]
+        raise DamagedFile(
+            f"{path} was made by charnn {made_by} in format {number}; charnn {__version__} reads "
+            f"formats up to {newest}: install a newer one"
         )

@@ -91,7 +91,7 @@ def test_the_file_map_of_the_readme_names_what_exists() -> None:
     }
     pages = {path.name for path in ROOT.glob("*.md")} - {"README.md"}
     folders = {"benchmarks/", "checkpoints/", "corpora/", "tests/"}
-    assert set() == rooms - {"charnn/version.py"} | pages | folders - named
+    assert set() == (rooms - {"charnn/version.py"} | pages | folders) - named
 
 
 @pytest.mark.slow

@@ -25,7 +25,7 @@ def runs(checkpoints: CheckpointsOption = DEFAULT_CHECKPOINTS, json: JsonOption 
         for run in list_runs(checkpoints)
     ]
     if json:
-        print_json(found)
+        print_json({"runs": found})
         return
     if not found:
         say(f"no runs in {checkpoints}/ yet: start with 'charnn train TEXT'")

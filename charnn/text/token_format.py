@@ -18,6 +18,7 @@ from charnn.tensor_file import (
     DTYPES,
     Header,
     Tensor,
+    check_kind,
     layout,
     pack_header,
     read_header,
@@ -103,28 +104,11 @@ def read(file: BinaryIO, path: Path) -> Contents:
         DamagedFile: the file is damaged, of another kind, or of a newer format.
     """
     header = read_header(file, path)
-    _check_kind(header, path)
+    check_kind(header.metadata, KIND, FORMAT, path)
     try:
         return _parse(file, header)
     except (ValueError, KeyError, TypeError, AttributeError, DamagedFile) as error:
         raise DamagedFile(f"{path} is damaged: {error}") from None
-
-
-def _check_kind(header: Header, path: Path) -> None:
-    kind, made_by = header.metadata.get("kind"), header.metadata.get("charnn")
-    if kind != KIND:
-        what = f"charnn file of kind {kind!r}" if isinstance(kind, str) else "file of another kind"
-        raise DamagedFile(
-            f"{path} holds no tokens: it is a {what}; give a text, or what 'charnn tokenize' wrote"
-        )
-    number = header.metadata.get("format")
-    if type(number) is not int or number < 1:
-        raise DamagedFile(f"{path} is damaged: its format has no number")
-    if number > FORMAT:
-        raise DamagedFile(
-            f"{path} needs a newer charnn: format {number}, written by charnn {made_by}; "
-            f"this is charnn {__version__}, which reads format {FORMAT}"
-        )
 
 
 def _parse(file: BinaryIO, header: Header) -> Contents:

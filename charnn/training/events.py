@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from charnn.evaluation import Score
 
@@ -74,3 +76,27 @@ class Ended:
 
 
 Event = StepDone | Evaluated | Sampled | Saved | Warned | Ended
+
+
+def log_line(event: Event, step: int, seconds: float) -> dict[str, Any]:
+    """An event as a line of metrics.jsonl."""
+    base: dict[str, Any] = {"step": step, "seconds": round(seconds, 3)}
+    if isinstance(event, StepDone):
+        values = {name: _finite(value) for name, value in vars(event).items()}
+        return {"event": "step", **values, "seconds": base["seconds"]}
+    if isinstance(event, Evaluated):
+        score = event.cold_256.to_dict()
+        return {"event": "eval", **base, "cold_256": score, "best": event.best}
+    if isinstance(event, Sampled):
+        return {"event": "sample", **base, "text": event.text}
+    if isinstance(event, Saved):
+        return {"event": "save", **base, "file": event.path.name}
+    if isinstance(event, Warned):
+        return {"event": "warning", **base, "message": event.message}
+    scores = {"cold_256": event.cold_256, "carried": event.carried}
+    found = {name: score.to_dict() for name, score in scores.items() if isinstance(score, Score)}
+    return {"event": "end", **base, "reason": event.reason, **found}
+
+
+def _finite(value: float) -> float | None:
+    return value if math.isfinite(value) else None

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 import torch
 from torch.nn.functional import cross_entropy
 
-from charnn.config import ModelConfig, TrainConfig
+from charnn.config import GATES, ModelConfig, TrainConfig
 from charnn.errors import ConfigError, TrainingError
 from charnn.evaluation import BATCH_SIZE, COLD_WINDOW
 from charnn.model import LanguageModel
@@ -116,7 +116,7 @@ def training_memory(model: ModelConfig, batch_size: int, bptt: int) -> int:
     Weights, gradients, two moments and the copy that is cast; the activations of every layer and
     gate, kept for the backward pass; logits with their gradient and their softmax.
     """
-    gates = {"rnn": 1, "gru": 3, "lstm": 4}[model.cell]
+    gates = len(GATES[model.cell])
     per_token = model.num_layers * (3 * gates + 8) * model.hidden_size + 4 * model.vocab_size
     return 4 * (6 * model.parameters + batch_size * bptt * per_token)
 

@@ -17,19 +17,29 @@ from charnn import checkpoint as checkpoints
 from charnn.checkpoint import Checkpoint, TrainingState
 from charnn.config import ModelConfig, TrainConfig
 from charnn.errors import DamagedFile, TrainingError
-from charnn.evaluation import VALID_TOKENS, Score, TextSizes, carried, cold, network_of
+from charnn.evaluation import VALID_TOKENS, TextSizes, carried, cold, network_of
 from charnn.generation.model import Model
 from charnn.model import LanguageModel, State, detach
 from charnn.model.state import pack_state, unpack_state
 from charnn.runs import MetricsLog, Run
 from charnn.text.token_file import TokenFile
 from charnn.training.batches import StreamBatches
-from charnn.training.events import Ended, Evaluated, Event, Sampled, Saved, StepDone, Warned
+from charnn.training.events import (
+    Ended,
+    Evaluated,
+    Event,
+    Sampled,
+    Saved,
+    StepDone,
+    Warned,
+    log_line,
+)
 from charnn.training.machine import environment
 from charnn.training.optimizer import adamw, learning_rate, pack_moments, unpack_moments
 
 SAMPLE_TOKENS = 200
 BAD_WINDOWS = 3
+MAX_HISTORY = 1000  # then every second entry goes: a header has its limit
 OVERRUN = 1.15
 
 
@@ -197,6 +207,8 @@ class Trainer:
                 "targets": score.targets,
             }
         )
+        if len(self.history) > MAX_HISTORY:
+            del self.history[1:-1:2]
         self.loss_sum, self.loss_count = 0.0, 0
         yield from self._report(Evaluated(self.step, score, best))
         if best:
@@ -313,27 +325,3 @@ class Trainer:
 
 def _due(step: int, every: int) -> bool:
     return every > 0 and step % every == 0
-
-
-def log_line(event: Event, step: int, seconds: float) -> dict[str, Any]:
-    """An event as a line of metrics.jsonl."""
-    base: dict[str, Any] = {"step": step, "seconds": round(seconds, 3)}
-    if isinstance(event, StepDone):
-        values = {name: _finite(value) for name, value in vars(event).items()}
-        return {"event": "step", **values, "seconds": base["seconds"]}
-    if isinstance(event, Evaluated):
-        score = event.cold_256.to_dict()
-        return {"event": "eval", **base, "cold_256": score, "best": event.best}
-    if isinstance(event, Sampled):
-        return {"event": "sample", **base, "text": event.text}
-    if isinstance(event, Saved):
-        return {"event": "save", **base, "file": event.path.name}
-    if isinstance(event, Warned):
-        return {"event": "warning", **base, "message": event.message}
-    scores = {"cold_256": event.cold_256, "carried": event.carried}
-    found = {name: score.to_dict() for name, score in scores.items() if isinstance(score, Score)}
-    return {"event": "end", **base, "reason": event.reason, **found}
-
-
-def _finite(value: float) -> float | None:
-    return value if math.isfinite(value) else None

@@ -95,7 +95,7 @@ def test_train_sample_resume_eval_show_and_runs_work_one_after_another(charnn):
     shown = charnn("show", "my-book")
     assert "lstm 1x12" in shown.stdout
     assert json.loads(charnn("show", "my-book", "--json").stdout)["digest"]
-    listed = json.loads(charnn("runs", "--json").stdout)
+    listed = json.loads(charnn("runs", "--json").stdout)["runs"]
     assert ["my-book"] == [row["name"] for row in listed]
     assert 10 == listed[0]["step"]
     assert "my-book" in charnn("runs").stdout

@@ -24,7 +24,7 @@ from charnn.errors import (
     TextError,
     UnknownCharacter,
 )
-from charnn.tensor_file import METADATA_KEY
+from charnn.tensor_file import METADATA_KEY, to_json
 from charnn.text import sources, token_writer
 from charnn.text.sources import TextSource, open_source
 from charnn.text.token_file import TokenFile, write_token_file
@@ -400,7 +400,7 @@ def forge(**changes: Any) -> str:
     header = json.loads(data[8 : 8 + length])
     metadata = json.loads(header["__metadata__"][METADATA_KEY])
     metadata |= changes
-    header["__metadata__"][METADATA_KEY] = json.dumps(metadata)
+    header["__metadata__"][METADATA_KEY] = to_json(metadata)
     body = json.dumps(header).encode()
     Path("forged.tokens").write_bytes(len(body).to_bytes(8, "little") + body + data[8 + length :])
     return "forged.tokens"
@@ -455,12 +455,12 @@ def test_an_id_outside_the_vocabulary_is_found() -> None:
 
 
 def test_a_newer_format_says_so() -> None:
-    with pytest.raises(DamagedFile, match="needs a newer charnn: format 2, written by charnn 9"):
+    with pytest.raises(DamagedFile, match="made by charnn 9.0 in format 2"):
         TokenFile.open(forge(format=2, charnn="9.0"))
 
 
 def test_a_file_of_another_kind_is_named() -> None:
-    with pytest.raises(DamagedFile, match="holds no tokens: it is a charnn file of kind 'model'"):
+    with pytest.raises(DamagedFile, match="is a model, not a token file"):
         TokenFile.open(forge(kind="model"))
     with pytest.raises(DamagedFile, match="not a charnn file"):
         TokenFile.open(text_of("just a text that is long enough\n").parts[0].name)

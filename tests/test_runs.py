@@ -1,0 +1,287 @@
+from __future__ import annotations
+
+import errno
+import fcntl
+import json
+import os
+import time
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from charnn import runs
+from charnn.errors import BusyError, FileError
+from charnn.runs import (
+    MetricsLog,
+    Run,
+    find_model,
+    find_run,
+    free_name,
+    list_runs,
+    read_metrics,
+)
+
+BAD_NAMES = [
+    *("", ".", "..", "../x", "/abs", "a/b", "-rf", "--name", ".hidden", "_a", "a b", "a\n", "\n"),
+    *("a\nb", "a\0b", "x" * 65, "x" * 300, "é", "a\x1b[31m", "~", "$HOME", "a\\b", "a:b", "*"),
+]
+
+
+def saved(root: Path, name: str, best: bool = True) -> Run:
+    """A run that was locked once and has saved files."""
+    run = Run(root, name)
+    with run.lock():
+        run.last.write_bytes(b"last")
+        if best:
+            run.best.write_bytes(b"best")
+    return run
+
+
+# --- names
+
+
+@pytest.mark.parametrize("name", BAD_NAMES)
+def test_a_name_that_could_be_a_path_or_an_option_is_refused(tmp_path: Path, name: str) -> None:
+    with pytest.raises(FileError, match="cannot name a run") as caught:
+        Run(tmp_path / "root", name)
+    assert "\n" not in str(caught.value)
+    assert len(str(caught.value)) < 300
+    with pytest.raises(FileError):
+        find_run(tmp_path / "root", name or ".")
+    assert [] == os.listdir(tmp_path)
+
+
+@pytest.mark.parametrize("name", ["a", "A-1", "book.txt", "x" * 64, "1_2"])
+def test_a_plain_name_is_taken(tmp_path: Path, name: str) -> None:
+    assert tmp_path / name == Run(tmp_path, name).folder
+
+
+def test_a_link_that_leads_out_of_the_folder_is_no_run(tmp_path: Path) -> None:
+    outside = saved(tmp_path / "elsewhere", "real")
+    root = tmp_path / "root"
+    root.mkdir()
+    (root / "link").symlink_to(outside.folder)
+    with pytest.raises(FileError, match="is a link that leads elsewhere"):
+        Run(root, "link")
+    assert [] == list_runs(root)
+    assert "link-2" == free_name(root, "link")
+
+
+@pytest.mark.parametrize("wanted", ["../../etc", "-rf", "a b\nc", "", "...", "x" * 300, "é!"])
+def test_a_free_name_can_be_made_of_anything(tmp_path: Path, wanted: str) -> None:
+    for _ in range(3):
+        run = Run(tmp_path, free_name(tmp_path, wanted))
+        assert not run.folder.exists()
+        assert run.folder.parent == tmp_path
+        run.create()
+    assert 3 == len(os.listdir(tmp_path))
+
+
+# --- the folder
+
+
+def test_a_folder_that_cannot_be_written_to_is_found_before_the_work(tmp_path: Path) -> None:
+    (tmp_path / "file").write_bytes(b"")
+    for root in (tmp_path / "file", tmp_path / "file" / "below", Path("/proc/1/x")):
+        with pytest.raises(FileError, match="cannot write to") as caught:
+            Run(root, "a").create()
+        assert str(root) in str(caught.value)
+
+
+def test_a_probe_that_fails_names_the_folder(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def refuses(**_: Any) -> None:
+        raise OSError(errno.EROFS, os.strerror(errno.EROFS))
+
+    monkeypatch.setattr("tempfile.TemporaryFile", refuses)
+    with pytest.raises(FileError, match="cannot write to .*/a: Read-only file system"):
+        Run(tmp_path, "a").create()
+
+
+def test_a_folder_with_other_things_in_it_is_taken_and_never_discarded(tmp_path: Path) -> None:
+    crashed, foreign, good = Run(tmp_path, "crashed"), Run(tmp_path, "foreign"), None
+    good = saved(tmp_path, "good")
+    with crashed.lock(), foreign.lock():
+        crashed.tokens.write_bytes(b"")
+        (crashed.folder / ".tokens.01234567.tmp").write_bytes(b"")
+        (foreign.folder / "letter.txt").write_text("mine")
+    assert not Run(tmp_path, "new").taken
+    assert [False, True, True] == [run.taken for run in (crashed, foreign, good)]
+    for run in (crashed, foreign, good):
+        run.discard()
+    assert not crashed.folder.exists()
+    assert "mine" == (foreign.folder / "letter.txt").read_text()
+    assert good.exists
+
+
+# --- the lock
+
+
+def test_a_run_that_is_held_is_refused_and_its_holder_named(tmp_path: Path) -> None:
+    first, second = Run(tmp_path, "a"), Run(tmp_path, "a")
+    with first.lock() as warnings:
+        assert [] == warnings
+        with pytest.raises(BusyError) as caught, second.lock():
+            pass
+    line = str(caught.value)
+    assert f"process {os.getpid()} on {os.uname().nodename} has held it since 2" in line
+    assert "\n" not in line
+    with second.lock():  # free again, though the file stays
+        assert second.lock_file.exists()
+
+
+@pytest.mark.parametrize("junk", [b"", b"{", b"[]", b"\xff\xfe", b'{"pid": "x"}', b"[" * 9000])
+def test_a_lock_of_junk_still_locks(tmp_path: Path, junk: bytes) -> None:
+    run = Run(tmp_path, "a")
+    run.create()
+    run.lock_file.write_bytes(junk)
+    assert 0 == run.order
+    with run.lock():
+        run.lock_file.write_bytes(junk)
+        with pytest.raises(BusyError, match="another process holds it"), Run(tmp_path, "a").lock():
+            pass
+
+
+def test_a_shorter_holder_leaves_nothing_of_a_longer_one(tmp_path: Path) -> None:
+    run = Run(tmp_path, "a")
+    run.create()
+    run.lock_file.write_bytes(b"x" * 1000)
+    with run.lock():
+        assert os.getpid() == json.loads(run.lock_file.read_text())["pid"]
+
+
+def test_the_lock_sweeps_what_killed_writers_left(tmp_path: Path) -> None:
+    run = saved(tmp_path, "a")
+    (run.folder / ".last.safetensors.01234567.tmp").write_bytes(b"half")
+    with run.lock():
+        assert ["best.safetensors", "last.safetensors", "lock"] == sorted(os.listdir(run.folder))
+
+
+def test_a_filesystem_without_locks_gives_a_warning(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def fails(*_: Any) -> None:
+        raise OSError(errno.ENOLCK, os.strerror(errno.ENOLCK))
+
+    monkeypatch.setattr(fcntl, "flock", fails)
+    with Run(tmp_path, "a").lock() as warnings:
+        assert 1 == len(warnings)
+        assert "cannot be locked (No locks available)" in warnings[0]
+
+
+def test_links_in_the_folder_of_a_stranger_are_not_written_through(tmp_path: Path) -> None:
+    victim = tmp_path / "victim"
+    victim.write_text("precious")
+    run = Run(tmp_path / "root", "a")
+    run.create()
+    run.lock_file.symlink_to(victim)
+    with pytest.raises(FileError, match="cannot open .*lock"), run.lock():
+        pass
+    run.metrics.symlink_to(victim)
+    assert "cannot write" in (MetricsLog(run.metrics).append({"step": 1}) or "")
+    assert "precious" == victim.read_text()
+
+
+# --- finding
+
+
+def test_the_newest_run_is_the_one_worked_on_last_whatever_the_clock_says(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    clock = iter(range(10**9, 0, -(10**8)))
+    monkeypatch.setattr(time, "strftime", lambda _: f"{next(clock)}")
+    for name in ("c", "a", "b"):
+        run = saved(tmp_path, name)
+        os.utime(run.last, (9e8 - 1e8 * run.order,) * 2)
+    assert ["b", "a", "c"] == [run.name for run in list_runs(tmp_path)]
+    with Run(tmp_path, "c").lock():
+        pass
+    assert "c" == find_run(tmp_path, None).name
+    assert tmp_path / "c" / "best.safetensors" == find_model(None, tmp_path)
+
+
+def test_what_has_saved_nothing_is_no_run(tmp_path: Path) -> None:
+    Run(tmp_path, "crashed").create()
+    (tmp_path / "README.md").write_text("runs")
+    assert [] == list_runs(tmp_path)
+    with pytest.raises(FileError, match="charnn train TEXT"):
+        find_run(tmp_path, None)
+    assert [] == list_runs(tmp_path / "missing")
+
+
+def test_a_model_is_a_name_a_folder_or_a_file(tmp_path: Path) -> None:
+    run = saved(tmp_path, "book")
+    only_last = saved(tmp_path, "half", best=False)
+    assert run.best == find_model("book", tmp_path)
+    assert run.best == find_model(str(run.folder), tmp_path)
+    assert run.last == find_model(str(run.last), tmp_path)
+    assert only_last.last == find_model("half", tmp_path)
+    assert only_last.last == find_model(str(only_last.folder), Path("nowhere"))
+
+
+def test_a_wrong_name_lists_the_nearest_ones(tmp_path: Path) -> None:
+    for name in ("lighthouse", "villages"):
+        saved(tmp_path, name)
+    for find in (find_run, lambda root, name: find_model(name, root)):
+        with pytest.raises(FileError, match="there is: lighthouse$"):
+            find(tmp_path, "lighthose")
+
+
+@pytest.mark.parametrize("model", [*BAD_NAMES, "missing.safetensors", "x" * 5000, "a/" * 3000])
+def test_a_model_that_is_not_there_is_one_line(tmp_path: Path, model: str) -> None:
+    with pytest.raises(FileError) as caught:
+        find_model(model, tmp_path / "root")
+    assert "\n" not in str(caught.value)
+    assert len(str(caught.value)) < 400
+
+
+# --- metrics.jsonl
+
+
+def test_the_log_is_cut_where_the_training_goes_on(tmp_path: Path) -> None:
+    log = MetricsLog(tmp_path / "metrics.jsonl")
+    log.cut(3)  # nothing there yet
+    for step in range(1, 7):
+        assert log.append({"event": "step", "step": step, "loss": 0.1 + step}) is None
+    with log.path.open("a") as file:
+        file.write('{"event": "step", "st')
+    before = log.path.read_text().splitlines()
+    log.cut(4)
+    assert before[:4] == log.path.read_text().splitlines()
+    log.append({"event": "step", "step": 5})
+    assert [1, 2, 3, 4, 5] == [line["step"] for line in read_metrics(log.path)]
+
+
+def test_torn_and_foreign_lines_are_skipped(tmp_path: Path) -> None:
+    path = tmp_path / "metrics.jsonl"
+    lines = [b'{"step": 1}', b"", b"{", b"[1]", b'{"step": "2"}', b"7", b"\xff\xfe", b"[" * 99_999]
+    path.write_bytes(b"\n".join([*lines, b'{"step": 3}']))
+    assert [{"step": 1}, {"step": 3}] == read_metrics(path)
+    assert [] == read_metrics(tmp_path / "missing")
+    assert [] == read_metrics(tmp_path)
+
+
+def test_a_full_disk_is_told_once_and_leaves_no_torn_line(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    log = MetricsLog(tmp_path / "metrics.jsonl")
+    log.append({"step": 1})
+    write = os.write
+    with monkeypatch.context() as patch:
+        patch.setattr(os, "write", lambda descriptor, data: write(descriptor, data[:5]))
+        warning = log.append({"step": 2})
+        assert warning is not None
+        assert "the disk is full" in warning
+        assert "training goes on without the log" in warning
+        assert "\n" not in warning
+        assert log.append({"step": 3}) is None
+    assert log.append({"step": 4}) is None
+    assert '{"step": 1}\n{"step": 4}\n' == log.path.read_text()
+
+
+def test_a_number_that_is_not_finite_is_not_logged(tmp_path: Path) -> None:
+    with pytest.raises(ValueError, match="JSON"):
+        MetricsLog(tmp_path / "metrics.jsonl").append({"step": 1, "loss": float("nan")})
+    assert runs.read_metrics(tmp_path / "metrics.jsonl") == []
