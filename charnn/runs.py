@@ -57,9 +57,8 @@ class Run:
     @property
     def order(self) -> int:
         """Which run was worked on latest: a counter, since clocks step back."""
-        with suppress(OSError, ValueError, TypeError):
-            return int(json.loads(self.lock_file.read_text())["order"])
-        return 0
+        order = self._holder().get("order")
+        return order if isinstance(order, int) else 0
 
     def create(self) -> None:
         """Makes the folder and proves that it can be written to.
@@ -106,7 +105,11 @@ class Run:
                 fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
             except OSError as error:
                 if error.errno in (errno.EWOULDBLOCK, errno.EACCES):
-                    raise BusyError(f"run {self.name!r} is in use: {self._holder()}") from None
+                    who = self._holder()
+                    raise BusyError(
+                        f"run {self.name!r} is in use: process {who.get('pid', '?')} on "
+                        f"{who.get('host', '?')} has held it since {who.get('since', '?')}"
+                    ) from None
                 warnings.append(
                     f"{self.folder} cannot be locked ({error.strerror}): "
                     "make sure that nothing else trains this run"
@@ -130,11 +133,11 @@ class Run:
         finally:
             os.close(descriptor)
 
-    def _holder(self) -> str:
-        with suppress(OSError, ValueError, TypeError, KeyError):
+    def _holder(self) -> dict[str, Any]:
+        with suppress(OSError, ValueError, RecursionError):
             who = json.loads(self.lock_file.read_text())
-            return f"process {int(who['pid'])} on {who['host']} has held it since {who['since']}"
-        return "another process holds it"
+            return who if isinstance(who, dict) else {}
+        return {}
 
 
 def list_runs(root: Path) -> list[Run]:

@@ -96,7 +96,7 @@ def test_a_probe_that_fails_names_the_folder(
         raise OSError(errno.EROFS, os.strerror(errno.EROFS))
 
     monkeypatch.setattr("tempfile.TemporaryFile", refuses)
-    with pytest.raises(FileError, match="cannot write to .*/a: Read-only file system"):
+    with pytest.raises(FileError, match=r"cannot write to .*/a: Read-only file system"):
         Run(tmp_path, "a").create()
 
 
@@ -140,7 +140,7 @@ def test_a_lock_of_junk_still_locks(tmp_path: Path, junk: bytes) -> None:
     assert 0 == run.order
     with run.lock():
         run.lock_file.write_bytes(junk)
-        with pytest.raises(BusyError, match="another process holds it"), Run(tmp_path, "a").lock():
+        with pytest.raises(BusyError, match="run 'a' is in use"), Run(tmp_path, "a").lock():
             pass
 
 
@@ -177,7 +177,7 @@ def test_links_in_the_folder_of_a_stranger_are_not_written_through(tmp_path: Pat
     run = Run(tmp_path / "root", "a")
     run.create()
     run.lock_file.symlink_to(victim)
-    with pytest.raises(FileError, match="cannot open .*lock"), run.lock():
+    with pytest.raises(FileError, match=r"cannot open .*lock"), run.lock():
         pass
     run.metrics.symlink_to(victim)
     assert "cannot write" in (MetricsLog(run.metrics).append({"step": 1}) or "")
@@ -225,7 +225,7 @@ def test_a_wrong_name_lists_the_nearest_ones(tmp_path: Path) -> None:
     for name in ("lighthouse", "villages"):
         saved(tmp_path, name)
     for find in (find_run, lambda root, name: find_model(name, root)):
-        with pytest.raises(FileError, match="there is: lighthouse$"):
+        with pytest.raises(FileError, match=r"there is: lighthouse$"):
             find(tmp_path, "lighthose")
 
 

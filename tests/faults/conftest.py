@@ -62,7 +62,11 @@ if sys.platform != "linux":
     os.execv(sys.executable, [sys.executable, "-c", request["program"], *request["words"]])
 os.environ.update(request["environment"])
 sys.argv = ["charnn", *request["words"]]
-exec(request["program"], {"__name__": "__main__"})
+try:
+    exec(request["program"], {"__name__": "__main__"})
+except SystemExit as end:
+    sys.stdout.flush()
+    os._exit(end.code or 0)  # without taking torch's modules apart, which takes long
 """
 TEXT = "".join(
     f"{keeper} keeps {light}; {keeper} counts {number} stairs.\n"

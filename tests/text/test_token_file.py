@@ -455,7 +455,7 @@ def test_an_id_outside_the_vocabulary_is_found() -> None:
 
 
 def test_a_newer_format_says_so() -> None:
-    with pytest.raises(DamagedFile, match="made by charnn 9.0 in format 2"):
+    with pytest.raises(DamagedFile, match=r"made by charnn 9\.0 in format 2"):
         TokenFile.open(forge(format=2, charnn="9.0"))
 
 
