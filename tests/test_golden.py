@@ -1,6 +1,6 @@
 """Files of every format that was ever written are still read, and mean the same.
 
-`tests/golden` holds one model and one token file for each format number; they are never rewritten. A
+`tests/golden` holds one model and one token file for each format number, never rewritten. A
 format that changes adds a pair, and a migration for the older ones.
 """
 

@@ -324,8 +324,9 @@ def test_a_hostile_model_is_refused_by_every_command_that_reads_one(trained: Any
         ]
         # What `show` prints it takes from the header.
         for command in commands if what != "codes" else commands[:2]:
+            assert 1 == command.wait(), (what, command.written)
             line = command.error()
-            assert "\x1b" not in line, what
+            assert "\x1b" not in line
             assert len(line) < 800
             assert "" == command.written
 
