@@ -43,24 +43,17 @@ def test_a_folder_that_cannot_be_written_to_is_refused_before_the_work(workplace
     assert "cannot write to file/runs/book: Not a directory" in line
 
 
-@pytest.mark.skipif(os.geteuid() != 0, reason="only root can become another user")
-def test_root_s_folder_is_refused_to_another_user(workplace: Any) -> None:
-    for parent in workplace.folder.parents:
-        if parent.stat().st_uid == 0 and parent != Path("/") and "pytest" in parent.name:
-            parent.chmod(0o755)
-    workplace.root.mkdir(mode=0o755)
-    (workplace.folder / "1.err").touch()
-    workplace.folder.chmod(0o777)
-    other = workplace.train("book.txt", uid=65534)
-    assert "cannot write to checkpoints/book: Permission denied" in other.error()
-    assert [] == list(workplace.root.iterdir())
-
-
-@pytest.mark.skipif(os.geteuid() == 0, reason="root may write to any folder")
 def test_a_read_only_folder_is_refused(workplace: Any) -> None:
     workplace.root.mkdir(mode=0o555)
-    line = workplace.train("book.txt").error()
+    nobody = 0
+    if os.geteuid() == 0:  # root may write to any folder, so somebody else has to try
+        nobody = 65534
+        for folder in (workplace.folder, *workplace.folder.parents):
+            if "pytest-" in str(folder):
+                folder.chmod(0o755)
+    line = workplace.train("book.txt", uid=nobody).error()
     assert "cannot write to checkpoints/book: Permission denied" in line
+    assert [] == list(workplace.root.iterdir())
 
 
 @pytest.mark.parametrize("name", ["../x", "/abs", "-rf", "a\nb", "x" * 300])
@@ -104,13 +97,11 @@ def test_a_training_that_cannot_begin_leaves_no_run(workplace: Any) -> None:
 # --- disks
 
 FULL_AFTER = """
-import errno, os, stat, sys
-from pathlib import Path
-from charnn import tensor_file
+import errno, os
 from charnn.cli import main
 
 class FullDisk:
-    # As many files as the first word says can be written whole, then the disk is full.
+    # WHOLE files can be written, then the disk is full.
     def __init__(self, file):
         self.file = file
     def __enter__(self):
@@ -131,7 +122,7 @@ def opened(*args):
     files += 1
     return FullDisk(fdopen(*args))
 
-whole, files = int(sys.argv.pop(1)), 0
+whole, files = int(os.environ["WHOLE"]), 0
 fdopen, os.fdopen = os.fdopen, opened
 main()
 """
@@ -140,8 +131,8 @@ main()
 def test_a_full_disk_ends_a_training_with_the_last_good_files_whole(workplace: Any) -> None:
     for whole in (0, 1, 2, 3, 4):  # of the token file, last, best …
         name = f"run-{whole}"
-        command = workplace.start(
-            str(whole), "train", "book.txt", "--name", name, *STEPS, program=FULL_AFTER
+        command = workplace.train(
+            "book.txt", "--name", name, *STEPS, program=FULL_AFTER, WHOLE=str(whole)
         )
         line = command.error()
         assert "the disk is full" in line
@@ -181,10 +172,10 @@ def test_a_disk_too_full_for_the_log_warns_once_and_training_goes_on(workplace: 
 # --- numbers that are not finite
 
 BAD_LOSS = """
-import sys, torch
+import os
 from charnn.cli import main
 from charnn.training import trainer
-good, bad = trainer.cross_entropy, [int(step) for step in sys.argv.pop(1).split(",")]
+good, bad = trainer.cross_entropy, [int(call) for call in os.environ["BAD"].split(",")]
 calls = 0
 def cross_entropy(*args, **options):
     global calls
@@ -201,9 +192,7 @@ def finite(checkpoint: Any) -> bool:
 
 
 def test_a_loss_that_is_not_finite_is_skipped_and_after_three_the_end(workplace: Any) -> None:
-    skipping = workplace.start(
-        "2,4,5", "train", "book.txt", "--name", "two", *STEPS, program=BAD_LOSS
-    )
+    skipping = workplace.train("book.txt", "--name", "two", *STEPS, program=BAD_LOSS, BAD="2,4,5")
     assert 0 == skipping.wait(), skipping.said
     assert 3 == skipping.said.count("warning: a loss or gradient is not finite")
     loaded, step = workplace.last("two")
@@ -214,9 +203,7 @@ def test_a_loss_that_is_not_finite_is_skipped_and_after_three_the_end(workplace:
     )
     assert finite(loaded)
 
-    ending = workplace.start(
-        "3,4,5", "train", "book.txt", "--name", "three", *STEPS, program=BAD_LOSS
-    )
+    ending = workplace.train("book.txt", "--name", "three", *STEPS, program=BAD_LOSS, BAD="3,4,5")
     line = ending.error()
     assert "not finite 3 times in a row" in line
     assert "lower --learning-rate" in line
@@ -322,8 +309,8 @@ def test_a_hostile_model_is_refused_by_every_command_that_reads_one(trained: Any
             trained.start("eval", "book.txt", "-m", str(model)),
             trained.start("show", str(model)),
         ]
-        # What `show` prints it takes from the header.
-        for command in commands if what != "codes" else commands[:2]:
+        # `show` reads the header and the numbers; a vocabulary is no business of it.
+        for command in commands[:2] if what in ("codes", "shrunk") else commands:
             assert 1 == command.wait(), (what, command.written)
             line = command.error()
             assert "\x1b" not in line
@@ -372,7 +359,7 @@ def test_a_token_file_that_cannot_be_written_keeps_the_old_one(workplace: Any) -
     workplace.finish("tokenize", "book.txt", "-o", "book.tokens")
     old = (workplace.folder / "book.tokens").read_bytes()
     words = ("tokenize", "book.txt", "--tokenizer", "byte", "-o", "book.tokens")
-    line = workplace.start("0", *words, program=FULL_AFTER).error()
+    line = workplace.start(*words, program=FULL_AFTER, WHOLE="0").error()
     assert "the disk is full" in line
     assert old == (workplace.folder / "book.tokens").read_bytes()
     assert not list(workplace.folder.glob(".*"))

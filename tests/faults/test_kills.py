@@ -169,7 +169,7 @@ def test_training_killed_five_times_ends_as_if_it_had_not_been(workplace: Any) -
     [
         ("--cell", "gru", "--dropout", "0.2"),
         ("--cell", "rnn", "--tokenizer", "byte"),
-        ("--num-layers", "2", "--tokenizer", "sentencepiece", "--vocab-size", "80"),
+        ("--num-layers", "2", "--tokenizer", "sentencepiece", "--vocab-size", "300"),
         ("--split", "100"),
     ],
 )

@@ -11,6 +11,8 @@ from charnn import checkpoint
 from charnn.config import TrainOptions
 from charnn.errors import ConfigError, DamagedFile, FileError
 from charnn.model import CELLS
+from charnn.text.sources import open_source
+from charnn.text.token_file import write_token_file
 from charnn.training import events
 from charnn.training.launch import resume
 
@@ -91,7 +93,24 @@ def test_a_resumed_run_is_the_straight_run_bit_for_bit(launch, tmp_path, options
     assert kept[0] == kept[1]
 
 
-def test_a_run_resumes_from_a_token_file_that_is_edited_or_gone(launch, text, tmp_path):
+def test_a_run_from_a_token_file_resumes_bit_for_bit(launch, text, tmp_path):
+    given = tmp_path / "goat.tokens"
+    with open_source([str(text)]) as source:
+        write_token_file(given, source, tokenizer="byte")
+    with launch(name="straight", source=given) as trainer:
+        finish(trainer)
+    with launch(name="broken", source=given) as trainer:
+        stop_after(trainer, 11)
+    given.unlink()
+    with resume("broken", TrainOptions(), tmp_path / "runs") as trainer:
+        finish(trainer)
+    straight, broken = (
+        checkpoint.load(tmp_path / f"runs/{n}/last.safetensors") for n in ("straight", "broken")
+    )
+    same(straight, broken)
+
+
+def test_a_run_resumes_when_its_text_is_gone(launch, text, tmp_path):
     with launch(name="broken") as trainer:
         stop_after(trainer, 6)
     text.unlink()
