@@ -15,6 +15,9 @@ from charnn.model.cells import CELLS
 from charnn.model.state import CellState, State
 
 
+EMBEDDING_SCALE = 0.1
+
+
 class Block(nn.Module):
     """Layer norm (Ba et al. 2016), recurrent layer, dropout, and a residual path around them.
 
@@ -63,7 +66,9 @@ class LanguageModel(nn.Module):
     def reset_parameters(self, generator: torch.Generator) -> None:
         """Starts all weights anew from a generator: small head, so that no symbol is favoured."""
         with torch.no_grad():
-            self.embedding.weight.normal_(0.0, 1.0, generator=generator)
+            # Layer norm makes what layer 0 reads independent of this scale; in the residual
+            # stream, a small one lets what the layers add count from the start.
+            self.embedding.weight.normal_(0.0, EMBEDDING_SCALE, generator=generator)
             for block in self.blocks():
                 block.norm.reset_parameters()
                 block.cell.reset_parameters(generator)
