@@ -6,7 +6,7 @@ import math
 import sys
 import time
 from collections.abc import Iterator
-from contextlib import nullcontext
+from contextlib import ExitStack, suppress
 from typing import TYPE_CHECKING
 
 from rich.console import Console
@@ -30,7 +30,10 @@ def watch(events: Iterator[Event], trainer: Trainer) -> Iterator[Event]:
     live = Live(console=console, transient=True, refresh_per_second=4) if live_terminal else None
     line = ProgressLine(trainer)
     shown = time.monotonic()
-    with live or nullcontext():
+    with ExitStack() as leaving:
+        if live:
+            live.start()
+            leaving.callback(_close, live)
         for event in events:
             if isinstance(event, StepDone):
                 text = line.after(event)
@@ -53,6 +56,11 @@ def watch(events: Iterator[Event], trainer: Trainer) -> Iterator[Event]:
             elif isinstance(event, Ended) and live:
                 live.update(Text(""))
             yield event
+
+
+def _close(live: Live) -> None:
+    with suppress(OSError):  # the terminal is gone: what was trained counts, not its last line
+        live.stop()
 
 
 class ProgressLine:

@@ -14,7 +14,6 @@ from charnn.config import ModelConfig
 from charnn.model.cells import CELLS
 from charnn.model.state import CellState, State
 
-
 EMBEDDING_SCALE = 0.1
 
 

@@ -12,7 +12,7 @@ from pathlib import Path
 
 from charnn import checkpoint as checkpoints
 from charnn.config import DEFAULT_MINUTES, MAX_SEED, TOKENS_SUFFIX, TrainOptions
-from charnn.errors import ConfigError, DamagedFile, FileError
+from charnn.errors import ConfigError, DamagedFile, FileError, TrainingError
 from charnn.runs import Run, find_run, free_name, list_runs
 from charnn.tensor_file import os_error_line, replacing
 from charnn.text.sources import TextSource, open_source
@@ -93,8 +93,7 @@ def start(
                 notify(f"{trainer.batches.dropped:,} tokens at the end fill no window: left out")
             yield trainer, plan
         finally:
-            if not run.exists:
-                shutil.rmtree(run.folder, ignore_errors=True)
+            run.discard()
 
 
 @contextmanager
@@ -135,12 +134,12 @@ def resume(
             raise DamagedFile(f"{run.tokens} is not the text that run {run.name!r} was trained on")
         finished = bool(progress.get("finished"))
         if finished and not budget:
-            raise ConfigError(
+            raise TrainingError(
                 f"run {run.name!r} is finished, after {config.max_steps:,} steps: give it a new "
                 "budget to train on, such as --minutes 3"
             )
         if budget and not finished:
-            raise ConfigError(
+            raise TrainingError(
                 f"run {run.name!r} is not finished: resume it without a new budget first"
             )
         if budget:
@@ -178,6 +177,8 @@ def _new_run(texts: Sequence[str], options: TrainOptions, root: Path) -> Run:
             f"run {run.name!r} is there already: continue it with 'charnn train --resume --name "
             f"{run.name}', or choose another name"
         )
+    if run.taken:
+        raise FileError(f"{run.folder}/ holds something else: choose another name for the run")
     return run
 
 
@@ -188,7 +189,7 @@ def _newest_unfinished(root: Path, finished_too: bool) -> Run:
     for run in runs:
         if finished_too or not _is_finished(run):
             return run
-    raise ConfigError(
+    raise TrainingError(
         f"no unfinished run in {root}/: the newest, {runs[0].name!r}, is finished; give it a new "
         "budget to train on, such as --minutes 3"
     )

@@ -8,6 +8,7 @@ from __future__ import annotations
 import math
 import time
 from collections.abc import Iterator
+from contextlib import suppress
 from typing import Any
 
 import torch
@@ -16,7 +17,7 @@ from torch.nn.functional import cross_entropy
 from charnn import checkpoint as checkpoints
 from charnn.checkpoint import Checkpoint, TrainingState
 from charnn.config import ModelConfig, TrainConfig
-from charnn.errors import DamagedFile, TrainingError
+from charnn.errors import DamagedFile, FileError, TrainingError
 from charnn.evaluation import VALID_TOKENS, TextSizes, carried, cold, network_of
 from charnn.generation.model import Model
 from charnn.model import LanguageModel, State, detach
@@ -186,7 +187,8 @@ class Trainer:
             skipped = "a loss or gradient is not finite: the window is skipped, the rate halved"
             yield from self._report(Warned(self.step, skipped))
             return
-        yield from self._save()
+        with suppress(FileError):  # the weights themselves have overflowed: what was saved stays
+            yield from self._save()
         raise TrainingError(
             f"training stopped at step {self.step}: the loss was not finite {BAD_WINDOWS} times "
             f"in a row, at learning rate {rate:.3g}; what was learnt before is saved. Start again "
@@ -229,7 +231,7 @@ class Trainer:
     def _finish(self) -> Iterator[Event]:
         """Scores the best model under both protocols, and writes the scores into it."""
         cold_score = carried_score = None
-        if self.valid is not None:
+        if self.valid is not None and self.best_loss is not None:
             best = checkpoints.load(self.folder.best)
             network = network_of(best, self.config.device)
             valid = self.valid[: self.config.final_tokens]

@@ -9,7 +9,7 @@ import pytest
 
 from charnn import checkpoint
 from charnn.config import TrainOptions
-from charnn.errors import ConfigError, DamagedFile, FileError
+from charnn.errors import DamagedFile, FileError, TrainingError
 from charnn.model import CELLS
 from charnn.text.sources import open_source
 from charnn.text.token_file import write_token_file
@@ -159,7 +159,7 @@ def test_no_step_is_logged_twice_after_a_kill_between_save_and_log(launch, tmp_p
 def test_a_finished_run_takes_a_new_budget_and_its_rate_rises_again(launch, tmp_path):
     with launch(name="more") as trainer:
         finish(trainer)
-    with pytest.raises(ConfigError, match="finished"):
+    with pytest.raises(TrainingError, match="finished"):
         with resume("more", TrainOptions(), tmp_path / "runs"):
             pass
     told = []
@@ -177,7 +177,7 @@ def test_a_finished_run_takes_a_new_budget_and_its_rate_rises_again(launch, tmp_
 def test_an_unfinished_run_keeps_its_own_budget(launch, tmp_path):
     with launch(name="broken") as trainer:
         stop_after(trainer, 6)
-    with pytest.raises(ConfigError, match="not finished"):
+    with pytest.raises(TrainingError, match="not finished"):
         with resume("broken", TrainOptions(max_steps=10), tmp_path / "runs"):
             pass
 
