@@ -126,10 +126,10 @@ class ModelConfig:
 class TrainConfig:
     """How a model is trained; every number of steps is settled before step 1.
 
-    Intervals are in optimizer steps; 0 turns a thing off. ``threads`` and ``precision`` are part
-    of what a resumed run repeats. ``schedule_start`` is the step at which the present budget began:
-    0, unless a finished run was given another one. ``final_tokens`` is how much of the validation
-    split is scored at the end, from its start.
+    Intervals are in optimizer steps; 0 is never before the end, for samples never. ``threads`` and
+    ``precision`` are part of what a resumed run repeats. ``schedule_start`` is the step at which
+    the present budget began: 0, unless a finished run was given another one. ``final_tokens`` is
+    how much of the validation split is scored at the end, from its start.
     """
 
     max_steps: int

@@ -52,7 +52,7 @@ class StreamBatches:
 
     @property
     def dropped(self) -> int:
-        """Tokens of the ragged tail, which no window holds as a target (the first aside)."""
+        """Tokens at the ends of the streams that no window holds as a target (the first aside)."""
         return len(self.tokens) - 1 - self.windows_per_epoch * self.tokens_per_window
 
     def window(self, step: int) -> Window:

@@ -66,7 +66,8 @@ class Warned:
 class Ended:
     """Nothing more will come. ``reason`` is "finished" or "interrupted".
 
-    The scores are those of the best model over the validation split, as far as there is one.
+    The scores are those of the best model over the start of the validation split, `final_tokens`
+    of it, where training is finished and there is one.
     """
 
     step: int
