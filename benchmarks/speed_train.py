@@ -32,7 +32,12 @@ PEERS: dict[str, Any] = {"lstm": nn.LSTM, "gru": nn.GRU, "rnn": nn.RNN}
 
 def train(folder: Path, options: argparse.Namespace) -> None:
     """Tokens/s of charnn's `Trainer`, as it is run, and of torch's own layers in a bare loop."""
-    machine.prepare(machine.default_threads())  # for both: threads, no denormals, malloc
+    with machine.prepared(machine.default_threads()):  # for both: threads, no denormals, malloc
+        compare(folder, options)
+
+
+def compare(folder: Path, options: argparse.Namespace) -> None:
+    """Prints the table of `train`."""
     text = folder / "text.txt"
     text.write_bytes(random_text(1_000_000))
     with open_source([str(text)]) as source:

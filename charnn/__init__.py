@@ -12,6 +12,7 @@ Importing charnn imports neither torch nor numpy; `load` needs numpy, `train` to
 
 from __future__ import annotations
 
+import importlib
 import os
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -49,10 +50,10 @@ def train(
 ) -> Run:
     """Trains on texts and prints nothing; returns the run. `options` are `TrainOptions`.
 
-    To watch, iterate over the events yourself:
+    To watch, iterate over the events of `charnn.training.start` yourself:
 
-        with charnn.training.launch.start([text], options, root) as (trainer, plan):
-            for event in trainer.run(): ...
+        with charnn.training.start(["book.txt"], TrainOptions(minutes=2), Path("runs")) as (t, _):
+            for event in t.run(): ...
 
     Raises:
         CharnnError: a text, an option or the machine does not allow it.
@@ -60,10 +61,15 @@ def train(
     from charnn.config import TrainOptions
     from charnn.training.launch import start
 
-    with start([os.fspath(t) for t in texts], TrainOptions(**options), Path(checkpoints)) as (
-        trainer,
-        _,
-    ):
+    names = [os.fspath(text) for text in texts]
+    with start(names, TrainOptions(**options), Path(checkpoints)) as (trainer, _):
         for _event in trainer.run():
             pass
-        return trainer.folder
+        return trainer.home
+
+
+def __getattr__(name: str) -> Any:
+    """`charnn.training`, which nobody pays for who does not train."""
+    if name == "training":
+        return importlib.import_module("charnn.training")
+    raise AttributeError(f"module 'charnn' has no attribute {name!r}")

@@ -128,8 +128,9 @@ class TrainConfig:
 
     Intervals are in optimizer steps; 0 is never before the end, for samples never. ``threads`` and
     ``precision`` are part of what a resumed run repeats. ``schedule_start`` is the step at which
-    the present budget began: 0, unless a finished run was given another one. ``final_tokens`` is
-    how much of the validation split is scored at the end, from its start.
+    the present budget began: 0, unless a finished run was given another one. An
+    evaluation during training reads ``valid_tokens`` of the validation split, spread over it;
+    those at the end ``final_tokens``, from its start.
     """
 
     max_steps: int
@@ -147,6 +148,7 @@ class TrainConfig:
     threads: int = 1
     device: str = "cpu"
     schedule_start: int = 0
+    valid_tokens: int = 100_000
     final_tokens: int = 200_000
 
     def __post_init__(self) -> None:
@@ -169,7 +171,8 @@ class TrainConfig:
             self.device in DEVICES[1:],
             f"device must be one of {', '.join(DEVICES[1:])}, got {self.device!r}",
         )
-        _require_int("schedule_start", self.schedule_start, 0, self.max_steps)
+        _require_int("schedule_start", self.schedule_start, 0, self.max_steps - 1)
+        _require_int("valid_tokens", self.valid_tokens, 2, 2**40)
         _require_int("final_tokens", self.final_tokens, 2, 2**40)
 
     def tensor_shapes(self, model: ModelConfig) -> dict[str, tuple[int, ...]]:

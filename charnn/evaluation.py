@@ -10,7 +10,8 @@ Shapes: B windows, T steps, V symbols.
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
 
@@ -25,8 +26,7 @@ from charnn.model import LanguageModel
 
 COLD_WINDOW = 256
 CARRIED_WINDOW = 512
-VALID_TOKENS = 100_000  # of an evaluation during training, at most
-BATCH_SIZE = 64
+MAX_BATCH, MAX_LOGITS = 64, 1 << 24
 
 Ids = npt.NDArray[Any]
 Progress = Callable[[int, int], None]
@@ -69,6 +69,9 @@ class Score:
         }
 
 
+NOTHING = Score(0.0, 0, 0, 0)
+
+
 class TextSizes:
     """How many characters and bytes the tokens stand for; a character lies with its first byte."""
 
@@ -76,12 +79,18 @@ class TextSizes:
         self.chars_per_token, self.bytes_per_token = chars_per_token, bytes_per_token
         self.is_text = is_text
 
-    def score(self, nats: float, targets: list[Ids]) -> Score:
-        """The score of a loss over these target ids."""
-        chars = sum(int(self.chars_per_token[ids].sum()) for ids in targets)
-        size = sum(int(self.bytes_per_token[ids].sum()) for ids in targets)
-        count = sum(ids.size for ids in targets)
-        return Score(nats, count, chars if self.is_text else None, size)
+    def add(self, score: Score, nats: float, targets: Ids) -> Score:
+        """A score with a loss over more targets."""
+        chars = None
+        if score.chars is not None and self.is_text:
+            chars = score.chars + int(self.chars_per_token[targets].sum())
+        size = score.bytes + int(self.bytes_per_token[targets].sum())
+        return Score(score.nats + nats, score.targets + targets.size, chars, size)
+
+
+def evaluation_batch(vocab_size: int) -> int:
+    """Cold windows that are scored at once: fewer where the logits would be large."""
+    return max(1, min(MAX_BATCH, MAX_LOGITS // (COLD_WINDOW * vocab_size)))
 
 
 def network_of(saved: Checkpoint, device: str = "cpu") -> LanguageModel:
@@ -110,18 +119,18 @@ def cold(
     chosen = np.arange(count)
     if max_tokens is not None and count * window > max_tokens:
         chosen = np.linspace(0, count - 1, max(1, max_tokens // window)).round().astype(np.int64)
-    nats, targets = 0.0, []
+    score = NOTHING
     with evaluating(model):
-        for start in range(0, len(chosen), BATCH_SIZE):
-            at = chosen[start : start + BATCH_SIZE, None] * window + np.arange(window + 1)
+        batch = evaluation_batch(model.config.vocab_size)
+        for start in range(0, len(chosen), batch):
+            at = chosen[start : start + batch, None] * window + np.arange(window + 1)
             ids = tokens[at].T
             state = model.initial_state(ids.shape[1])
             logits, _ = model(_tensor(ids[:-1], model), state)
-            nats += _loss(logits, _tensor(ids[1:], model))
-            targets.append(ids[1:])
+            score = sizes.add(score, _loss(logits, _tensor(ids[1:], model)), ids[1:])
             if progress:
-                progress(min(start + BATCH_SIZE, len(chosen)) * window, len(chosen) * window)
-    return sizes.score(nats, targets)
+                progress(min(start + batch, len(chosen)) * window, len(chosen) * window)
+    return score
 
 
 @torch.inference_mode()
@@ -134,30 +143,27 @@ def carried(
         TextError: there is nothing to predict.
     """
     _require_targets(tokens)
-    nats, targets = 0.0, []
+    score = NOTHING
     with evaluating(model):
         state = model.initial_state(1)
         for start in range(0, len(tokens) - 1, CARRIED_WINDOW):
             ids = np.asarray(tokens[start : start + CARRIED_WINDOW + 1])[:, None]
             logits, state = model(_tensor(ids[:-1], model), state)
-            nats += _loss(logits, _tensor(ids[1:], model))
-            targets.append(ids[1:])
+            score = sizes.add(score, _loss(logits, _tensor(ids[1:], model)), ids[1:])
             if progress:
                 progress(start + len(ids) - 1, len(tokens) - 1)
-    return sizes.score(nats, targets)
+    return score
 
 
-class evaluating:  # noqa: N801 - reads as a phrase: `with evaluating(model):`
+@contextmanager
+def evaluating(model: LanguageModel) -> Iterator[None]:
     """Puts a model into evaluation mode for a block, and back into the mode that it was in."""
-
-    def __init__(self, model: LanguageModel) -> None:
-        self.model, self.was_training = model, model.training
-
-    def __enter__(self) -> None:
-        self.model.eval()
-
-    def __exit__(self, *_: object) -> None:
-        self.model.train(self.was_training)
+    was_training = model.training
+    model.eval()
+    try:
+        yield
+    finally:
+        model.train(was_training)
 
 
 def _require_targets(tokens: Ids) -> None:
@@ -176,5 +182,4 @@ def _tensor(ids: Ids, model: LanguageModel) -> torch.Tensor:
 
 def _loss(logits: torch.Tensor, targets: torch.Tensor) -> float:
     """Sum of the loss in nats: logits (T, B, V), targets (T, B)."""
-    flat = cross_entropy(logits.flatten(0, 1), targets.flatten(), reduction="sum")
-    return float(flat.double())
+    return float(cross_entropy(logits.flatten(0, 1), targets.flatten(), reduction="sum"))

@@ -20,9 +20,9 @@ from charnn.cli.train import train
 from charnn.version import __version__
 
 START = """\
-charnn train corpora/lighthouse.txt    learn from a text (Ctrl-C saves)
-charnn sample                          write in its style
-charnn train --resume                  go on where it stopped
+charnn train lighthouse    learn from a text: a file, or a corpus by name (Ctrl-C saves)
+charnn sample              write in its style
+charnn train --resume      go on where it stopped
 """
 
 app = typer.Typer(

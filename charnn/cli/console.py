@@ -104,7 +104,7 @@ def fail(message: str, code: int = 1) -> NoReturn:
 
 
 def put(line: str) -> None:
-    """One line of the product on stdout; what its encoding lacks is shown as an escape.
+    """One line of a report on stdout; what a terminal must not get is shown as an escape.
 
     Raises:
         FileError: stdout is closed.
@@ -112,7 +112,8 @@ def put(line: str) -> None:
     if sys.stdout is None:
         raise FileError("stdout is closed: give the output somewhere to go, such as '> out.txt'")
     encoding = sys.stdout.encoding or "utf-8"
-    sys.stdout.write(line.encode(encoding, "backslashreplace").decode(encoding) + "\n")
+    shown = visible(line).encode(encoding, "backslashreplace").decode(encoding)
+    sys.stdout.write(shown + "\n")
 
 
 def print_json(value: Any) -> None:
@@ -181,7 +182,9 @@ def _explain(error: Exception) -> tuple[str, int]:
         return str(error), 2
     if isinstance(error, CharnnError):
         return str(error), 1
-    if isinstance(error, MemoryError):
+    # torch has no error of its own for it.
+    no_memory = isinstance(error, RuntimeError) and "memory" in str(error)
+    if no_memory or isinstance(error, MemoryError):
         return "out of memory: use a smaller model, batch or text", 1
     if isinstance(error, OSError):
         where = f" {error.filename}" if error.filename else ""

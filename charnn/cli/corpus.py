@@ -14,7 +14,6 @@ from charnn.cli.console import (
     progress_lines,
     put,
     say,
-    visible,
 )
 from charnn.cli.signals import OrderlyEnd
 from charnn.errors import TextError
@@ -99,5 +98,5 @@ def _list(rows: list[dict[str, Any]]) -> None:
             f"{row['name']:<{width}}  {row['kind']:<8}  {size:>10}  {here:<4}  {row['about']}"
         )
     for line in lines:
-        put(visible(line))
+        put(line)
     say("get one with 'charnn corpus NAME', learn from it with 'charnn train NAME'")

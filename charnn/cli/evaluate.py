@@ -78,17 +78,17 @@ def evaluate(
 
     from charnn import evaluation  # isort: skip - see the line above
 
-    machine.prepare(threads or machine.default_threads())
     path = find_model(model, checkpoints)
     saved = load(path)
-    tokenizer = tokenizer_from_dict(saved.tokenizer)
+    tokenizer = tokenizer_from_dict(saved.tokenizer, saved.config.vocab_size)
     ids, sizes, facts = _read(texts or [], split, path, tokenizer, unknown, encoding)
     network = evaluation.network_of(saved, machine.choose_device(device))
     scores: dict[str, Any] = {}
-    for name in chosen:
-        score = evaluation.carried if name == "carried" else evaluation.cold
-        progress = None if quiet else progress_lines(name)
-        scores[name.replace("-", "_")] = score(network, ids, sizes, progress=progress)
+    with machine.prepared(threads or machine.default_threads()):
+        for name in chosen:
+            score = evaluation.carried if name == "carried" else evaluation.cold
+            progress = None if quiet else progress_lines(name)
+            scores[name.replace("-", "_")] = score(network, ids, sizes, progress=progress)
     if json:
         print_json(
             {
@@ -120,7 +120,12 @@ def _read(
     encoding: str,
 ) -> tuple[Ids, TextSizes, dict[str, Any]]:
     """The ids to score, what they stand for, and the facts of the text for people and programs."""
-    if not texts or texts[0].endswith(TOKENS_SUFFIX):
+    if not texts or any(text.endswith(TOKENS_SUFFIX) for text in texts):
+        if len(texts) > 1 or unknown != "error" or encoding != "utf-8":
+            raise ConfigError(
+                "tokens are scored as they are: give one .tokens file, or none for the run's own, "
+                "without --unknown and --encoding"
+            )
         return _read_tokens(Path(texts[0]) if texts else path.parent / "tokens", split, tokenizer)
     if split is not None:
         raise ConfigError(
@@ -176,6 +181,7 @@ def _read_tokens(
     if not path.exists():
         raise TextError(f"no text given, and {path} is not there: name a TEXT to score")
     tokens = TokenFile.open(path)
+    tokens.verify()
     if tokens.tokenizer.token_bytes != tokenizer.token_bytes:
         raise DamagedFile(f"{path} was made with another tokenizer than the model's: give the text")
     if split is None and "valid" not in tokens.splits:

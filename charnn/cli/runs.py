@@ -62,5 +62,5 @@ def describe(name: str, path: Path) -> dict[str, Any]:
         }
     except FileError as error:
         return {"name": name, "error": str(error)}
-    except (KeyError, TypeError):
+    except (KeyError, TypeError, ValueError, AttributeError):
         return {"name": name, "error": f"{path} does not say what it holds"}

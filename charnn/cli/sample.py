@@ -158,6 +158,8 @@ def sample(
     )
     output = Output()
     if prompt == "-":
+        if sys.stdin is None:
+            raise FileError("stdin is closed: give the prompt as an argument, or pipe it in")
         prompt = sys.stdin.buffer.read().decode("utf-8", "surrogateescape")
     set_threads(threads)
     # From here on numpy is loaded, with the threads just set.

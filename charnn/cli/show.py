@@ -37,7 +37,7 @@ def show(
 
     path = find_model(model, checkpoints)
     saved = load(path)
-    tokenizer = tokenizer_from_dict(saved.tokenizer)
+    tokenizer = tokenizer_from_dict(saved.tokenizer, saved.config.vocab_size)
     facts: dict[str, Any] = {
         "model": str(path),
         "bytes": path.stat().st_size,

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 import tempfile
 import time
 from pathlib import Path
@@ -16,6 +17,7 @@ from charnn.cli.console import (
     QuietOption,
     print_json,
     progress_lines,
+    put,
     say,
     warn,
 )
@@ -30,17 +32,18 @@ if TYPE_CHECKING:
 
 BEGAN = time.monotonic() - time.process_time()  # the budget counts from the start of the process
 BUDGET = ("minutes", "epochs", "max_steps")
-ON_RESUME = (*BUDGET, "name", "threads", "device")
+ON_RESUME = (*BUDGET, "resume", "name", "threads", "device", "checkpoints", "json", "quiet")
 
 
-def option(*names: str, unit: str = "", auto: bool = True) -> Any:
+def option(*names: str, text: str, auto: bool = True) -> Any:
     """An option whose default, if it is None, is shown as auto."""
     return typer.Option(
-        *names, help=f"{unit} [default: auto]" if auto else unit, show_default=not auto
+        *names, help=f"{text} [default: auto]" if auto else text, show_default=not auto
     )
 
 
 def train(
+    context: typer.Context,
     texts: Annotated[
         list[str] | None,
         typer.Argument(
@@ -50,7 +53,7 @@ def train(
         ),
     ] = None,
     name: Annotated[
-        str | None, option("--name", unit="Name of the run. [default: after the text]", auto=False)
+        str | None, option("--name", text="Name of the run. [default: after the text]", auto=False)
     ] = None,
     minutes: Annotated[
         float | None,
@@ -77,31 +80,31 @@ def train(
     cell: Annotated[
         str, typer.Option(help="Recurrent cell: lstm, gru or rnn.")
     ] = TrainOptions.cell,
-    num_layers: Annotated[int | None, option("--num-layers", unit="Recurrent layers.")] = None,
-    hidden_size: Annotated[int | None, option("--hidden-size", unit="Units a layer.")] = None,
+    num_layers: Annotated[int | None, option("--num-layers", text="Recurrent layers.")] = None,
+    hidden_size: Annotated[int | None, option("--hidden-size", text="Units a layer.")] = None,
     embedding_size: Annotated[
-        int | None, option("--embedding-size", unit="Features a symbol; as the units if auto.")
+        int | None, option("--embedding-size", text="Features a symbol; as the units if auto.")
     ] = None,
     dropout: Annotated[
-        float | None, option("--dropout", unit="Share of the units dropped, 0 to 0.95.")
+        float | None, option("--dropout", text="Share of the units dropped, 0 to 0.95.")
     ] = None,
     batch_size: Annotated[
         int | None,
-        option("--batch-size", unit=f"Parallel streams, {TrainConfig.batch_size} or as fit."),
+        option("--batch-size", text=f"Parallel streams, {TrainConfig.batch_size} or as fit."),
     ] = None,
     bptt: Annotated[
         int | None,
         option(
-            "--bptt", unit=f"Window of backpropagation, in tokens, {TrainConfig.bptt} or as fit."
+            "--bptt", text=f"Window of backpropagation, in tokens, {TrainConfig.bptt} or as fit."
         ),
     ] = None,
     learning_rate: Annotated[
         float | None,
-        option("--learning-rate", unit=f"Peak rate of AdamW, {TrainConfig.learning_rate:g}."),
+        option("--learning-rate", text=f"Peak rate of AdamW, {TrainConfig.learning_rate:g}."),
     ] = None,
     weight_decay: Annotated[
         float | None,
-        option("--weight-decay", unit=f"Decay of the matrices, {TrainConfig.weight_decay:g}."),
+        option("--weight-decay", text=f"Decay of the matrices, {TrainConfig.weight_decay:g}."),
     ] = None,
     precision: Annotated[
         str,
@@ -111,7 +114,7 @@ def train(
         str, typer.Option(help="char, byte or sentencepiece.")
     ] = TrainOptions.tokenizer,
     vocab_size: Annotated[
-        int | None, option("--vocab-size", unit="Pieces that sentencepiece learns.")
+        int | None, option("--vocab-size", text="Pieces that sentencepiece learns.")
     ] = None,
     split: Annotated[
         str, typer.Option(help="Percent of the text for training, validation[, test].")
@@ -124,18 +127,18 @@ def train(
         str, typer.Option(help="How the text's bytes are read.")
     ] = TrainOptions.encoding,
     eval_every: Annotated[
-        int | None, option("--eval-every", unit="Steps between validations; 0: at the end only.")
+        int | None, option("--eval-every", text="Steps between validations; 0: at the end only.")
     ] = None,
     sample_every: Annotated[
-        int | None, option("--sample-every", unit="Steps between samples; 0: none.")
+        int | None, option("--sample-every", text="Steps between samples; 0: none.")
     ] = None,
     save_every: Annotated[
-        int | None, option("--save-every", unit="Steps between saves; 0: at the end only.")
+        int | None, option("--save-every", text="Steps between saves; 0: at the end only.")
     ] = None,
     seed: Annotated[
         int | None, typer.Option(help="Of all randomness. [default: drawn]", show_default=False)
     ] = None,
-    threads: Annotated[int | None, option("--threads", unit="Processor threads.")] = None,
+    threads: Annotated[int | None, option("--threads", text="Processor threads.")] = None,
     device: Annotated[str, typer.Option(help="auto, cpu, cuda or mps.")] = TrainOptions.device,
     dry_run: Annotated[
         bool,
@@ -155,7 +158,7 @@ def train(
     values = {key: value for key, value in locals().items() if key in TrainOptions.__annotations__}
     options = TrainOptions(**{**values, "split": parse_split(split)})
     if resume:
-        _require_nothing_else(options, texts, dry_run)
+        _require_nothing_else(context, texts)
     elif not texts:
         raise ConfigError(
             "no text given: 'charnn train TEXT' learns from one, 'charnn train --resume' goes on"
@@ -175,13 +178,18 @@ def train(
                     texts or [], options, Path(root), began=BEGAN, notify=notify, progress=progress
                 ) as (trainer, plan),
             ):
-                _show_plan(trainer, plan, json)
+                if json:
+                    print_json(_plan_as_json(trainer, plan))
+                else:
+                    for line in _describe(trainer, plan):
+                        put(line)
         else:
             with launch.start(
                 texts or [], options, checkpoints, began=BEGAN, notify=notify, progress=progress
             ) as (trainer, plan):
                 if not quiet:
-                    _show_plan(trainer, plan, False)
+                    for line in _describe(trainer, plan):
+                        say(line)
                 _run(trainer, end, json, quiet)
     if end.code:
         raise typer.Exit(end.code)
@@ -201,18 +209,18 @@ def parse_split(text: str) -> tuple[int, ...]:
         ) from None
 
 
-def _require_nothing_else(options: TrainOptions, texts: list[str] | None, dry_run: bool) -> None:
+def _require_nothing_else(context: typer.Context, texts: list[str] | None) -> None:
     if texts:
         raise ConfigError("--resume takes no TEXT: a run keeps its own; name the run with --name")
-    standard = TrainOptions()
-    other = [
-        f"--{key.replace('_', '-')}"
-        for key in TrainOptions.__annotations__
-        if key not in ON_RESUME and getattr(options, key) != getattr(standard, key)
-    ]
-    other += ["--dry-run"] * dry_run
+    given = [name for name in context.params if _was_given(context, name)]
+    other = [f"--{name.replace('_', '-')}" for name in given if name not in ON_RESUME]
     if other:
         raise ConfigError(f"--resume keeps the settings of the run: leave out {', '.join(other)}")
+
+
+def _was_given(context: typer.Context, name: str) -> bool:
+    source = context.get_parameter_source(name)
+    return source is not None and source.name == "COMMANDLINE"
 
 
 def _no_talk(_: str) -> None:
@@ -228,8 +236,6 @@ def _run(trainer: Trainer, end: OrderlyEnd, json: bool, quiet: bool) -> None:
     from charnn.training.events import Ended, Warned
 
     end.stop = trainer.stop
-    if end.code:  # it came while the run was being prepared
-        trainer.stop()
     ended = None
     events = trainer.run()
     for event in events if quiet else watch(events, trainer):
@@ -238,14 +244,15 @@ def _run(trainer: Trainer, end: OrderlyEnd, json: bool, quiet: bool) -> None:
         elif isinstance(event, Warned) and quiet:
             warn(event.message)
     assert ended is not None, "the events of a training end with Ended"
+    end.stop = None
     if json:
         print_json(_result(trainer, ended))
-    elif not quiet:
+    if not quiet:
         _say_what_next(trainer, ended)
 
 
 def _result(trainer: Trainer, ended: Ended) -> dict[str, Any]:
-    folder = trainer.folder
+    folder = trainer.home
     scores = {"cold_256": ended.cold_256, "carried": ended.carried}
     return {
         "run": folder.name,
@@ -263,45 +270,55 @@ def _result(trainer: Trainer, ended: Ended) -> dict[str, Any]:
 
 
 def _say_what_next(trainer: Trainer, ended: Ended) -> None:
-    name = trainer.folder.name
+    run = trainer.home
+    where = (
+        "" if run.root == DEFAULT_CHECKPOINTS else f" --checkpoints {shlex.quote(str(run.root))}"
+    )
     if ended.reason == "interrupted":
         say(f"saved at step {ended.step:,} of {trainer.config.max_steps:,}; go on with:")
-        say(f"  charnn train --resume --name {name}")
+        say(f"  charnn train --resume --name {run.name}{where}")
         return
+    whole = len(trainer.valid) if trainer.valid is not None else 0
     for label, score in (("cold-256", ended.cold_256), ("carried", ended.carried)):
         if score:
             bits = f", {score.bits_per_char:.3f} bits/char" if score.bits_per_char else ""
             say(f"validation, {label}: {score.nats_per_token:.4f} nats/token{bits}")
-    say(f"done: {trainer.folder.folder}/; let it write with:")
-    say(f"  charnn sample -m {name}")
+    if ended.cold_256 and trainer.config.final_tokens < whole:
+        say(
+            f"  of the first {trainer.config.final_tokens:,} tokens of {whole:,}; "
+            "'charnn eval' scores them all"
+        )
+    say(f"done: {run.folder}/; let it write with:")
+    say(f"  charnn sample -m {run.name}{where}")
 
 
-def _show_plan(trainer: Trainer, plan: Plan, json: bool) -> None:
+def _plan_as_json(trainer: Trainer, plan: Plan) -> dict[str, Any]:
+    from charnn.training.machine import training_memory
+
+    model, config = plan.model, plan.config
+    return {
+        "model": model.to_dict(),
+        "parameters": model.parameters,
+        "recipe": config.to_dict(),
+        "tokens": {name: s.stop - s.start for name, s in trainer.token_file.splits.items()},
+        "epochs": plan.epochs,
+        "seconds": plan.seconds,
+        "memory_bytes": training_memory(model, config.batch_size, config.bptt),
+    }
+
+
+def _describe(trainer: Trainer, plan: Plan) -> list[str]:
+    """What will be trained, in three lines."""
     from charnn.training.machine import training_memory
 
     model, config, tokens = plan.model, plan.config, trainer.token_file
     memory = training_memory(model, config.batch_size, config.bptt)
-    if json:
-        print_json(
-            {
-                "model": model.to_dict(),
-                "parameters": model.parameters,
-                "recipe": config.to_dict(),
-                "tokens": {name: s.stop - s.start for name, s in tokens.splits.items()},
-                "epochs": plan.epochs,
-                "seconds": plan.seconds,
-                "memory_bytes": memory,
-            }
-        )
-        return
     sizes = ", ".join(f"{s.stop - s.start:,} {name}" for name, s in tokens.splits.items())
-    say(f"text: {sizes} tokens, {model.vocab_size:,} different ({tokens.tokenizer.kind})")
-    say(
+    return [
+        f"text: {sizes} tokens, {model.vocab_size:,} different ({tokens.tokenizer.kind})",
         f"model: {model.cell} {model.num_layers}x{model.hidden_size}, {model.parameters:,} "
-        f"parameters, dropout {model.dropout:g}"
-    )
-    say(
+        f"parameters, dropout {model.dropout:g}",
         f"training: {config.max_steps:,} steps of {config.batch_size}x{config.bptt}, "
         f"{plan.epochs:.1f} passes, about {plan.seconds / 60:.1f} min, {config.precision}, "
-        f"{config.threads} threads, {memory / 2**20:,.0f} MiB, seed {config.seed}"
-    )
+        f"{config.threads} threads, {memory / 2**20:,.0f} MiB, seed {config.seed}",
+    ]

@@ -7,7 +7,6 @@ from typing import Any
 
 from charnn.checkpoint import Checkpoint
 from charnn.config import SamplingConfig
-from charnn.errors import DamagedFile
 from charnn.generation.filters import FILTERS
 from charnn.generation.runtime import NumpyModel
 from charnn.generation.sampler import Sampler, draw_seed
@@ -42,12 +41,7 @@ class Model:
         Raises:
             DamagedFile: its tokenizer is garbage, or not of the size of its vocabulary.
         """
-        tokenizer = tokenizer_from_dict(loaded.tokenizer)
-        if tokenizer.vocab_size != loaded.config.vocab_size:
-            raise DamagedFile(
-                f"the model is damaged: its tokenizer has {tokenizer.vocab_size:,} tokens, "
-                f"its network {loaded.config.vocab_size:,}"
-            )
+        tokenizer = tokenizer_from_dict(loaded.tokenizer, loaded.config.vocab_size)
         network = NumpyModel(loaded.config, loaded.weights)
         return cls(network, tokenizer, loaded.start_token, loaded.info)
 

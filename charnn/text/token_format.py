@@ -111,6 +111,14 @@ def read(file: BinaryIO, path: Path) -> Contents:
         raise DamagedFile(f"{path} is damaged: {error}") from None
 
 
+def _is_source(value: Any) -> bool:
+    """Whether a value says what a source must: its digest and sizes."""
+    if not isinstance(value, dict) or not isinstance(value.get("sha256"), str):
+        return False
+    sizes = [value.get("bytes"), 0 if value.get("chars", -1) is None else value.get("chars")]
+    return all(type(size) is int and size >= 0 for size in sizes)
+
+
 def _parse(file: BinaryIO, header: Header) -> Contents:
     metadata = header.metadata
     values = dict(metadata["tokenizer"])
@@ -141,6 +149,6 @@ def _parse(file: BinaryIO, header: Header) -> Contents:
     start_token, source, digest = metadata["start_token"], metadata["source"], metadata["digest"]
     if type(start_token) is not int or not 0 <= start_token < tokenizer.vocab_size:
         raise ValueError("its start token is not in its vocabulary")
-    if not isinstance(source, dict) or not isinstance(digest, str):
+    if not _is_source(source) or not isinstance(digest, str):
         raise ValueError("its source or its digest is missing")
     return Contents(tokens, tokenizer, splits, start_token, source, digest)

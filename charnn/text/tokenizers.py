@@ -309,11 +309,11 @@ TOKENIZERS: dict[str, type[Tokenizer]] = {
 }
 
 
-def tokenizer_from_dict(values: Mapping[str, Any]) -> Tokenizer:
-    """The tokenizer that `Tokenizer.to_dict` described.
+def tokenizer_from_dict(values: Mapping[str, Any], vocab_size: int | None = None) -> Tokenizer:
+    """The tokenizer that `Tokenizer.to_dict` described, of the size that its network has.
 
     Raises:
-        DamagedFile: it describes none.
+        DamagedFile: it describes none, or one of another size.
     """
     kind = values.get("kind")
     if not isinstance(kind, str) or kind not in TOKENIZERS:
@@ -325,4 +325,9 @@ def tokenizer_from_dict(values: Mapping[str, Any]) -> Tokenizer:
             raise ValueError("it has parts that do not belong to it")
     except (KeyError, ValueError) as error:
         raise DamagedFile(f"the {kind} tokenizer is damaged: {error}") from None
+    if vocab_size is not None and tokenizer.vocab_size != vocab_size:
+        raise DamagedFile(
+            f"the model is damaged: its tokenizer has {tokenizer.vocab_size:,} tokens, "
+            f"its network {vocab_size:,}"
+        )
     return tokenizer

@@ -37,8 +37,8 @@ class StreamBatches:
         """Raises TextError when the tokens do not fill one window."""
         self.tokens, self.batch_size, self.bptt = tokens, batch_size, bptt
         self.vocab_size = vocab_size
-        self.stream_length = (len(tokens) - 1) // batch_size
-        self.windows_per_epoch = self.stream_length // bptt
+        self.windows_per_epoch = (len(tokens) - 1) // batch_size // bptt
+        self.stream_length = self.windows_per_epoch * bptt
         if not self.windows_per_epoch:
             raise TextError(
                 f"the training text has {len(tokens):,} tokens, but {batch_size} streams of "
@@ -52,7 +52,7 @@ class StreamBatches:
 
     @property
     def dropped(self) -> int:
-        """Tokens at the ends of the streams that no window holds as a target (the first aside)."""
+        """Tokens of the ragged tail, which no window holds as a target."""
         return len(self.tokens) - 1 - self.windows_per_epoch * self.tokens_per_window
 
     def window(self, step: int) -> Window:

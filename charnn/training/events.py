@@ -79,24 +79,24 @@ class Ended:
 Event = StepDone | Evaluated | Sampled | Saved | Warned | Ended
 
 
-def log_line(event: Event, step: int, seconds: float) -> dict[str, Any]:
-    """An event as a line of metrics.jsonl."""
-    base: dict[str, Any] = {"step": step, "seconds": round(seconds, 3)}
+def log_line(event: Event, counters: dict[str, Any]) -> dict[str, Any]:
+    """An event as a line of metrics.jsonl; `counters` are step, tokens, epoch and seconds."""
+    counters = {**counters, "seconds": round(counters["seconds"], 3)}
     if isinstance(event, StepDone):
         values = {name: _finite(value) for name, value in vars(event).items()}
-        return {"event": "step", **values, "seconds": base["seconds"]}
+        return {"event": "step", **values, **counters}
     if isinstance(event, Evaluated):
         score = event.cold_256.to_dict()
-        return {"event": "eval", **base, "cold_256": score, "best": event.best}
+        return {"event": "eval", **counters, "cold_256": score, "best": event.best}
     if isinstance(event, Sampled):
-        return {"event": "sample", **base, "text": event.text}
+        return {"event": "sample", **counters, "text": event.text}
     if isinstance(event, Saved):
-        return {"event": "save", **base, "file": event.path.name}
+        return {"event": "save", **counters, "file": event.path.name}
     if isinstance(event, Warned):
-        return {"event": "warning", **base, "message": event.message}
+        return {"event": "warning", **counters, "message": event.message}
     scores = {"cold_256": event.cold_256, "carried": event.carried}
-    found = {name: score.to_dict() for name, score in scores.items() if isinstance(score, Score)}
-    return {"event": "end", **base, "reason": event.reason, **found}
+    found = {name: score.to_dict() for name, score in scores.items() if score}
+    return {"event": "end", **counters, "reason": event.reason, **found}
 
 
 def _finite(value: float) -> float | None:

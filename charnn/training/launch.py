@@ -12,7 +12,7 @@ from pathlib import Path
 
 from charnn import checkpoint as checkpoints
 from charnn.config import DEFAULT_MINUTES, MAX_SEED, TOKENS_SUFFIX, TrainOptions
-from charnn.errors import ConfigError, DamagedFile, FileError, TrainingError
+from charnn.errors import ConfigError, DamagedFile, FileError, TextError, TrainingError
 from charnn.runs import Run, find_run, free_name, list_runs
 from charnn.tensor_file import os_error_line, replacing
 from charnn.text.sources import TextSource, open_source
@@ -21,6 +21,7 @@ from charnn.text.splits import check_split
 from charnn.text.token_file import TokenFile, write_token_file
 from charnn.text.token_writer import check_tokenizer
 from charnn.training import machine
+from charnn.training.machine import require_memory
 from charnn.training.recipe import Plan, make_plan, set_budget
 from charnn.training.trainer import Trainer
 
@@ -67,12 +68,13 @@ def start(
         CharnnError: a text, an option or the machine does not allow it.
     """
     began = time.monotonic() if began is None else began
+    if not texts:
+        raise TextError("no text given: name a file, a folder, '-' for stdin, or a corpus")
     check_split(options.split)
     check_tokenizer(options.tokenizer, options.vocab_size)
     options = settle(options)
-    machine.prepare(options.threads or 1)
     run = _new_run(texts, options, root)
-    with run.lock() as warnings:
+    with machine.prepared(options.threads or 1), run.lock() as warnings:
         try:
             for warning in warnings:
                 notify(warning)
@@ -115,7 +117,7 @@ def resume(
     began = time.monotonic() if began is None else began
     budget = options.given(("minutes", "epochs", "max_steps"))
     run = find_run(root, name) if name else _newest_unfinished(root, bool(budget))
-    with run.lock() as warnings:
+    with run.lock() as warnings, ExitStack() as settings:
         for warning in warnings:
             notify(warning)
         saved = checkpoints.load(run.last)
@@ -127,7 +129,7 @@ def resume(
             threads=options.threads or config.threads,
             device=_device_for(config.device, options.device),
         )
-        machine.prepare(config.threads)
+        settings.enter_context(machine.prepared(config.threads))
         tokens = TokenFile.open(run.tokens)
         tokens.verify()
         if tokens.digest != progress.get("tokens_digest"):
@@ -163,7 +165,9 @@ def resume(
         if then != now and isinstance(then, dict):
             changed = [f"{k} {then.get(k)} -> {now[k]}" for k in now if then.get(k) != now[k]]
             notify(f"not the same bits as without the pause: {', '.join(changed)}")
-        trainer = Trainer(run, tokens, saved.config, config, _deadline(options, began))
+        require_memory(saved.config, config)
+        deadline = _deadline(options, began) if budget else None
+        trainer = Trainer(run, tokens, saved.config, config, deadline)
         trainer.restore(saved)
         yield trainer
 
@@ -225,8 +229,18 @@ def _tokens_of(
 ) -> TokenFile:
     """The run's own token file: written from the texts, or a copy of the one that was given."""
     if any(text.endswith(TOKENS_SUFFIX) for text in texts):
-        if len(texts) > 1 or options.valid:
-            raise ConfigError("a .tokens file is a whole corpus: give it alone, without --valid")
+        standard = TrainOptions()
+        settled = ("tokenizer", "vocab_size", "split", "valid", "encoding")
+        other = [
+            f"--{n.replace('_', '-')}"
+            for n in settled
+            if getattr(options, n) != getattr(standard, n)
+        ]
+        if len(texts) > 1 or other:
+            raise ConfigError(
+                "a .tokens file is a whole corpus, tokenized and split: give it alone, without "
+                f"{', '.join(other) or 'other texts'}"
+            )
         given = TokenFile.open(texts[0])
         given.verify()
         try:
@@ -235,6 +249,8 @@ def _tokens_of(
         except OSError as error:
             raise FileError(os_error_line(error, Path(texts[0]), "read")) from error
         return TokenFile.open(run.tokens)
+    if options.valid and options.split != TrainOptions.split:
+        raise ConfigError("--valid and --split both choose what to validate on: give one of them")
     with ExitStack() as opened:
 
         def read(names: Sequence[str]) -> TextSource:

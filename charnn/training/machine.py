@@ -6,14 +6,17 @@ import ctypes
 import os
 import platform
 import time
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
+from pathlib import Path
 
 import torch
 from torch.nn.functional import cross_entropy
 
 from charnn.config import GATES, ModelConfig, TrainConfig
 from charnn.errors import ConfigError, TrainingError
-from charnn.evaluation import BATCH_SIZE, COLD_WINDOW
+from charnn.evaluation import COLD_WINDOW, evaluation_batch
 from charnn.model import LanguageModel
 from charnn.training.optimizer import adamw
 
@@ -22,18 +25,26 @@ KEEP_BYTES = 1 << 30
 MEASURE_SECONDS = 1.0
 
 
-def prepare(threads: int) -> None:
-    """Sets the process up for training: threads, no denormals, memory kept between steps.
+@contextmanager
+def prepared(threads: int) -> Iterator[None]:
+    """Sets the process up for a block: threads, no denormals, memory kept between steps.
 
     Denormal numbers slow a recurrent step down many times over. glibc hands large blocks back to
-    the kernel at every step and asks for them again, which costs up to half of the time.
+    the kernel at every step and asks for them again, which costs up to half of the time; that
+    setting stays after the block, as it cannot be read.
     """
+    before = torch.get_num_threads()
     torch.set_num_threads(threads)
     torch.set_flush_denormal(True)
     if platform.libc_ver()[0] == "glibc":
         libc = ctypes.CDLL(None)
         libc.mallopt(MALLOPT_TRIM_THRESHOLD, KEEP_BYTES)
         libc.mallopt(MALLOPT_MMAP_THRESHOLD, KEEP_BYTES)
+    try:
+        yield
+    finally:
+        torch.set_flush_denormal(False)
+        torch.set_num_threads(before)
 
 
 def default_threads() -> int:
@@ -66,17 +77,18 @@ def has_bfloat16(device: str) -> bool:
         return bool(torch.cuda.is_bf16_supported())
     if device == "mps":
         return False
-    known = any(flag in _cpu_flags() for flag in ("avx512_bf16", "amx_bf16"))
-    supported: bool = torch.ops.mkldnn._is_mkldnn_bf16_supported()
-    return known and supported
+    flags = _cpu_info("flags").split()
+    known = "avx512_bf16" in flags or "amx_bf16" in flags
+    return known and bool(torch.ops.mkldnn._is_mkldnn_bf16_supported())
 
 
-def _cpu_flags() -> str:
-    try:
-        with open("/proc/cpuinfo", encoding="utf-8", errors="replace") as file:
-            return next((line for line in file if line.startswith("flags")), "")
-    except OSError:
-        return ""
+def _cpu_info(key: str) -> str:
+    """A field of the first processor in /proc/cpuinfo; empty where there is no such thing."""
+    with suppress(OSError), open("/proc/cpuinfo", encoding="utf-8", errors="replace") as file:
+        for line in file:
+            if line.startswith(key):
+                return line.partition(":")[2].strip()
+    return ""
 
 
 def environment(config: TrainConfig) -> dict[str, str]:
@@ -86,7 +98,8 @@ def environment(config: TrainConfig) -> dict[str, str]:
         "threads": str(config.threads),
         "precision": config.precision,
         "device": config.device,
-        "processor": f"{platform.machine()} {torch.backends.cpu.get_cpu_capability()}",
+        "processor": f"{_cpu_info('model name') or platform.machine()}, "
+        f"{torch.backends.cpu.get_cpu_capability()}",
     }
 
 
@@ -102,32 +115,34 @@ def available_memory() -> int | None:
             limits.append(os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE"))
         except (OSError, ValueError):
             return None
-    try:
-        with open("/sys/fs/cgroup/memory.max", encoding="ascii") as file:
-            limits.append(int(file.read()))
-    except (OSError, ValueError):
-        pass
+    with suppress(OSError, ValueError):
+        used = int(Path("/sys/fs/cgroup/memory.current").read_text(encoding="ascii"))
+        limits.append(int(Path("/sys/fs/cgroup/memory.max").read_text(encoding="ascii")) - used)
     return min(limits)
 
 
 def training_memory(model: ModelConfig, batch_size: int, bptt: int) -> int:
     """Estimate, in bytes, of what training takes at its peak.
 
-    Weights, gradients, two moments and the copy that is cast; the activations of every layer and
-    gate, kept for the backward pass; logits with their gradient and their softmax.
+    Weights, gradients, two moments and the copy that is cast, then all of them once more and the
+    file itself while they are saved; the activations of every layer and gate, kept for the backward
+    pass; logits with their gradient and softmax, of a window or of an evaluation.
     """
     gates = len(GATES[model.cell])
-    per_token = model.num_layers * (3 * gates + 8) * model.hidden_size + 4 * model.vocab_size
-    return 4 * (6 * model.parameters + batch_size * bptt * per_token)
+    activations = batch_size * bptt * model.num_layers * (3 * gates + 8) * model.hidden_size
+    scored = evaluation_batch(model.vocab_size) * COLD_WINDOW
+    logits = max(4 * batch_size * bptt, 3 * scored) * model.vocab_size
+    return 4 * (12 * model.parameters + activations + logits)
 
 
-def require_memory(model: ModelConfig, batch_size: int, bptt: int) -> None:
-    """Refuses beforehand what would run out of memory.
+def require_memory(model: ModelConfig, config: TrainConfig) -> None:
+    """Refuses beforehand what would run out of memory; that of a graphics card is not known.
 
     Raises:
         TrainingError: the estimate is above what is there.
     """
-    need, have = training_memory(model, batch_size, bptt), available_memory()
+    need = training_memory(model, config.batch_size, config.bptt)
+    have = available_memory() if config.device == "cpu" else None
     if have is not None and need > 0.9 * have:
         raise TrainingError(
             f"this training needs about {need / 2**30:.1f} GiB of memory, {have / 2**30:.1f} are "
@@ -157,7 +172,8 @@ def measure(model: ModelConfig, batch_size: int, bptt: int, precision: str, devi
     network = LanguageModel(model).to(device)
     times = {name: _time_step(network, batch_size, bptt, name, device) for name in candidates}
     fastest = min(times, key=lambda name: times[name])
-    cold = _time_forward(network, (COLD_WINDOW, BATCH_SIZE), device)
+    batch = evaluation_batch(model.vocab_size)
+    cold = _time_forward(network, (COLD_WINDOW, batch), device)
     carried = _time_forward(network, (COLD_WINDOW, 1), device)
     return Speed(fastest, times[fastest], cold, carried)
 
@@ -179,8 +195,7 @@ def _time_step(
         cross_entropy(logits.flatten(0, 1), tokens.flatten()).backward()  # type: ignore[no-untyped-call]  # torch's own signature
         torch.nn.utils.clip_grad_norm_(network.parameters(), 1.0)
         optimizer.step()
-        if device == "cuda":
-            torch.cuda.synchronize()
+        _wait_for(device)
         times.append(time.perf_counter() - at)
     # Not the median: what else the machine does at this moment is likely to pass.
     return sorted(times[1:])[len(times[1:]) // 4]
@@ -192,6 +207,16 @@ def _time_forward(network: LanguageModel, shape: tuple[int, int], device: str) -
     tokens = torch.zeros(shape, dtype=torch.long, device=device)
     state = network.initial_state(shape[1])
     network(tokens[:8], state)
+    _wait_for(device)
     at = time.perf_counter()
     network(tokens, state)
+    _wait_for(device)
     return (time.perf_counter() - at) / tokens.numel()
+
+
+def _wait_for(device: str) -> None:
+    """Lets a graphics card finish what it was given, so that a clock means something."""
+    if device == "cuda":
+        torch.cuda.synchronize()
+    elif device == "mps":
+        torch.mps.synchronize()

@@ -12,14 +12,13 @@ from typing import Any
 
 from charnn.config import DEFAULT_MINUTES, TRAIN_OPTIONS, ModelConfig, TrainConfig, TrainOptions
 from charnn.errors import TextError
-from charnn.evaluation import VALID_TOKENS
 from charnn.training.machine import Speed, measure, require_memory
 
 # Share of the time that evaluations and samples may take, and the scores at the end.
-WATCH_SHARE, FINAL_SHARE = 0.04, 0.08
+WATCH_SHARE, FINAL_SHARE = 0.03, 0.08
 MAX_EVALUATIONS, MIN_EVALUATIONS = 40, 3
 SAMPLES, SAMPLE_SECONDS = 8, 10.0
-SAVE_SECONDS = 30.0
+SAVE_SECONDS, SAVES_SECONDS = 30.0, 1.0  # between saves; all of them together, about
 STREAM_WINDOWS = 4
 
 
@@ -90,8 +89,8 @@ def make_plan(
             f"the text is small: {batch_size} streams of {bptt} instead of "
             f"{wanted.batch_size} of {wanted.bptt}"
         )
-    require_memory(model, batch_size, bptt)
     config = replace(wanted, batch_size=batch_size, bptt=bptt)
+    require_memory(model, config)
     plan = set_budget(options, model, config, train_tokens, valid_tokens, elapsed)
     dropout = choose_dropout(plan.epochs) if options.dropout is None else options.dropout
     return replace(plan, model=replace(model, dropout=dropout), notes=notes)
@@ -107,41 +106,47 @@ def set_budget(
 ) -> Plan:
     """Turns the budget of `options` into steps, counted from ``config.schedule_start``.
 
-    Minutes are everything from the start of the command to the last save, so the time that
-    evaluations, samples and the scores at the end will take is measured and set aside.
+    Minutes are everything from the start of the command to the last save. What a step and the
+    scoring of a token take is measured here; evaluations, samples and the scores at the end get a
+    share of the time, and as many tokens as fit into it.
     """
     begin = time.monotonic()
     speed = measure(model, config.batch_size, config.bptt, options.precision, config.device)
     elapsed += time.monotonic() - begin
     epoch_steps = (train_tokens - 1) // config.batch_size // config.bptt
-    evaluation = min(valid_tokens, VALID_TOKENS) * speed.cold_token
     scoring = speed.cold_token + speed.carried_token
-    final_tokens = valid_tokens
+    final_tokens, watched = valid_tokens, min(valid_tokens, TrainConfig.valid_tokens)
     if options.max_steps is not None:
         steps = options.max_steps
     elif options.epochs is not None:
         steps = max(1, math.ceil(options.epochs * epoch_steps))
     else:
         whole = 60 * (options.minutes or DEFAULT_MINUTES)
-        left = max(whole - elapsed, 0.2 * whole)
+        left = max(whole - elapsed - SAVES_SECONDS, 0.2 * whole)
         final_tokens = int(min(valid_tokens, FINAL_SHARE * left / scoring))
+        watched = int(min(watched, WATCH_SHARE * left / MIN_EVALUATIONS / speed.cold_token))
         left = (left - final_tokens * scoring) * (1 - WATCH_SHARE)
         steps = max(1, int(left / speed.step))
     training = steps * speed.step
-    evaluations = int(WATCH_SHARE / 2 * training / max(evaluation, 1e-9))
+    evaluation = watched * speed.cold_token
+    evaluations = int(WATCH_SHARE * training / max(evaluation, 1e-9))
     evaluations = max(MIN_EVALUATIONS, min(MAX_EVALUATIONS, evaluations))
     automatic: dict[str, Any] = {
         "eval_every": math.ceil(steps / evaluations),
         "sample_every": math.ceil(max(steps / SAMPLES, SAMPLE_SECONDS / speed.step)),
         "save_every": max(1, min(steps, int(SAVE_SECONDS / speed.step))),
     }
+    # What was asked for is kept, and what a resumed run had turned off.
+    off = {name for name in automatic if config.schedule_start and not getattr(config, name)}
+    kept = off | options.given(tuple(automatic)).keys()
     settled = replace(
         config,
         max_steps=config.schedule_start + steps,
         warmup_steps=min(TrainConfig.warmup_steps, steps // 10),
         final_tokens=max(2, min(final_tokens, TrainConfig.final_tokens)),
+        valid_tokens=max(2, watched),
         precision=speed.precision,
-        **{name: n for name, n in automatic.items() if getattr(options, name) is None},
+        **{name: n for name, n in automatic.items() if name not in kept},
     )
     seconds = training + evaluations * evaluation + settled.final_tokens * scoring
     return Plan(model, settled, speed, seconds, steps / epoch_steps)

@@ -8,7 +8,6 @@ from __future__ import annotations
 import math
 import time
 from collections.abc import Iterator
-from contextlib import suppress
 from typing import Any
 
 import torch
@@ -17,8 +16,8 @@ from torch.nn.functional import cross_entropy
 from charnn import checkpoint as checkpoints
 from charnn.checkpoint import Checkpoint, TrainingState
 from charnn.config import ModelConfig, TrainConfig
-from charnn.errors import DamagedFile, FileError, TrainingError
-from charnn.evaluation import VALID_TOKENS, TextSizes, carried, cold, network_of
+from charnn.errors import CharnnError, DamagedFile, FileError, TrainingError
+from charnn.evaluation import Score, TextSizes, carried, cold, network_of
 from charnn.generation.model import Model
 from charnn.model import LanguageModel, State, detach
 from charnn.model.state import pack_state, unpack_state
@@ -65,7 +64,7 @@ class Trainer:
         Raises:
             TextError: the training part does not fill one window.
         """
-        self.folder, self.token_file, self.config = run, tokens, config
+        self.home, self.token_file, self.config = run, tokens, config
         self.deadline = deadline
         self.network = LanguageModel(model)
         self.network.reset_parameters(torch.Generator().manual_seed(config.seed))
@@ -112,12 +111,13 @@ class Trainer:
         if self.step == 0:
             yield from self._save()
         while self.step < config.max_steps and not self.stopping:
+            at = time.monotonic()
             done = self._train_window()
             now = time.monotonic()
             self.seconds += now - clock
-            speed = self.batches.tokens_per_window / max(now - clock, 1e-9)
             clock = now
-            yield from self._report(StepDone(**done, seconds=self.seconds, tokens_per_second=speed))
+            speed = self.batches.tokens_per_window / max(now - at, 1e-9)
+            yield from self._report(StepDone(**self._counters(), **done, tokens_per_second=speed))
             yield from self._guard(done["learning_rate"])
             if self.deadline and not overrun_told and self.step - first_step >= 50:
                 pace = (now - begin) / (self.step - first_step)
@@ -130,7 +130,7 @@ class Trainer:
             if self.valid is not None and (last or _due(self.step, config.eval_every)):
                 yield from self._evaluate(self.valid)
             if config.sample_every and (last or _due(self.step, config.sample_every)):
-                yield from self._report(Sampled(self.step, self._write_sample()))
+                yield from self._sample()
             if last or _due(self.step, config.save_every):
                 yield from self._save()
         if self.step == config.max_steps:
@@ -171,10 +171,7 @@ class Trainer:
             self.rate_scale /= 2
         self.step += 1
         return {
-            "step": self.step,
             "max_steps": config.max_steps,
-            "tokens": self.step * self.batches.tokens_per_window,
-            "epoch": self.step / self.batches.windows_per_epoch,
             "loss": nats,
             "learning_rate": rate,
             "grad_norm": norm,
@@ -187,8 +184,10 @@ class Trainer:
             skipped = "a loss or gradient is not finite: the window is skipped, the rate halved"
             yield from self._report(Warned(self.step, skipped))
             return
-        with suppress(FileError):  # the weights themselves have overflowed: what was saved stays
+        try:
             yield from self._save()
+        except FileError as error:  # the weights themselves have overflowed, or the disk is full
+            yield from self._report(Warned(self.step, str(error)))
         raise TrainingError(
             f"training stopped at step {self.step}: the loss was not finite {BAD_WINDOWS} times "
             f"in a row, at learning rate {rate:.3g}; what was learnt before is saved. Start again "
@@ -196,7 +195,7 @@ class Trainer:
         )
 
     def _evaluate(self, valid: Any) -> Iterator[Event]:
-        score = cold(self.network, valid, self.sizes, VALID_TOKENS)
+        score = cold(self.network, valid, self.sizes, self.config.valid_tokens)
         loss = score.nats_per_token
         best = math.isfinite(loss) and (self.best_loss is None or loss < self.best_loss)
         self.history.append(
@@ -215,34 +214,41 @@ class Trainer:
         yield from self._report(Evaluated(self.step, score, best))
         if best:
             self.best_loss = loss
-            checkpoints.save(self.folder.best, self.checkpoint(training=False))
-            yield from self._report(Saved(self.step, self.folder.best))
+            checkpoints.save(self.home.best, self.checkpoint(training=False))
+            yield from self._report(Saved(self.step, self.home.best))
 
-    def _write_sample(self) -> str:
+    def _sample(self) -> Iterator[Event]:
         model = Model.from_checkpoint(self.checkpoint(training=False))
-        return model.generate(max_tokens=SAMPLE_TOKENS, seed=self.config.seed)
+        try:
+            text = model.generate(max_tokens=SAMPLE_TOKENS, seed=self.config.seed)
+        except CharnnError as error:  # the network has overflowed: training has its own guard
+            yield from self._report(Warned(self.step, f"no sample: {error}"))
+        else:
+            yield from self._report(Sampled(self.step, text))
 
     def _save(self) -> Iterator[Event]:
-        checkpoints.save(self.folder.last, self.checkpoint())
+        checkpoints.save(self.home.last, self.checkpoint())
         if self.valid is None:
-            checkpoints.save(self.folder.best, self.checkpoint(training=False))
-        yield from self._report(Saved(self.step, self.folder.last))
+            checkpoints.save(self.home.best, self.checkpoint(training=False))
+        yield from self._report(Saved(self.step, self.home.last))
 
     def _finish(self) -> Iterator[Event]:
         """Scores the best model under both protocols, and writes the scores into it."""
-        cold_score = carried_score = None
+        scores: dict[str, Score] = {}
         if self.valid is not None and self.best_loss is not None:
-            best = checkpoints.load(self.folder.best)
+            best = checkpoints.load(self.home.best)
             network = network_of(best, self.config.device)
             valid = self.valid[: self.config.final_tokens]
-            cold_score = cold(network, valid, self.sizes)
-            carried_score = carried(network, valid, self.sizes)
-            self.results = {"cold_256": cold_score.to_dict(), "carried": carried_score.to_dict()}
+            for name, protocol in (("cold_256", cold), ("carried", carried)):
+                if not self.stopping:
+                    scores[name] = protocol(network, valid, self.sizes)
+            self.results = {name: score.to_dict() for name, score in scores.items()}
             best.info["results"] = self.results
-            checkpoints.save(self.folder.best, best)
-        self.finished = True
+            checkpoints.save(self.home.best, best)
+        self.finished = not self.stopping
         yield from self._save()
-        yield from self._report(Ended(self.step, "finished", cold_score, carried_score))
+        reason = "finished" if self.finished else "interrupted"
+        yield from self._report(Ended(self.step, reason, **scores))
 
     def checkpoint(self, training: bool = True) -> Checkpoint:
         """The run as it stands: a copy that later steps do not touch."""
@@ -258,10 +264,7 @@ class Trainer:
                 "tokens": {name: split.stop - split.start for name, split in tokens.splits.items()},
             },
             "recipe": config.to_dict(),
-            "step": self.step,
-            "tokens": self.step * self.batches.tokens_per_window,
-            "epoch": self.step / self.batches.windows_per_epoch,
-            "seconds": self.seconds,
+            **self._counters(),
             "history": [dict(entry) for entry in self.history],
             "results": self.results,
         }
@@ -317,9 +320,17 @@ class Trainer:
         self.state = unpack_state(self.state, arrays, device)
         self.log.cut(self.step)
 
+    def _counters(self) -> dict[str, Any]:
+        return {
+            "step": self.step,
+            "tokens": self.step * self.batches.tokens_per_window,
+            "epoch": self.step / self.batches.windows_per_epoch,
+            "seconds": self.seconds,
+        }
+
     def _report(self, event: Event) -> Iterator[Event]:
         """Logs an event, then hands it to whoever watches."""
-        warning = self.log.append(log_line(event, self.step, self.seconds))
+        warning = self.log.append(log_line(event, self._counters()))
         yield event
         if warning:
             yield Warned(self.step, warning)

@@ -41,6 +41,7 @@ def charnn(tmp_path, monkeypatch, capsys):
     def run(*words: str, env: dict[str, str] | None = None) -> Done:
         with monkeypatch.context() as patched:
             patched.setattr(sys, "argv", ["charnn", *words])
+            patched.setenv("CHARNN_DEBUG", "0")  # --debug sets it, and it is put back after
             for name, value in (env or {}).items():
                 patched.setenv(name, value)
             with pytest.raises(SystemExit) as end:
@@ -123,7 +124,7 @@ def test_a_second_run_gets_a_name_of_its_own_and_a_given_one_is_kept(charnn, tmp
 def test_dry_run_says_what_would_be_trained_and_leaves_nothing(charnn, tmp_path):
     done = charnn("train", "my book.txt", "--dry-run", *QUICK)
     assert 0 == done.returncode, done.stderr
-    assert "parameters" in done.stderr
+    assert "parameters" in done.stdout
     plan = json.loads(charnn("train", "my book.txt", "--dry-run", "--json", *QUICK).stdout)
     assert 6 == plan["recipe"]["max_steps"]
     assert ["my book.txt"] == [path.name for path in tmp_path.iterdir()]

@@ -142,16 +142,16 @@ def test_watching_never_changes_training(launch, tmp_path, cell):
 def test_no_step_is_logged_twice_after_a_kill_between_save_and_log(launch, tmp_path):
     with launch(name="broken") as trainer:
         stop_after(trainer, 8)
-        last = trainer.folder.last.read_bytes()
+        last = trainer.home.last.read_bytes()
     with resume("broken", TrainOptions(), tmp_path / "runs") as trainer:
         stop_after(trainer, 14)
-    trainer.folder.last.write_bytes(last)  # as if killed at step 14 before it was saved
-    with open(trainer.folder.metrics, "a") as log:
+    trainer.home.last.write_bytes(last)  # as if killed at step 14 before it was saved
+    with open(trainer.home.metrics, "a") as log:
         log.write('{"event": "step", "st')
     with resume("broken", TrainOptions(), tmp_path / "runs") as trainer:
         finish(trainer)
     steps = [
-        line["step"] for line in without_times(trainer.folder.metrics) if line["event"] == "step"
+        line["step"] for line in without_times(trainer.home.metrics) if line["event"] == "step"
     ]
     assert list(range(1, 21)) == steps
 
@@ -189,7 +189,7 @@ def test_the_newest_unfinished_run_is_resumed_when_none_is_named(launch, tmp_pat
     with launch(name="done") as trainer:
         finish(trainer)
     with resume(None, TrainOptions(), tmp_path / "runs") as trainer:
-        assert "new" == trainer.folder.name
+        assert "new" == trainer.home.name
 
 
 def test_resume_without_any_run_says_how_to_begin(tmp_path):
@@ -210,10 +210,10 @@ def test_another_number_of_threads_is_told_once(launch, tmp_path):
 def test_a_token_file_that_is_not_the_runs_own_is_refused(launch, tmp_path):
     with launch(name="a") as trainer:
         stop_after(trainer, 3)
-        ours = trainer.folder.tokens
+        ours = trainer.home.tokens
     with launch(name="b", split=(80, 20)) as trainer:
         stop_after(trainer, 3)
-        theirs = trainer.folder.tokens
+        theirs = trainer.home.tokens
     ours.write_bytes(theirs.read_bytes())
     with pytest.raises(DamagedFile, match="not the text"):
         with resume("a", TrainOptions(), tmp_path / "runs"):

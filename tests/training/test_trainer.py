@@ -76,7 +76,7 @@ def test_the_step_equals_a_bare_loop_over_torchs_adamw(launch):
 def test_metrics_hold_an_object_a_line_with_the_promised_keys(launch):
     with launch() as trainer:
         list(trainer.run())
-    lines = [json.loads(line) for line in trainer.folder.metrics.read_text().splitlines()]
+    lines = [json.loads(line) for line in trainer.home.metrics.read_text().splitlines()]
     by_event = {line["event"]: line for line in lines}
     assert {"step", "eval", "sample", "save", "end"} == set(by_event)
     step = {
@@ -99,7 +99,7 @@ def test_metrics_hold_an_object_a_line_with_the_promised_keys(launch):
 def test_best_is_the_lowest_validation_loss_and_holds_no_training_state(launch):
     with launch(max_steps=60) as trainer:
         found = [e for e in trainer.run() if isinstance(e, events.Evaluated)]
-    best = checkpoint.load(trainer.folder.best)
+    best = checkpoint.load(trainer.home.best)
     assert best.training is None
     lowest = min(found, key=lambda e: e.cold_256.nats_per_token)
     assert lowest.step == best.info["step"]
@@ -112,7 +112,7 @@ def test_a_shared_model_names_no_path_and_no_host(launch, text):
 
     with launch() as trainer:
         list(trainer.run())
-    blob = trainer.folder.best.read_bytes()
+    blob = trainer.home.best.read_bytes()
     for secret in (str(text), text.stem, str(text.parent), socket.gethostname()):
         if len(secret) > 3:
             assert secret.encode() not in blob
@@ -121,7 +121,7 @@ def test_a_shared_model_names_no_path_and_no_host(launch, text):
 def test_without_a_validation_split_best_is_last(launch):
     with launch(split=(100,)) as trainer:
         list(trainer.run())
-    best, last = (checkpoint.load(p) for p in (trainer.folder.best, trainer.folder.last))
+    best, last = (checkpoint.load(p) for p in (trainer.home.best, trainer.home.last))
     assert all(np.array_equal(best.weights[name], last.weights[name]) for name in best.weights)
 
 
@@ -165,7 +165,7 @@ def test_three_in_a_row_end_the_run_with_the_last_good_state_saved(launch, monke
         monkeypatch.setattr(trainer.network, "forward", poisoned)
         with pytest.raises(TrainingError, match="lower --learning-rate"):
             list(trainer.run())
-        saved = checkpoint.load(trainer.folder.last)
+        saved = checkpoint.load(trainer.home.last)
     assert saved.training is not None
     assert 4 == saved.training.progress["updates"]
     assert all(np.isfinite(w).all() for w in saved.weights.values())
@@ -175,7 +175,7 @@ def test_a_hopeless_learning_rate_is_an_error_and_leaves_finite_files(launch):
     with launch(learning_rate=1e9, max_steps=40) as trainer:
         with suppress(TrainingError):
             list(trainer.run())
-        saved = checkpoint.load(trainer.folder.last)
+        saved = checkpoint.load(trainer.home.last)
     assert all(np.isfinite(w).all() for w in saved.weights.values())
 
 
@@ -217,7 +217,7 @@ def test_what_would_not_fit_into_memory_is_refused_beforehand(monkeypatch):
     model = ModelConfig(vocab_size=100, hidden_size=4096, embedding_size=4096, num_layers=8)
     monkeypatch.setattr(machine, "available_memory", lambda: 1 << 30)
     with pytest.raises(TrainingError, match="GiB"):
-        machine.require_memory(model, 32, 64)
+        machine.require_memory(model, TrainConfig(max_steps=1))
 
 
 def test_a_device_that_is_not_there_is_refused():
