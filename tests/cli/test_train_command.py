@@ -10,7 +10,10 @@ from pathlib import Path
 from typing import NamedTuple
 
 import pytest
+import torch
 
+import charnn as api
+from charnn import checkpoint
 from charnn.cli import main
 from charnn.cli.watch import clock
 
@@ -175,6 +178,10 @@ def test_a_value_out_of_range_is_a_usage_error_before_any_work(charnn, tmp_path,
         (["train"], "no text given"),
         (["train", "--resume", "my book.txt"], "takes no TEXT"),
         (["train", "--resume", "--hidden-size", "9"], "--hidden-size"),
+        (["train", "--resume", "--cell", "lstm"], "--cell"),
+        (["train", "my book.txt", "--valid", "my book.txt", "--split", "80,20"], "--split"),
+        (["train", "a.tokens", "--tokenizer", "byte"], "--tokenizer"),
+        (["train", "a.tokens", "b.txt"], "other texts"),
         (["eval", "--protocol", "warm"], "choose from carried, cold-256"),
     ],
 )
@@ -258,3 +265,56 @@ def test_control_characters_of_a_text_never_reach_the_talk(charnn, tmp_path):
 
 def test_time_left_reads_like_a_clock():
     assert ["0:00", "0:09", "1:30", "2:05:00"] == [clock(s) for s in (-3, 9, 90, 7500)]
+
+
+def test_tokens_with_a_flipped_bit_are_not_scored(charnn, tmp_path):
+    charnn("train", "my book.txt", *QUICK)
+    path = tmp_path / "checkpoints/my-book/tokens"
+    data = bytearray(path.read_bytes())
+    data[-5] ^= 1
+    path.write_bytes(data)
+    assert "damaged" in one_line(charnn("eval"))
+
+
+def test_tokens_are_scored_as_they_are(charnn):
+    charnn("train", "my book.txt", *QUICK)
+    charnn("tokenize", "my book.txt", "-o", "book.tokens", "--split", "60,20,20")
+    assert "--unknown" in one_line(charnn("eval", "book.tokens", "--unknown", "skip"), 2)
+    scored = json.loads(charnn("eval", "book.tokens", "--split", "test", "--json").stdout)
+    assert ("test", 320) == (scored["split"], scored["tokens"])
+
+
+def test_what_a_stranger_wrote_into_a_model_never_controls_the_terminal(charnn, tmp_path):
+    charnn("train", "my book.txt", *QUICK)
+    best = tmp_path / "checkpoints/my-book/best.safetensors"
+    saved = checkpoint.load(best)
+    saved.info["recipe"]["\x1b]52;c;aGk=\x07"] = "\x9b31m"
+    checkpoint.save(best, saved)
+    shown = charnn("show", "my-book")
+    assert 0 == shown.returncode
+    assert not {"\x1b", "\x07", "\x9b"} & set(shown.stdout)
+    saved.info = {"history": "nonsense"}
+    checkpoint.save(best, saved)
+    assert "Traceback" not in charnn("show", "my-book").stderr
+    (tmp_path / "checkpoints/my-book/last.safetensors").unlink()
+    assert "my-book" in charnn("runs").stdout
+
+
+def test_the_line_that_goes_on_names_the_folder_of_the_runs(charnn):
+    done = charnn("train", "my book.txt", *QUICK, "--checkpoints", "my runs")
+    assert "charnn sample -m my-book --checkpoints 'my runs'" in done.stderr
+
+
+def test_the_python_interface_trains_writes_and_puts_back_what_it_changed(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "book.txt").write_text(TEXT)
+    threads = torch.get_num_threads()
+    run = api.train("book.txt", max_steps=3, hidden_size=8, num_layers=1, threads=1)
+    assert threads == torch.get_num_threads()
+    assert 1e-310 * torch.ones(1, dtype=torch.float64) > 0, "denormals are there again"
+    model = api.load(run.folder)
+    pieces = list(model.stream("the ", max_tokens=20, seed=1))
+    assert "".join(pieces) == model.generate("the ", max_tokens=20, seed=1)
+    assert api.training.Trainer.__name__ == "Trainer"
+    with pytest.raises(api.CharnnError, match="no text given"):
+        api.train()

@@ -218,3 +218,39 @@ def test_a_token_file_that_is_not_the_runs_own_is_refused(launch, tmp_path):
     with pytest.raises(DamagedFile, match="not the text"):
         with resume("a", TrainOptions(), tmp_path / "runs"):
             pass
+
+
+def test_a_resumed_run_has_no_deadline_but_a_new_budget_has(launch, tmp_path):
+    with launch(name="a") as trainer:
+        stop_after(trainer, 3)
+    with resume("a", TrainOptions(), tmp_path / "runs") as trainer:
+        assert trainer.deadline is None
+        finish(trainer)
+    with resume("a", TrainOptions(minutes=0.1), tmp_path / "runs") as trainer:
+        assert trainer.deadline is not None
+
+
+def test_a_new_budget_leaves_off_what_was_off(launch, tmp_path):
+    with launch(name="a", sample_every=0, eval_every=0) as trainer:
+        finish(trainer)
+    with resume("a", TrainOptions(max_steps=9), tmp_path / "runs") as trainer:
+        assert (0, 0) == (trainer.config.sample_every, trainer.config.eval_every)
+
+
+def test_a_stop_during_the_last_scores_is_kept_and_they_come_on_resume(
+    launch, tmp_path, monkeypatch
+):
+    with launch(name="a") as trainer:
+        monkeypatch.setattr("charnn.training.trainer.cold", lambda *_: trainer.stop())
+        monkeypatch.setattr(trainer, "valid", None)  # no evaluations on the way
+        trainer.best_loss = 1.0
+        for event in trainer.run():
+            if isinstance(event, events.StepDone) and event.step == trainer.config.max_steps:
+                trainer.stop()
+        assert isinstance(event, events.Ended)
+        assert "interrupted" == event.reason
+    monkeypatch.undo()
+    with resume("a", TrainOptions(), tmp_path / "runs") as trainer:
+        assert trainer.step == trainer.config.max_steps
+        finish(trainer)
+    assert trainer.finished
