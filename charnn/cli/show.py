@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Any
+from collections.abc import Iterator
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
@@ -14,6 +15,11 @@ from charnn.cli.console import (
     put,
     visible,
 )
+from charnn.errors import DamagedFile
+
+if TYPE_CHECKING:
+    from charnn.checkpoint import Checkpoint
+    from charnn.text.tokenizers import Tokenizer
 
 PLOT_WIDTH, PLOT_HEIGHT = 60, 10
 
@@ -51,31 +57,42 @@ def show(
     if json:
         print_json(facts)
         return
-    shape, info = saved.config, saved.info
     put(f"{path}")
-    put(
-        f"  {shape.cell} {shape.num_layers}x{shape.hidden_size}, embedding {shape.embedding_size}, "
-        f"dropout {shape.dropout:g}: {shape.parameters:,} parameters"
-    )
-    put(f"  {tokenizer.kind} tokenizer, {tokenizer.vocab_size:,} symbols{_symbols(tokenizer)}")
-    put(f"  {facts['bytes']:,} bytes, digest {saved.digest[:16]}")
+    for line in _describe(saved, tokenizer, facts["bytes"]):
+        put(f"  {line}")
+    try:
+        for line in _history(saved.info):
+            put(f"  {line}")
+    except (KeyError, TypeError, ValueError, AttributeError):
+        raise DamagedFile(f"{path} says of its history what charnn cannot read") from None
+
+
+def _describe(saved: Checkpoint, tokenizer: Tokenizer, size: int) -> list[str]:
+    shape = saved.config
+    return [
+        f"{shape.cell} {shape.num_layers}x{shape.hidden_size}, embedding {shape.embedding_size}, "
+        f"dropout {shape.dropout:g}: {shape.parameters:,} parameters",
+        f"{tokenizer.kind} tokenizer, {tokenizer.vocab_size:,} symbols{_symbols(tokenizer)}",
+        f"{size:,} bytes, digest {saved.digest[:16]}",
+    ]
+
+
+def _history(info: dict[str, Any]) -> Iterator[str]:
+    """How it was trained, how it scored, and the losses as a plot."""
     if recipe := info.get("recipe"):
-        put(
-            f"  trained {info.get('step', 0):,} steps, {info.get('epoch', 0):.2f} passes, "
-            f"{info.get('seconds', 0) / 60:.1f} minutes"
-        )
-        put("  recipe: " + ", ".join(f"{key} {value}" for key, value in sorted(recipe.items())))
-    for name, score in (info.get("results") or {}).items():
+        minutes = info["seconds"] / 60
+        yield f"trained {info['step']:,} steps, {info['epoch']:.2f} passes, {minutes:.1f} minutes"
+        yield "recipe: " + ", ".join(f"{key} {value}" for key, value in sorted(recipe.items()))
+    for name, score in info.get("results", {}).items():
         loss = f"{score['nats_per_token']:.4f} nats/token over {score['targets']:,} targets"
-        put(f"  validation, {name.replace('_', '-')}: {loss}")
-    history = [h for h in info.get("history", []) if h.get("cold_256") is not None]
+        yield f"validation, {name.replace('_', '-')}: {loss}"
+    history = [h for h in info.get("history", []) if h["cold_256"] is not None]
     if len(history) > 1:
-        put("  validation loss (cold-256) over the steps:")
-        for row in plot([h["step"] for h in history], [h["cold_256"] for h in history]):
-            put(f"  {row}")
+        yield "validation loss (cold-256) over the steps:"
+        yield from plot([h["step"] for h in history], [h["cold_256"] for h in history])
 
 
-def _symbols(tokenizer: Any) -> str:
+def _symbols(tokenizer: Tokenizer) -> str:
     if tokenizer.kind != "char" or tokenizer.vocab_size > 300:
         return ""
     return ": " + visible("".join(t.decode() for t in tokenizer.token_bytes)).replace(

@@ -295,7 +295,7 @@ def test_what_a_stranger_wrote_into_a_model_never_controls_the_terminal(charnn, 
     assert not {"\x1b", "\x07", "\x9b"} & set(shown.stdout)
     saved.info = {"history": "nonsense"}
     checkpoint.save(best, saved)
-    assert "Traceback" not in charnn("show", "my-book").stderr
+    assert "cannot read" in one_line(charnn("show", "my-book"))
     (tmp_path / "checkpoints/my-book/last.safetensors").unlink()
     assert "my-book" in charnn("runs").stdout
 
