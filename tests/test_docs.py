@@ -7,6 +7,7 @@ import json
 import math
 import os
 import re
+import shlex
 import struct
 import subprocess
 import sys
@@ -72,8 +73,7 @@ def make_quick():
         name, replace(options, **budget), *rest, **named
     )
 """
-CHARNN = f"""#!{sys.executable}
-{QUICK}
+CHARNN = f"""{QUICK}
 if "train" in sys.argv:
     make_quick()
 from charnn.cli import main
@@ -108,7 +108,11 @@ def make_folder(folder: Path) -> dict[str, str]:
         (folder / name).parent.mkdir(exist_ok=True)
         (folder / name).write_text(TEXT)
     (folder / "bin").mkdir()
-    (folder / "bin/charnn").write_text(CHARNN)
+    script = folder / "bin/charnn.py"
+    script.write_text(CHARNN)
+    # Not the script itself: the line that would name the interpreter cannot hold a space.
+    words = shlex.join([sys.executable, str(script)])
+    (folder / "bin/charnn").write_text(f'#!/bin/sh\nexec {words} "$@"\n')
     (folder / "bin/charnn").chmod(0o755)
     path = f"{folder / 'bin'}{os.pathsep}{os.environ['PATH']}"
     return {**os.environ, "PATH": path, "PYTHONPATH": str(ROOT), "HOME": str(folder)}
@@ -171,7 +175,7 @@ def flags_of(command: Any) -> set[str]:
 def test_every_flag_that_a_page_names_exists(name: str) -> None:
     known = flags_of(typer.main.get_command(app)) | set(OTHER_FLAGS)
     for benchmark in (ROOT / "benchmarks").glob("*.py"):
-        known |= set(re.findall(r'add_argument\("(--[a-z-]+)"', benchmark.read_text("utf-8")))
+        known |= set(re.findall(r'add_argument\(\s*"(--[a-z-]+)"', benchmark.read_text("utf-8")))
     named = set(re.findall(r"(?<![\w-])--[a-z][a-z-]*", page(name)))
     assert set() == named - known
 
