@@ -108,7 +108,7 @@ def make_folder(folder: Path) -> dict[str, str]:
         (folder / name).parent.mkdir(exist_ok=True)
         (folder / name).write_text(TEXT)
     (folder / "bin").mkdir()
-    script = folder / "bin/charnn.py"
+    script = folder / "bin/quickly.py"
     script.write_text(CHARNN)
     # Not the script itself: the line that would name the interpreter cannot hold a space.
     words = shlex.join([sys.executable, str(script)])
