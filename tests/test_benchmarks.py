@@ -25,11 +25,11 @@ ROOT = Path(__file__).resolve().parent.parent
 sys.path.insert(0, str(ROOT / "benchmarks"))  # they are scripts, and import each other as such
 
 import harness  # noqa: E402  # found through the line above
-import nanogpt  # noqa: E402
-import quality  # noqa: E402
-import scorer  # noqa: E402
-import speed  # noqa: E402
-import speed_train  # noqa: E402
+import nanogpt  # noqa: E402 - benchmarks is put on the path first
+import quality  # noqa: E402 - benchmarks is put on the path first
+import scorer  # noqa: E402 - benchmarks is put on the path first
+import speed  # noqa: E402 - benchmarks is put on the path first
+import speed_train  # noqa: E402 - benchmarks is put on the path first
 
 TEXT = "To be, or not to be.\n" * 30
 
