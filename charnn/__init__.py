@@ -62,7 +62,7 @@ def train(
     from charnn.training.launch import start
 
     names = [os.fspath(text) for text in texts]
-    with start(names, TrainOptions(**options), Path(checkpoints)) as (trainer, _):
+    with start(names, TrainOptions.from_dict(options), Path(checkpoints)) as (trainer, _):
         for _event in trainer.run():
             pass
         return trainer.home

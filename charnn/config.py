@@ -295,6 +295,15 @@ class TrainOptions:
         ModelConfig(vocab_size=1, **self.given(shape))
         TrainConfig(**{"max_steps": 1, **self.given(TRAIN_OPTIONS)})
 
+    @classmethod
+    def from_dict(cls, values: Mapping[str, Any]) -> TrainOptions:
+        """Options by name; what is left out is for charnn to choose.
+
+        Raises:
+            ConfigError: an option is unknown or out of range.
+        """
+        return _from_dict(cls, values)
+
     def given(self, names: tuple[str, ...]) -> dict[str, Any]:
         """Those of the named options that were asked for."""
         values = {name: getattr(self, name) for name in names}

@@ -209,7 +209,8 @@ def _best_of(run: Run) -> Path:
 def _nearest(name: str, runs: list[Run]) -> str:
     names = [run.name for run in runs]
     near = difflib.get_close_matches(name, names, n=3, cutoff=0.4) or names[:5]
-    return f"; there is: {', '.join(near)}" if near else "; 'charnn runs' lists what there is"
+    nearest = f"; the nearest: {', '.join(near)}" if near else ""
+    return f"{nearest}; 'charnn runs' lists what there is"
 
 
 class MetricsLog:

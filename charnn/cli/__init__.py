@@ -9,7 +9,7 @@ from typing import Annotated
 
 import typer
 
-from charnn.cli.console import guarded
+from charnn.cli.console import give_up_stdout, guarded, say
 from charnn.cli.corpus import corpus
 from charnn.cli.evaluate import evaluate
 from charnn.cli.runs import runs
@@ -68,4 +68,9 @@ def main() -> None:
     if "--debug" in options:
         os.environ["CHARNN_DEBUG"] = "1"
         sys.argv.remove("--debug")
-    app()
+    try:
+        app()
+    except OSError as error:  # of help and version, which typer prints by itself
+        give_up_stdout()
+        say(f"error: cannot write to stdout: {error.strerror or error}", "31")
+        sys.exit(1)

@@ -11,7 +11,8 @@ import signal
 import sys
 import time
 import traceback
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Annotated, Any, NoReturn, TextIO
 
@@ -107,13 +108,14 @@ def put(line: str) -> None:
     """One line of a report on stdout; what a terminal must not get is shown as an escape.
 
     Raises:
-        FileError: stdout is closed.
+        FileError: stdout is closed, or full.
     """
     if sys.stdout is None:
         raise FileError("stdout is closed: give the output somewhere to go, such as '> out.txt'")
     encoding = sys.stdout.encoding or "utf-8"
     shown = visible(line).encode(encoding, "backslashreplace").decode(encoding)
-    sys.stdout.write(shown + "\n")
+    with _writing():
+        sys.stdout.write(shown + "\n")
 
 
 def print_json(value: Any) -> None:
@@ -121,7 +123,7 @@ def print_json(value: Any) -> None:
     import json
 
     put(json.dumps(value, ensure_ascii=True, allow_nan=False))
-    sys.stdout.flush()
+    flush_stdout()
 
 
 def progress_lines(doing: str) -> Callable[[int, int], None]:
@@ -154,6 +156,28 @@ def leave_quietly() -> NoReturn:
     raise typer.Exit(0)
 
 
+@contextmanager
+def _writing() -> Iterator[None]:
+    """Names stdout where the system refuses it; a reader that went away is another matter."""
+    try:
+        yield
+    except BrokenPipeError:
+        raise
+    except OSError as error:
+        give_up_stdout()
+        raise FileError(
+            f"the report could not be written to stdout: {error.strerror or error}; "
+            "what it reports on is done"
+        ) from error
+
+
+def flush_stdout() -> None:
+    """Sends the report on its way; raises as `put` does."""
+    if sys.stdout is not None:
+        with _writing():
+            sys.stdout.flush()
+
+
 def guarded(command: Callable[..., None]) -> Callable[..., None]:
     """Turns what a person can cause into one line and an exit code, whatever the command does."""
 
@@ -161,8 +185,7 @@ def guarded(command: Callable[..., None]) -> Callable[..., None]:
     def run(*args: Any, **kwargs: Any) -> None:
         try:
             command(*args, **kwargs)
-            if sys.stdout is not None:
-                sys.stdout.flush()
+            flush_stdout()
         except (typer.Exit, typer.Abort):
             raise
         except BrokenPipeError:

@@ -161,6 +161,8 @@ def sample(
         if sys.stdin is None:
             raise FileError("stdin is closed: give the prompt as an argument, or pipe it in")
         prompt = sys.stdin.buffer.read().decode("utf-8", "surrogateescape")
+    else:  # in a locale without UTF-8, Python has read its bytes as something else
+        prompt = os.fsencode(prompt).decode("utf-8", "surrogateescape")
     set_threads(threads)
     # From here on numpy is loaded, with the threads just set.
     from charnn import load

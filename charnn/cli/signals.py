@@ -36,9 +36,13 @@ class OrderlyEnd:
         return self
 
     def __exit__(self, kind: type[BaseException] | None, *_: object) -> None:
+        leaving = bool(self.code)
         for number, handler in self.before.items():
-            signal.signal(number, handler)
-        if kind is KeyboardInterrupt and self.code:
+            # Who presses Ctrl-C again and again shall not meet the interpreter taking itself apart.
+            signal.signal(number, signal.SIG_IGN if leaving else handler)
+        # An import that a signal broke may raise anything.
+        if leaving and self.stop is None and kind is not None and kind is not typer.Exit:
+            say("stopped before there was anything to save")
             raise typer.Exit(self.code) from None
 
     def _handle(self, number: int, _: FrameType | None) -> None:

@@ -244,7 +244,6 @@ def _run(trainer: Trainer, end: OrderlyEnd, json: bool, quiet: bool) -> None:
         elif isinstance(event, Warned) and quiet:
             warn(event.message)
     assert ended is not None, "the events of a training end with Ended"
-    end.stop = None
     if json:
         print_json(_result(trainer, ended))
     if not quiet:

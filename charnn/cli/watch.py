@@ -44,8 +44,10 @@ def watch(events: Iterator[Event], trainer: Trainer) -> Iterator[Event]:
                     say(text)
             elif isinstance(event, Evaluated):
                 score = event.cold_256
+                bits = f", {score.bits_per_char:.3f} bits/char" if score.bits_per_char else ""
                 star = " (best)" if event.best else ""
-                say(f"step {event.step:,}: validation {line.describe(score.nats_per_token)}{star}")
+                loss = f"validation loss {score.nats_per_token:.4f}{bits}{star}"
+                say(f"step {event.step:,}: {loss}")
             elif isinstance(event, Sampled):
                 say(f"--- what it writes after step {event.step:,}:", "2")
                 for row in visible(event.text).split("\n"):

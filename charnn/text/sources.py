@@ -202,6 +202,8 @@ def open_source(
     """
     if not texts:
         raise TextError("no text given: name a file, a folder, '-' for stdin, or a corpus")
+    if not all(os.fspath(text) for text in texts):
+        raise TextError("a text without a name was given: is a variable of the shell empty?")
     encoding = encodings.resolve(encoding)
     utf8 = encoding in ("utf-8", "utf-8-sig")
     if [os.fspath(text) for text in texts].count("-") > 1:

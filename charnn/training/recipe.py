@@ -78,6 +78,8 @@ def make_plan(
         TrainingError: it would not fit into memory.
     """
     notes = []
+    if vocab_size == 1:
+        notes.append("the text is one symbol over and over: that is all there is to learn from it")
     shape = choose_shape(options, options.minutes or DEFAULT_MINUTES)
     model = ModelConfig(vocab_size=vocab_size, **shape)
     wanted = TrainConfig(

@@ -7,7 +7,7 @@ import os
 import subprocess
 import sys
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import pytest
 import torch
@@ -60,12 +60,13 @@ def process(tmp_path):
     """Runs a command in a process of its own, where its streams are what the environment says."""
     (tmp_path / "my book.txt").write_text(TEXT)
 
-    def run(*words: str, env: dict[str, str]) -> subprocess.CompletedProcess[str]:
+    def run(
+        *words: str, env: dict[str, str], stdout: Any = subprocess.PIPE
+    ) -> subprocess.CompletedProcess[str]:
         environment = {**os.environ, "PYTHONPATH": str(ROOT), **env}
         command = [sys.executable, "-c", MAIN, *words]
-        return subprocess.run(
-            command, cwd=tmp_path, capture_output=True, text=True, env=environment
-        )
+        streams = {"stdout": stdout, "stderr": subprocess.PIPE}
+        return subprocess.run(command, cwd=tmp_path, text=True, env=environment, **streams)
 
     return run
 
@@ -318,3 +319,40 @@ def test_the_python_interface_trains_writes_and_puts_back_what_it_changed(tmp_pa
     assert api.training.Trainer.__name__ == "Trainer"
     with pytest.raises(api.CharnnError, match="no text given"):
         api.train()
+    with pytest.raises(api.CharnnError, match="unknown settings: hidden_siz"):
+        api.train("book.txt", hidden_siz=3)
+
+
+def test_help_and_reports_that_cannot_be_written_are_one_line(process, tmp_path):
+    if not Path("/dev/full").exists():
+        return
+    process("train", "my book.txt", *QUICK, "-q", env={})
+    for words in (["--help"], ["train", "--help"], ["--version"], ["runs"], ["eval", "--json"]):
+        with open("/dev/full", "w") as full:
+            done = process(*words, env={}, stdout=full)
+        assert 1 == done.returncode
+        assert "Traceback" not in done.stderr
+        assert "stdout" in done.stderr
+
+
+def test_bits_of_a_validation_are_of_its_own_characters(charnn):
+    words = ["--tokenizer", "sentencepiece", "--vocab-size", "300", "--max-steps", "2"]
+    done = charnn("train", "my book.txt", *QUICK[2:], *words, "--bptt", "4", "--split", "60,40")
+    lines = [line for line in done.stderr.splitlines() if "bits/char" in line]
+    on_the_way = next(line for line in lines if line.startswith("step 2: validation"))
+    at_the_end = next(line for line in lines if line.startswith("validation, cold-256"))
+    assert on_the_way.split(", ")[1].split()[0] == at_the_end.split(", ")[2].split()[0]
+
+
+def test_a_prompt_is_utf_8_in_any_locale(process, tmp_path):
+    (tmp_path / "my book.txt").write_text("h\u00e9 the goat\n" * 60)
+    locale = {"LC_ALL": "C", "PYTHONUTF8": "0", "PYTHONCOERCECLOCALE": "0"}
+    text = tmp_path / "e.txt"
+    text.write_text("h\u00e9 the goat\n" * 60)
+    process("train", "e.txt", *QUICK, "-q", env={})
+    done = process("sample", "h\u00e9", "-n", "3", "-q", env=locale)
+    assert 0 == done.returncode, done.stderr
+
+
+def test_an_empty_text_argument_is_not_the_folder_one_stands_in(charnn):
+    assert "variable" in one_line(charnn("train", ""))
