@@ -35,7 +35,7 @@ from charnn.tensor_file import (
 )
 from charnn.version import __version__
 
-FORMAT = 1
+FORMAT = 2
 NO_DIGEST = "0" * 64
 TOKENIZER_DTYPES = ("U8", "U32")
 
@@ -44,8 +44,9 @@ TOKENIZER_DTYPES = ("U8", "U32")
 class TrainingState:
     """What continues a training exactly: the recipe, the counters, and the arrays.
 
-    ``arrays`` holds ``exp_avg.*`` and ``exp_avg_sq.*``, shaped like the weights, and the carried
-    hidden state ``state.<layer>.<h|c>`` of shape (batch_size, hidden_size).
+    ``arrays`` holds the optimizer's memory, shaped like the weights (``momentum.*`` of those that
+    Muon moves, ``exp_avg.*`` and ``exp_avg_sq.*`` of the others), and the carried hidden state
+    ``state.<layer>.<h|c>`` of shape (batch_size, hidden_size).
     """
 
     config: TrainConfig
@@ -207,6 +208,8 @@ def _check(header: Header, path: Path) -> tuple[ModelConfig, TrainConfig | None]
         train_config = None
         if "training" in metadata:
             training = _object(metadata, "training")
+            if metadata["format"] == 1:  # which knew one optimizer
+                _object(training, "config").setdefault("optimizer", "adamw")
             train_config = TrainConfig.from_dict(_object(training, "config"))
             _object(training, "progress")
             for name, shape in train_config.tensor_shapes(config).items():

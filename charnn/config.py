@@ -15,6 +15,9 @@ from charnn.errors import ConfigError
 # Gates of each cell, in the order in which their rows lie in the weights.
 GATES = {"rnn": ("h",), "gru": ("r", "z", "n"), "lstm": ("i", "f", "g", "o")}
 STATES = {"rnn": ("h",), "gru": ("h",), "lstm": ("h", "c")}
+OPTIMIZERS = ("muon", "adamw")
+ADAMW_MOMENTS = ("exp_avg", "exp_avg_sq")
+MUON_MOMENTUM = "momentum"
 PRECISIONS = ("auto", "float32", "bfloat16")
 DEVICES = ("auto", "cpu", "cuda", "mps")
 PROTOCOLS = ("carried", "cold-256")
@@ -43,6 +46,11 @@ def _require_number(name: str, value: object, low: float, high: float) -> None:
     number = isinstance(value, (int, float)) and not isinstance(value, bool)
     good = number and low <= value <= high  # type: ignore[operator]  # a number, as just asked
     _require(good, f"{name} must be a number from {low:g} to {high:g}, got {value!r}")
+
+
+def is_gate_matrix(name: str) -> bool:
+    """Whether a weight is the input or the recurrent matrix of a layer: what Muon is for."""
+    return name.endswith((".weight_ih", ".weight_hh"))
 
 
 def _from_dict(cls: type[T], values: Mapping[str, Any]) -> T:
@@ -136,7 +144,9 @@ class TrainConfig:
     max_steps: int
     batch_size: int = 32
     bptt: int = 64
+    optimizer: str = "muon"
     learning_rate: float = 4e-3
+    muon_rate: float = 0.04
     weight_decay: float = 0.01
     warmup_steps: int = 50
     max_grad_norm: float = 1.0
@@ -155,7 +165,12 @@ class TrainConfig:
         _require_int("max_steps", self.max_steps, 1, 2**40)
         _require_int("batch_size", self.batch_size, 1, 1 << 16)
         _require_int("bptt", self.bptt, 1, 1 << 16)
+        _require(
+            self.optimizer in OPTIMIZERS,
+            f"unknown optimizer {self.optimizer!r}; choose from {', '.join(OPTIMIZERS)}",
+        )
         _require_number("learning_rate", self.learning_rate, 1e-9, 1e9)
+        _require_number("muon_rate", self.muon_rate, 1e-9, 1e9)
         _require_number("weight_decay", self.weight_decay, 0.0, 10.0)
         _require_int("warmup_steps", self.warmup_steps, 0, 2**40)
         _require_number("max_grad_norm", self.max_grad_norm, 1e-6, 1e9)
@@ -177,11 +192,11 @@ class TrainConfig:
 
     def tensor_shapes(self, model: ModelConfig) -> dict[str, tuple[int, ...]]:
         """Name and shape of every array that continues a training (see `TrainingState`)."""
-        shapes = {
-            f"{moment}.{name}": shape
-            for moment in ("exp_avg", "exp_avg_sq")
-            for name, shape in model.tensor_shapes().items()
-        }
+        shapes = {}
+        for name, shape in model.tensor_shapes().items():
+            muon = self.optimizer == "muon" and is_gate_matrix(name)
+            for memory in (MUON_MOMENTUM,) if muon else ADAMW_MOMENTS:
+                shapes[f"{memory}.{name}"] = shape
         for layer in range(model.num_layers):
             for part in STATES[model.cell]:
                 shapes[f"state.{layer}.{part}"] = (self.batch_size, model.hidden_size)
@@ -257,7 +272,9 @@ class TrainOptions:
     dropout: float | None = None
     batch_size: int | None = None
     bptt: int | None = None
+    optimizer: str | None = None
     learning_rate: float | None = None
+    muon_rate: float | None = None
     weight_decay: float | None = None
     precision: str = "auto"
     tokenizer: str = "char"
@@ -315,7 +332,9 @@ TRAIN_OPTIONS = (
     "max_steps",
     "batch_size",
     "bptt",
+    "optimizer",
     "learning_rate",
+    "muon_rate",
     "weight_decay",
     "eval_every",
     "sample_every",

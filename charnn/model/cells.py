@@ -54,14 +54,24 @@ class RecurrentLayer(nn.Module, ABC, Generic[S]):
         zeros = self.weight_hh.new_zeros(batch_size, self.hidden_size)
         return self.state_type(*(zeros for _ in self.state_type._fields))
 
-    @abstractmethod
-    def forward(self, inputs: Tensor, state: S) -> tuple[Tensor, S]:
-        """Reads inputs (T, B, D) from `state`; returns outputs (T, B, H) and the state after."""
+    def forward(
+        self, inputs: Tensor, state: S, weight_ih: Tensor | None = None
+    ) -> tuple[Tensor, S]:
+        """Reads inputs (T, B, D) from `state`; returns outputs (T, B, H) and the state after.
 
-    def _weights(self, dtype: torch.dtype, bias_hh: Tensor | None = None) -> list[Tensor]:
+        Another ``weight_ih`` (G*H, D), for inputs of another D, may stand in for the layer's own.
+        """
+        return self._run(inputs, state, self.weight_ih if weight_ih is None else weight_ih)
+
+    @abstractmethod
+    def _run(self, inputs: Tensor, state: S, weight_ih: Tensor) -> tuple[Tensor, S]: ...
+
+    def _weights(
+        self, dtype: torch.dtype, weight_ih: Tensor, bias_hh: Tensor | None = None
+    ) -> list[Tensor]:
         if bias_hh is None:
             bias_hh = torch.zeros_like(self.bias)
-        return [w.to(dtype) for w in (self.weight_ih, self.weight_hh, self.bias, bias_hh)]
+        return [w.to(dtype) for w in (weight_ih, self.weight_hh, self.bias, bias_hh)]
 
     def _parts(self, state: S, dtype: torch.dtype) -> list[Tensor]:
         return [part.to(dtype).unsqueeze(0) for part in state]
@@ -77,10 +87,11 @@ class RNN(RecurrentLayer[RNNState]):
     cell = "rnn"
     state_type = RNNState
 
-    def forward(self, inputs: Tensor, state: RNNState) -> tuple[Tensor, RNNState]:
-        """See `RecurrentLayer.forward`."""
+    def _run(
+        self, inputs: Tensor, state: RNNState, weight_ih: Tensor
+    ) -> tuple[Tensor, RNNState]:
         (h,) = self._parts(state, inputs.dtype)
-        weights = self._weights(inputs.dtype)
+        weights = self._weights(inputs.dtype, weight_ih)
         outputs, h = torch.rnn_tanh(inputs, h, weights, True, 1, 0.0, self.training, False, False)
         return outputs, RNNState(h[0].float())
 
@@ -111,11 +122,12 @@ class GRU(RecurrentLayer[GRUState]):
             self.bias[self.hidden_size : 2 * self.hidden_size] = 1.0
             self.bias_hn.zero_()
 
-    def forward(self, inputs: Tensor, state: GRUState) -> tuple[Tensor, GRUState]:
-        """See `RecurrentLayer.forward`."""
+    def _run(
+        self, inputs: Tensor, state: GRUState, weight_ih: Tensor
+    ) -> tuple[Tensor, GRUState]:
         (h,) = self._parts(state, inputs.dtype)
         bias_hh = torch.cat([self.bias_hn.new_zeros(2 * self.hidden_size), self.bias_hn])
-        weights = self._weights(inputs.dtype, bias_hh)
+        weights = self._weights(inputs.dtype, weight_ih, bias_hh)
         outputs, h = torch.gru(inputs, h, weights, True, 1, 0.0, self.training, False, False)
         return outputs, GRUState(h[0].float())
 
@@ -139,9 +151,10 @@ class LSTM(RecurrentLayer[LSTMState]):
         with torch.no_grad():
             self.bias[self.hidden_size : 2 * self.hidden_size] = 1.0
 
-    def forward(self, inputs: Tensor, state: LSTMState) -> tuple[Tensor, LSTMState]:
-        """See `RecurrentLayer.forward`."""
-        weights = self._weights(inputs.dtype)
+    def _run(
+        self, inputs: Tensor, state: LSTMState, weight_ih: Tensor
+    ) -> tuple[Tensor, LSTMState]:
+        weights = self._weights(inputs.dtype, weight_ih)
         outputs, h, c = torch.lstm(
             inputs,
             self._parts(state, inputs.dtype),

@@ -15,6 +15,7 @@ from charnn.model.cells import CELLS
 from charnn.model.state import CellState, State
 
 EMBEDDING_SCALE = 0.1
+ALIGNMENT = 32  # inputs of such widths take the fast kernels
 
 
 class Block(nn.Module):
@@ -33,10 +34,24 @@ class Block(nn.Module):
         self.dropout = config.dropout
 
     def forward(
-        self, x: Tensor, state: CellState, dtype: torch.dtype, generator: torch.Generator | None
+        self,
+        x: Tensor,
+        state: CellState,
+        dtype: torch.dtype,
+        generator: torch.Generator | None,
+        symbols: tuple[Tensor, Tensor] | None = None,
     ) -> tuple[Tensor, CellState]:
-        """Reads x (T, B, D) from `state`; returns (T, B, H) and the state after."""
-        outputs, state = self.cell(self.norm(x).to(dtype), state)
+        """Reads x (T, B, D) from `state`; returns (T, B, H) and the state after.
+
+        Where x are rows of a table, `symbols` may say so: which, one-hot (T, B, V), and the table
+        (V, D). Norm and input product are then made once a row, and not once a place in the text.
+        """
+        if symbols:
+            one_hot, table = symbols
+            product = self.cell.weight_ih @ self.norm(table).T
+            outputs, state = self.cell(one_hot.to(dtype), state, product)
+        else:
+            outputs, state = self.cell(self.norm(x).to(dtype), state)
         y = outputs.float()
         if self.training and self.dropout:
             mask = y.new_empty(1, *y.shape[1:])
@@ -92,8 +107,23 @@ class LanguageModel(nn.Module):
         """
         dtype = self.recurrent_dtype if self.training else torch.float32
         x = self.embedding(tokens)
+        symbols = self._symbols(tokens)
         after = []
         for block, layer_state in zip(self.blocks(), state, strict=True):
-            x, layer_state = block(x, layer_state, dtype, generator)
+            x, layer_state = block(x, layer_state, dtype, generator, symbols)
             after.append(layer_state)
+            symbols = None
         return self.head(self.norm(x)), tuple(after)
+
+    def _symbols(self, tokens: Tensor) -> tuple[Tensor, Tensor] | None:
+        """Tokens as one-hot rows, and the embedding, both padded; None where V is not small.
+
+        A one-hot product over V features is less work than one over E, and torch's fused layers
+        take it as it is, which a gather would not let them do.
+        """
+        vocab_size, size = self.embedding.weight.shape
+        padding = -vocab_size % ALIGNMENT
+        if vocab_size + padding >= size:
+            return None
+        table = nn.functional.pad(self.embedding.weight, (0, 0, 0, padding))
+        return nn.functional.one_hot(tokens, len(table)), table

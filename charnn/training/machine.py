@@ -8,7 +8,7 @@ import platform
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import torch
@@ -18,7 +18,7 @@ from charnn.config import GATES, ModelConfig, TrainConfig
 from charnn.errors import ConfigError, TrainingError
 from charnn.evaluation import COLD_WINDOW, evaluation_batch
 from charnn.model import LanguageModel
-from charnn.training.optimizer import adamw
+from charnn.training.optimizer import Optimizer
 
 MALLOPT_TRIM_THRESHOLD, MALLOPT_MMAP_THRESHOLD = -1, -3
 KEEP_BYTES = 1 << 30
@@ -162,16 +162,17 @@ class Speed:
     carried_token: float
 
 
-def measure(model: ModelConfig, batch_size: int, bptt: int, precision: str, device: str) -> Speed:
+def measure(model: ModelConfig, config: TrainConfig, precision: str) -> Speed:
     """Trains a throwaway network for a moment, in each precision that is allowed.
 
     `precision` is "auto" or one that settles it. Nothing of this reaches the real training.
     """
+    device = config.device
     candidates = [precision] if precision != "auto" else ["float32"]
     if precision == "auto" and has_bfloat16(device):
         candidates.append("bfloat16")
     network = LanguageModel(model).to(device)
-    times = {name: _time_step(network, batch_size, bptt, name, device) for name in candidates}
+    times = {name: _time_step(network, replace(config, precision=name)) for name in candidates}
     fastest = min(times, key=lambda name: times[name])
     batch = evaluation_batch(model.vocab_size)
     cold = _time_forward(network, (COLD_WINDOW, batch), device)
@@ -179,24 +180,22 @@ def measure(model: ModelConfig, batch_size: int, bptt: int, precision: str, devi
     return Speed(fastest, times[fastest], cold, carried)
 
 
-def _time_step(
-    network: LanguageModel, batch_size: int, bptt: int, precision: str, device: str
-) -> float:
+def _time_step(network: LanguageModel, config: TrainConfig) -> float:
     network.train()
-    network.recurrent_dtype = getattr(torch, precision)
-    optimizer = adamw(network, 0.0, 0.0)
-    tokens = torch.zeros(bptt, batch_size, dtype=torch.long, device=device)
-    state = network.initial_state(batch_size)
+    network.recurrent_dtype = getattr(torch, config.precision)
+    optimizer = Optimizer(network, config)
+    tokens = torch.zeros(config.bptt, config.batch_size, dtype=torch.long, device=config.device)
+    state = network.initial_state(config.batch_size)
     times: list[float] = []
     begin = time.perf_counter()
     while len(times) < 4 or time.perf_counter() - begin < MEASURE_SECONDS:
         at = time.perf_counter()
         logits, _ = network(tokens, state)
-        optimizer.zero_grad()
+        network.zero_grad()
         cross_entropy(logits.flatten(0, 1), tokens.flatten()).backward()  # type: ignore[no-untyped-call]  # torch's own signature
         torch.nn.utils.clip_grad_norm_(network.parameters(), 1.0)
-        optimizer.step()
-        _wait_for(device)
+        optimizer.step(0.0)
+        _wait_for(config.device)
         times.append(time.perf_counter() - at)
     # A good moment, since what disturbs the machine just now is likely to pass; a step in training
     # also reads its window and logs.

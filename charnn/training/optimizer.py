@@ -1,65 +1,136 @@
-"""AdamW, its rate over the budget, and its memory as plain arrays."""
+"""Muon for the gate matrices, AdamW for the rest; their rate over the budget; their memory.
+
+Shapes: G gates, H hidden units, D features in.
+"""
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 
 import numpy as np
 import torch
+from torch import Tensor
 
-from charnn.config import TrainConfig
+from charnn.config import ADAMW_MOMENTS, MUON_MOMENTUM, TrainConfig, is_gate_matrix
 from charnn.model import LanguageModel
 
 BETAS = (0.9, 0.99)
-MOMENTS = ("exp_avg", "exp_avg_sq")
+MOMENTUM = 0.95
+# Odd polynomials a x + b x^3 + c x^5 that, one after another, bring singular values to about 1. Each
+# is the best for the range that the one before leaves (as in Polar Express, Amsel et al. 2025),
+# here from SMALLEST to 1: made by benchmarks/polynomials.py. Values below come out smaller than 1.
+SMALLEST = 0.02
+POLYNOMIALS = (
+    (7.7110, -22.1138, 16.2487),
+    (3.2153, -2.4112, 0.5013),
+    (2.2183, -1.5940, 0.4107),
+)
 
 
-def adamw(network: LanguageModel, learning_rate: float, weight_decay: float) -> torch.optim.AdamW:
-    """The optimizer (Loshchilov and Hutter 2019); matrices decay, biases and norms do not."""
-    matrices = [p for p in network.parameters() if p.ndim > 1]
-    vectors = [p for p in network.parameters() if p.ndim == 1]
-    groups = [
-        {"params": matrices, "weight_decay": weight_decay},
-        {"params": vectors, "weight_decay": 0.0},
-    ]
-    return torch.optim.AdamW(groups, lr=learning_rate, betas=BETAS, fused=True)
+class Optimizer:
+    """Turns gradients into a step, and keeps the memory that this takes.
+
+    With ``optimizer`` "muon", the input and recurrent matrices follow Muon (Jordan et al. 2024),
+    gate by gate: momentum, orthogonalised. Everything else, and with "adamw" everything, follows
+    AdamW (Loshchilov and Hutter 2019); of that, matrices decay, biases and norms do not.
+    """
+
+    def __init__(self, network: LanguageModel, config: TrainConfig) -> None:
+        self.config = config
+        self.network = network
+        named = dict(network.named_parameters())
+        chosen = [name for name in named if config.optimizer == "muon" and is_gate_matrix(name)]
+        self.momentum = {name: torch.zeros_like(named[name]) for name in chosen}
+        rest = {name: p for name, p in named.items() if name not in self.momentum}
+        groups = [
+            {
+                "params": [p for p in rest.values() if p.ndim > 1],
+                "weight_decay": config.weight_decay,
+            },
+            {"params": [p for p in rest.values() if p.ndim == 1], "weight_decay": 0.0},
+        ]
+        self.adamw = torch.optim.AdamW(groups, lr=config.learning_rate, betas=BETAS, fused=True)
+
+    def step(self, fraction: float) -> None:
+        """Moves the weights along their gradients, at this fraction of the peak rates."""
+        for group in self.adamw.param_groups:
+            group["lr"] = fraction * self.config.learning_rate
+        self.adamw.step()
+        if self.momentum:
+            self._muon_step(fraction * self.config.muon_rate)
+
+    @torch.no_grad()
+    def _muon_step(self, rate: float) -> None:
+        size = self.network.config.hidden_size
+        by_shape: dict[torch.Size, list[tuple[Tensor, Tensor]]] = {}
+        for name, momentum in self.momentum.items():
+            weight = self.network.get_parameter(name)
+            assert weight.grad is not None, "a step follows a backward pass"
+            momentum.lerp_(weight.grad, 1 - MOMENTUM)
+            ahead = weight.grad.lerp(momentum, MOMENTUM)  # Nesterov
+            blocks = zip(weight.split(size), ahead.split(size), strict=True)
+            by_shape.setdefault(weight.shape, []).extend(blocks)
+        dtype = getattr(torch, self.config.precision)
+        for pairs in by_shape.values():
+            steps = orthogonalize(torch.stack([ahead for _, ahead in pairs]).to(dtype)).float()
+            rows, columns = steps.shape[1:]
+            scale = math.sqrt(max(1.0, rows / columns))
+            for (block, _), step in zip(pairs, steps.unbind(), strict=True):
+                block.mul_(1 - rate * self.config.weight_decay).add_(step, alpha=-rate * scale)
+
+    def pack(self) -> dict[str, np.ndarray]:
+        """The memory of every weight, as copies; zeros before the first update."""
+        arrays = {f"{MUON_MOMENTUM}.{name}": _copy(m) for name, m in self.momentum.items()}
+        for name, weight in self.network.named_parameters():
+            if name not in self.momentum:
+                memory = self.adamw.state.get(weight, {})
+                for moment in ADAMW_MOMENTS:
+                    arrays[f"{moment}.{name}"] = _copy(memory.get(moment, torch.zeros_like(weight)))
+        return arrays
+
+    def unpack(self, arrays: Mapping[str, np.ndarray], updates: int) -> None:
+        """Inverse of `pack`, after `updates` updates."""
+        for name, weight in self.network.named_parameters():
+            if name in self.momentum:
+                self.momentum[name].copy_(torch.from_numpy(arrays[f"{MUON_MOMENTUM}.{name}"]))
+            elif updates:
+                self.adamw.state[weight] = {
+                    "step": torch.tensor(float(updates), device=weight.device),
+                    **{
+                        moment: torch.from_numpy(arrays[f"{moment}.{name}"].copy()).to(
+                            weight.device
+                        )
+                        for moment in ADAMW_MOMENTS
+                    },
+                }
 
 
-def learning_rate(config: TrainConfig, step: int) -> float:
-    """The rate of a step: a linear rise over the warm-up, a linear fall to zero over the budget.
+def orthogonalize(matrices: Tensor) -> Tensor:
+    """Nearest orthogonal matrices, about, of matrices (N, H, D): U V' of each U S V'.
+
+    Singular values end between 0.9 and 1.1, those below `SMALLEST` of the norm between 0 and that.
+    """
+    norms = matrices.float().norm(dim=(1, 2), keepdim=True)
+    x = matrices / (norms + 1e-7).to(matrices.dtype)
+    tall = x.shape[1] > x.shape[2]
+    x = x.mT if tall else x
+    for a, b, c in POLYNOMIALS:
+        gram = torch.bmm(x, x.mT)
+        x = torch.baddbmm(x, torch.baddbmm(gram, gram, gram, beta=b, alpha=c), x, beta=a)
+    return x.mT if tall else x
+
+
+def schedule(config: TrainConfig, step: int) -> float:
+    """The share of its peak that the rate of a step has: a linear rise, then a linear fall to zero.
 
     Decay to zero over a known budget beats decay to a tenth (Bergsma et al. 2025).
     """
     done = step - config.schedule_start
     budget = config.max_steps - config.schedule_start
     rise = min(1.0, (done + 1) / (config.warmup_steps + 1))
-    return config.learning_rate * rise * (1 - done / budget)
+    return rise * (1 - done / budget)
 
 
-def pack_moments(network: LanguageModel, optimizer: torch.optim.AdamW) -> dict[str, np.ndarray]:
-    """Both moments of every weight, as copies; zeros before the first update."""
-    arrays = {}
-    for name, weight in network.named_parameters():
-        memory = optimizer.state.get(weight, {})
-        for moment in MOMENTS:
-            value = memory.get(moment, torch.zeros_like(weight))
-            arrays[f"{moment}.{name}"] = value.detach().cpu().numpy().copy()
-    return arrays
-
-
-def unpack_moments(
-    network: LanguageModel,
-    optimizer: torch.optim.AdamW,
-    arrays: Mapping[str, np.ndarray],
-    updates: int,
-) -> None:
-    """Inverse of `pack_moments`, after `updates` updates."""
-    for name, weight in network.named_parameters():
-        if updates:
-            optimizer.state[weight] = {
-                "step": torch.tensor(float(updates), device=weight.device),
-                **{
-                    moment: torch.from_numpy(arrays[f"{moment}.{name}"].copy()).to(weight.device)
-                    for moment in MOMENTS
-                },
-            }
+def _copy(tensor: Tensor) -> np.ndarray:
+    return tensor.detach().cpu().numpy().copy()

@@ -113,7 +113,7 @@ def set_budget(
     share of the time, and as many tokens as fit into it.
     """
     begin = time.monotonic()
-    speed = measure(model, config.batch_size, config.bptt, options.precision, config.device)
+    speed = measure(model, config, options.precision)
     elapsed += time.monotonic() - begin
     epoch_steps = (train_tokens - 1) // config.batch_size // config.bptt
     scoring = speed.cold_token + speed.carried_token

@@ -35,7 +35,7 @@ from charnn.training.events import (
     log_line,
 )
 from charnn.training.machine import environment
-from charnn.training.optimizer import adamw, learning_rate, pack_moments, unpack_moments
+from charnn.training.optimizer import Optimizer, schedule
 
 SAMPLE_TOKENS = 200
 BAD_WINDOWS = 3
@@ -70,7 +70,7 @@ class Trainer:
         self.network.reset_parameters(torch.Generator().manual_seed(config.seed))
         self.network.to(config.device)
         self.network.recurrent_dtype = getattr(torch, config.precision)
-        self.optimizer = adamw(self.network, config.learning_rate, config.weight_decay)
+        self.optimizer = Optimizer(self.network, config)
         self.mask_generator = torch.Generator(device=config.device)
         self.batches = StreamBatches(
             tokens.split("train"), config.batch_size, config.bptt, model.vocab_size
@@ -150,17 +150,15 @@ class Trainer:
         inputs, targets = window.inputs.to(config.device), window.targets.to(config.device)
         logits, state = self.network(inputs, state, self.mask_generator)
         loss = cross_entropy(logits.flatten(0, 1), targets.flatten())
-        self.optimizer.zero_grad()
+        self.network.zero_grad()
         loss.backward()  # type: ignore[no-untyped-call]  # torch's own signature
         norm = float(
             torch.nn.utils.clip_grad_norm_(self.network.parameters(), config.max_grad_norm)
         )
-        rate = self.rate_scale * learning_rate(config, self.step)
+        fraction = self.rate_scale * schedule(config, self.step)
         nats = float(loss.detach())
         if math.isfinite(nats) and math.isfinite(norm):
-            for group in self.optimizer.param_groups:
-                group["lr"] = rate
-            self.optimizer.step()
+            self.optimizer.step(fraction)
             self.state = state
             self.updates += 1
             self.bad_windows = 0
@@ -173,7 +171,7 @@ class Trainer:
         return {
             "max_steps": config.max_steps,
             "loss": nats,
-            "learning_rate": rate,
+            "learning_rate": fraction * config.learning_rate,
             "grad_norm": norm,
         }
 
@@ -283,7 +281,7 @@ class Trainer:
                 "tokens_digest": tokens.digest,
                 "environment": environment(config),
             }
-            arrays = pack_moments(self.network, self.optimizer) | pack_state(self.state)
+            arrays = self.optimizer.pack() | pack_state(self.state)
             state = TrainingState(config, progress, arrays)
         return Checkpoint(
             self.network.config,
@@ -316,7 +314,7 @@ class Trainer:
         weights = {name: torch.from_numpy(a) for name, a in saved.weights.items()}
         self.network.load_state_dict(weights)
         arrays, device = saved.training.arrays, self.config.device
-        unpack_moments(self.network, self.optimizer, arrays, self.updates)
+        self.optimizer.unpack(arrays, self.updates)
         self.state = unpack_state(self.state, arrays, device)
         self.log.cut(self.step)
 

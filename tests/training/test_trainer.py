@@ -16,7 +16,7 @@ from charnn.config import ModelConfig, TrainConfig, TrainOptions
 from charnn.errors import ConfigError, TextError, TrainingError
 from charnn.model import CELLS
 from charnn.training import events, machine
-from charnn.training.optimizer import learning_rate
+from charnn.training.optimizer import schedule
 from charnn.training.recipe import choose_dropout, fit_windows
 
 
@@ -29,8 +29,8 @@ def test_every_cell_learns_a_simple_text(launch, cell):
 
 
 def test_the_rate_rises_then_falls_to_zero_over_the_budget():
-    config = TrainConfig(max_steps=100, warmup_steps=10, learning_rate=1.0)
-    rates = [learning_rate(config, step) for step in range(100)]
+    config = TrainConfig(max_steps=100, warmup_steps=10)
+    rates = [schedule(config, step) for step in range(100)]
     assert 10 == int(np.argmax(rates))
     assert np.all(np.diff(rates[:11]) > 0)
     assert np.all(np.diff(rates[10:]) < 0)
@@ -39,14 +39,15 @@ def test_the_rate_rises_then_falls_to_zero_over_the_budget():
 
 def test_weight_decay_spares_biases_and_norms(launch):
     with launch() as trainer:
-        decayed, spared = trainer.optimizer.param_groups
+        decayed, spared = trainer.optimizer.adamw.param_groups
         assert all(p.ndim > 1 for p in decayed["params"])
         assert all(p.ndim == 1 for p in spared["params"])
         assert 0.0 == spared["weight_decay"]
 
 
 def test_the_step_equals_a_bare_loop_over_torchs_adamw(launch):
-    with launch(dropout=0.0, eval_every=0, sample_every=0, max_steps=12) as trainer:
+    settings = {"dropout": 0.0, "eval_every": 0, "sample_every": 0, "optimizer": "adamw"}
+    with launch(**settings, max_steps=12) as trainer:
         from charnn.model import LanguageModel, detach
 
         twin = LanguageModel(trainer.network.config)
@@ -54,7 +55,7 @@ def test_the_step_equals_a_bare_loop_over_torchs_adamw(launch):
         list(trainer.run())
         decay = [p for p in twin.parameters() if p.ndim > 1]
         plain = [p for p in twin.parameters() if p.ndim == 1]
-        groups = [{"params": decay, "weight_decay": 0.01}, {"params": plain, "weight_decay": 0.0}]
+        groups = [{"params": decay, "weight_decay": trainer.config.weight_decay}, {"params": plain, "weight_decay": 0.0}]
         optimizer = torch.optim.AdamW(groups, betas=(0.9, 0.99))
         state = twin.initial_state(4)
         for step in range(12):
@@ -67,7 +68,7 @@ def test_the_step_equals_a_bare_loop_over_torchs_adamw(launch):
             loss.backward()
             torch.nn.utils.clip_grad_norm_(twin.parameters(), 1.0)
             for group in optimizer.param_groups:
-                group["lr"] = learning_rate(trainer.config, step)
+                group["lr"] = trainer.config.learning_rate * schedule(trainer.config, step)
             optimizer.step()
         for name, weight in twin.state_dict().items():
             torch.testing.assert_close(trainer.network.state_dict()[name], weight)
@@ -126,7 +127,7 @@ def test_without_a_validation_split_best_is_last(launch):
 
 
 def test_the_sample_has_the_same_seed_and_prompt_each_time(launch):
-    with launch(max_steps=4, sample_every=1, learning_rate=1e-9) as trainer:
+    with launch(max_steps=4, sample_every=1, learning_rate=1e-9, muon_rate=1e-9) as trainer:
         texts = [e.text for e in trainer.run() if isinstance(e, events.Sampled)]
     assert 4 == len(texts)
     assert 1 == len(set(texts))
