@@ -6,7 +6,8 @@ left by the text before (None where a text starts) give logits (B, T, V) and the
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import math
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -42,6 +43,18 @@ def carried(network: Network, ids: Tensor) -> float:
         logits, memory = network(stretch[None, :-1], memory)
         nats += _sum(logits, stretch[None, 1:])
     return nats / (len(ids) - 1)
+
+
+def average(networks: Sequence[Network]) -> Network:
+    """One model that gives the arithmetic mean of the probabilities that several give."""
+
+    def network(ids: Tensor, memory: Any) -> tuple[Tensor, Any]:
+        memories = [None] * len(networks) if memory is None else memory
+        outputs = [each(ids, own) for each, own in zip(networks, memories, strict=True)]
+        logs = torch.stack([logits.float().log_softmax(-1) for logits, _ in outputs])
+        return logs.logsumexp(0) - math.log(len(networks)), [own for _, own in outputs]
+
+    return network
 
 
 def _sum(logits: Tensor, targets: Tensor) -> float:

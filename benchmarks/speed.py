@@ -4,9 +4,9 @@
     python benchmarks/speed.py startup sample
     python benchmarks/speed.py tokenize --megabytes 1000
 
-Arms take turns; figures are medians, ratios the median of ratios side by side. With the defaults
-train takes about six minutes, the others one each; leave the machine alone meanwhile. Tables in
-markdown go to stdout, talk to stderr.
+Arms take turns; figures are medians, ratios the median of ratios side by side. With the
+defaults train takes about six minutes, parts two, the others one each; leave the machine alone
+meanwhile. Tables in markdown go to stdout, talk to stderr.
 """
 
 from __future__ import annotations
@@ -23,6 +23,7 @@ import harness
 import numpy as np
 import torch
 from harness import SHAPES, SYMBOLS, alternate, charnn_command, random_text, ratio, say
+from speed_parts import parts
 from speed_train import train
 from torch import nn
 
@@ -219,7 +220,13 @@ def save_untrained(folder: Path, layers: int, hidden: int) -> Path:
     return path
 
 
-SECTIONS = {"train": train, "tokenize": tokenize, "startup": startup, "sample": sample}
+SECTIONS = {
+    "train": train,
+    "parts": parts,
+    "tokenize": tokenize,
+    "startup": startup,
+    "sample": sample,
+}
 
 
 def parser() -> argparse.ArgumentParser:

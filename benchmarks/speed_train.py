@@ -25,7 +25,7 @@ from charnn.training import machine
 from charnn.training.events import StepDone
 from charnn.training.trainer import Trainer
 
-BATCH, BPTT = 32, 64
+BATCH, BPTT = TrainConfig.batch_size, TrainConfig.bptt
 STEPS = 5  # between two looks at the clock
 PEERS: dict[str, Any] = {"lstm": nn.LSTM, "gru": nn.GRU, "rnn": nn.RNN}
 

@@ -142,12 +142,12 @@ class TrainConfig:
     """
 
     max_steps: int
-    batch_size: int = 32
+    batch_size: int = 64
     bptt: int = 64
     optimizer: str = "muon"
     learning_rate: float = 4e-3
     muon_rate: float = 0.04
-    weight_decay: float = 0.01
+    weight_decay: float = 0.1
     warmup_steps: int = 50
     max_grad_norm: float = 1.0
     eval_every: int = 0
@@ -258,14 +258,16 @@ class TrainOptions:
 
     At most one budget (``minutes``, ``epochs``, ``max_steps``) may be given; without one it is
     `DEFAULT_MINUTES`. ``valid`` names a text of its own to validate on, instead of a part of
-    ``split``. The rest is as in `ModelConfig` and `TrainConfig`.
+    ``split``. ``from_model`` names a model to fine-tune, which then settles shape and tokenizer.
+    The rest is as in `ModelConfig` and `TrainConfig`.
     """
 
     name: str | None = None
+    from_model: str | None = None
     minutes: float | None = None
     epochs: float | None = None
     max_steps: int | None = None
-    cell: str = ModelConfig.cell
+    cell: str | None = None
     num_layers: int | None = None
     hidden_size: int | None = None
     embedding_size: int | None = None
@@ -277,7 +279,7 @@ class TrainOptions:
     muon_rate: float | None = None
     weight_decay: float | None = None
     precision: str = "auto"
-    tokenizer: str = "char"
+    tokenizer: str | None = None
     vocab_size: int | None = None
     split: tuple[int, ...] = (90, 10)
     valid: str | None = None
@@ -328,6 +330,7 @@ class TrainOptions:
 
 
 DEFAULT_MINUTES = 3.0
+DEFAULT_TOKENIZER = "char"
 TRAIN_OPTIONS = (
     "max_steps",
     "batch_size",

@@ -32,6 +32,7 @@ def test_a_model_of_every_format_still_writes_the_same(number):
     )
     assert saved.training is not None
     assert 3 == saved.training.progress["step"]
+    assert ("adamw" if number == 1 else "muon") == saved.training.config.optimizer
     written = charnn.load(path).generate("the ", max_tokens=40, seed=1)
     assert WRITTEN == written
 

@@ -12,6 +12,7 @@ import typer
 from charnn.cli.console import give_up_stdout, guarded, say
 from charnn.cli.corpus import corpus
 from charnn.cli.evaluate import evaluate
+from charnn.cli.plan import plan
 from charnn.cli.runs import runs
 from charnn.cli.sample import sample
 from charnn.cli.show import show
@@ -50,6 +51,7 @@ def _charnn(
 
 COMMANDS: dict[str, Callable[..., None]] = {
     "train": train,
+    "plan": plan,
     "sample": sample,
     "tokenize": tokenize,
     "eval": evaluate,

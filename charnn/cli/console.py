@@ -49,6 +49,7 @@ JsonOption = Annotated[
 QuietOption = Annotated[bool, typer.Option("-q", "--quiet", help="Say nothing but errors.")]
 DEFAULT_CHECKPOINTS = Path("checkpoints")
 SECONDS_BETWEEN_LINES = 2.0
+BEGAN = time.monotonic() - time.process_time()  # a budget counts from the start of the process
 
 
 def visible(text: str) -> str:
@@ -96,6 +97,15 @@ def say(message: str, style: str = "") -> None:
 def warn(message: str) -> None:
     """A warning: one yellow line on stderr."""
     say(f"warning: {message}", "33")
+
+
+def note(message: str) -> None:
+    """Says something that a person should know."""
+    say(f"note: {message}")
+
+
+def no_talk(_: str) -> None:
+    """Says nothing: for --quiet."""
 
 
 def fail(message: str, code: int = 1) -> NoReturn:

@@ -79,6 +79,8 @@ def _describe(saved: Checkpoint, tokenizer: Tokenizer, size: int) -> list[str]:
 
 def _history(info: dict[str, Any]) -> Iterator[str]:
     """How it was trained, how it scored, and the losses as a plot."""
+    if origin := info.get("from"):
+        yield f"fine-tuned from the model with digest {origin['digest'][:16]}"
     if recipe := info.get("recipe"):
         minutes = info["seconds"] / 60
         yield f"trained {info['step']:,} steps, {info['epoch']:.2f} passes, {minutes:.1f} minutes"

@@ -11,7 +11,7 @@ import typer
 from charnn.cli.console import JsonOption, QuietOption, print_json, progress_lines, say
 from charnn.cli.signals import OrderlyEnd
 from charnn.cli.train import parse_split
-from charnn.config import TOKENS_SUFFIX, TrainOptions
+from charnn.config import DEFAULT_TOKENIZER, TOKENS_SUFFIX, TrainOptions
 from charnn.errors import ConfigError, TextError
 
 if TYPE_CHECKING:
@@ -39,7 +39,7 @@ def tokenize(
     ],
     tokenizer: Annotated[
         str, typer.Option(help="char, byte or sentencepiece.")
-    ] = TrainOptions.tokenizer,
+    ] = DEFAULT_TOKENIZER,
     vocab_size: Annotated[
         int | None,
         typer.Option(

@@ -3,34 +3,39 @@
 from __future__ import annotations
 
 import shlex
-import tempfile
-import time
-from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
 from charnn.cli.console import (
+    BEGAN,
     DEFAULT_CHECKPOINTS,
     CheckpointsOption,
     JsonOption,
     QuietOption,
+    no_talk,
+    note,
     print_json,
     progress_lines,
-    put,
     say,
     warn,
 )
+from charnn.cli.plan import describe, show_plan
 from charnn.cli.signals import OrderlyEnd
-from charnn.config import DEFAULT_MINUTES, TrainConfig, TrainOptions
+from charnn.config import (
+    DEFAULT_MINUTES,
+    DEFAULT_TOKENIZER,
+    OPTIMIZERS,
+    ModelConfig,
+    TrainConfig,
+    TrainOptions,
+)
 from charnn.errors import ConfigError
 
 if TYPE_CHECKING:
     from charnn.training.events import Ended
-    from charnn.training.recipe import Plan
     from charnn.training.trainer import Trainer
 
-BEGAN = time.monotonic() - time.process_time()  # the budget counts from the start of the process
 BUDGET = ("minutes", "epochs", "max_steps")
 ON_RESUME = (*BUDGET, "resume", "name", "threads", "device", "checkpoints", "json", "quiet")
 
@@ -78,8 +83,12 @@ def train(
         ),
     ] = False,
     cell: Annotated[
-        str, typer.Option(help="Recurrent cell: lstm, gru or rnn.")
-    ] = TrainOptions.cell,
+        str | None,
+        typer.Option(
+            help=f"Recurrent cell: lstm, gru or rnn. [default: {ModelConfig.cell}]",
+            show_default=False,
+        ),
+    ] = None,
     num_layers: Annotated[int | None, option("--num-layers", text="Recurrent layers.")] = None,
     hidden_size: Annotated[int | None, option("--hidden-size", text="Units a layer.")] = None,
     embedding_size: Annotated[
@@ -98,9 +107,21 @@ def train(
             "--bptt", text=f"Window of backpropagation, in tokens, {TrainConfig.bptt} or as fit."
         ),
     ] = None,
+    optimizer: Annotated[
+        str | None,
+        option(
+            "--optimizer",
+            text=f"{' or '.join(OPTIMIZERS)}; muon for input and recurrent matrices, adamw for "
+            f"the rest, or adamw for all, {TrainConfig.optimizer}.",
+        ),
+    ] = None,
     learning_rate: Annotated[
         float | None,
         option("--learning-rate", text=f"Peak rate of AdamW, {TrainConfig.learning_rate:g}."),
+    ] = None,
+    muon_rate: Annotated[
+        float | None,
+        option("--muon-rate", text=f"Peak rate of Muon, {TrainConfig.muon_rate:g}."),
     ] = None,
     weight_decay: Annotated[
         float | None,
@@ -108,11 +129,18 @@ def train(
     ] = None,
     precision: Annotated[
         str,
-        typer.Option(help="Of the recurrent layers: float32, bfloat16, or auto, which measures."),
+        typer.Option(
+            help="Of the recurrent layers: float32, bfloat16, or auto, which is bfloat16 where "
+            "the processor has it."
+        ),
     ] = TrainOptions.precision,
     tokenizer: Annotated[
-        str, typer.Option(help="char, byte or sentencepiece.")
-    ] = TrainOptions.tokenizer,
+        str | None,
+        typer.Option(
+            help=f"char, byte or sentencepiece. [default: {DEFAULT_TOKENIZER}]",
+            show_default=False,
+        ),
+    ] = None,
     vocab_size: Annotated[
         int | None, option("--vocab-size", text="Pieces that sentencepiece learns.")
     ] = None,
@@ -166,29 +194,19 @@ def train(
     with OrderlyEnd() as end:
         from charnn.training import launch
 
-        progress = None if quiet else progress_lines("reading the text")
-        notify = _no_talk if quiet else _note
+        notify = no_talk if quiet else note
         if resume:
             with launch.resume(name, options, checkpoints, began=BEGAN, notify=notify) as trainer:
                 _run(trainer, end, json, quiet)
         elif dry_run:
-            with (
-                tempfile.TemporaryDirectory(prefix="charnn-") as root,
-                launch.start(
-                    texts or [], options, Path(root), began=BEGAN, notify=notify, progress=progress
-                ) as (trainer, plan),
-            ):
-                if json:
-                    print_json(_plan_as_json(trainer, plan))
-                else:
-                    for line in _describe(trainer, plan):
-                        put(line)
+            show_plan(texts or [], options, json, quiet)
         else:
+            progress = None if quiet else progress_lines("reading the text")
             with launch.start(
                 texts or [], options, checkpoints, began=BEGAN, notify=notify, progress=progress
             ) as (trainer, plan):
                 if not quiet:
-                    for line in _describe(trainer, plan):
+                    for line in describe(trainer, plan):
                         say(line)
                 _run(trainer, end, json, quiet)
     if end.code:
@@ -221,14 +239,6 @@ def _require_nothing_else(context: typer.Context, texts: list[str] | None) -> No
 def _was_given(context: typer.Context, name: str) -> bool:
     source = context.get_parameter_source(name)
     return source is not None and source.name == "COMMANDLINE"
-
-
-def _no_talk(_: str) -> None:
-    pass
-
-
-def _note(message: str) -> None:
-    say(f"note: {message}")
 
 
 def _run(trainer: Trainer, end: OrderlyEnd, json: bool, quiet: bool) -> None:
@@ -289,35 +299,3 @@ def _say_what_next(trainer: Trainer, ended: Ended) -> None:
         )
     say(f"done: {run.folder}/; let it write with:")
     say(f"  charnn sample -m {run.name}{where}")
-
-
-def _plan_as_json(trainer: Trainer, plan: Plan) -> dict[str, Any]:
-    from charnn.training.machine import training_memory
-
-    model, config = plan.model, plan.config
-    return {
-        "model": model.to_dict(),
-        "parameters": model.parameters,
-        "recipe": config.to_dict(),
-        "tokens": {name: s.stop - s.start for name, s in trainer.token_file.splits.items()},
-        "epochs": plan.epochs,
-        "seconds": plan.seconds,
-        "memory_bytes": training_memory(model, config.batch_size, config.bptt),
-    }
-
-
-def _describe(trainer: Trainer, plan: Plan) -> list[str]:
-    """What will be trained, in three lines."""
-    from charnn.training.machine import training_memory
-
-    model, config, tokens = plan.model, plan.config, trainer.token_file
-    memory = training_memory(model, config.batch_size, config.bptt)
-    sizes = ", ".join(f"{s.stop - s.start:,} {name}" for name, s in tokens.splits.items())
-    return [
-        f"text: {sizes} tokens, {model.vocab_size:,} different ({tokens.tokenizer.kind})",
-        f"model: {model.cell} {model.num_layers}x{model.hidden_size}, {model.parameters:,} "
-        f"parameters, dropout {model.dropout:g}",
-        f"training: {config.max_steps:,} steps of {config.batch_size}x{config.bptt}, "
-        f"{plan.epochs:.1f} passes, about {plan.seconds / 60:.1f} min, {config.precision}, "
-        f"{config.threads} threads, {memory / 2**20:,.0f} MiB, seed {config.seed}",
-    ]

@@ -87,9 +87,7 @@ class RNN(RecurrentLayer[RNNState]):
     cell = "rnn"
     state_type = RNNState
 
-    def _run(
-        self, inputs: Tensor, state: RNNState, weight_ih: Tensor
-    ) -> tuple[Tensor, RNNState]:
+    def _run(self, inputs: Tensor, state: RNNState, weight_ih: Tensor) -> tuple[Tensor, RNNState]:
         (h,) = self._parts(state, inputs.dtype)
         weights = self._weights(inputs.dtype, weight_ih)
         outputs, h = torch.rnn_tanh(inputs, h, weights, True, 1, 0.0, self.training, False, False)
@@ -122,9 +120,7 @@ class GRU(RecurrentLayer[GRUState]):
             self.bias[self.hidden_size : 2 * self.hidden_size] = 1.0
             self.bias_hn.zero_()
 
-    def _run(
-        self, inputs: Tensor, state: GRUState, weight_ih: Tensor
-    ) -> tuple[Tensor, GRUState]:
+    def _run(self, inputs: Tensor, state: GRUState, weight_ih: Tensor) -> tuple[Tensor, GRUState]:
         (h,) = self._parts(state, inputs.dtype)
         bias_hh = torch.cat([self.bias_hn.new_zeros(2 * self.hidden_size), self.bias_hn])
         weights = self._weights(inputs.dtype, weight_ih, bias_hh)
@@ -151,9 +147,7 @@ class LSTM(RecurrentLayer[LSTMState]):
         with torch.no_grad():
             self.bias[self.hidden_size : 2 * self.hidden_size] = 1.0
 
-    def _run(
-        self, inputs: Tensor, state: LSTMState, weight_ih: Tensor
-    ) -> tuple[Tensor, LSTMState]:
+    def _run(self, inputs: Tensor, state: LSTMState, weight_ih: Tensor) -> tuple[Tensor, LSTMState]:
         weights = self._weights(inputs.dtype, weight_ih)
         outputs, h, c = torch.lstm(
             inputs,

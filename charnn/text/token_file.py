@@ -106,8 +106,9 @@ def write_token_file(
     """Writes a text as ids, in bounded memory, reading it two times (sentencepiece: three).
 
     Args:
-        tokenizer: "char", "byte" or "sentencepiece", learnt from the text; or one that exists.
-        vocab_size: for sentencepiece; chosen by the size of the text if None.
+        tokenizer: "char", "byte" or "sentencepiece", learnt from the text; or one that exists,
+            extended by the characters of the text that it lacks.
+        vocab_size: for sentencepiece that is learnt; chosen by the size of the text if None.
         split: percentages of train, valid and test, cut at floor(fraction x characters).
         valid: another text to be the valid split; then `split` is not used.
         progress: called with bytes done and bytes in all, over all passes.
@@ -115,7 +116,6 @@ def write_token_file(
     Raises:
         ConfigError: a setting is out of range.
         TextError: the text is empty, not UTF-8, too small to be split, or changes meanwhile.
-        UnknownCharacter: a `tokenizer` that exists does not know a character.
         FileError: a file cannot be read or written.
     """
     path = Path(path)

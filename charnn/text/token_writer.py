@@ -41,7 +41,8 @@ def check_tokenizer(tokenizer: str | Tokenizer, vocab_size: int | None) -> None:
     """Raises ConfigError for a tokenizer that is not there, or that takes no `vocab_size`."""
     if isinstance(tokenizer, str) and tokenizer not in TOKENIZERS:
         raise ConfigError(f"unknown tokenizer {tokenizer!r}; choose from {', '.join(TOKENIZERS)}")
-    if vocab_size is not None and tokenizer != SentencePieceTokenizer.kind:
+    kind = tokenizer if isinstance(tokenizer, str) else tokenizer.kind
+    if vocab_size is not None and kind != SentencePieceTokenizer.kind:
         raise ConfigError(
             "vocab_size is for the sentencepiece tokenizer; the others take what the text has"
         )
@@ -119,11 +120,11 @@ class TokenWriter:
                     yield number + index, stretch
 
     def _learn(self, vocab_size: int | None) -> Tokenizer:
-        if isinstance(self.tokenizer, Tokenizer):
-            return self.tokenizer
         if self.any_bytes:
             return ByteTokenizer()
         vocabulary = np.unique(np.concatenate([found.vocabulary for found in self.surveys]))
+        if isinstance(self.tokenizer, Tokenizer):
+            return self.tokenizer.extended(vocabulary)
         if self.tokenizer == CharTokenizer.kind:
             return CharTokenizer(vocabulary)
         total = self.cuts[0] if self.cuts else self.surveys[0].chars or 0
@@ -182,7 +183,7 @@ class TokenWriter:
                 chars[index] += count_characters(stretch) if self.utf8 else 0
                 sizes[index] += len(stretch)
             else:
-                ids = self._ids(tokenizer, stretch, sum(chars))
+                ids = self._ids(tokenizer, stretch)
                 chars[index] += len(stretch)
                 sizes[index] += len(stretch) if stretch.isascii() else len(stretch.encode())
             first = int(ids[0]) if first < 0 else first
@@ -196,12 +197,10 @@ class TokenWriter:
             start += n
         return splits, first
 
-    def _ids(self, tokenizer: Tokenizer, text: str, offset: int) -> Ids:
+    def _ids(self, tokenizer: Tokenizer, text: str) -> Ids:
         try:
-            return tokenizer.encode(text, offset=offset)
-        except UnknownCharacter:
-            if tokenizer is self.tokenizer:
-                raise
+            return tokenizer.encode(text)
+        except UnknownCharacter:  # the survey saw no such character
             raise self._changed() from None
 
     def _check_unchanged(self, chars: int, size: int) -> None:

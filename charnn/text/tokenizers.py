@@ -97,6 +97,10 @@ class Tokenizer(ABC):
     def from_dict(cls, values: Mapping[str, Any]) -> Tokenizer:
         """Inverse of `to_dict`; raises ValueError on garbage."""
 
+    def extended(self, characters: Ids) -> Tokenizer:
+        """One that knows these code points too; itself where it knows every character anyway."""
+        return self
+
     def encode_bytes(self, data: bytes) -> Ids:
         """The ids of whole UTF-8 characters."""
         return self.encode(data.decode("utf-8"))
@@ -152,6 +156,10 @@ class CharTokenizer(Tokenizer):
         if not text:
             raise ConfigError("a character tokenizer needs a text with at least one character")
         return cls(np.unique(code_points(text)))
+
+    def extended(self, characters: Ids) -> Tokenizer:
+        """See `Tokenizer.extended`; it keeps all characters that it has."""
+        return CharTokenizer(np.union1d(self.vocabulary, characters))
 
     def encode(self, text: str, unknown: str = "error", offset: int = 0) -> Ids:
         """See `Tokenizer.encode`."""

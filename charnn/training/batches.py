@@ -1,7 +1,8 @@
 """Parallel streams for truncated backpropagation through time.
 
-The text is cut into B contiguous streams; window k of an epoch holds the same T steps of each, so
-that the state after window k is the state before window k+1.
+The text is cut into B contiguous streams; window k of a pass holds the same T steps of each, so
+that the state after window k is the state before window k+1. From the second pass on, the cuts
+fall elsewhere each time: the text is read as a ring, from a place that is drawn.
 
 Shapes: B streams, T steps.
 """
@@ -29,14 +30,14 @@ class Window(NamedTuple):
 
 
 class StreamBatches:
-    """Windows of `bptt` steps over `batch_size` streams; which one depends on the step alone."""
+    """Windows of `bptt` steps over `batch_size` streams, a function of seed and step alone."""
 
     def __init__(
-        self, tokens: npt.NDArray[Any], batch_size: int, bptt: int, vocab_size: int
+        self, tokens: npt.NDArray[Any], batch_size: int, bptt: int, vocab_size: int, seed: int = 0
     ) -> None:
         """Raises TextError when the tokens do not fill one window."""
         self.tokens, self.batch_size, self.bptt = tokens, batch_size, bptt
-        self.vocab_size = vocab_size
+        self.vocab_size, self.seed = vocab_size, seed
         self.windows_per_epoch = (len(tokens) - 1) // batch_size // bptt
         self.stream_length = self.windows_per_epoch * bptt
         if not self.windows_per_epoch:
@@ -50,21 +51,24 @@ class StreamBatches:
         """Targets in a window."""
         return self.batch_size * self.bptt
 
-    @property
-    def dropped(self) -> int:
-        """Tokens of the ragged tail, which no window holds as a target."""
-        return len(self.tokens) - 1 - self.windows_per_epoch * self.tokens_per_window
-
     def window(self, step: int) -> Window:
-        """The window of a step, counted from 0 over all epochs.
+        """The window of a step, counted from 0 over all passes.
 
         Raises:
             DamagedFile: an id lies outside the vocabulary.
         """
-        index = step % self.windows_per_epoch
+        epoch, index = divmod(step, self.windows_per_epoch)
         starts = np.arange(self.batch_size) * self.stream_length + index * self.bptt
-        ids = self.tokens[starts[None, :] + np.arange(self.bptt + 1)[:, None]].astype(np.int64)
+        places = self._start(epoch) + starts[None, :] + np.arange(self.bptt + 1)[:, None]
+        ids = self.tokens[places % len(self.tokens)].astype(np.int64)
         if ids.max() >= self.vocab_size:
             raise DamagedFile("the token file holds an id outside its vocabulary: it is damaged")
         both = torch.from_numpy(ids)
         return Window(both[:-1], both[1:], index == 0)
+
+    def _start(self, epoch: int) -> int:
+        """Where a pass begins: the first at the beginning."""
+        if not epoch:
+            return 0
+        generator = torch.Generator().manual_seed((self.seed << 31) + epoch)
+        return int(torch.randint(len(self.tokens), (), generator=generator))

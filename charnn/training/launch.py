@@ -11,16 +11,24 @@ from dataclasses import replace
 from pathlib import Path
 
 from charnn import checkpoint as checkpoints
-from charnn.config import DEFAULT_MINUTES, MAX_SEED, TOKENS_SUFFIX, TrainOptions
+from charnn.config import (
+    DEFAULT_MINUTES,
+    DEFAULT_TOKENIZER,
+    MAX_SEED,
+    TOKENS_SUFFIX,
+    TrainOptions,
+)
 from charnn.errors import ConfigError, DamagedFile, FileError, TextError, TrainingError
-from charnn.runs import Run, find_run, free_name, list_runs
+from charnn.runs import Run, find_model, find_run, free_name, list_runs
 from charnn.tensor_file import os_error_line, replacing
 from charnn.text.sources import TextSource, open_source
 from charnn.text.sources import run_name as name_of_text
 from charnn.text.splits import check_split
 from charnn.text.token_file import TokenFile, write_token_file
 from charnn.text.token_writer import check_tokenizer
+from charnn.text.tokenizers import Tokenizer
 from charnn.training import machine
+from charnn.training.fine_tune import Base
 from charnn.training.machine import require_memory
 from charnn.training.recipe import Plan, make_plan, set_budget
 from charnn.training.trainer import Trainer
@@ -71,15 +79,19 @@ def start(
     if not texts:
         raise TextError("no text given: name a file, a folder, '-' for stdin, or a corpus")
     check_split(options.split)
-    check_tokenizer(options.tokenizer, options.vocab_size)
+    base = Base(find_model(options.from_model, root)) if options.from_model is not None else None
+    if base:
+        options = base.settle(options)
+    tokenizer = base.tokenizer if base else options.tokenizer or DEFAULT_TOKENIZER
+    check_tokenizer(tokenizer, options.vocab_size)
     options = settle(options)
     run = _new_run(texts, options, root)
     with machine.prepared(options.threads or 1), run.lock() as warnings:
         try:
             for warning in warnings:
                 notify(warning)
-            tokens = _tokens_of(texts, options, run, progress)
-            for note in tokens.notes:
+            tokens = _tokens_of(texts, options, tokenizer, run, progress)
+            for note in [*tokens.notes, *(base.meet(tokens.tokenizer) if base else [])]:
                 notify(note)
             plan = make_plan(
                 options,
@@ -91,8 +103,9 @@ def start(
             for note in plan.notes:
                 notify(note)
             trainer = Trainer(run, tokens, plan.model, plan.config, _deadline(options, began))
-            if trainer.batches.dropped:
-                notify(f"{trainer.batches.dropped:,} tokens at the end fill no window: left out")
+            if base:
+                base.give_to(trainer.network, tokens.tokenizer)
+                trainer.origin = {"digest": base.digest}
             yield trainer, plan
         finally:
             run.discard()
@@ -149,17 +162,19 @@ def resume(
                 config, schedule_start=config.max_steps, max_steps=config.max_steps + 1
             )
             config = set_budget(
-                replace(options, precision=config.precision),
+                options,
                 saved.config,
                 config,
+                machine.measure(saved.config, config),
                 len(tokens.split("train")),
                 _valid_tokens(tokens),
                 time.monotonic() - began,
             ).config
             progress["finished"] = False
             notify(
-                "a new budget: the learning rate rises and falls again, so the loss first gets "
-                "worse; it ends lower if the budget is about as long as the last one, or longer"
+                "a new budget: the learning rate rises to what it would have been here had the "
+                "whole been known, and falls again; the loss first gets worse, and until it is "
+                "lower than before, 'best' stays as it is"
             )
         then, now = progress.get("environment"), machine.environment(config)
         if then != now and isinstance(then, dict):
@@ -225,7 +240,11 @@ def _deadline(options: TrainOptions, began: float) -> float | None:
 
 
 def _tokens_of(
-    texts: Sequence[str], options: TrainOptions, run: Run, progress: Progress | None
+    texts: Sequence[str],
+    options: TrainOptions,
+    tokenizer: str | Tokenizer,
+    run: Run,
+    progress: Progress | None,
 ) -> TokenFile:
     """The run's own token file: written from the texts, or a copy of the one that was given."""
     if any(text.endswith(TOKENS_SUFFIX) for text in texts):
@@ -261,7 +280,7 @@ def _tokens_of(
         return write_token_file(
             run.tokens,
             source,
-            tokenizer=options.tokenizer,
+            tokenizer=tokenizer,
             vocab_size=options.vocab_size,
             split=options.split,
             valid=valid,

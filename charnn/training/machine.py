@@ -8,7 +8,7 @@ import platform
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 
 import torch
@@ -154,30 +154,21 @@ def require_memory(model: ModelConfig, config: TrainConfig) -> None:
 
 @dataclass(frozen=True)
 class Speed:
-    """Seconds of a training step in a precision, and of scoring a token under each protocol."""
+    """Seconds of a training step, and of scoring a token under each protocol."""
 
-    precision: str
     step: float
     cold_token: float
     carried_token: float
 
 
-def measure(model: ModelConfig, config: TrainConfig, precision: str) -> Speed:
-    """Trains a throwaway network for a moment, in each precision that is allowed.
-
-    `precision` is "auto" or one that settles it. Nothing of this reaches the real training.
-    """
-    device = config.device
-    candidates = [precision] if precision != "auto" else ["float32"]
-    if precision == "auto" and has_bfloat16(device):
-        candidates.append("bfloat16")
-    network = LanguageModel(model).to(device)
-    times = {name: _time_step(network, replace(config, precision=name)) for name in candidates}
-    fastest = min(times, key=lambda name: times[name])
+def measure(model: ModelConfig, config: TrainConfig) -> Speed:
+    """Trains a throwaway network for a moment; nothing of this reaches the real training."""
+    network = LanguageModel(model).to(config.device)
+    step = _time_step(network, config)
     batch = evaluation_batch(model.vocab_size)
-    cold = _time_forward(network, (COLD_WINDOW, batch), device)
-    carried = _time_forward(network, (COLD_WINDOW, 1), device)
-    return Speed(fastest, times[fastest], cold, carried)
+    cold = _time_forward(network, (COLD_WINDOW, batch), config.device)
+    carried = _time_forward(network, (COLD_WINDOW, 1), config.device)
+    return Speed(step, cold, carried)
 
 
 def _time_step(network: LanguageModel, config: TrainConfig) -> float:

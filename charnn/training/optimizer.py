@@ -17,9 +17,10 @@ from charnn.model import LanguageModel
 
 BETAS = (0.9, 0.99)
 MOMENTUM = 0.95
-# Odd polynomials a x + b x^3 + c x^5 that, one after another, bring singular values to about 1. Each
-# is the best for the range that the one before leaves (as in Polar Express, Amsel et al. 2025),
-# here from SMALLEST to 1: made by benchmarks/polynomials.py. Values below come out smaller than 1.
+TURNS = 2  # every matrix moves at every second step, half of them at each: half the products
+# Odd polynomials a x + b x^3 + c x^5 that, one after another, bring singular values to about 1.
+# Each is the best for the range that the one before leaves (Polar Express, Amsel et al. 2025),
+# from SMALLEST to 1: made by benchmarks/polynomials.py. Values below come out smaller than 1.
 SMALLEST = 0.02
 POLYNOMIALS = (
     (7.7110, -22.1138, 16.2487),
@@ -39,6 +40,7 @@ class Optimizer:
     def __init__(self, network: LanguageModel, config: TrainConfig) -> None:
         self.config = config
         self.network = network
+        self.updates = 0
         named = dict(network.named_parameters())
         chosen = [name for name in named if config.optimizer == "muon" and is_gate_matrix(name)]
         self.momentum = {name: torch.zeros_like(named[name]) for name in chosen}
@@ -59,17 +61,20 @@ class Optimizer:
         self.adamw.step()
         if self.momentum:
             self._muon_step(fraction * self.config.muon_rate)
+        self.updates += 1
 
     @torch.no_grad()
     def _muon_step(self, rate: float) -> None:
         size = self.network.config.hidden_size
         by_shape: dict[torch.Size, list[tuple[Tensor, Tensor]]] = {}
-        for name, momentum in self.momentum.items():
+        for turn, (name, momentum) in enumerate(self.momentum.items()):
             weight = self.network.get_parameter(name)
             assert weight.grad is not None, "a step follows a backward pass"
             momentum.lerp_(weight.grad, 1 - MOMENTUM)
+            if (self.updates - turn) % TURNS:
+                continue
             ahead = weight.grad.lerp(momentum, MOMENTUM)  # Nesterov
-            blocks = zip(weight.split(size), ahead.split(size), strict=True)
+            blocks = zip(torch.split(weight, size), torch.split(ahead, size), strict=True)
             by_shape.setdefault(weight.shape, []).extend(blocks)
         dtype = getattr(torch, self.config.precision)
         for pairs in by_shape.values():
@@ -91,6 +96,7 @@ class Optimizer:
 
     def unpack(self, arrays: Mapping[str, np.ndarray], updates: int) -> None:
         """Inverse of `pack`, after `updates` updates."""
+        self.updates = updates
         for name, weight in self.network.named_parameters():
             if name in self.momentum:
                 self.momentum[name].copy_(torch.from_numpy(arrays[f"{MUON_MOMENTUM}.{name}"]))
@@ -112,24 +118,23 @@ def orthogonalize(matrices: Tensor) -> Tensor:
     Singular values end between 0.9 and 1.1, those below `SMALLEST` of the norm between 0 and that.
     """
     norms = matrices.float().norm(dim=(1, 2), keepdim=True)
-    x = matrices / (norms + 1e-7).to(matrices.dtype)
+    x: Tensor = matrices / (norms + 1e-7).to(matrices.dtype)
     tall = x.shape[1] > x.shape[2]
-    x = x.mT if tall else x
+    x = x.transpose(1, 2) if tall else x
     for a, b, c in POLYNOMIALS:
         gram = torch.bmm(x, x.mT)
         x = torch.baddbmm(x, torch.baddbmm(gram, gram, gram, beta=b, alpha=c), x, beta=a)
-    return x.mT if tall else x
+    return x.transpose(1, 2) if tall else x
 
 
 def schedule(config: TrainConfig, step: int) -> float:
-    """The share of its peak that the rate of a step has: a linear rise, then a linear fall to zero.
+    """The share of its peak that the rate of a step has: a rise, and a linear fall to zero.
 
-    Decay to zero over a known budget beats decay to a tenth (Bergsma et al. 2025).
+    Decay to zero over a known budget beats decay to a tenth (Bergsma et al. 2025). A further
+    budget, begun at ``schedule_start``, rises to where one fall over the whole would be by then.
     """
-    done = step - config.schedule_start
-    budget = config.max_steps - config.schedule_start
-    rise = min(1.0, (done + 1) / (config.warmup_steps + 1))
-    return rise * (1 - done / budget)
+    rise = min(1.0, (step - config.schedule_start + 1) / (config.warmup_steps + 1))
+    return rise * (1 - step / config.max_steps)
 
 
 def _copy(tensor: Tensor) -> np.ndarray:

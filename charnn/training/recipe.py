@@ -12,11 +12,18 @@ from typing import Any
 
 from charnn.config import DEFAULT_MINUTES, TRAIN_OPTIONS, ModelConfig, TrainConfig, TrainOptions
 from charnn.errors import TextError
-from charnn.training.machine import Speed, measure, require_memory
+from charnn.training.machine import Speed, has_bfloat16, measure, require_memory
 
 # Share of the time that evaluations and samples may take, and the scores at the end.
 WATCH_SHARE, FINAL_SHARE = 0.03, 0.08
 MAX_EVALUATIONS, MIN_EVALUATIONS = 40, 3
+# Layers and units up to a limit of work: tokens read, times weights that each of them meets.
+SHAPES: tuple[tuple[float, int, int], ...] = (
+    (2.5e12, 2, 256),
+    (2.5e13, 3, 256),
+    (math.inf, 3, 384),
+)
+USUAL_WORK = 5e10  # a second, of two ordinary cores; a first guess
 SAMPLES, SAMPLE_SECONDS = 8, 10.0
 SAVE_SECONDS, SAVES_SECONDS = 30.0, 1.0  # between saves; all of them together, about
 STREAM_WINDOWS = 4
@@ -33,14 +40,22 @@ class Plan:
     epochs: float
     notes: list[str] = field(default_factory=list)
 
+    @property
+    def tokens_per_second(self) -> float:
+        """Speed of training, without evaluations."""
+        return self.config.batch_size * self.config.bptt / self.speed.step
 
-def choose_shape(options: TrainOptions, minutes: float) -> dict[str, Any]:
-    """Size of the network by the time there is: what trains fastest early is too small later."""
-    layers, hidden = (2, 256) if minutes < 0.75 else (3, 256) if minutes < 8 else (3, 384)
+
+def choose_shape(options: TrainOptions, vocab_size: int, work: float) -> ModelConfig:
+    """Size of the network by the work that will be done: what learns fastest is too small later.
+
+    `work` is the number of tokens read, times the number of weights that each of them meets.
+    """
+    layers, hidden = next(shape for limit, *shape in SHAPES if work < limit)
     shape = {"num_layers": layers, "hidden_size": hidden} | options.given(
         ("cell", "num_layers", "hidden_size", "embedding_size")
     )
-    return {"embedding_size": shape["hidden_size"]} | shape
+    return ModelConfig(vocab_size, **{"embedding_size": shape["hidden_size"]} | shape)
 
 
 def choose_dropout(epochs: float) -> float:
@@ -77,13 +92,17 @@ def make_plan(
         TextError: there is nothing to learn from.
         TrainingError: it would not fit into memory.
     """
+    begin = time.monotonic()
     notes = []
     if vocab_size == 1:
         notes.append("the text is one symbol over and over: that is all there is to learn from it")
-    shape = choose_shape(options, options.minutes or DEFAULT_MINUTES)
-    model = ModelConfig(vocab_size=vocab_size, **shape)
     wanted = TrainConfig(
-        **{"max_steps": 1, "device": options.device, **options.given(TRAIN_OPTIONS)}
+        **{
+            "max_steps": 1,
+            "device": options.device,
+            "precision": choose_precision(options),
+            **options.given(TRAIN_OPTIONS),
+        }
     )
     batch_size, bptt = fit_windows(train_tokens, wanted.batch_size, wanted.bptt)
     if (batch_size, bptt) != (wanted.batch_size, wanted.bptt):
@@ -92,29 +111,61 @@ def make_plan(
             f"{wanted.batch_size} of {wanted.bptt}"
         )
     config = replace(wanted, batch_size=batch_size, bptt=bptt)
-    require_memory(model, config)
-    plan = set_budget(options, model, config, train_tokens, valid_tokens, elapsed)
+    model, speed = fit_shape(options, config, train_tokens, vocab_size)
+    elapsed += time.monotonic() - begin
+    plan = set_budget(options, model, config, speed, train_tokens, valid_tokens, elapsed)
     dropout = choose_dropout(plan.epochs) if options.dropout is None else options.dropout
     return replace(plan, model=replace(model, dropout=dropout), notes=notes)
+
+
+def choose_precision(options: TrainOptions) -> str:
+    """The precision that was asked for, or the faster one: bfloat16 where the hardware has it."""
+    if options.precision != "auto":
+        return options.precision
+    return "bfloat16" if has_bfloat16(options.device) else "float32"
+
+
+def fit_shape(
+    options: TrainOptions, config: TrainConfig, train_tokens: int, vocab_size: int
+) -> tuple[ModelConfig, Speed]:
+    """The network for the work that the budget allows on this machine, and how fast it trains.
+
+    Raises:
+        TrainingError: it would not fit into memory.
+    """
+    tokens_per_step = config.batch_size * config.bptt
+    seconds = 60 * (options.minutes or DEFAULT_MINUTES)
+    guess = choose_shape(options, vocab_size, seconds * USUAL_WORK)
+    require_memory(guess, config)
+    speed = measure(guess, config)
+    if options.max_steps is not None:
+        tokens = float(options.max_steps * tokens_per_step)
+    elif options.epochs is not None:
+        tokens = options.epochs * train_tokens
+    else:
+        tokens = seconds / speed.step * tokens_per_step
+    model = choose_shape(options, vocab_size, tokens * guess.parameters)
+    if model != guess:
+        require_memory(model, config)
+        speed = measure(model, config)
+    return model, speed
 
 
 def set_budget(
     options: TrainOptions,
     model: ModelConfig,
     config: TrainConfig,
+    speed: Speed,
     train_tokens: int,
     valid_tokens: int,
     elapsed: float,
 ) -> Plan:
     """Turns the budget of `options` into steps, counted from ``config.schedule_start``.
 
-    Minutes are everything from the start of the command to the last save. What a step and the
-    scoring of a token take is measured here; evaluations, samples and the scores at the end get a
-    share of the time, and as many tokens as fit into it.
+    Minutes are everything from the start of the command, `elapsed` seconds ago, to the last save.
+    Evaluations, samples and the scores at the end get a share of the time, and as many tokens as
+    fit into it.
     """
-    begin = time.monotonic()
-    speed = measure(model, config, options.precision)
-    elapsed += time.monotonic() - begin
     epoch_steps = (train_tokens - 1) // config.batch_size // config.bptt
     scoring = speed.cold_token + speed.carried_token
     final_tokens, watched = valid_tokens, min(valid_tokens, TrainConfig.valid_tokens)
@@ -147,7 +198,6 @@ def set_budget(
         warmup_steps=min(TrainConfig.warmup_steps, steps // 10),
         final_tokens=max(2, min(final_tokens, TrainConfig.final_tokens)),
         valid_tokens=max(2, watched),
-        precision=speed.precision,
         **{name: n for name, n in automatic.items() if name not in kept},
     )
     seconds = training + evaluations * evaluation + settled.final_tokens * scoring

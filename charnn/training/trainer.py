@@ -73,7 +73,7 @@ class Trainer:
         self.optimizer = Optimizer(self.network, config)
         self.mask_generator = torch.Generator(device=config.device)
         self.batches = StreamBatches(
-            tokens.split("train"), config.batch_size, config.bptt, model.vocab_size
+            tokens.split("train"), config.batch_size, config.bptt, model.vocab_size, config.seed
         )
         valid = tokens.split("valid") if "valid" in tokens.splits else None
         self.valid = valid if valid is not None and len(valid) > 1 else None
@@ -92,6 +92,7 @@ class Trainer:
         self.best_loss: float | None = None
         self.history: list[dict[str, Any]] = []
         self.results: dict[str, Any] = {}
+        self.origin: dict[str, Any] | None = None  # of a fine-tuned run: the model it began as
         self.finished = False
 
     def stop(self) -> None:
@@ -261,6 +262,7 @@ class Trainer:
                 **source,
                 "tokens": {name: split.stop - split.start for name, split in tokens.splits.items()},
             },
+            **({"from": self.origin} if self.origin else {}),
             "recipe": config.to_dict(),
             **self._counters(),
             "history": [dict(entry) for entry in self.history],
@@ -309,6 +311,7 @@ class Trainer:
             self.loss_sum, self.loss_count = progress["loss_sum"], progress["loss_count"]
             self.best_loss, self.finished = progress["best_loss"], progress["finished"]
             self.history, self.results = saved.info["history"], saved.info["results"]
+            self.origin = saved.info.get("from")
         except (KeyError, TypeError, ValueError) as error:
             raise DamagedFile(f"the training state is damaged: {error!r}") from None
         weights = {name: torch.from_numpy(a) for name, a in saved.weights.items()}

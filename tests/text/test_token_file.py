@@ -16,14 +16,7 @@ import safetensors.numpy
 from hypothesis import given
 from hypothesis import strategies as st
 
-from charnn.errors import (
-    CharnnError,
-    ConfigError,
-    DamagedFile,
-    FileError,
-    TextError,
-    UnknownCharacter,
-)
+from charnn.errors import CharnnError, ConfigError, DamagedFile, FileError, TextError
 from charnn.tensor_file import METADATA_KEY, to_json
 from charnn.text import sources, token_writer
 from charnn.text.sources import TextSource, open_source
@@ -144,12 +137,17 @@ def test_another_text_can_be_the_valid_split() -> None:
         assert {"train": "a text\n" * 9, "valid": "other words: ß\n"} == decoded(file)
 
 
-def test_a_tokenizer_that_exists_can_be_used() -> None:
+def test_a_tokenizer_that_exists_can_be_used_and_learns_what_it_lacks() -> None:
     tokenizer = CharTokenizer.learn(VERSE + "ß")
     assert tokenizer.token_bytes == write(VERSE, tokenizer).tokenizer.token_bytes
-    with pytest.raises(UnknownCharacter, match=r"'Q'.* at character 2,101;"):
-        write(VERSE[:2100] + "Q" + VERSE, tokenizer)
-    assert ["book.tokens", "book.txt"] == sorted(path.name for path in Path().iterdir())
+    file = write(VERSE + "Qπ", tokenizer)
+    assert VERSE + "Qπ" == file.tokenizer.decode(file.tokens)
+    assert CharTokenizer.learn(VERSE + "Qßπ").token_bytes == file.tokenizer.token_bytes
+    for kind in ("byte", "sentencepiece"):
+        ready = write(VERSE, kind).tokenizer
+        file = write("Qπ" * 300, ready)
+        assert "Qπ" * 300 == file.tokenizer.decode(file.tokens)
+        assert ready.token_bytes == file.tokenizer.token_bytes
 
 
 def test_the_source_is_described_by_its_own_digest() -> None:

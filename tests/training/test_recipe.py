@@ -8,7 +8,7 @@ from charnn.config import TrainOptions
 from charnn.training import recipe
 from charnn.training.machine import Speed
 
-SPEED = Speed("float32", step=0.1, cold_token=1e-5, carried_token=5e-5)
+SPEED = Speed(step=0.1, cold_token=1e-5, carried_token=5e-5)
 
 
 @pytest.fixture(autouse=True)
@@ -72,8 +72,11 @@ def test_what_is_asked_for_is_what_is_planned():
     assert asked == {name: settled[name] for name in asked}
 
 
-def test_the_precision_is_the_measured_one():
-    assert "float32" == plan().config.precision
+def test_the_precision_is_the_one_that_the_hardware_has(monkeypatch):
+    for there, expected in ((True, "bfloat16"), (False, "float32")):
+        monkeypatch.setattr(recipe, "has_bfloat16", lambda _, there=there: there)
+        assert expected == plan().config.precision
+        assert "float32" == plan(precision="float32").config.precision
 
 
 def test_a_small_text_is_told_how_it_was_made_to_fit():

@@ -55,7 +55,10 @@ def test_the_step_equals_a_bare_loop_over_torchs_adamw(launch):
         list(trainer.run())
         decay = [p for p in twin.parameters() if p.ndim > 1]
         plain = [p for p in twin.parameters() if p.ndim == 1]
-        groups = [{"params": decay, "weight_decay": trainer.config.weight_decay}, {"params": plain, "weight_decay": 0.0}]
+        groups = [
+            {"params": decay, "weight_decay": trainer.config.weight_decay},
+            {"params": plain, "weight_decay": 0.0},
+        ]
         optimizer = torch.optim.AdamW(groups, betas=(0.9, 0.99))
         state = twin.initial_state(4)
         for step in range(12):

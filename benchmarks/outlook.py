@@ -1,0 +1,60 @@
+"""Fits the rule by which `charnn plan` tells what loss to expect, to measured trainings.
+
+    python benchmarks/quality.py TEXT... --minutes 0.3,1,3,10 --seeds 1 --results campaign.jsonl
+    python benchmarks/outlook.py campaign.jsonl TEXT...
+
+The rule: ln(loss / loss of counting n-grams) = A + B ln(tokens read) + C ln(tokens in the text), in
+millions both, for the LSTM under cold-256. It prints A, B, C for charnn/training/outlook.py, and
+how far each training was from it.
+"""
+
+from __future__ import annotations
+
+import argparse
+from pathlib import Path
+
+import harness
+import numpy as np
+from results import Results
+
+from charnn.text.ngram import NGram, choose_order
+from charnn.training.outlook import MAX_TRAIN, MAX_VALID
+
+
+def main() -> None:
+    """Prints the rule and a table of its errors."""
+    made = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    made.add_argument("results", type=Path, metavar="FILE", help="what quality.py kept")
+    made.add_argument("texts", type=Path, nargs="+", metavar="TEXT", help="the texts it trained on")
+    options = made.parse_args()
+    found = Results(options.results).found
+    names, losses, counted, rows = [], [], [], []
+    for path in options.texts:
+        train, valid, vocab_size = harness.split_ids(harness.read_split(path))
+        order, _ = choose_order(train[:MAX_TRAIN], vocab_size)
+        counting = NGram(train[:MAX_TRAIN], vocab_size, order).carried(valid[:MAX_VALID])[-1]
+        for (text, arm, _), result in found.items():
+            plain = arm.startswith("charnn lstm") and arm.endswith(" min")
+            if text == path.name and plain and result.cold:
+                names.append(f"{text}, {arm}")
+                losses.append(result.cold)
+                counted.append(counting)
+                size = len(train) / 1e6
+                rows.append([1.0, np.log(result.passes * size), np.log(size)])
+    if len(rows) < 3:
+        made.error("three trainings at least are needed, of the LSTM, on the texts that are given")
+    ratios = np.log(np.array(losses) / counted)
+    rule, *_ = np.linalg.lstsq(np.array(rows), ratios, rcond=None)
+    expected = counted * np.exp(np.array(rows) @ rule)
+    lines = [
+        [name, f"{count:.3f}", f"{loss:.3f}", f"{guess:.3f}", f"{guess - loss:+.3f}"]
+        for name, count, loss, guess in zip(names, counted, losses, expected, strict=True)
+    ]
+    print(harness.table(["training", "counting", "cold-256", "expected", "off by"], lines))
+    print("\nA, B, C = " + ", ".join(f"{value:.3f}" for value in rule))
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,163 @@
+"""`charnn plan`: what would be trained on a text, and what to expect."""
+
+from __future__ import annotations
+
+import tempfile
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from charnn.cli.console import (
+    BEGAN,
+    JsonOption,
+    QuietOption,
+    no_talk,
+    note,
+    print_json,
+    progress_lines,
+    put,
+)
+from charnn.cli.signals import OrderlyEnd
+from charnn.config import DEFAULT_MINUTES, DEFAULT_TOKENIZER, ModelConfig, TrainOptions
+
+if TYPE_CHECKING:
+    from charnn.training.outlook import Outlook
+    from charnn.training.recipe import Plan
+    from charnn.training.trainer import Trainer
+
+
+def plan(
+    texts: Annotated[
+        list[str],
+        typer.Argument(
+            metavar="TEXT...",
+            help="Files, folders, '-' for stdin, one .tokens file, or a corpus by name.",
+            show_default=False,
+        ),
+    ],
+    minutes: Annotated[
+        float, typer.Option(help="Budget in minutes, everything included.")
+    ] = DEFAULT_MINUTES,
+    cell: Annotated[str, typer.Option(help="Recurrent cell: lstm, gru or rnn.")] = ModelConfig.cell,
+    tokenizer: Annotated[
+        str, typer.Option(help="char, byte or sentencepiece.")
+    ] = DEFAULT_TOKENIZER,
+    vocab_size: Annotated[
+        int | None,
+        typer.Option(
+            help="Pieces that sentencepiece learns. [default: by the size of the text]",
+            show_default=False,
+        ),
+    ] = None,
+    encoding: Annotated[
+        str, typer.Option(help="How the text's bytes are read.")
+    ] = TrainOptions.encoding,
+    precision: Annotated[
+        str, typer.Option(help="Of the recurrent layers: float32, bfloat16, or auto.")
+    ] = TrainOptions.precision,
+    threads: Annotated[
+        int | None,
+        typer.Option(help="Processor threads. [default: auto]", show_default=False),
+    ] = None,
+    device: Annotated[str, typer.Option(help="auto, cpu, cuda or mps.")] = TrainOptions.device,
+    as_json: JsonOption = False,
+    silent: QuietOption = False,
+) -> None:
+    """Say what 'charnn train' would do with a text, and how well it should end.
+
+    Measures this machine and the text for a few seconds; nothing is trained or kept.
+
+    \b
+    charnn plan book.txt
+    charnn plan book.txt --minutes 10
+    """
+    ready = len(texts) == 1 and texts[0].endswith(".tokens")
+    options = TrainOptions(
+        minutes=minutes,
+        cell=cell,
+        tokenizer=None if ready and tokenizer == DEFAULT_TOKENIZER else tokenizer,
+        vocab_size=vocab_size,
+        encoding=encoding,
+        precision=precision,
+        threads=threads,
+        device=device,
+        seed=0,
+    )
+    with OrderlyEnd() as end:
+        show_plan(texts, options, as_json, silent)
+    if end.code:
+        raise typer.Exit(end.code)
+
+
+def show_plan(texts: list[str], options: TrainOptions, as_json: bool, silent: bool) -> None:
+    """Prints what would be trained and what to expect, and leaves nothing behind."""
+    from charnn.training import launch
+    from charnn.training.outlook import look_ahead
+
+    with (
+        tempfile.TemporaryDirectory(prefix="charnn-") as root,
+        launch.start(
+            texts,
+            options,
+            Path(root),
+            began=BEGAN,
+            notify=no_talk if silent else note,
+            progress=None if silent else progress_lines("reading the text"),
+        ) as (trainer, planned),
+    ):
+        outlook = look_ahead(trainer.token_file, planned)
+        if as_json:
+            print_json(_as_json(trainer, planned, outlook))
+        else:
+            for line in [*describe(trainer, planned), *_expectation(planned, outlook)]:
+                put(line)
+
+
+def describe(trainer: Trainer, plan: Plan) -> list[str]:
+    """The text in one line, and in another what was chosen for it."""
+    from charnn.training.machine import training_memory
+
+    model, config, tokens = plan.model, plan.config, trainer.token_file
+    memory = training_memory(model, config.batch_size, config.bptt)
+    sizes = ", ".join(f"{s.stop - s.start:,} {name}" for name, s in tokens.splits.items())
+    return [
+        f"text: {sizes} tokens, {model.vocab_size:,} different ({tokens.tokenizer.kind})",
+        f"plan: {model.cell} {model.num_layers}x{model.hidden_size} ({model.parameters:,} "
+        f"parameters), dropout {model.dropout:g}; {config.max_steps:,} steps of "
+        f"{config.batch_size}x{config.bptt}, {plan.epochs:.1f} passes, about "
+        f"{plan.seconds / 60:.1f} min; {config.precision}, {config.threads} threads, "
+        f"{memory / 2**20:,.0f} MiB, seed {config.seed}",
+    ]
+
+
+def _expectation(plan: Plan, outlook: Outlook) -> list[str]:
+    size = 4 * plan.model.parameters
+    lines = [
+        f"speed: {plan.tokens_per_second:,.0f} tokens/s; a model file of {size / 1e6:.1f} MB",
+    ]
+    if outlook.cold_256 is not None and outlook.counting is not None:
+        lines.append(
+            f"expected: validation loss about {outlook.cold_256:.2f} nats/token; counting alone "
+            f"({outlook.order}-grams) gives {outlook.counting:.2f}"
+        )
+    return lines + [f"advice: {line}" for line in outlook.advice]
+
+
+def _as_json(trainer: Trainer, plan: Plan, outlook: Outlook) -> dict[str, Any]:
+    from charnn.training.machine import training_memory
+
+    model, config = plan.model, plan.config
+    return {
+        "model": model.to_dict(),
+        "parameters": model.parameters,
+        "recipe": config.to_dict(),
+        "tokens": {name: s.stop - s.start for name, s in trainer.token_file.splits.items()},
+        "epochs": plan.epochs,
+        "seconds": plan.seconds,
+        "tokens_per_second": plan.tokens_per_second,
+        "memory_bytes": training_memory(model, config.batch_size, config.bptt),
+        "file_bytes": 4 * model.parameters,
+        "expected": {"cold_256": outlook.cold_256, "ngram": outlook.counting},
+        "advice": outlook.advice,
+    }

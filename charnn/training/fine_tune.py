@@ -1,0 +1,105 @@
+"""Fine-tuning: a run that begins as a trained model, on another text.
+
+Shapes: V symbols of the model, W of the run, E embedding size, H hidden units.
+"""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import torch
+
+from charnn import checkpoint
+from charnn.config import TrainOptions
+from charnn.errors import ConfigError, TextError
+from charnn.model import LanguageModel
+from charnn.text.tokenizers import CharTokenizer, Ids, Tokenizer, tokenizer_from_dict
+
+SHAPE = ("cell", "num_layers", "hidden_size", "embedding_size")
+SHOWN_CHARACTERS = 20
+
+
+class Base:
+    """The model that a run begins as: its shape and tokenizer are the run's, then its weights."""
+
+    def __init__(self, path: Path) -> None:
+        """Raises FileError if `path` holds no model that can be read."""
+        saved = checkpoint.load(path)
+        self.path, self.config, self.digest = path, saved.config, saved.digest
+        self.weights = {name: torch.from_numpy(array) for name, array in saved.weights.items()}
+        self.tokenizer = tokenizer_from_dict(saved.tokenizer, saved.config.vocab_size)
+
+    def settle(self, options: TrainOptions) -> TrainOptions:
+        """The same options with the shape of the model.
+
+        Raises:
+            ConfigError: they ask for another shape or tokenizer.
+        """
+        shape = {name: getattr(self.config, name) for name in SHAPE}
+        has = {**shape, "tokenizer": self.tokenizer.kind, "vocab_size": self.tokenizer.vocab_size}
+        for name, wanted in options.given(tuple(has)).items():
+            if wanted != has[name]:
+                raise ConfigError(
+                    f"--{name.replace('_', '-')} {wanted} contradicts --from: {self.path} has "
+                    f"{has[name]}, and fine-tuning keeps it; leave the flag out"
+                )
+        return replace(options, **shape)
+
+    def meet(self, tokenizer: Tokenizer) -> list[str]:
+        """What a person should know of the run's tokenizer beside the model's.
+
+        Raises:
+            TextError: it is of another kind, or lacks symbols of the model.
+        """
+        known = self._places(tokenizer)
+        new = np.delete(np.arange(tokenizer.vocab_size), known)
+        if not len(new):
+            return [f"begins as {self.path}"]
+        shown = tokenizer.decode(new[:SHOWN_CHARACTERS])
+        more = " …" if len(new) > SHOWN_CHARACTERS else ""
+        return [f"begins as {self.path}; {len(new):,} characters are new to it: {shown}{more}"]
+
+    @torch.no_grad()
+    def give_to(self, network: LanguageModel, tokenizer: Tokenizer) -> None:
+        """Copies the model into a network fresh from `reset_parameters`, whose symbols are W.
+
+        The rows of known symbols stay as they are, so the network goes on predicting as the model
+        did. A new symbol is read as a fresh one would be, but as loud as the known ones, since in
+        the residual stream its length counts. It starts improbable whatever came before, as it
+        has been until now: a head row of zeros leaves its bias alone, and that is the lowest.
+        """
+        places = torch.from_numpy(self._places(tokenizer))
+        weights = dict(self.weights)
+        embedding = network.embedding.weight.detach().cpu().clone()  # (W, E)
+        typical = weights["embedding.weight"].norm(dim=1).median()
+        embedding *= typical / embedding.norm(dim=1, keepdim=True)
+        new_rows = {
+            "embedding.weight": embedding,
+            "head.weight": torch.zeros(tokenizer.vocab_size, self.config.hidden_size),
+            "head.bias": weights["head.bias"].min().expand(tokenizer.vocab_size).clone(),
+        }
+        for name, rows in new_rows.items():
+            rows[places] = weights[name]
+            weights[name] = rows
+        network.load_state_dict(weights)
+
+    def _places(self, tokenizer: Tokenizer) -> Ids:
+        """The id in `tokenizer` of each symbol of the model: (V,) int64."""
+        if tokenizer.token_bytes == self.tokenizer.token_bytes:
+            return np.arange(tokenizer.vocab_size)
+        if not isinstance(tokenizer, CharTokenizer) or not isinstance(
+            self.tokenizer, CharTokenizer
+        ):
+            raise TextError(
+                "these tokens were made with another tokenizer than that of the model to "
+                "fine-tune: give the text itself"
+            )
+        lacking = np.setdiff1d(self.tokenizer.vocabulary, tokenizer.vocabulary)
+        if len(lacking):
+            raise TextError(
+                f"these tokens have no place for {len(lacking):,} characters of the model to "
+                "fine-tune: give the text itself"
+            )
+        return np.searchsorted(tokenizer.vocabulary, self.tokenizer.vocabulary)

@@ -1,0 +1,244 @@
+"""A run that begins as a trained model: its rows are kept, new symbols are added, both learn."""
+
+from __future__ import annotations
+
+import json
+
+import numpy as np
+import pytest
+import torch
+
+from charnn import checkpoint
+from charnn.config import TrainOptions
+from charnn.errors import ConfigError, FileError, TextError
+from charnn.evaluation import network_of
+from charnn.model import CELLS
+from charnn.text.sources import open_source
+from charnn.text.token_file import write_token_file
+from charnn.text.tokenizers import tokenizer_from_dict
+from charnn.training import events
+from charnn.training.launch import resume, start
+
+OLD = "the goat is not a sailor.\n"
+NEW = "Très haut: the WIND, the goat & the sea…\n" * 30  # lacks i and l
+SYMBOL_ROWS = ("embedding.weight", "head.weight", "head.bias")
+KINDS = ("char", "byte", "sentencepiece")
+
+
+def finish(trainer) -> None:
+    for _ in trainer.run():
+        pass
+
+
+def stop_after(trainer, step: int) -> None:
+    for event in trainer.run():
+        if isinstance(event, events.StepDone) and event.step == step:
+            trainer.stop()
+
+
+def logits_of(network, ids) -> torch.Tensor:
+    tokens = torch.from_numpy(ids.astype(np.int64))[:, None]
+    network.eval()
+    with torch.inference_mode():
+        return network(tokens, network.initial_state(1))[0][:, 0]
+
+
+@pytest.fixture
+def base(launch, tmp_path):
+    """Trains the run "base"; gives its best model, as it was saved."""
+
+    def trained(**options):
+        settings = {"bptt": 4, "batch_size": 2} if options.get("tokenizer") == KINDS[2] else {}
+        with launch(name="base", **settings, **options) as trainer:
+            finish(trainer)
+        return checkpoint.load(tmp_path / "runs/base/best.safetensors")
+
+    return trained
+
+
+@pytest.fixture
+def new(tmp_path):
+    path = tmp_path / "wind.txt"
+    path.write_text(NEW, "utf-8")
+    return path
+
+
+@pytest.mark.parametrize("cell", CELLS)
+def test_known_characters_keep_their_rows_and_what_is_predicted_stays(launch, base, new, cell):
+    old = base(cell=cell, embedding_size=10)
+    ours = tokenizer_from_dict(old.tokenizer)
+    with launch(source=new, from_model="base", num_layers=None, hidden_size=None) as trainer:
+        begun = trainer.checkpoint()
+        theirs = trainer.token_file.tokenizer
+        logits = logits_of(trainer.network, theirs.encode(OLD))
+    assert cell == begun.config.cell
+    places = theirs.encode(ours.decode(range(ours.vocab_size)))
+    assert ours.vocab_size < theirs.vocab_size, "the text has new characters"
+    assert set(OLD + NEW) <= set(theirs.decode(range(theirs.vocab_size)))
+    for name, weight in old.weights.items():
+        kept = begun.weights[name][places] if name in SYMBOL_ROWS else begun.weights[name]
+        assert np.array_equal(weight, kept), name
+    expected = logits_of(network_of(old), ours.encode(OLD))
+    torch.testing.assert_close(logits[:, places.astype(np.int64)], expected)
+
+
+def test_a_new_character_is_read_as_loud_as_the_known_ones_and_starts_improbable(launch, base, new):
+    old = base()
+    with launch(source=new, from_model="base") as trainer:
+        theirs = trainer.token_file.tokenizer
+        symbols = tokenizer_from_dict(old.tokenizer).decode(range(old.config.vocab_size))
+        known = theirs.encode(symbols).astype(np.int64)
+        added = np.delete(np.arange(theirs.vocab_size), known)
+        network = trainer.network
+        lengths = network.embedding.weight.detach().norm(dim=1)
+        first = network.embedding.weight.detach()[added].clone()
+        chances = logits_of(network, theirs.encode(OLD)).softmax(dim=1)
+        finish(trainer)
+        after = logits_of(network, theirs.encode(NEW)).softmax(dim=1)
+    torch.testing.assert_close(lengths[added], lengths[known].median().expand(len(added)))
+    assert len(added) == len(torch.unique(first, dim=0)), "no two of them are the same"
+    mean = chances.mean(dim=0)
+    assert float(mean[added].max()) < float(mean[known].min())
+    assert float(after.mean(dim=0)[added].min()) > float(mean[added].max()), "they are learnt"
+
+
+def test_what_the_new_text_lacks_stays_in_the_vocabulary(launch, base, new):
+    base()
+    with launch(source=new, from_model="base", name="tuned") as trainer:
+        finish(trainer)
+        tokenizer = trainer.token_file.tokenizer
+    assert not set("il") & set(NEW)
+    assert "sailor" == tokenizer.decode(tokenizer.encode("sailor"))
+    codes = checkpoint.load(trainer.home.best).tokenizer["vocabulary"]
+    assert codes.tolist() == sorted(codes.tolist())
+
+
+@pytest.mark.parametrize("kind", KINDS[1:])
+def test_other_tokenizers_stay_as_they_are(launch, base, new, kind):
+    old = base(tokenizer=kind, vocab_size=300 if kind == "sentencepiece" else None)
+    with launch(source=new, from_model="base", name="tuned", bptt=4, batch_size=2) as trainer:
+        begun = trainer.checkpoint()
+        assert NEW == trainer.token_file.tokenizer.decode(trainer.token_file.tokens)
+        finish(trainer)
+    assert old.config.vocab_size == begun.config.vocab_size
+    for name in old.tokenizer:
+        assert np.array_equal(old.tokenizer[name], begun.tokenizer[name])
+    for name, weight in old.weights.items():
+        assert np.array_equal(weight, begun.weights[name]), name
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_a_fine_tuned_run_resumes_bit_for_bit_without_its_base(launch, base, new, tmp_path, kind):
+    base(tokenizer=kind, vocab_size=300 if kind == "sentencepiece" else None)
+    for name, step in (("straight", None), ("broken", 0), ("later", 8)):
+        with launch(source=new, from_model="base", name=name, bptt=4, batch_size=2) as trainer:
+            if step is None:
+                finish(trainer)
+            elif step:
+                stop_after(trainer, step)
+            else:
+                next(trainer.run())  # killed after the first save
+    for path in (tmp_path / "runs/base").iterdir():
+        path.unlink()
+    straight = checkpoint.load(tmp_path / "runs/straight/last.safetensors")
+    for name in ("broken", "later"):
+        with resume(name, TrainOptions(), tmp_path / "runs") as trainer:
+            finish(trainer)
+        resumed = checkpoint.load(tmp_path / f"runs/{name}/last.safetensors")
+        assert straight.info["from"] == resumed.info["from"]
+        for part in (
+            (straight.weights, resumed.weights),
+            (straight.training.arrays, resumed.training.arrays),
+        ):
+            assert all(np.array_equal(part[0][name], part[1][name]) for name in part[0])
+
+
+def test_a_fine_tuned_model_names_its_base_by_digest_alone(launch, base, new, tmp_path):
+    old = base()
+    with launch(source=new, from_model="base", name="tuned") as trainer:
+        finish(trainer)
+    for file in (trainer.home.last, trainer.home.best):
+        assert {"digest": old.digest} == checkpoint.load(file).info["from"]
+        assert str(tmp_path) not in json.dumps(checkpoint.peek(file))
+    assert "from" not in old.info
+
+
+def test_a_model_is_a_name_a_folder_or_a_file(launch, base, new, tmp_path):
+    old = base()
+    folder = tmp_path / "runs/base"
+    for model in ("base", str(folder), str(folder / "best.safetensors")):
+        with launch(source=new, from_model=model) as trainer:
+            assert {"digest": old.digest} == trainer.origin
+    with pytest.raises(FileError, match=r"no run called 'bse'.*nearest: base"):
+        with launch(source=new, from_model="bse"):
+            pass
+    with pytest.raises(FileError, match="not a charnn file"):
+        with launch(source=new, from_model=str(new)):
+            pass
+    assert ["base"] == [path.name for path in (tmp_path / "runs").iterdir()]
+
+
+@pytest.mark.parametrize(
+    ("options", "expected"),
+    [
+        ({"cell": "gru"}, "--cell gru contradicts --from: .*best.safetensors has lstm"),
+        ({"hidden_size": 13}, "--hidden-size 13 .* has 12"),
+        ({"num_layers": 1}, "--num-layers 1 .* has 2"),
+        ({"embedding_size": 3}, "--embedding-size 3 .* has 12"),
+        ({"tokenizer": "byte"}, "--tokenizer byte .* has char"),
+        ({"vocab_size": 400}, "--vocab-size 400 contradicts"),
+    ],
+    ids=str,
+)
+def test_another_shape_or_tokenizer_than_the_models_is_refused(
+    launch, base, new, options, expected
+):
+    base()
+    with pytest.raises(ConfigError, match=expected):
+        with launch(source=new, from_model="base", **options):
+            pass
+
+
+def test_the_shape_that_the_model_has_may_be_said(launch, base, new):
+    base(tokenizer="byte")
+    said = {"cell": "lstm", "num_layers": 2, "hidden_size": 12, "tokenizer": "byte"}
+    with launch(source=new, from_model="base", dropout=0.3, **said) as trainer:
+        assert 0.3 == trainer.network.config.dropout
+
+
+def test_tokens_are_taken_if_they_have_a_place_for_every_symbol_of_the_model(
+    launch, base, new, text, tmp_path
+):
+    old = base()
+    given = tmp_path / "given.tokens"
+
+    def tokens(words: str, tokenizer: str):
+        new.write_text(words, "utf-8")
+        with open_source([str(new)]) as source:
+            write_token_file(given, source, tokenizer=tokenizer)
+        return launch(source=given, from_model="base")
+
+    with tokens(NEW + text.read_text(), "char") as trainer:
+        places = trainer.token_file.tokenizer.encode(OLD)
+        ids = tokenizer_from_dict(old.tokenizer).encode(OLD)
+        rows = trainer.checkpoint().weights["embedding.weight"]
+        assert np.array_equal(rows[places], old.weights["embedding.weight"][ids])
+    with pytest.raises(TextError, match=r"no place for .* characters of the model"):
+        with tokens(NEW, "char"):
+            pass
+    with pytest.raises(TextError, match="another tokenizer"):
+        with tokens(NEW, "byte"):
+            pass
+
+
+def test_a_person_hears_which_characters_are_new(launch, base, new, text, tmp_path):
+    base()
+    told: list[str] = []
+    options = TrainOptions(from_model="base", max_steps=2, seed=1, threads=1, precision="float32")
+    with start([str(new)], options, tmp_path / "runs", notify=told.append):
+        pass
+    assert any(line.endswith("9 characters are new to it: &:DINTWè…") for line in told), told
+    told.clear()
+    with start([str(text)], options, tmp_path / "runs", notify=told.append):
+        pass
+    assert any(line.endswith("best.safetensors") for line in told), told
