@@ -12,8 +12,8 @@ from xml.sax.saxutils import escape
 
 Points = Sequence[tuple[float, float]]  # seconds, loss: in the order of time
 
-WIDTH, HEIGHT = 960, 390
-LEFTS, PLOT_WIDTH = (58, 538), 270  # of the two panels; labels stand to the right of a panel
+WIDTH, HEIGHT = 970, 390
+LEFTS, PLOT_WIDTH = (52, 532), 250  # of the two panels; labels stand to the right of a panel
 TOP, PLOT_HEIGHT = 78, 255
 LINE = 15  # labels keep this distance
 COLOURS = ("#3b7dd8", "#c8641b", "#2c9464", "#b0559c", "#8a7a1e")
@@ -38,8 +38,9 @@ def draw(title: str, traces: Mapping[str, Trace], marks: Mapping[str, float]) ->
     """Draws named traces, and named losses to compare them with as dashed lines."""
     end = max(seconds for trace in traces.values() for points in trace for seconds, _ in points)
     told = [f"{name} ends at {trace.line[-1][1]:.3f}" for name, trace in traces.items()]
-    told += [f"{name} is at {loss:.4f}" for name, loss in marks.items()]
-    about = f"Nats a character, cold-256, against seconds; {LEGEND}. {'; '.join(told)}."
+    told += [f"{name} is published at {loss:.4f}" for name, loss in marks.items()]
+    legend = LEGEND + "; dashed: published" * bool(marks)
+    about = f"Nats a character, cold-256, against seconds; {legend}. {'; '.join(told)}."
     return "\n".join(
         [
             f'<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 {WIDTH} {HEIGHT}" '
@@ -48,7 +49,7 @@ def draw(title: str, traces: Mapping[str, Trace], marks: Mapping[str, float]) ->
             f'<desc id="desc">{escape(about)}</desc>',
             f"<style>{STYLE}</style>",
             words(LEFTS[0], 20, title, "title"),
-            words(LEFTS[0], 40, LEGEND),
+            words(LEFTS[0], 40, legend),
             *panel("nats a character", LEFTS[0], 1.06 * end, traces, marks),
             *panel("its first tenth", LEFTS[1], 1.06 * end / 10, traces, marks),
             "</svg>\n",

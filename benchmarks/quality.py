@@ -34,7 +34,7 @@ from trainings import COLD, SHORT, Charnn, Text
 
 from charnn.config import GATES
 
-PUBLISHED = {"nanoGPT, GPU recipe": 1.4697}  # on tiny Shakespeare, says its README; cold-256
+PUBLISHED = {"nanoGPT's GPU recipe": 1.4697}  # on tiny Shakespeare, says its README; cold-256
 NANOGPT_STEPS = 2000
 TINY_SHAKESPEARE = ("tinyshakespeare", "tiny-shakespeare")
 

@@ -208,9 +208,10 @@ def _check(header: Header, path: Path) -> tuple[ModelConfig, TrainConfig | None]
         train_config = None
         if "training" in metadata:
             training = _object(metadata, "training")
+            recipe = _object(training, "config")
             if metadata["format"] == 1:  # which knew one optimizer
-                _object(training, "config").setdefault("optimizer", "adamw")
-            train_config = TrainConfig.from_dict(_object(training, "config"))
+                recipe = {"optimizer": "adamw", **recipe}
+            train_config = TrainConfig.from_dict(recipe)
             _object(training, "progress")
             for name, shape in train_config.tensor_shapes(config).items():
                 wanted[f"training.{name}"] = ("F32", shape)

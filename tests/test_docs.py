@@ -353,7 +353,8 @@ def test_the_page_names_every_key_and_tensor_of_a_run(
         arrays, metadata = read_container(run_folder / file)
         assert set() == set(names_in(metadata)) - named
         tensors = {re.sub(r"\.\d+\.", ".<i>.", name) for name in arrays}
-        moments = {name for name in tensors if name.startswith("training.exp_avg")}
+        kinds = ("training.exp_avg", "training.momentum")
+        moments = {name for name in tensors if name.startswith(kinds)}
         assert set() == tensors - moments - named
         weights = {name.split(".", 2)[2] for name in moments}
         assert weights <= tensors
