@@ -12,7 +12,7 @@ from xml.sax.saxutils import escape
 
 Points = Sequence[tuple[float, float]]  # seconds, loss: in the order of time
 
-WIDTH, HEIGHT = 970, 390
+WIDTH, HEIGHT = 985, 390
 LEFTS, PLOT_WIDTH = (52, 532), 250  # of the two panels; labels stand to the right of a panel
 TOP, PLOT_HEIGHT = 78, 255
 LINE = 15  # labels keep this distance

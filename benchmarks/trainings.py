@@ -147,7 +147,7 @@ def n_gram(text: Text) -> Result:
     """Counts n-grams, of an order that a part of the training text chooses; its step is one."""
     train, valid, vocab_size = harness.split_ids((text.train, text.valid))
     begin = time.perf_counter()
-    order, _ = ngram.choose_order(train, vocab_size)
+    order, _ = ngram.choose_order(train, vocab_size, ngram.MAX_ORDER)
     model = ngram.NGram(train, vocab_size, order)
     seconds = time.perf_counter() - begin
     losses = (model.cold(valid, COLD), model.carried(valid), model.cold(valid, SHORT))

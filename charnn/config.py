@@ -16,6 +16,7 @@ from charnn.errors import ConfigError
 GATES = {"rnn": ("h",), "gru": ("r", "z", "n"), "lstm": ("i", "f", "g", "o")}
 STATES = {"rnn": ("h",), "gru": ("h",), "lstm": ("h", "c")}
 OPTIMIZERS = ("muon", "adamw")
+BATCH_SIZES = {"muon": 64, "adamw": 32}  # streams that suit them, for a text that has enough
 ADAMW_MOMENTS = ("exp_avg", "exp_avg_sq")
 MUON_MOMENTUM = "momentum"
 PRECISIONS = ("auto", "float32", "bfloat16")
@@ -142,7 +143,7 @@ class TrainConfig:
     """
 
     max_steps: int
-    batch_size: int = 64
+    batch_size: int = BATCH_SIZES["muon"]
     bptt: int = 64
     optimizer: str = "muon"
     learning_rate: float = 4e-3

@@ -6,8 +6,10 @@ import json
 import math
 import pickle
 import sys
+from collections import Counter
 from itertools import islice
 from pathlib import Path
+from xml.etree import ElementTree
 
 import numpy as np
 import pytest
@@ -24,12 +26,17 @@ from charnn.text.tokenizers import CharTokenizer
 ROOT = Path(__file__).resolve().parent.parent
 sys.path.insert(0, str(ROOT / "benchmarks"))  # they are scripts, and import each other as such
 
-import harness  # noqa: E402  # found through the line above
+import charrnn  # noqa: E402 - benchmarks is put on the path first
+import curve  # noqa: E402 - benchmarks is put on the path first
+import harness  # noqa: E402 - benchmarks is put on the path first
 import nanogpt  # noqa: E402 - benchmarks is put on the path first
+import ngram  # noqa: E402 - benchmarks is put on the path first
 import quality  # noqa: E402 - benchmarks is put on the path first
+import results  # noqa: E402 - benchmarks is put on the path first
 import scorer  # noqa: E402 - benchmarks is put on the path first
 import speed  # noqa: E402 - benchmarks is put on the path first
 import speed_train  # noqa: E402 - benchmarks is put on the path first
+import trainings  # noqa: E402 - benchmarks is put on the path first
 
 TEXT = "To be, or not to be.\n" * 30
 
@@ -118,12 +125,245 @@ def test_the_scorer_agrees_with_the_evaluation_that_it_does_not_share(
 
 def test_a_row_shows_medians_and_a_dash_for_what_a_model_has_not() -> None:
     found = [
-        quality.Result(seconds, 100, 1.5, 1234, "float32", cold, None, None)
+        results.Result(seconds, 100, 1.5, 1234, "float32", cold, None, None)
         for seconds, cold in ((60.0, 1.5), (62.0, 1.4), (61.0, 1.6))
     ]
     expected = ["x", "61.0", "100", "1.50", "1.500 (1.400..1.600)", "2.164", "–", "–"]
-    assert [*expected, "1,234", "float32"] == quality.row("x", found, short=False)
-    assert [*expected, "–", "–", "1,234", "float32"] == quality.row("x", found, short=True)
+    assert [*expected, "1,234", "float32"] == results.row("x", found, short=False)
+    assert [*expected, "–", "–", "1,234", "float32"] == results.row("x", found, short=True)
+
+
+def test_members_are_averaged_in_probability_and_each_keeps_its_own_memory() -> None:
+    def constant(*chances: float) -> scorer.Network:
+        logits = torch.tensor(chances).log() + 3.0  # a shift that the softmax takes away again
+        return lambda ids, memory: (logits.expand(*ids.shape, -1), (memory or 0) + ids.numel())
+
+    network = scorer.average([constant(0.5, 0.3, 0.2), constant(0.1, 0.1, 0.8)])
+    logits, memory = network(torch.zeros(1, 2, dtype=torch.long), None)
+    assert [0.3, 0.2, 0.5] == pytest.approx(logits.exp()[0, 1].tolist())
+    assert [2, 2] == memory
+    assert [3, 3] == network(torch.zeros(1, 1, dtype=torch.long), memory)[1]
+
+
+VOCAB = 6  # of the texts below, which have five letters and leave one unseen
+
+
+def letters(size: int) -> np.ndarray:
+    """Letters of which some are much more frequent than others."""
+    chances = [0.5, 0.3, 0.1, 0.05, 0.05]
+    return np.random.default_rng(3).choice(5, size, p=chances)
+
+
+@pytest.mark.parametrize("context", [[], [4], [0, 0, 0], [4, 4, 4], [1, 5, 0], [0, 1, 0, 2, 1]])
+@pytest.mark.parametrize("size", [3, 20, 2000])
+def test_the_chances_of_an_ngram_sum_to_one_after_any_context(
+    context: list[int], size: int
+) -> None:
+    model = ngram.NGram(letters(size), VOCAB, 5)
+    for reach in range(len(context) + 1):
+        losses = [model.nats(np.array([*context, c]), reach)[:, -1] for c in range(VOCAB)]
+        assert np.isfinite(losses).all()
+        assert np.exp(-np.array(losses)).sum(0) == pytest.approx(1, abs=1e-12)
+
+
+def kneser_ney(text: bytes, context: bytes, char: bytes, whole: bool = True) -> float:
+    """The formula as it is written, slowly."""
+    size = len(context) + 1
+    places = range(len(text) - size + 1)
+    counts = Counter(text[i : i + size] for i in places)
+    if not whole:
+        longer = {text[i : i + size + 1] for i in places[:-1]}
+        counts = Counter(gram[1:] for gram in longer)
+    n = [list(counts.values()).count(k) for k in range(5)]
+    taken = [0, 0.5, 1, 1.5]
+    if all(n[1:]):
+        y = n[1] / (n[1] + 2 * n[2])
+        plain = [k - (k + 1) * y * n[k + 1] / n[k] for k in (1, 2, 3)]
+        taken = [0, *(min(max(d, 0.1), k) for k, d in enumerate(plain, 1))]
+    lower = kneser_ney(text, context[1:], char, whole=False) if context else 1 / VOCAB
+    here = [count for gram, count in counts.items() if gram[:-1] == context]
+    if not here:
+        return lower
+    rest = sum(taken[min(count, 3)] for count in here)
+    count = counts[context + char]
+    return (count - taken[min(count, 3)] + rest * lower) / sum(here)
+
+
+def test_an_ngram_is_what_the_formula_says() -> None:
+    ids, scored = letters(300), np.array([0, 1, 0, 0, 2, 5, 1, 4, 4, 4, 0, 1, 1, 0, 3])
+    model = ngram.NGram(ids, VOCAB, 4)
+    text, new = bytes(ids.tolist()), bytes(scored.tolist())
+    for reach in (1, 3):
+        found = model.nats(scored, np.minimum(np.arange(len(scored)), reach))
+        for order in range(1, 5):
+            looks = min(reach, order - 1)
+            expected = [
+                -math.log(kneser_ney(text, new[max(0, i - looks) : i], new[i : i + 1]))
+                for i in range(len(new))
+            ]
+            assert expected == pytest.approx(found[order - 1].tolist())
+
+
+def test_an_ngram_is_scored_in_the_windows_of_the_scorer() -> None:
+    model = ngram.NGram(letters(500), VOCAB, 3)
+    ids = letters(40)[:23]
+    windows = [model.carried(ids[start : start + 5]) for start in range(0, 20, 4)]
+    assert np.mean(windows, axis=0) == pytest.approx(model.cold(ids, 4))  # and two are dropped
+
+
+def test_the_order_of_an_ngram_is_chosen_without_the_text_that_is_scored() -> None:
+    ids = np.arange(2000) % 3
+    order, losses = ngram.choose_order(ids, 3, 4)
+    assert 4 == len(losses)
+    assert order == 1 + losses.argmin()
+    assert order > 1
+
+
+def result(cold: float, seconds: float = 60.0) -> results.Result:
+    history = [(seconds / 3, cold + 1), (seconds, cold)]
+    return results.Result(seconds, 100, 1.5, 1234, "float32", cold, cold, cold, history)
+
+
+def test_a_campaign_goes_on_where_it_was_cut_short(tmp_path: Path) -> None:
+    text = trainings.Text(tmp_path / "a.txt", "", "")
+    ran: list[int] = []
+
+    def job(seed: int) -> quality.Job:
+        def run() -> results.Result:
+            if not ran and seed == 1:
+                ran.append(-1)
+                raise KeyboardInterrupt
+            ran.append(seed)
+            return result(1.5 + seed)
+
+        return quality.Job(text, "arm", seed, run)
+
+    file = tmp_path / "results.jsonl"
+    first = results.Results(file)
+    first.add(("a.txt", "arm", 0), result(1.5))
+    assert not quality.work([job(seed) for seed in range(3)], first)
+    assert quality.work([job(seed) for seed in range(3)], results.Results(file))
+    assert [-1, 1, 2] == ran
+    kept = results.Results(file)
+    assert 3 == len(file.read_text().splitlines())
+    assert [1.5, 2.5, 3.5] == [each.cold for each in kept.of("a.txt", "arm", range(3))]
+    assert [[20.0, 2.5], [60.0, 1.5]] == kept.found["a.txt", "arm", 0].history
+    table = quality.rows([job(seed) for seed in range(3)], [text], kept, short=False)
+    assert ["arm", "60.0"] == table[0][:2]
+
+
+def test_a_line_that_is_no_result_is_named(tmp_path: Path) -> None:
+    file = tmp_path / "results.jsonl"
+    results.Results(file).add(("a.txt", "arm", 0), result(1.5))
+    with file.open("a") as more:
+        more.write('{"text": "a.txt", "arm"')
+    with pytest.raises(SystemExit, match=r"line 2 of .*is no result"):
+        results.Results(file)
+
+
+def test_the_trainings_take_turns_and_peers_have_the_first_text_only(tmp_path: Path) -> None:
+    made = quality.parser()
+    command = "a.txt b.txt --cells gru,rnn --minutes 1,2 --seeds 2 --float32 --members 2"
+    options = made.parse_args([*command.split(), "--ngram", "--char-rnn", "2"])
+    texts = [trainings.Text(path, "", "") for path in options.texts]
+    jobs = quality.plan(options, texts, tmp_path, results.Results(None))
+    charnn = [f"charnn {c}, {m} min" for c in ("gru", "rnn") for m in (1, 2)]
+    charnn += [f"charnn gru, {m} min, float32" for m in (1, 2)]
+    both = [(text, arm) for text in ("a.txt", "b.txt") for arm in charnn]
+    both.insert(len(charnn), ("a.txt", "char-rnn recipe, 2 min"))
+    for seed in (0, 1):
+        found = [(j.text.name, j.arm) for j in jobs if j.seed == seed]
+        assert both == [each for each in found if not each[1].endswith(("gram", "mean of 2"))]
+    grams = [job.text.name for job in jobs if job.arm == "n-gram"]
+    assert ["a.txt", "b.txt"] == grams
+    means = [(job.text.name, job.arm) for job in jobs[-2:]]
+    assert [(text, "charnn gru, 2 min, mean of 2") for text in ("a.txt", "b.txt")] == means
+
+
+@pytest.mark.parametrize(
+    ("arguments", "words"),
+    [
+        (["--members", "2", "--seeds", "1"], "at most --seeds"),
+        (["--members", "2", "--results", "x.jsonl"], "needs --checkpoints"),
+        (["--cells", "lstm,elman"], "not 'lstm,elman'"),
+        (["--nanogpt", "."], "no checkout of nanoGPT"),
+    ],
+)
+def test_what_would_fail_after_hours_fails_at_once(
+    arguments: list[str],
+    words: str,
+    monkeypatch: pytest.MonkeyPatch,
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    text = tmp_path / "text.txt"
+    text.write_text(TEXT * 10)
+    monkeypatch.setattr(sys, "argv", ["quality.py", str(text), *arguments])
+    with pytest.raises(SystemExit) as ended:
+        quality.main()
+    assert 2 == ended.value.code
+    assert words in capsys.readouterr().err
+
+
+def test_the_curve_is_well_formed_and_says_in_words_what_it_shows(tmp_path: Path) -> None:
+    options = quality.parser().parse_args(["tinyshakespeare.txt", "--cells", "lstm,gru"])
+    kept = results.Results(None)
+    for cell, cold in (("lstm", 1.4), ("gru", 1.5)):
+        for minutes in (1, 2, 5):
+            for seed in range(3):
+                loss = cold + seed / 10 + 1 / minutes
+                key = ("tinyshakespeare.txt", quality.arm_of(cell, minutes), seed)
+                kept.add(key, result(loss, 60.0 * minutes))
+    text = trainings.Text(tmp_path / "tinyshakespeare.txt", "", "")
+    root = ElementTree.fromstring(quality.drawing(options, text, kept))  # noqa: S314  # our own
+    names = {"svg": "http://www.w3.org/2000/svg"}
+    told = root.findtext("svg:desc", namespaces=names) or ""
+    assert "lstm ends at 1.700; gru ends at 1.800" in told  # of three seeds, the one in the middle
+    assert "tinyshakespeare.txt" in (root.findtext("svg:title", namespaces=names) or "")
+    said = [each.text for each in root.iterfind(".//svg:text", names)]
+    assert 2 == said.count("nanoGPT's GPU recipe 1.4697")
+    assert 2 * 2 * 3 == len(root.findall(".//svg:circle", names))
+    assert quality.drawing(options, text, results.Results(None)) is None
+
+
+@pytest.mark.parametrize(("low", "high"), [(0, 618.0), (1.39, 2.13), (0.0, 0.07), (1.5, 1.50001)])
+def test_ticks_are_round_and_between_the_ends(low: float, high: float) -> None:
+    found = curve.ticks(low, high)
+    assert 3 <= len(found) <= 11
+    assert all(low <= tick <= high for tick in found)
+
+
+def test_a_loss_that_stands_still_can_be_drawn() -> None:
+    flat = curve.Trace([(1.0, 2.0), (20.0, 2.0)], [])
+    ElementTree.fromstring(curve.draw("a < b & c", {"x": flat}, {}))  # noqa: S314  # our own
+
+
+def test_char_rnn_learns_in_plain_torch_until_its_time_is_over(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    ids = torch.arange(3000) % 7
+    ticks = iter(range(1000))
+    monkeypatch.setattr(charrnn.time, "monotonic", lambda: next(ticks))
+    model, steps = charrnn.train(ids, 7, until=20, seed=1)
+    assert 20 == steps
+    torch.save({"weights": model.state_dict(), "steps": steps}, tmp_path / "x.pt")
+    loaded = charrnn.load(tmp_path / "x.pt", 7)
+    assert 20 == loaded.steps
+    assert sum(p.numel() for p in model.parameters()) == loaded.parameters
+    assert scorer.cold(loaded.network, ids, 256) < math.log(7)
+    with pytest.raises(SystemExit, match="needs a text of 2,501 characters"):
+        charrnn.train(ids[:2500], 7, until=1e9, seed=1)
+
+
+@pytest.mark.slow
+def test_the_char_rnn_arm_trains_in_a_process_of_its_own(tmp_path: Path) -> None:
+    path = tmp_path / "text.txt"
+    path.write_text(TEXT * 10)
+    text = trainings.Text(path, *harness.read_split(path))
+    found = trainings.char_rnn(text, 2 / 60, seed=1)
+    assert found.steps > 0
+    assert found.passes == found.steps * 2500 / len(text.train)
+    assert all(loss and math.isfinite(loss) for loss in (found.cold, found.carried))
 
 
 def test_nanogpt_gets_the_files_that_it_would_make(tmp_path: Path) -> None:
@@ -189,13 +429,24 @@ def test_quality_trains_with_the_whole_command_and_prints_its_table(
 ) -> None:
     text = tmp_path / "text.txt"
     text.write_text(TEXT * 10)
-    arguments = ["quality.py", str(text), "--minutes", "0.02", "--seeds", "1"]
+    arguments = ["quality.py", str(text), "--minutes", "0.02", "--seeds", "2", "--ngram"]
+    arguments += ["--members", "2", "--curve", str(tmp_path / "curve.svg")]
+    arguments += ["--results", str(tmp_path / "r.jsonl"), "--checkpoints", str(tmp_path / "runs")]
     monkeypatch.setattr(sys, "argv", arguments)
     quality.main()
-    table = capsys.readouterr().out.splitlines()
+    first = capsys.readouterr()
+    table = first.out.splitlines()
     assert table[0].startswith("| training | wall s | steps | passes | cold-256 | bits | carried")
-    assert table[2].startswith("| charnn lstm, 0.02 min | ")
-    assert table[0].count("|") == table[2].count("|")
+    names = ["charnn lstm, 0.02 min", "n-gram, order ", "charnn lstm, 0.02 min, mean of 2"]
+    for name, line in zip(names, table[2:5], strict=True):
+        assert line.startswith(f"| {name}")
+        assert table[0].count("|") == line.count("|")
+    ElementTree.parse(tmp_path / "curve.svg")  # noqa: S314  # our own
+    monkeypatch.setattr(harness, "run", None)  # a second time, nothing trains
+    quality.main()
+    again = capsys.readouterr()
+    assert first.out == again.out
+    assert again.err.count("(known)") == 4
 
 
 @pytest.mark.slow

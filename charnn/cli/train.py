@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import shlex
+from dataclasses import replace
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
@@ -23,6 +24,7 @@ from charnn.cli.console import (
 from charnn.cli.plan import describe, show_plan
 from charnn.cli.signals import OrderlyEnd
 from charnn.config import (
+    BATCH_SIZES,
     DEFAULT_MINUTES,
     DEFAULT_TOKENIZER,
     OPTIMIZERS,
@@ -82,6 +84,16 @@ def train(
             "with a budget, train a finished one further.",
         ),
     ] = False,
+    from_model: Annotated[
+        str | None,
+        typer.Option(
+            "--from",
+            metavar="MODEL",
+            help="Fine-tune this model: a run's name, its folder or a file. Shape and tokenizer "
+            "are its own; characters new to it are added.",
+            show_default=False,
+        ),
+    ] = None,
     cell: Annotated[
         str | None,
         typer.Option(
@@ -99,7 +111,12 @@ def train(
     ] = None,
     batch_size: Annotated[
         int | None,
-        option("--batch-size", text=f"Parallel streams, {TrainConfig.batch_size} or as fit."),
+        option(
+            "--batch-size",
+            text="Parallel streams, "
+            + ", ".join(f"{n} with {name}" for name, n in BATCH_SIZES.items())
+            + ", or as fit.",
+        ),
     ] = None,
     bptt: Annotated[
         int | None,
@@ -181,6 +198,7 @@ def train(
     \b
     charnn train book.txt
     charnn train book.txt --minutes 10 --cell gru --name book-gru
+    charnn train chapter.txt --from book --minutes 0.5
     charnn train --resume
     """
     values = {key: value for key, value in locals().items() if key in TrainOptions.__annotations__}
@@ -191,6 +209,11 @@ def train(
         raise ConfigError(
             "no text given: 'charnn train TEXT' learns from one, 'charnn train --resume' goes on"
         )
+    elif from_model is not None:
+        from charnn.runs import find_model
+
+        # A path, since a dry run looks for names in a folder of its own.
+        options = replace(options, from_model=str(find_model(from_model, checkpoints)))
     with OrderlyEnd() as end:
         from charnn.training import launch
 
@@ -230,8 +253,8 @@ def parse_split(text: str) -> tuple[int, ...]:
 def _require_nothing_else(context: typer.Context, texts: list[str] | None) -> None:
     if texts:
         raise ConfigError("--resume takes no TEXT: a run keeps its own; name the run with --name")
-    given = [name for name in context.params if _was_given(context, name)]
-    other = [f"--{name.replace('_', '-')}" for name in given if name not in ON_RESUME]
+    flags = {option.name: option.opts[0] for option in context.command.params if option.name}
+    other = [flags[n] for n in flags if n not in ON_RESUME and _was_given(context, n)]
     if other:
         raise ConfigError(f"--resume keeps the settings of the run: leave out {', '.join(other)}")
 

@@ -21,8 +21,7 @@ ALIGNMENT = 32  # inputs of such widths take the fast kernels
 class Block(nn.Module):
     """Layer norm (Ba et al. 2016), recurrent layer, dropout, and a residual path around them.
 
-    The path (He et al. 2016) is there where input and output have one width. Dropout draws one
-    mask a stream and keeps it for the whole window (Gal and Ghahramani 2016).
+    The path (He et al. 2016) is there where input and output have one width.
     """
 
     def __init__(self, config: ModelConfig, layer: int) -> None:
@@ -53,9 +52,8 @@ class Block(nn.Module):
         else:
             outputs, state = self.cell(self.norm(x).to(dtype), state)
         y = outputs.float()
-        if self.training and self.dropout:
-            mask = y.new_empty(1, *y.shape[1:])
-            y = y * mask.bernoulli_(1 - self.dropout, generator=generator).div_(1 - self.dropout)
+        if self.training:
+            y = locked_dropout(y, self.dropout, generator)
         return (x + y if self.residual else y), state
 
 
@@ -113,7 +111,10 @@ class LanguageModel(nn.Module):
             x, layer_state = block(x, layer_state, dtype, generator, symbols)
             after.append(layer_state)
             symbols = None
-        return self.head(self.norm(x)), tuple(after)
+        features = self.norm(x)
+        if self.training:
+            features = locked_dropout(features, self.config.dropout, generator)
+        return self.head(features), tuple(after)
 
     def _symbols(self, tokens: Tensor) -> tuple[Tensor, Tensor] | None:
         """Tokens as one-hot rows, and the embedding, both padded; None where V is not small.
@@ -127,3 +128,14 @@ class LanguageModel(nn.Module):
             return None
         table = nn.functional.pad(self.embedding.weight, (0, 0, 0, padding))
         return nn.functional.one_hot(tokens, len(table)), table
+
+
+def locked_dropout(x: Tensor, dropout: float, generator: torch.Generator | None) -> Tensor:
+    """Zeros a share of the features of x (T, B, H), and makes up for it in the others.
+
+    One mask a stream is kept for the whole window (Gal and Ghahramani 2016).
+    """
+    if not dropout:
+        return x
+    mask = x.new_empty(1, *x.shape[1:]).bernoulli_(1 - dropout, generator=generator)
+    return x * mask.div_(1 - dropout)

@@ -5,6 +5,7 @@ Shapes: V symbols of the model, W of the run, E embedding size, H hidden units.
 
 from __future__ import annotations
 
+import math
 from dataclasses import replace
 from pathlib import Path
 
@@ -67,18 +68,20 @@ class Base:
 
         The rows of known symbols stay as they are, so the network goes on predicting as the model
         did. A new symbol is read as a fresh one would be, but as loud as the known ones, since in
-        the residual stream its length counts. It starts improbable whatever came before, as it
-        has been until now: a head row of zeros leaves its bias alone, and that is the lowest.
+        the residual stream its length counts. It is predicted as what was never seen: improbable
+        whatever came before. A head row of zeros leaves its bias alone, and the lowest of the
+        known ones less log V makes it about as rare as the rarest of them (measured).
         """
         places = torch.from_numpy(self._places(tokenizer))
         weights = dict(self.weights)
         embedding = network.embedding.weight.detach().cpu().clone()  # (W, E)
+        log_v = math.log(self.config.vocab_size)
         typical = weights["embedding.weight"].norm(dim=1).median()
         embedding *= typical / embedding.norm(dim=1, keepdim=True)
         new_rows = {
             "embedding.weight": embedding,
             "head.weight": torch.zeros(tokenizer.vocab_size, self.config.hidden_size),
-            "head.bias": weights["head.bias"].min().expand(tokenizer.vocab_size).clone(),
+            "head.bias": (weights["head.bias"].min() - log_v).expand(tokenizer.vocab_size).clone(),
         }
         for name, rows in new_rows.items():
             rows[places] = weights[name]

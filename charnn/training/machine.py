@@ -22,7 +22,7 @@ from charnn.training.optimizer import Optimizer
 
 MALLOPT_TRIM_THRESHOLD, MALLOPT_MMAP_THRESHOLD = -1, -3
 KEEP_BYTES = 1 << 30
-MEASURE_SECONDS = 1.0
+MEASURE_SECONDS = 0.5
 STEP_MARGIN = 1.04
 
 

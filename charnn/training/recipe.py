@@ -10,7 +10,14 @@ import time
 from dataclasses import dataclass, field, replace
 from typing import Any
 
-from charnn.config import DEFAULT_MINUTES, TRAIN_OPTIONS, ModelConfig, TrainConfig, TrainOptions
+from charnn.config import (
+    BATCH_SIZES,
+    DEFAULT_MINUTES,
+    TRAIN_OPTIONS,
+    ModelConfig,
+    TrainConfig,
+    TrainOptions,
+)
 from charnn.errors import TextError
 from charnn.training.machine import Speed, has_bfloat16, measure, require_memory
 
@@ -19,19 +26,25 @@ WATCH_SHARE, FINAL_SHARE = 0.03, 0.08
 MAX_EVALUATIONS, MIN_EVALUATIONS = 40, 3
 # Layers and units up to a limit of work: tokens read, times weights that each of them meets.
 SHAPES: tuple[tuple[float, int, int], ...] = (
-    (2.5e12, 2, 256),
-    (2.5e13, 3, 256),
-    (math.inf, 3, 384),
+    (1.8e12, 2, 256),
+    (1.2e13, 3, 256),
+    (1e14, 3, 384),
+    (math.inf, 3, 512),
 )
 USUAL_WORK = 5e10  # a second, of two ordinary cores; a first guess
 SAMPLES, SAMPLE_SECONDS = 8, 10.0
 SAVE_SECONDS, SAVES_SECONDS = 30.0, 1.0  # between saves; all of them together, about
 STREAM_WINDOWS = 4
+# Muon learns faster, and learns a text by heart sooner: beyond so many passes, AdamW ends lower.
+FEW_PASSES = 6.0
+# Batch and window where there would be fewer steps than so many: more steps are worth more than
+# their speed.
+SHORT_WINDOWS = ((300, 32, 32), (600, 32, 64))
 
 
 @dataclass(frozen=True)
 class Plan:
-    """What will be trained, why, and how long it should take, in seconds."""
+    """What will be trained, why, and how long it should take; `planning` is what that took."""
 
     model: ModelConfig
     config: TrainConfig
@@ -39,6 +52,7 @@ class Plan:
     seconds: float
     epochs: float
     notes: list[str] = field(default_factory=list)
+    planning: float = 0.0
 
     @property
     def tokens_per_second(self) -> float:
@@ -60,10 +74,10 @@ def choose_shape(options: TrainOptions, vocab_size: int, work: float) -> ModelCo
 
 def choose_dropout(epochs: float) -> float:
     """More passes over the same text need more noise; a few need none."""
-    for limit, dropout in ((4, 0.0), (8, 0.1), (16, 0.2), (32, 0.3)):
+    for limit, dropout in ((3.5, 0.0), (6, 0.1), (12, 0.2), (24, 0.3), (60, 0.4)):
         if epochs <= limit:
             return dropout
-    return 0.4
+    return 0.5
 
 
 def fit_windows(tokens: int, batch_size: int, bptt: int) -> tuple[int, int]:
@@ -92,18 +106,45 @@ def make_plan(
         TextError: there is nothing to learn from.
         TrainingError: it would not fit into memory.
     """
-    begin = time.monotonic()
-    notes = []
+    plan = _plan_with(options, train_tokens, valid_tokens, vocab_size, elapsed)
+    better = _second_thoughts(options, plan)
+    if better != options:
+        elapsed += plan.planning
+        plan = _plan_with(better, train_tokens, valid_tokens, vocab_size, elapsed)
+    dropout = choose_dropout(plan.epochs) if options.dropout is None else options.dropout
+    notes = list(plan.notes)
     if vocab_size == 1:
         notes.append("the text is one symbol over and over: that is all there is to learn from it")
+    return replace(plan, model=replace(plan.model, dropout=dropout), notes=notes)
+
+
+def _second_thoughts(options: TrainOptions, plan: Plan) -> TrainOptions:
+    """What the length of a plan says about optimizer, batch and window, where nobody else does."""
+    if options.optimizer is None and plan.epochs > FEW_PASSES:
+        return replace(options, optimizer="adamw")
+    if options.batch_size is None and options.bptt is None and options.max_steps is None:
+        for enough, batch_size, bptt in SHORT_WINDOWS:
+            if plan.config.max_steps < enough and plan.config.batch_size >= batch_size:
+                return replace(options, batch_size=batch_size, bptt=bptt)
+    return options
+
+
+def _plan_with(
+    options: TrainOptions, train_tokens: int, valid_tokens: int, vocab_size: int, elapsed: float
+) -> Plan:
+    """A plan with the optimizer of `options`, or the default, and all but dropout settled."""
+    begin = time.monotonic()
+    optimizer = options.optimizer or TrainConfig.optimizer
     wanted = TrainConfig(
         **{
             "max_steps": 1,
             "device": options.device,
             "precision": choose_precision(options),
+            "batch_size": BATCH_SIZES[optimizer],
             **options.given(TRAIN_OPTIONS),
         }
     )
+    notes = []
     batch_size, bptt = fit_windows(train_tokens, wanted.batch_size, wanted.bptt)
     if (batch_size, bptt) != (wanted.batch_size, wanted.bptt):
         notes.append(
@@ -112,10 +153,9 @@ def make_plan(
         )
     config = replace(wanted, batch_size=batch_size, bptt=bptt)
     model, speed = fit_shape(options, config, train_tokens, vocab_size)
-    elapsed += time.monotonic() - begin
-    plan = set_budget(options, model, config, speed, train_tokens, valid_tokens, elapsed)
-    dropout = choose_dropout(plan.epochs) if options.dropout is None else options.dropout
-    return replace(plan, model=replace(model, dropout=dropout), notes=notes)
+    planning = time.monotonic() - begin
+    plan = set_budget(options, model, config, speed, train_tokens, valid_tokens, elapsed + planning)
+    return replace(plan, notes=notes, planning=planning)
 
 
 def choose_precision(options: TrainOptions) -> str:

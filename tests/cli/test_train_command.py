@@ -180,6 +180,7 @@ def test_a_value_out_of_range_is_a_usage_error_before_any_work(charnn, tmp_path,
         (["train", "--resume", "my book.txt"], "takes no TEXT"),
         (["train", "--resume", "--hidden-size", "9"], "--hidden-size"),
         (["train", "--resume", "--cell", "lstm"], "--cell"),
+        (["train", "--resume", "--from", "my-book"], "--from"),
         (["train", "my book.txt", "--valid", "my book.txt", "--split", "80,20"], "--split"),
         (["train", "a.tokens", "--tokenizer", "byte"], "--tokenizer"),
         (["train", "a.tokens", "b.txt"], "other texts"),
@@ -199,6 +200,8 @@ def test_a_contradiction_is_a_usage_error_that_says_what_to_do(charnn, words, ex
         (["show", "nothing"], "nothing"),
         (["eval", "-m", "my book.txt"], "not a charnn file"),
         (["train", "my book.txt", "--name", "../out"], "cannot name a run"),
+        (["train", "my book.txt", "--from", "nothing"], "no run called 'nothing'"),
+        (["train", "my book.txt", "--from", ""], "cannot use ''"),
     ],
 )
 def test_what_cannot_be_done_is_one_line(charnn, words, expected):
@@ -208,6 +211,27 @@ def test_what_cannot_be_done_is_one_line(charnn, words, expected):
 def test_a_wrong_model_name_lists_the_nearest(charnn):
     charnn("train", "my book.txt", *QUICK)
     assert "my-book" in one_line(charnn("sample", "-m", "my-bok"))
+
+
+def test_a_model_is_fine_tuned_on_another_text_and_show_says_so(charnn, tmp_path):
+    assert 0 == charnn("train", "my book.txt", *QUICK, "--cell", "gru").returncode
+    (tmp_path / "other.txt").write_text("the goat: 12 £\n" * 60)
+    sizes = QUICK[6:]  # no shape: it is the model's
+    wanted = ["train", "other.txt", "--from", "my-book", "--max-steps", "6", *sizes]
+    planned = json.loads(charnn(*wanted, "--dry-run", "--json").stdout)
+    assert ("gru", 12) == (planned["model"]["cell"], planned["model"]["hidden_size"])
+    done = charnn(*wanted)
+    assert 0 == done.returncode, done.stderr
+    assert "4 characters are new to it: 12:£" in done.stderr
+    assert "the goat" == charnn("sample", "the goat", "-n", "0", "-m", "other").stdout
+    digest = json.loads(charnn("show", "my-book", "--json").stdout)["digest"]
+    assert digest == json.loads(charnn("show", "other", "--json").stdout)["from"]["digest"]
+    assert f"fine-tuned from the model with digest {digest[:16]}" in charnn("show", "other").stdout
+    assert "fine-tuned" not in charnn("show", "my-book").stdout
+    line = one_line(charnn(*wanted, "--cell", "lstm"), 2)
+    assert "--cell lstm contradicts --from" in line
+    assert "has gru" in line
+    assert "my-book" in one_line(charnn("train", "other.txt", "--from", "my-bok"))
 
 
 def test_without_a_command_three_lines_to_copy(charnn):

@@ -83,3 +83,28 @@ def test_a_small_text_is_told_how_it_was_made_to_fit():
     found = plan(train=1000, valid=100)
     assert found.config.batch_size < 32
     assert "the text is small" in found.notes[0]
+
+
+def test_few_passes_are_for_muon_and_many_for_adamw():
+    few, many = plan(minutes=2.0), plan(minutes=2.0, train=50_000)
+    assert ("muon", 64) == (few.config.optimizer, few.config.batch_size)
+    assert ("adamw", 32) == (many.config.optimizer, many.config.batch_size)
+    assert few.epochs < recipe.FEW_PASSES < many.epochs
+    assert "muon" == plan(minutes=2.0, train=50_000, optimizer="muon").config.optimizer
+    assert "adamw" == plan(minutes=2.0, optimizer="adamw").config.optimizer
+
+
+def test_the_size_of_the_network_follows_what_the_machine_can_do(monkeypatch):
+    sizes = []
+    for step in (2.0, 0.1, 0.01):
+        slower = Speed(step, SPEED.cold_token, SPEED.carried_token)
+        monkeypatch.setattr(recipe, "measure", lambda *_, slower=slower: slower)
+        sizes.append(plan(minutes=3.0).model.parameters)
+    assert sizes == sorted(set(sizes))
+
+
+def test_more_passes_mean_more_dropout():
+    dropouts = [recipe.choose_dropout(passes) for passes in (0.5, 3, 6, 12, 24, 50, 200)]
+    assert 0.0 == dropouts[0]
+    assert dropouts == sorted(dropouts)
+    assert dropouts[-1] < 0.6
