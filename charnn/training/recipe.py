@@ -22,11 +22,11 @@ from charnn.errors import TextError
 from charnn.training.machine import Speed, has_bfloat16, measure, require_memory
 
 # Share of the time that evaluations and samples may take, and the scores at the end.
-WATCH_SHARE, FINAL_SHARE = 0.03, 0.08
+WATCH_SHARE, FINAL_SHARE = 0.03, 0.05
 MAX_EVALUATIONS, MIN_EVALUATIONS = 40, 3
 # Layers and units up to a limit of work: tokens read, times weights that each of them meets.
 SHAPES: tuple[tuple[float, int, int], ...] = (
-    (1.8e12, 2, 256),
+    (4e12, 2, 256),
     (1.2e13, 3, 256),
     (1e14, 3, 384),
     (math.inf, 3, 512),
@@ -38,8 +38,9 @@ STREAM_WINDOWS = 4
 # Muon learns faster, and learns a text by heart sooner: beyond so many passes, AdamW ends lower.
 FEW_PASSES = 6.0
 # Batch and window where there would be fewer steps than so many: more steps are worth more than
-# their speed.
+# their speed, and a higher rate of Muon then too.
 SHORT_WINDOWS = ((300, 32, 32), (600, 32, 64))
+SHORT_MUON_RATE = 0.06
 
 
 @dataclass(frozen=True)
@@ -125,7 +126,8 @@ def _second_thoughts(options: TrainOptions, plan: Plan) -> TrainOptions:
     if options.batch_size is None and options.bptt is None and options.max_steps is None:
         for enough, batch_size, bptt in SHORT_WINDOWS:
             if plan.config.max_steps < enough and plan.config.batch_size >= batch_size:
-                return replace(options, batch_size=batch_size, bptt=bptt)
+                rate = options.muon_rate or SHORT_MUON_RATE
+                return replace(options, batch_size=batch_size, bptt=bptt, muon_rate=rate)
     return options
 
 

@@ -1,0 +1,77 @@
+"""`charnn plan`: what would be trained, what to expect, what would help."""
+
+from __future__ import annotations
+
+import json
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from charnn.cli import main
+
+TEXT = "the goat is not a sailor, and knows it.\nwind west; count the stairs.\n" * 60
+
+
+@pytest.fixture
+def charnn(tmp_path, monkeypatch, capsys):
+    """Runs a command in a folder that holds book.txt; gives its exit code, stdout and stderr."""
+    (tmp_path / "book.txt").write_text(TEXT)
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr("charnn.training.machine.MEASURE_SECONDS", 0.0)
+    # Which sizes minutes allow has its own tests; here a small network is enough.
+    monkeypatch.setattr("charnn.training.recipe.SHAPES", ((float("inf"), 1, 16),))
+
+    def run(*words: str) -> tuple[Any, str, str]:
+        monkeypatch.setattr(sys, "argv", ["charnn", *words])
+        with pytest.raises(SystemExit) as end:
+            main()
+        out, err = capsys.readouterr()
+        return end.value.code or 0, out, err
+
+    return run
+
+
+def test_a_plan_says_what_would_be_trained_and_leaves_nothing(charnn):
+    code, out, err = charnn("plan", "book.txt", "--minutes", "0.1", "--threads", "1")
+    assert 0 == code
+    lines = dict(line.split(": ", 1) for line in out.splitlines())
+    assert lines.keys() >= {"text", "plan", "speed", "expected", "advice"}
+    assert "lstm 1x16" in lines["plan"]
+    assert "tokens/s" in lines["speed"]
+    assert "4 kB is little" in out
+    assert ["book.txt"] == [path.name for path in Path.cwd().iterdir()]
+
+
+def test_a_plan_as_json_has_the_keys_that_programs_read(charnn):
+    code, out, _ = charnn("plan", "book.txt", "--minutes", "0.1", "--threads", "1", "--json", "-q")
+    assert 0 == code
+    plan = json.loads(out)
+    assert plan.keys() == {
+        *("model", "parameters", "recipe", "tokens", "epochs", "seconds", "tokens_per_second"),
+        *("memory_bytes", "file_bytes", "expected", "advice"),
+    }
+    assert 0 < plan["expected"]["ngram"] < 3
+    assert 0 < plan["expected"]["cold_256"] < 5
+    assert 4 * plan["parameters"] == plan["file_bytes"]
+
+
+def test_a_plan_is_what_train_then_does(charnn):
+    wanted = ("--cell", "gru", "--threads", "1", "--tokenizer", "byte", "--json")
+    plan = json.loads(charnn("plan", "book.txt", *wanted)[1])
+    dry = json.loads(charnn("train", "book.txt", "--dry-run", "--seed", "0", *wanted)[1])
+    assert plan["model"] == dry["model"]
+    same = plan["recipe"].keys() - {"max_steps", "eval_every", "sample_every", "save_every"}
+    assert {k: plan["recipe"][k] for k in same} == {k: dry["recipe"][k] for k in same}
+
+
+def test_a_plan_of_a_text_without_a_validation_part_expects_nothing(charnn):
+    done = charnn("train", "book.txt", "--dry-run", "--split", "100", "--max-steps", "3", "--json")
+    assert {"cold_256": None, "ngram": None} == json.loads(done[1])["expected"]
+
+
+def test_a_plan_of_nothing_is_an_error_of_one_line(charnn):
+    code, out, err = charnn("plan", "nowhere.txt")
+    assert (1, "") == (code, out)
+    assert 1 == len(err.strip().splitlines())
