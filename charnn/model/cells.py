@@ -1,7 +1,8 @@
 """The recurrent layers: vanilla RNN, GRU and LSTM.
 
 Each holds one weight matrix for its input and one for its state, with the rows of its gates one
-below the other, and runs a whole window through the fused kernel that torch has for the cell.
+below the other, and runs a whole window through one call: of torch's own function for the cell or,
+where it learns on a processor, of `charnn.model.kernels`, which has the RNN and the GRU.
 
 Shapes: T steps, B streams, D features in, H hidden units, G gates.
 """
@@ -15,6 +16,7 @@ import torch
 from torch import Tensor, nn
 
 from charnn.config import GATES
+from charnn.model import kernels
 from charnn.model.state import GRUState, LSTMState, RNNState
 
 S = TypeVar("S", RNNState, GRUState, LSTMState)
@@ -66,15 +68,13 @@ class RecurrentLayer(nn.Module, ABC, Generic[S]):
     @abstractmethod
     def _run(self, inputs: Tensor, state: S, weight_ih: Tensor) -> tuple[Tensor, S]: ...
 
-    def _weights(
-        self, dtype: torch.dtype, weight_ih: Tensor, bias_hh: Tensor | None = None
-    ) -> list[Tensor]:
-        if bias_hh is None:
-            bias_hh = torch.zeros_like(self.bias)
-        return [w.to(dtype) for w in (weight_ih, self.weight_hh, self.bias, bias_hh)]
+    def _weights(self, dtype: torch.dtype, weight_ih: Tensor) -> list[Tensor]:
+        return [w.to(dtype) for w in (weight_ih, self.weight_hh, self.bias)]
 
-    def _parts(self, state: S, dtype: torch.dtype) -> list[Tensor]:
-        return [part.to(dtype).unsqueeze(0) for part in state]
+
+def _learns_on_a_processor(inputs: Tensor) -> bool:
+    """Where the kernels of this package beat torch's; without gradients they do not."""
+    return torch.is_grad_enabled() and inputs.device.type == "cpu"
 
 
 @final
@@ -88,10 +88,16 @@ class RNN(RecurrentLayer[RNNState]):
     state_type = RNNState
 
     def _run(self, inputs: Tensor, state: RNNState, weight_ih: Tensor) -> tuple[Tensor, RNNState]:
-        (h,) = self._parts(state, inputs.dtype)
+        h = state.h.to(inputs.dtype)
         weights = self._weights(inputs.dtype, weight_ih)
-        outputs, h = torch.rnn_tanh(inputs, h, weights, True, 1, 0.0, self.training, False, False)
-        return outputs, RNNState(h[0].float())
+        if _learns_on_a_processor(inputs):
+            outputs = kernels.rnn(inputs, h, *weights)
+        else:
+            weights.append(torch.zeros_like(weights[-1]))
+            outputs, _ = torch.rnn_tanh(
+                inputs, h[None], weights, True, 1, 0.0, self.training, False, False
+            )
+        return outputs, RNNState(outputs[-1].float())
 
 
 @final
@@ -121,11 +127,16 @@ class GRU(RecurrentLayer[GRUState]):
             self.bias_hn.zero_()
 
     def _run(self, inputs: Tensor, state: GRUState, weight_ih: Tensor) -> tuple[Tensor, GRUState]:
-        (h,) = self._parts(state, inputs.dtype)
-        bias_hh = torch.cat([self.bias_hn.new_zeros(2 * self.hidden_size), self.bias_hn])
-        weights = self._weights(inputs.dtype, weight_ih, bias_hh)
-        outputs, h = torch.gru(inputs, h, weights, True, 1, 0.0, self.training, False, False)
-        return outputs, GRUState(h[0].float())
+        h, bias_hn = state.h.to(inputs.dtype), self.bias_hn.to(inputs.dtype)
+        weights = self._weights(inputs.dtype, weight_ih)
+        if _learns_on_a_processor(inputs):
+            outputs = kernels.gru(inputs, h, *weights, bias_hn)
+        else:
+            weights.append(torch.cat([bias_hn.new_zeros(2 * self.hidden_size), bias_hn]))
+            outputs, _ = torch.gru(
+                inputs, h[None], weights, True, 1, 0.0, self.training, False, False
+            )
+        return outputs, GRUState(outputs[-1].float())
 
 
 @final
@@ -151,8 +162,8 @@ class LSTM(RecurrentLayer[LSTMState]):
         weights = self._weights(inputs.dtype, weight_ih)
         outputs, h, c = torch.lstm(
             inputs,
-            self._parts(state, inputs.dtype),
-            weights,
+            [part.to(inputs.dtype)[None] for part in state],
+            [*weights, torch.zeros_like(weights[-1])],
             True,
             1,
             0.0,

@@ -113,7 +113,7 @@ class LanguageModel(nn.Module):
             symbols = None
         features = self.norm(x)
         if self.training:
-            features = locked_dropout(features, self.config.dropout, generator)
+            features = locked_dropout(features, self.config.dropout / 2, generator)
         return self.head(features), tuple(after)
 
     def _symbols(self, tokens: Tensor) -> tuple[Tensor, Tensor] | None:

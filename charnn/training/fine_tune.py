@@ -1,7 +1,7 @@
 """Fine-tuning: a run that begins as a trained model, on another text.
 
-Everything but the first weights is as in any run, the rates too: after 30 seconds, half
-of them and twice of them both ended higher (NOTES.md).
+Everything but the first weights is as in any run, the rates too: with half of them and with
+twice as much, the loss after 30 seconds was higher (NOTES.md).
 
 Shapes: V symbols of the model, W of the run, E embedding size, H hidden units.
 """

@@ -36,7 +36,7 @@ SAMPLES, SAMPLE_SECONDS = 8, 10.0
 SAVE_SECONDS, SAVES_SECONDS = 30.0, 1.0  # between saves; all of them together, about
 STREAM_WINDOWS = 4
 # Muon learns faster, and learns a text by heart sooner: beyond so many passes, AdamW ends lower.
-FEW_PASSES = 6.0
+FEW_PASSES = 10.0
 # Batch and window where there would be fewer steps than so many: more steps are worth more than
 # their speed, and a higher rate of Muon then too.
 SHORT_WINDOWS = ((300, 32, 32), (600, 32, 64))
