@@ -68,8 +68,8 @@ class RecurrentLayer(nn.Module, ABC, Generic[S]):
     @abstractmethod
     def _run(self, inputs: Tensor, state: S, weight_ih: Tensor) -> tuple[Tensor, S]: ...
 
-    def _weights(self, dtype: torch.dtype, weight_ih: Tensor) -> list[Tensor]:
-        return [w.to(dtype) for w in (weight_ih, self.weight_hh, self.bias)]
+    def _weights(self, dtype: torch.dtype, weight_ih: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        return weight_ih.to(dtype), self.weight_hh.to(dtype), self.bias.to(dtype)
 
 
 def _learns_on_a_processor(inputs: Tensor) -> bool:
@@ -93,9 +93,9 @@ class RNN(RecurrentLayer[RNNState]):
         if _learns_on_a_processor(inputs):
             outputs = kernels.rnn(inputs, h, *weights)
         else:
-            weights.append(torch.zeros_like(weights[-1]))
+            bias_hh = torch.zeros_like(weights[2])
             outputs, _ = torch.rnn_tanh(
-                inputs, h[None], weights, True, 1, 0.0, self.training, False, False
+                inputs, h[None], [*weights, bias_hh], True, 1, 0.0, self.training, False, False
             )
         return outputs, RNNState(outputs[-1].float())
 
@@ -132,9 +132,9 @@ class GRU(RecurrentLayer[GRUState]):
         if _learns_on_a_processor(inputs):
             outputs = kernels.gru(inputs, h, *weights, bias_hn)
         else:
-            weights.append(torch.cat([bias_hn.new_zeros(2 * self.hidden_size), bias_hn]))
+            bias_hh = torch.cat([bias_hn.new_zeros(2 * self.hidden_size), bias_hn])
             outputs, _ = torch.gru(
-                inputs, h[None], weights, True, 1, 0.0, self.training, False, False
+                inputs, h[None], [*weights, bias_hh], True, 1, 0.0, self.training, False, False
             )
         return outputs, GRUState(outputs[-1].float())
 
@@ -163,7 +163,7 @@ class LSTM(RecurrentLayer[LSTMState]):
         outputs, h, c = torch.lstm(
             inputs,
             [part.to(inputs.dtype)[None] for part in state],
-            [*weights, torch.zeros_like(weights[-1])],
+            [*weights, torch.zeros_like(weights[2])],
             True,
             1,
             0.0,

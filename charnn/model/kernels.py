@@ -1,8 +1,8 @@
 """The vanilla RNN and the GRU over a whole window, with their gradients written out.
 
-On a processor torch steps through these two in small operators. Here whatever does not depend on the
-state is one product for the whole window, forward and backward, and a step is one product with the
-recurrent matrix and a few operators that write where their result belongs.
+On a processor torch steps through these two in small operators. Here whatever does not depend on
+the state is one product for the whole window, forward and backward, and a step is one product with
+the recurrent matrix and a few operators that write where their result belongs.
 
 Shapes: T steps, B streams, D features in, H hidden units. All arguments are of one type; products
 of bfloat16 add up in float32. Gradients are not differentiable again.
@@ -10,6 +10,7 @@ of bfloat16 add up in float32. Gradients are not differentiable again.
 
 from __future__ import annotations
 
+from itertools import pairwise
 from typing import Any, cast
 
 import torch
@@ -55,7 +56,9 @@ def gru(
 
 
 class _RNN(torch.autograd.Function):
-    """See `rnn`. With a what the tanh is taken of, and dh the gradient of h[t] on all paths:
+    """See `rnn`.
+
+    With a what the tanh is taken of, and dh the gradient of h[t] on all paths:
 
     da = (1 - h[t]^2) * dh, and for the step before, dh = dy[t-1] + W_hh^T da
     """
@@ -68,8 +71,7 @@ class _RNN(torch.autograd.Function):
         sums = states[1:].flatten(0, 1)
         torch.addmm(bias, x.flatten(0, 1), weight_ih.t().contiguous(), out=sums)
         weight = weight_hh.t().contiguous()
-        steps = states.unbind()
-        for before, h in zip(steps, steps[1:], strict=False):
+        for before, h in pairwise(states.unbind()):
             h.addmm_(before, weight).tanh_()
         ctx.save_for_backward(x, weight_ih, weight_hh, states)
         return states[1:]
@@ -93,16 +95,16 @@ class _RNN(torch.autograd.Function):
 
 
 class _GRU(torch.autograd.Function):
-    """See `gru`. The gates are n, r, u and c, where c = W_hn h[t-1] + b_hn and
+    """See `gru`. The rows are n, r, u and c.
 
-    h[t] = h[t-1] + u * (n - h[t-1])
+    c = W_hn h[t-1] + b_hn          h[t] = h[t-1] + u * (n - h[t-1])
 
-    Of ``weight_ih`` (3H, D) the rows are n, r, u, of ``weight_hh`` (3H, H) they are r, u, c, and of
-    ``bias`` (4H,) all. With dh the gradient of h[t] on all paths, and with each other d that of
-    what the gate's function is taken of:
+    ``weight_ih`` (3H, D) has the first three, ``weight_hh`` (3H, H) the last three, ``bias`` (4H,)
+    all. With dh the gradient of h[t] on all paths, and with each other d that of what the gate's
+    function is taken of:
 
-    dn = (1 - n^2) * u * dh     du = u * (1 - u) * (n - h[t-1]) * dh
-    dc = r * dn                 dr = r * (1 - r) * c * dn
+    dn = (1 - n^2) * u * dh         du = u * (1 - u) * (n - h[t-1]) * dh
+    dc = r * dn                     dr = r * (1 - r) * c * dn
     and for the step before, dh = dy[t-1] + (1 - u) * dh + W_hh^T (dr, du, dc)
 
     Inside, streams are columns, (T, H, B): that makes the matrix the left operand of its product,
@@ -117,10 +119,9 @@ class _GRU(torch.autograd.Function):
         states = torch.cat([h0.t()[None], h0.new_empty(len(x), size, batch)])
         gates = h0.new_empty(len(x), 4 * size, batch)
         sums = torch.addmm(bias[: 3 * size, None], weight_ih, x.flatten(0, 1).t())
-        gates[:, : 3 * size] = sums.unflatten(1, x.shape[:2]).transpose(0, 1)
+        gates[:, : 3 * size] = sums.view(3 * size, len(x), batch).transpose(0, 1)
         gates[:, 3 * size :] = bias[3 * size :, None]
-        steps = states.unbind()
-        for gates_t, before, h in zip(gates.unbind(), steps, steps[1:], strict=False):
+        for gates_t, (before, h) in zip(gates.unbind(), pairwise(states.unbind()), strict=True):
             gates_t[size:].addmm_(weight_hh, before)
             gates_t[size : 3 * size].sigmoid_()
             n, r, u, c = gates_t.chunk(4)
@@ -133,7 +134,7 @@ class _GRU(torch.autograd.Function):
     @once_differentiable
     def backward(ctx: Any, dy: Tensor) -> tuple[Tensor | None, ...]:
         x, weight_ih, weight_hh, states, gates = ctx.saved_tensors
-        size = states.shape[1]
+        _, size, batch = states.shape
         n, r, u, c = gates.chunk(4, dim=1)
         da = torch.empty_like(gates)  # at first without the factor dh
         dn, dr, du, dc = da.chunk(4, dim=1)
@@ -144,7 +145,7 @@ class _GRU(torch.autograd.Function):
         dys = [torch.zeros_like(states[0]), *_turned(dy).unbind()]  # h0 is no output
         dh = dys.pop()
         weight = weight_hh.t().contiguous()
-        by_gate = da.unflatten(1, (4, size))
+        by_gate = da.view(len(x), 4, size, batch)
         steps = zip(by_gate.unbind(), da[:, size:].unbind(), (1 - u).unbind(), dys, strict=True)
         for da_t, da_state, z, dy_before in reversed([*steps]):
             da_t.mul_(dh)
