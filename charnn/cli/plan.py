@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import tempfile
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -41,8 +42,12 @@ def plan(
     ] = DEFAULT_MINUTES,
     cell: Annotated[str, typer.Option(help="Recurrent cell: lstm, gru or rnn.")] = ModelConfig.cell,
     tokenizer: Annotated[
-        str, typer.Option(help="char, byte or sentencepiece.")
-    ] = DEFAULT_TOKENIZER,
+        str | None,
+        typer.Option(
+            help=f"char, byte or sentencepiece. [default: {DEFAULT_TOKENIZER}]",
+            show_default=False,
+        ),
+    ] = None,
     vocab_size: Annotated[
         int | None,
         typer.Option(
@@ -62,7 +67,7 @@ def plan(
     ] = None,
     device: Annotated[str, typer.Option(help="auto, cpu, cuda or mps.")] = TrainOptions.device,
     as_json: JsonOption = False,
-    silent: QuietOption = False,
+    quiet: QuietOption = False,
 ) -> None:
     """Say what 'charnn train' would do with a text, and how well it should end.
 
@@ -72,11 +77,10 @@ def plan(
     charnn plan book.txt
     charnn plan book.txt --minutes 10
     """
-    ready = len(texts) == 1 and texts[0].endswith(".tokens")
     options = TrainOptions(
         minutes=minutes,
         cell=cell,
-        tokenizer=None if ready and tokenizer == DEFAULT_TOKENIZER else tokenizer,
+        tokenizer=tokenizer,
         vocab_size=vocab_size,
         encoding=encoding,
         precision=precision,
@@ -85,12 +89,12 @@ def plan(
         seed=0,
     )
     with OrderlyEnd() as end:
-        show_plan(texts, options, as_json, silent)
+        show_plan(texts, options, as_json, quiet)
     if end.code:
         raise typer.Exit(end.code)
 
 
-def show_plan(texts: list[str], options: TrainOptions, as_json: bool, silent: bool) -> None:
+def show_plan(texts: list[str], options: TrainOptions, as_json: bool, quiet: bool) -> None:
     """Prints what would be trained and what to expect, and leaves nothing behind."""
     from charnn.training import launch
     from charnn.training.outlook import look_ahead
@@ -102,11 +106,13 @@ def show_plan(texts: list[str], options: TrainOptions, as_json: bool, silent: bo
             options,
             Path(root),
             began=BEGAN,
-            notify=no_talk if silent else note,
-            progress=None if silent else progress_lines("reading the text"),
+            notify=no_talk if quiet else note,
+            progress=None if quiet else progress_lines("reading the text"),
         ) as (trainer, planned),
     ):
         outlook = look_ahead(trainer.token_file, planned)
+        if options.from_model:  # the rule is for networks that begin with nothing
+            outlook = replace(outlook, cold_256=None)
         if as_json:
             print_json(_as_json(trainer, planned, outlook))
         else:
@@ -136,11 +142,10 @@ def _expectation(plan: Plan, outlook: Outlook) -> list[str]:
     lines = [
         f"speed: {plan.tokens_per_second:,.0f} tokens/s; a model file of {size / 1e6:.1f} MB",
     ]
-    if outlook.cold_256 is not None and outlook.counting is not None:
-        lines.append(
-            f"expected: validation loss about {outlook.cold_256:.2f} nats/token; counting alone "
-            f"({outlook.order}-grams) gives {outlook.counting:.2f}"
-        )
+    if outlook.cold_256 is not None:
+        lines.append(f"expected: validation loss about {outlook.cold_256:.2f} nats/token")
+    if outlook.counting is not None:
+        lines.append(f"counting alone: {outlook.counting:.2f} ({outlook.order}-grams)")
     return lines + [f"advice: {line}" for line in outlook.advice]
 
 

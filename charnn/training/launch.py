@@ -171,10 +171,11 @@ def resume(
                 time.monotonic() - began,
             ).config
             progress["finished"] = False
+            has_valid = _valid_tokens(tokens) > 1
             notify(
                 "a new budget: the learning rate rises to what it would have been here had the "
-                "whole been known, and falls again; the loss first gets worse, and until it is "
-                "lower than before, 'best' stays as it is"
+                "whole been known, and falls again, so the loss first gets worse"
+                + ("; until it is lower than before, 'best' stays as it is" * has_valid)
             )
         then, now = progress.get("environment"), machine.environment(config)
         if then != now and isinstance(then, dict):

@@ -14,7 +14,7 @@ from charnn.training.recipe import Plan
 # Fitted by benchmarks/outlook.py to measured trainings: the logarithm of the loss over that of
 # counting is A + B ln(millions of tokens read) + C ln(millions of tokens in the text).
 A, B, C = 0.0, 0.0, 0.0
-MAX_TRAIN, MAX_VALID = 2_000_000, 100_000  # tokens that are counted
+MIN_TRAIN, MAX_TRAIN, MAX_VALID = 100, 500_000, 50_000  # tokens that are counted
 LITTLE_BYTES, LITTLE_READ, MUCH_READ = 200_000, 0.5, 30  # bytes of text; passes
 
 
@@ -22,7 +22,7 @@ LITTLE_BYTES, LITTLE_READ, MUCH_READ = 200_000, 0.5, 30  # bytes of text; passes
 class Outlook:
     """The loss to expect, and that of counting n-grams of this order, in nats a token.
 
-    Both are None where there is nothing to validate on.
+    Both are None where there is too little to count, or nothing to validate on.
     """
 
     cold_256: float | None
@@ -36,30 +36,32 @@ def look_ahead(tokens: TokenFile, plan: Plan) -> Outlook:
     train = np.asarray(tokens.split("train")[:MAX_TRAIN])
     valid = np.asarray(tokens.split("valid")[:MAX_VALID] if "valid" in tokens.splits else train[:0])
     advice = _advise(tokens, plan)
-    if len(valid) < 2:
+    if len(train) < MIN_TRAIN or len(valid) < 2:
         return Outlook(None, None, 0, advice)
     vocab_size = tokens.tokenizer.vocab_size
     order, _ = choose_order(train, vocab_size)
     counting = float(NGram(train, vocab_size, order).carried(valid)[-1])
-    read = plan.epochs * len(tokens.split("train")) / 1e6
     text = len(tokens.split("train")) / 1e6
+    read = plan.epochs * text
     ratio = math.exp(A + B * math.log(read) + C * math.log(text))
-    return Outlook(counting * ratio, counting, order, advice)
+    measured = plan.model.cell == "lstm"  # for the others there is no rule
+    return Outlook(counting * ratio if measured else None, counting, order, advice)
 
 
 def _advise(tokens: TokenFile, plan: Plan) -> list[str]:
     advice = []
     size = int(tokens.source["bytes"])
     if size < LITTLE_BYTES:
-        advice.append(f"{size / 1000:.0f} kB is little: more text helps more than more minutes")
+        shown = f"{size / 1000:.0f} kB" if size >= 1000 else f"{size} bytes"
+        advice.append(f"{shown} is little: more text helps more than more minutes")
     if plan.epochs > MUCH_READ:
         advice.append(
-            f"{plan.epochs:.0f} passes are many for this text: a third of the time will do nearly "
-            "as well"
+            f"{plan.epochs:.0f} passes are many for one text: if the validation loss rises before "
+            "the end, fewer minutes do as well ('best' is kept in any case)"
         )
     if plan.epochs < LITTLE_READ:
         advice.append(
-            f"the time is enough for {100 * plan.epochs:.0f} % of the text: more minutes help, "
-            "another part of the text would not"
+            f"{100 * plan.epochs:.0f} % of the text will be read: more minutes help, more text "
+            "would not"
         )
     return advice

@@ -45,7 +45,7 @@ SHORT_MUON_RATE = 0.06
 
 @dataclass(frozen=True)
 class Plan:
-    """What will be trained, why, and how long it should take; `planning` is what that took."""
+    """What will be trained, why, and how long it should take, in seconds."""
 
     model: ModelConfig
     config: TrainConfig
@@ -53,7 +53,6 @@ class Plan:
     seconds: float
     epochs: float
     notes: list[str] = field(default_factory=list)
-    planning: float = 0.0
 
     @property
     def tokens_per_second(self) -> float:
@@ -107,11 +106,11 @@ def make_plan(
         TextError: there is nothing to learn from.
         TrainingError: it would not fit into memory.
     """
-    plan = _plan_with(options, train_tokens, valid_tokens, vocab_size, elapsed)
+    began = time.monotonic() - elapsed
+    plan = _plan_with(options, train_tokens, valid_tokens, vocab_size, began)
     better = _second_thoughts(options, plan)
     if better != options:
-        elapsed += plan.planning
-        plan = _plan_with(better, train_tokens, valid_tokens, vocab_size, elapsed)
+        plan = _plan_with(better, train_tokens, valid_tokens, vocab_size, began)
     dropout = choose_dropout(plan.epochs) if options.dropout is None else options.dropout
     notes = list(plan.notes)
     if vocab_size == 1:
@@ -121,9 +120,10 @@ def make_plan(
 
 def _second_thoughts(options: TrainOptions, plan: Plan) -> TrainOptions:
     """What the length of a plan says about optimizer, batch and window, where nobody else does."""
-    if options.optimizer is None and plan.epochs > FEW_PASSES:
+    if options.optimizer is None and options.muon_rate is None and plan.epochs > FEW_PASSES:
         return replace(options, optimizer="adamw")
-    if options.batch_size is None and options.bptt is None and options.max_steps is None:
+    silent = options.batch_size is None and options.bptt is None and options.max_steps is None
+    if silent and plan.config.optimizer == "muon":
         for enough, batch_size, bptt in SHORT_WINDOWS:
             if plan.config.max_steps < enough and plan.config.batch_size >= batch_size:
                 rate = options.muon_rate or SHORT_MUON_RATE
@@ -132,10 +132,9 @@ def _second_thoughts(options: TrainOptions, plan: Plan) -> TrainOptions:
 
 
 def _plan_with(
-    options: TrainOptions, train_tokens: int, valid_tokens: int, vocab_size: int, elapsed: float
+    options: TrainOptions, train_tokens: int, valid_tokens: int, vocab_size: int, began: float
 ) -> Plan:
     """A plan with the optimizer of `options`, or the default, and all but dropout settled."""
-    begin = time.monotonic()
     optimizer = options.optimizer or TrainConfig.optimizer
     wanted = TrainConfig(
         **{
@@ -150,14 +149,14 @@ def _plan_with(
     batch_size, bptt = fit_windows(train_tokens, wanted.batch_size, wanted.bptt)
     if (batch_size, bptt) != (wanted.batch_size, wanted.bptt):
         notes.append(
-            f"the text is small: {batch_size} streams of {bptt} instead of "
-            f"{wanted.batch_size} of {wanted.bptt}"
+            f"the text is small: {batch_size} streams of {bptt} fit, not {wanted.batch_size} of "
+            f"{wanted.bptt}"
         )
     config = replace(wanted, batch_size=batch_size, bptt=bptt)
     model, speed = fit_shape(options, config, train_tokens, vocab_size)
-    planning = time.monotonic() - begin
-    plan = set_budget(options, model, config, speed, train_tokens, valid_tokens, elapsed + planning)
-    return replace(plan, notes=notes, planning=planning)
+    elapsed = time.monotonic() - began
+    plan = set_budget(options, model, config, speed, train_tokens, valid_tokens, elapsed)
+    return replace(plan, notes=notes)
 
 
 def choose_precision(options: TrainOptions) -> str:

@@ -190,7 +190,7 @@ class Trainer:
         raise TrainingError(
             f"training stopped at step {self.step}: the loss was not finite {BAD_WINDOWS} times "
             f"in a row, at learning rate {rate:.3g}; what was learnt before is saved. Start again "
-            "with a lower --learning-rate, or with --precision float32"
+            "with a lower --learning-rate and --muon-rate, or with --precision float32"
         )
 
     def _evaluate(self, valid: Any) -> Iterator[Event]:

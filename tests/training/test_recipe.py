@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from charnn.config import TrainOptions
+from charnn.config import TrainConfig, TrainOptions
 from charnn.training import recipe
 from charnn.training.machine import Speed
 
@@ -108,3 +108,22 @@ def test_more_passes_mean_more_dropout():
     assert 0.0 == dropouts[0]
     assert dropouts == sorted(dropouts)
     assert dropouts[-1] < 0.6
+
+
+def test_a_short_budget_takes_small_windows_unless_told_otherwise():
+    def windows(**options):
+        config = plan(train=10_000_000, **options).config
+        return config.batch_size, config.bptt, config.muon_rate
+
+    usual = TrainConfig.muon_rate
+    assert (32, 32, recipe.SHORT_MUON_RATE) == windows(minutes=0.4)
+    assert (32, 64, recipe.SHORT_MUON_RATE) == windows(minutes=0.8)
+    assert (64, 64, usual) == windows(minutes=2.0)
+    assert (32, 32, 0.01) == windows(minutes=0.4, muon_rate=0.01)
+    assert (64, 128, usual) == windows(minutes=0.4, bptt=128)
+    assert (16, 64, usual) == windows(minutes=0.4, batch_size=16)
+    assert (64, 64, usual) == windows(max_steps=50)
+
+
+def test_a_rate_of_muon_is_a_wish_for_muon():
+    assert "muon" == plan(minutes=2.0, train=50_000, muon_rate=0.03).config.optimizer

@@ -55,7 +55,7 @@ def without_times(path) -> list[dict]:
     [
         {"cell": "lstm"},
         {"cell": "gru", "dropout": 0.3},
-        {"cell": "rnn", "tokenizer": "byte"},
+        {"cell": "rnn", "tokenizer": "byte", "optimizer": "adamw"},
         {
             "cell": "lstm",
             "tokenizer": "sentencepiece",
@@ -170,7 +170,7 @@ def test_a_finished_run_takes_a_new_budget_and_its_rate_rises_again(launch, tmp_
     assert 10 == len(rates)
     assert 30 == trainer.step
     assert max(rates) == pytest.approx(trainer.config.learning_rate * (1 - 21 / 30))
-    assert rates[-1] < rates[0] < max(rates) or rates[-1] < max(rates)
+    assert rates[-1] < rates[0] < max(rates)
     assert any("new budget" in line for line in told)
 
 
