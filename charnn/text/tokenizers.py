@@ -77,11 +77,12 @@ class Tokenizer(ABC):
         return id_dtype(self.vocab_size)
 
     @abstractmethod
-    def encode(self, text: str, unknown: str = "error") -> Ids:
+    def encode(self, text: str, unknown: str = "error", offset: int = 0) -> Ids:
         """The ids of `text`, in the smallest of uint8, uint16 and uint32.
 
         Args:
             unknown: "error", "skip" what is not known, or "replace" it by the nearest known.
+            offset: characters that came before `text`, for the place that an error names.
 
         Raises:
             UnknownCharacter: something in `text` is not known.
@@ -160,7 +161,7 @@ class CharTokenizer(Tokenizer):
         """See `Tokenizer.extended`; it keeps all characters that it has."""
         return CharTokenizer(np.union1d(self.vocabulary, characters))
 
-    def encode(self, text: str, unknown: str = "error") -> Ids:
+    def encode(self, text: str, unknown: str = "error", offset: int = 0) -> Ids:
         """See `Tokenizer.encode`."""
         check_choice(unknown)
         if text.isascii():
@@ -170,16 +171,16 @@ class CharTokenizer(Tokenizer):
         codes = code_points(text)
         ids = self._table[np.minimum(codes, self._table.size - 1)]
         if not ids.all():
-            ids = self._settle(text, codes, ids, unknown)
+            ids = self._settle(text, codes, ids, unknown, offset)
         return (ids - 1).astype(self.dtype)
 
-    def _settle(self, text: str, codes: Ids, ids: Ids, unknown: str) -> Ids:
+    def _settle(self, text: str, codes: Ids, ids: Ids, unknown: str, offset: int) -> Ids:
         places = np.flatnonzero(ids == 0)
         if unknown == "error":
             first = int(places[0])
             if SURROGATES.match(text[first]):
-                raise not_a_character(ord(text[first]), first + 1)
-            raise unknown_character(text[first], first + 1, self._known, len(places) - 1)
+                raise not_a_character(ord(text[first]), offset + first + 1)
+            raise unknown_character(text[first], offset + first + 1, self._known, len(places) - 1)
         if unknown == "replace":
             for code in np.unique(codes[places]):
                 near = nearest(chr(code), self._known, 1)
@@ -205,7 +206,7 @@ class ByteTokenizer(Tokenizer):
     def __init__(self) -> None:
         self.token_bytes = [bytes([value]) for value in range(256)]
 
-    def encode(self, text: str, unknown: str = "error") -> Ids:
+    def encode(self, text: str, unknown: str = "error", offset: int = 0) -> Ids:
         """See `Tokenizer.encode`; unknown is only a surrogate that stands for no byte."""
         check_choice(unknown)
         try:
@@ -213,7 +214,7 @@ class ByteTokenizer(Tokenizer):
         except UnicodeEncodeError as error:
             if unknown == "error":
                 code = ord(text[error.start])
-                raise not_a_character(code, error.start + 1) from None
+                raise not_a_character(code, offset + error.start + 1) from None
             data = NOT_BYTES.sub("", text).encode("utf-8", "surrogateescape")
         return self.encode_bytes(data).copy()
 
@@ -279,12 +280,12 @@ class SentencePieceTokenizer(Tokenizer):
         """
         return cls(pieces.learn(texts, vocab_size))
 
-    def encode(self, text: str, unknown: str = "error") -> Ids:
+    def encode(self, text: str, unknown: str = "error", offset: int = 0) -> Ids:
         """See `Tokenizer.encode`; unknown is only a byte that is not UTF-8."""
         check_choice(unknown)
         surrogate = SURROGATES.search(text)
         if surrogate and unknown == "error":
-            raise not_a_character(ord(surrogate[0]), surrogate.start() + 1)
+            raise not_a_character(ord(surrogate[0]), offset + surrogate.start() + 1)
         if surrogate:
             text = SURROGATES.sub("", text)
         # The newline is a piece by itself: cutting there changes nothing, and is much faster.

@@ -287,7 +287,7 @@ def hostile_files(good: Path, tokens: Path, folder: Path) -> dict[str, bytes]:
         "tokens": tokens.read_bytes(),
         "wide": forged(good, lambda m, _: m["model"].update(hidden_size=10**9)),
         "vocabulary": forged(good, lambda m, _: m["model"].update(vocab_size=9)),
-        "newer": forged(good, lambda m, _: m.update(format=2, charnn="9.9")),
+        "newer": forged(good, lambda m, _: m.update(format=99, charnn="9.9")),
         "deep": forged(good, lambda m, _: m.update(model=json.loads("[" * 500 + "]" * 500))),
         "not finite": forged(good, lambda _, a: a["head.bias"].__setitem__(0, np.nan)),
         "tokenizer": forged(good, lambda m, _: m["tokenizer"].update(kind="../../x")),

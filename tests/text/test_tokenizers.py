@@ -197,6 +197,11 @@ def test_an_unknown_character_is_named_with_its_place_and_its_neighbours() -> No
     assert "\n" not in message
 
 
+def test_the_place_of_an_unknown_character_counts_what_came_before() -> None:
+    with pytest.raises(UnknownCharacter, match="at character 1,003;"):
+        CharTokenizer.learn("ab").encode("abQ", offset=1000)
+
+
 @pytest.mark.parametrize(
     ("character", "known", "expected"),
     [
