@@ -284,7 +284,7 @@ def test_the_char_rnn_arm_trains_in_a_process_of_its_own(tmp_path: Path) -> None
     path = tmp_path / "text.txt"
     path.write_text(TEXT * 10)
     text = trainings.Text(path, *harness.read_split(path))
-    found = trainings.char_rnn(text, 2 / 60, seed=1)
+    found = trainings.char_rnn(text, 12 / 60, seed=1)
     assert found.steps > 0
     assert found.passes == found.steps * 2500 / len(text.train)
     assert all(loss and math.isfinite(loss) for loss in (found.cold, found.carried))
