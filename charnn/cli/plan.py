@@ -143,7 +143,9 @@ def _expectation(plan: Plan, outlook: Outlook) -> list[str]:
         f"speed: {plan.tokens_per_second:,.0f} tokens/s; a model file of {size / 1e6:.1f} MB",
     ]
     if outlook.cold_256 is not None:
-        lines.append(f"expected: validation loss {outlook.cold_256:.1f} nats/token, give or take 0.1")
+        lines.append(
+            f"expected: validation loss {outlook.cold_256:.1f} nats/token, give or take 0.1"
+        )
     if outlook.counting is not None:
         lines.append(f"counting alone: {outlook.counting:.2f} ({outlook.order}-grams)")
     return lines + [f"advice: {line}" for line in outlook.advice]

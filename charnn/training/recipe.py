@@ -37,6 +37,9 @@ SAVE_SECONDS, SAVES_SECONDS = 30.0, 1.0  # between saves; all of them together, 
 STREAM_WINDOWS = 4
 # Muon learns faster, and learns a text by heart sooner: beyond so many passes, AdamW ends lower.
 FEW_PASSES = 10.0
+# What a text bears: more passes, once there are this many steps, only learn it by heart.
+MOST_PASSES, ENOUGH_STEPS = 16, 1000
+EARLY = 0.6  # share of the minutes below which an end is early enough to be said
 # Batch and window where there would be fewer steps than so many: more steps are worth more than
 # their speed, and a higher rate of Muon then too.
 SHORT_WINDOWS = ((300, 32, 32), (600, 32, 64))
@@ -74,10 +77,10 @@ def choose_shape(options: TrainOptions, vocab_size: int, work: float) -> ModelCo
 
 def choose_dropout(epochs: float) -> float:
     """More passes over the same text need more noise; a few need none."""
-    for limit, dropout in ((3.5, 0.0), (6, 0.1), (12, 0.2), (24, 0.3), (60, 0.4)):
+    for limit, dropout in ((3.5, 0.0), (6, 0.1), (16, 0.2), (60, 0.3)):
         if epochs <= limit:
             return dropout
-    return 0.5
+    return 0.4
 
 
 def fit_windows(tokens: int, batch_size: int, bptt: int) -> tuple[int, int]:
@@ -113,9 +116,18 @@ def make_plan(
         plan = _plan_with(better, train_tokens, valid_tokens, vocab_size, began)
     dropout = choose_dropout(plan.epochs) if options.dropout is None else options.dropout
     notes = list(plan.notes)
+    if plan.seconds < EARLY * 60 * (options.minutes or DEFAULT_MINUTES) and _in_minutes(options):
+        notes.append(
+            f"{plan.epochs:.0f} passes, about {plan.seconds / 60:.1f} min, are what this text "
+            "bears: more would learn it by heart (--epochs says otherwise)"
+        )
     if vocab_size == 1:
         notes.append("the text is one symbol over and over: that is all there is to learn from it")
     return replace(plan, model=replace(plan.model, dropout=dropout), notes=notes)
+
+
+def _in_minutes(options: TrainOptions) -> bool:
+    return options.max_steps is None and options.epochs is None
 
 
 def _second_thoughts(options: TrainOptions, plan: Plan) -> TrainOptions:
@@ -221,6 +233,8 @@ def set_budget(
         watched = int(min(watched, WATCH_SHARE * left / MIN_EVALUATIONS / speed.cold_token))
         left = (left - final_tokens * scoring) * (1 - WATCH_SHARE)
         steps = max(1, int(left / speed.step))
+        if not config.schedule_start:
+            steps = min(steps, max(ENOUGH_STEPS, MOST_PASSES * epoch_steps))
     training = steps * speed.step
     evaluation = watched * speed.cold_token
     evaluations = int(WATCH_SHARE * training / max(evaluation, 1e-9))

@@ -127,3 +127,11 @@ def test_a_short_budget_takes_small_windows_unless_told_otherwise():
 
 def test_a_rate_of_muon_is_a_wish_for_muon():
     assert "muon" == plan(minutes=2.0, train=50_000, muon_rate=0.03).config.optimizer
+
+
+def test_a_text_is_read_as_often_as_it_bears_and_no_more():
+    found = plan(minutes=60.0, train=200_000)
+    assert recipe.MOST_PASSES == pytest.approx(found.epochs, rel=0.01)
+    assert "what this text bears" in found.notes[-1]
+    assert recipe.ENOUGH_STEPS == plan(minutes=60.0, train=5_000).config.max_steps
+    assert 40 == pytest.approx(plan(epochs=40.0, train=200_000).epochs, rel=0.01)
