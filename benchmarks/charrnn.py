@@ -45,7 +45,8 @@ class CharRNN(nn.Module):
                 getattr(self.layers, f"bias_ih_l{layer}")[UNITS : 2 * UNITS] = 1.0
                 getattr(self.layers, f"bias_hh_l{layer}")[UNITS : 2 * UNITS] = 0.0
 
-    def forward(self, ids: Tensor, memory: Any) -> tuple[Tensor, Any]:  # noqa: D102 - said above
+    def forward(self, ids: Tensor, memory: Any) -> tuple[Tensor, Any]:
+        """Logits and the memory after, by the shapes above."""
         outputs, memory = self.layers(torch.eye(self.vocab_size)[ids], memory)
         return self.head(outputs), memory
 

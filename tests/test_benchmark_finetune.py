@@ -5,12 +5,8 @@ from __future__ import annotations
 import sys
 from pathlib import Path
 
+import finetune
 import pytest
-
-ROOT = Path(__file__).resolve().parent.parent
-sys.path.insert(0, str(ROOT / "benchmarks"))  # they are scripts, and import each other as such
-
-import finetune  # noqa: E402 - benchmarks is put on the path first
 
 
 def test_a_row_shows_medians_and_the_range_of_the_losses() -> None:
@@ -20,16 +16,6 @@ def test_a_row_shows_medians_and_the_range_of_the_losses() -> None:
     ]
     expected = ["x", "31.0", "100", "4.0", "1.500 (1.400..1.600)", "2.164"]
     assert [*expected, "1.200 (1.200..1.200)", "1.731"] == finetune.row("x", found)
-
-
-def test_help_says_how_to_run_it(
-    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
-) -> None:
-    monkeypatch.setattr(sys, "argv", ["benchmark", "--help"])
-    with pytest.raises(SystemExit) as ended:
-        finetune.main()
-    assert 0 == ended.value.code
-    assert "python benchmarks/finetune.py" in capsys.readouterr().out
 
 
 @pytest.mark.slow

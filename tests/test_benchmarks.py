@@ -10,9 +10,20 @@ from itertools import islice
 from pathlib import Path
 from xml.etree import ElementTree
 
+import charrnn
+import curve
+import finetune
+import harness
+import nanogpt
 import numpy as np
 import pytest
+import quality
+import results
+import scorer
+import speed
+import speed_train
 import torch
+import trainings
 
 from charnn import checkpoint, evaluation
 from charnn.config import GATES, ModelConfig
@@ -21,20 +32,6 @@ from charnn.runs import Run
 from charnn.text.sources import open_source
 from charnn.text.token_file import write_token_file
 from charnn.text.tokenizers import CharTokenizer
-
-ROOT = Path(__file__).resolve().parent.parent
-sys.path.insert(0, str(ROOT / "benchmarks"))  # they are scripts, and import each other as such
-
-import charrnn  # noqa: E402 - benchmarks is put on the path first
-import curve  # noqa: E402 - benchmarks is put on the path first
-import harness  # noqa: E402 - benchmarks is put on the path first
-import nanogpt  # noqa: E402 - benchmarks is put on the path first
-import quality  # noqa: E402 - benchmarks is put on the path first
-import results  # noqa: E402 - benchmarks is put on the path first
-import scorer  # noqa: E402 - benchmarks is put on the path first
-import speed  # noqa: E402 - benchmarks is put on the path first
-import speed_train  # noqa: E402 - benchmarks is put on the path first
-import trainings  # noqa: E402 - benchmarks is put on the path first
 
 TEXT = "To be, or not to be.\n" * 30
 
@@ -336,7 +333,7 @@ def test_the_text_that_is_tokenized_is_ascii_of_the_size_asked_for() -> None:
     assert 65 == len(harness.SYMBOLS)
 
 
-@pytest.mark.parametrize("script", [quality, speed])
+@pytest.mark.parametrize("script", [finetune, quality, speed])
 def test_help_says_how_to_run_it(
     script: object, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -1,4 +1,4 @@
-"""What all commands share: streams, colours, errors in one line, options with one spelling.
+"""What all commands share: streams, colours, errors in one line.
 
 Nothing heavy is imported here: `charnn --help` and the first sampled character wait for it.
 """
@@ -13,8 +13,7 @@ import time
 import traceback
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from pathlib import Path
-from typing import Annotated, Any, NoReturn, TextIO
+from typing import Any, NoReturn, TextIO
 
 import typer
 
@@ -23,31 +22,6 @@ from charnn.errors import CharnnError, ConfigError, FileError
 # Bidirectional controls reorder what a terminal shows; line separators break lines.
 HIDDEN = {0x061C, 0x200E, 0x200F, 0x2028, 0x2029, *range(0x202A, 0x202F), *range(0x2066, 0x206A)}
 
-ModelOption = Annotated[
-    str | None,
-    typer.Option(
-        "-m",
-        "--model",
-        metavar="MODEL",
-        help="A run's name, its folder or a .safetensors file. [default: the newest run's best]",
-        show_default=False,
-    ),
-]
-CheckpointsOption = Annotated[
-    Path,
-    typer.Option(
-        "--checkpoints",
-        metavar="DIR",
-        envvar="CHARNN_CHECKPOINTS",
-        help="The folder that holds the runs.",
-        show_envvar=True,
-    ),
-]
-JsonOption = Annotated[
-    bool, typer.Option("--json", help="Print JSON on stdout, nothing else there.")
-]
-QuietOption = Annotated[bool, typer.Option("-q", "--quiet", help="Say nothing but errors.")]
-DEFAULT_CHECKPOINTS = Path("checkpoints")
 SECONDS_BETWEEN_LINES = 2.0
 BEGAN = time.monotonic() - time.process_time()  # a budget counts from the start of the process
 

@@ -7,14 +7,8 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from charnn.cli.console import (
-    JsonOption,
-    QuietOption,
-    print_json,
-    progress_lines,
-    put,
-    say,
-)
+from charnn.cli.console import print_json, progress_lines, put, say
+from charnn.cli.options import JsonOption, QuietOption
 from charnn.cli.signals import OrderlyEnd
 from charnn.errors import TextError
 

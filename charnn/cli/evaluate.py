@@ -7,15 +7,16 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from charnn.cli.console import (
+from charnn.cli.console import print_json, progress_lines, put
+from charnn.cli.options import (
     DEFAULT_CHECKPOINTS,
     CheckpointsOption,
+    DeviceOption,
+    EncodingOption,
     JsonOption,
     ModelOption,
     QuietOption,
-    print_json,
-    progress_lines,
-    put,
+    ThreadsOption,
 )
 from charnn.config import PROTOCOLS, TOKENS_SUFFIX
 from charnn.errors import ConfigError, DamagedFile, TextError
@@ -48,11 +49,9 @@ def evaluate(
     unknown: Annotated[
         str, typer.Option(help="Characters the model never saw: error or skip.")
     ] = "error",
-    encoding: Annotated[str, typer.Option(help="How the text's bytes are read.")] = "utf-8",
-    threads: Annotated[
-        int | None, typer.Option(help="Processor threads. [default: auto]", show_default=False)
-    ] = None,
-    device: Annotated[str, typer.Option(help="auto, cpu, cuda or mps.")] = "auto",
+    encoding: EncodingOption = "utf-8",
+    threads: ThreadsOption = None,
+    device: DeviceOption = "auto",
     checkpoints: CheckpointsOption = DEFAULT_CHECKPOINTS,
     json: JsonOption = False,
     quiet: QuietOption = False,

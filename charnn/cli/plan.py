@@ -9,18 +9,20 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from charnn.cli.console import (
-    BEGAN,
+from charnn.cli.console import BEGAN, no_talk, note, print_json, progress_lines, put
+from charnn.cli.options import (
+    DeviceOption,
+    EncodingOption,
     JsonOption,
+    PrecisionOption,
     QuietOption,
-    no_talk,
-    note,
-    print_json,
-    progress_lines,
-    put,
+    TextsArgument,
+    ThreadsOption,
+    TokenizerOption,
+    VocabSizeOption,
 )
 from charnn.cli.signals import OrderlyEnd
-from charnn.config import DEFAULT_MINUTES, DEFAULT_TOKENIZER, ModelConfig, TrainOptions
+from charnn.config import DEFAULT_MINUTES, ModelConfig, TrainOptions
 
 if TYPE_CHECKING:
     from charnn.training.outlook import Outlook
@@ -29,43 +31,17 @@ if TYPE_CHECKING:
 
 
 def plan(
-    texts: Annotated[
-        list[str],
-        typer.Argument(
-            metavar="TEXT...",
-            help="Files, folders, '-' for stdin, one .tokens file, or a corpus by name.",
-            show_default=False,
-        ),
-    ],
+    texts: TextsArgument,
     minutes: Annotated[
         float, typer.Option(help="Budget in minutes, everything included.")
     ] = DEFAULT_MINUTES,
     cell: Annotated[str, typer.Option(help="Recurrent cell: lstm, gru or rnn.")] = ModelConfig.cell,
-    tokenizer: Annotated[
-        str | None,
-        typer.Option(
-            help=f"char, byte or sentencepiece. [default: {DEFAULT_TOKENIZER}]",
-            show_default=False,
-        ),
-    ] = None,
-    vocab_size: Annotated[
-        int | None,
-        typer.Option(
-            help="Pieces that sentencepiece learns. [default: by the size of the text]",
-            show_default=False,
-        ),
-    ] = None,
-    encoding: Annotated[
-        str, typer.Option(help="How the text's bytes are read.")
-    ] = TrainOptions.encoding,
-    precision: Annotated[
-        str, typer.Option(help="Of the recurrent layers: float32, bfloat16, or auto.")
-    ] = TrainOptions.precision,
-    threads: Annotated[
-        int | None,
-        typer.Option(help="Processor threads. [default: auto]", show_default=False),
-    ] = None,
-    device: Annotated[str, typer.Option(help="auto, cpu, cuda or mps.")] = TrainOptions.device,
+    tokenizer: TokenizerOption = None,
+    vocab_size: VocabSizeOption = None,
+    encoding: EncodingOption = TrainOptions.encoding,
+    precision: PrecisionOption = TrainOptions.precision,
+    threads: ThreadsOption = None,
+    device: DeviceOption = TrainOptions.device,
     as_json: JsonOption = False,
     quiet: QuietOption = False,
 ) -> None:

@@ -5,14 +5,8 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-from charnn.cli.console import (
-    DEFAULT_CHECKPOINTS,
-    CheckpointsOption,
-    JsonOption,
-    print_json,
-    put,
-    say,
-)
+from charnn.cli.console import print_json, put, say
+from charnn.cli.options import DEFAULT_CHECKPOINTS, CheckpointsOption, JsonOption
 from charnn.errors import FileError
 
 

@@ -9,16 +9,13 @@ from typing import TYPE_CHECKING, Annotated, Literal
 
 import typer
 
-from charnn.cli.console import (
+from charnn.cli.console import give_up_stdout, print_json, say, visible
+from charnn.cli.options import (
     DEFAULT_CHECKPOINTS,
     CheckpointsOption,
     JsonOption,
     ModelOption,
     QuietOption,
-    give_up_stdout,
-    print_json,
-    say,
-    visible,
 )
 from charnn.config import MAX_SEED, SamplingConfig
 from charnn.errors import FileError

@@ -7,14 +7,8 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from charnn.cli.console import (
-    DEFAULT_CHECKPOINTS,
-    CheckpointsOption,
-    JsonOption,
-    print_json,
-    put,
-    visible,
-)
+from charnn.cli.console import print_json, put, visible
+from charnn.cli.options import DEFAULT_CHECKPOINTS, CheckpointsOption, JsonOption
 from charnn.errors import DamagedFile
 
 if TYPE_CHECKING:

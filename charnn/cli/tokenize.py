@@ -8,7 +8,15 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from charnn.cli.console import JsonOption, QuietOption, print_json, progress_lines, say
+from charnn.cli.console import print_json, progress_lines, say
+from charnn.cli.options import (
+    EncodingOption,
+    JsonOption,
+    QuietOption,
+    SplitOption,
+    ValidOption,
+    VocabSizeOption,
+)
 from charnn.cli.signals import OrderlyEnd
 from charnn.cli.train import parse_split
 from charnn.config import DEFAULT_TOKENIZER, TOKENS_SUFFIX, TrainOptions
@@ -40,23 +48,10 @@ def tokenize(
     tokenizer: Annotated[
         str, typer.Option(help="char, byte or sentencepiece.")
     ] = DEFAULT_TOKENIZER,
-    vocab_size: Annotated[
-        int | None,
-        typer.Option(
-            help="Pieces that sentencepiece learns. [default: by the size of the text]",
-            show_default=False,
-        ),
-    ] = None,
-    split: Annotated[
-        str, typer.Option(help="Percent of the text for training, validation[, test].")
-    ] = ",".join(map(str, TrainOptions.split)),
-    valid: Annotated[
-        str | None,
-        typer.Option(metavar="FILE", help="Validate on this text instead.", show_default=False),
-    ] = None,
-    encoding: Annotated[
-        str, typer.Option(help="How the text's bytes are read.")
-    ] = TrainOptions.encoding,
+    vocab_size: VocabSizeOption = None,
+    split: SplitOption = ",".join(map(str, TrainOptions.split)),
+    valid: ValidOption = None,
+    encoding: EncodingOption = TrainOptions.encoding,
     as_json: JsonOption = False,
     quiet: QuietOption = False,
 ) -> None:

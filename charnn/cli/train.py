@@ -8,25 +8,27 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from charnn.cli.console import (
-    BEGAN,
+from charnn.cli.console import BEGAN, no_talk, note, print_json, progress_lines, say, warn
+from charnn.cli.options import (
     DEFAULT_CHECKPOINTS,
     CheckpointsOption,
+    DeviceOption,
+    EncodingOption,
     JsonOption,
+    PrecisionOption,
     QuietOption,
-    no_talk,
-    note,
-    print_json,
-    progress_lines,
-    say,
-    warn,
+    SplitOption,
+    ThreadsOption,
+    TokenizerOption,
+    ValidOption,
+    VocabSizeOption,
+    option,
 )
 from charnn.cli.plan import describe, show_plan
 from charnn.cli.signals import OrderlyEnd
 from charnn.config import (
     BATCH_SIZES,
     DEFAULT_MINUTES,
-    DEFAULT_TOKENIZER,
     OPTIMIZERS,
     ModelConfig,
     TrainConfig,
@@ -40,13 +42,6 @@ if TYPE_CHECKING:
 
 BUDGET = ("minutes", "epochs", "max_steps")
 ON_RESUME = (*BUDGET, "resume", "name", "threads", "device", "checkpoints", "json", "quiet")
-
-
-def option(*names: str, text: str, auto: bool = True) -> Any:
-    """An option whose default, if it is None, is shown as auto."""
-    return typer.Option(
-        *names, help=f"{text} [default: auto]" if auto else text, show_default=not auto
-    )
 
 
 def train(
@@ -144,33 +139,12 @@ def train(
         float | None,
         option("--weight-decay", text=f"Decay of the matrices, {TrainConfig.weight_decay:g}."),
     ] = None,
-    precision: Annotated[
-        str,
-        typer.Option(
-            help="Of the recurrent layers: float32, bfloat16, or auto, which is bfloat16 where "
-            "the processor has it."
-        ),
-    ] = TrainOptions.precision,
-    tokenizer: Annotated[
-        str | None,
-        typer.Option(
-            help=f"char, byte or sentencepiece. [default: {DEFAULT_TOKENIZER}]",
-            show_default=False,
-        ),
-    ] = None,
-    vocab_size: Annotated[
-        int | None, option("--vocab-size", text="Pieces that sentencepiece learns.")
-    ] = None,
-    split: Annotated[
-        str, typer.Option(help="Percent of the text for training, validation[, test].")
-    ] = ",".join(map(str, TrainOptions.split)),
-    valid: Annotated[
-        str | None,
-        typer.Option(metavar="FILE", help="Validate on this text instead.", show_default=False),
-    ] = None,
-    encoding: Annotated[
-        str, typer.Option(help="How the text's bytes are read.")
-    ] = TrainOptions.encoding,
+    precision: PrecisionOption = TrainOptions.precision,
+    tokenizer: TokenizerOption = None,
+    vocab_size: VocabSizeOption = None,
+    split: SplitOption = ",".join(map(str, TrainOptions.split)),
+    valid: ValidOption = None,
+    encoding: EncodingOption = TrainOptions.encoding,
     eval_every: Annotated[
         int | None, option("--eval-every", text="Steps between validations; 0: at the end only.")
     ] = None,
@@ -183,8 +157,8 @@ def train(
     seed: Annotated[
         int | None, typer.Option(help="Of all randomness. [default: drawn]", show_default=False)
     ] = None,
-    threads: Annotated[int | None, option("--threads", text="Processor threads.")] = None,
-    device: Annotated[str, typer.Option(help="auto, cpu, cuda or mps.")] = TrainOptions.device,
+    threads: ThreadsOption = None,
+    device: DeviceOption = TrainOptions.device,
     dry_run: Annotated[
         bool,
         typer.Option("--dry-run", help="Show what would be trained, and leave nothing behind."),

@@ -19,6 +19,7 @@ from charnn.errors import ConfigError, TrainingError
 from charnn.evaluation import COLD_WINDOW, evaluation_batch
 from charnn.model import LanguageModel
 from charnn.training.optimizer import Optimizer
+from charnn.version import __version__
 
 MALLOPT_TRIM_THRESHOLD, MALLOPT_MMAP_THRESHOLD = -1, -3
 KEEP_BYTES = 1 << 30
@@ -95,6 +96,7 @@ def _cpu_info(key: str) -> str:
 def environment(config: TrainConfig) -> dict[str, str]:
     """What must be the same for a resumed run to repeat the same bits."""
     return {
+        "charnn": __version__,
         "torch": torch.__version__,
         "threads": str(config.threads),
         "precision": config.precision,

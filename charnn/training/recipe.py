@@ -39,7 +39,6 @@ STREAM_WINDOWS = 4
 FEW_PASSES = 10.0
 # What a text bears: more passes, once there are this many steps, only learn it by heart.
 MOST_PASSES, ENOUGH_STEPS = 16, 1000
-EARLY = 0.6  # share of the minutes below which an end is early enough to be said
 # Batch and window where there would be fewer steps than so many: more steps are worth more than
 # their speed, and a higher rate of Muon then too.
 SHORT_WINDOWS = ((300, 32, 32), (600, 32, 64))
@@ -115,19 +114,11 @@ def make_plan(
     if better != options:
         plan = _plan_with(better, train_tokens, valid_tokens, vocab_size, began)
     dropout = choose_dropout(plan.epochs) if options.dropout is None else options.dropout
-    notes = list(plan.notes)
-    if plan.seconds < EARLY * 60 * (options.minutes or DEFAULT_MINUTES) and _in_minutes(options):
-        notes.append(
-            f"{plan.epochs:.0f} passes, about {plan.seconds / 60:.1f} min, are what this text "
-            "bears: more would learn it by heart (--epochs says otherwise)"
-        )
     if vocab_size == 1:
-        notes.append("the text is one symbol over and over: that is all there is to learn from it")
-    return replace(plan, model=replace(plan.model, dropout=dropout), notes=notes)
-
-
-def _in_minutes(options: TrainOptions) -> bool:
-    return options.max_steps is None and options.epochs is None
+        plan.notes.append(
+            "the text is one symbol over and over: that is all there is to learn from it"
+        )
+    return replace(plan, model=replace(plan.model, dropout=dropout))
 
 
 def _second_thoughts(options: TrainOptions, plan: Plan) -> TrainOptions:
@@ -168,7 +159,7 @@ def _plan_with(
     model, speed = fit_shape(options, config, train_tokens, vocab_size)
     elapsed = time.monotonic() - began
     plan = set_budget(options, model, config, speed, train_tokens, valid_tokens, elapsed)
-    return replace(plan, notes=notes)
+    return replace(plan, notes=notes + plan.notes)
 
 
 def choose_precision(options: TrainOptions) -> str:
@@ -222,6 +213,7 @@ def set_budget(
     epoch_steps = (train_tokens - 1) // config.batch_size // config.bptt
     scoring = speed.cold_token + speed.carried_token
     final_tokens, watched = valid_tokens, min(valid_tokens, TrainConfig.valid_tokens)
+    bears = math.inf
     if options.max_steps is not None:
         steps = options.max_steps
     elif options.epochs is not None:
@@ -234,7 +226,9 @@ def set_budget(
         left = (left - final_tokens * scoring) * (1 - WATCH_SHARE)
         steps = max(1, int(left / speed.step))
         if not config.schedule_start:
-            steps = min(steps, max(ENOUGH_STEPS, MOST_PASSES * epoch_steps))
+            bears = max(ENOUGH_STEPS, MOST_PASSES * epoch_steps)
+    ends_early = steps > bears
+    steps = int(min(steps, bears))
     training = steps * speed.step
     evaluation = watched * speed.cold_token
     evaluations = int(WATCH_SHARE * training / max(evaluation, 1e-9))
@@ -256,4 +250,10 @@ def set_budget(
         **{name: n for name, n in automatic.items() if name not in kept},
     )
     seconds = training + evaluations * evaluation + settled.final_tokens * scoring
-    return Plan(model, settled, speed, seconds, steps / epoch_steps)
+    plan = Plan(model, settled, speed, seconds, steps / epoch_steps)
+    if ends_early:
+        plan.notes.append(
+            f"{plan.epochs:,.0f} passes, about {seconds / 60:.1f} min, are what this text bears: "
+            "more would learn it by heart (--epochs says otherwise)"
+        )
+    return plan

@@ -111,6 +111,8 @@ class Trainer:
         first_step, overrun_told = self.step, False
         if self.step == 0:
             yield from self._save()
+            if self.origin is not None and self.valid is not None:
+                yield from self._evaluate(self.valid)  # `best` is no worse than what it began as
         while self.step < config.max_steps and not self.stopping:
             at = time.monotonic()
             done = self._train_window()

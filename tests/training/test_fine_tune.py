@@ -7,6 +7,7 @@ import json
 import numpy as np
 import pytest
 import torch
+from driving import finish, stop_after
 
 from charnn import checkpoint
 from charnn.config import TrainOptions
@@ -16,24 +17,12 @@ from charnn.model import CELLS
 from charnn.text.sources import open_source
 from charnn.text.token_file import write_token_file
 from charnn.text.tokenizers import tokenizer_from_dict
-from charnn.training import events
 from charnn.training.launch import resume, start
 
 OLD = "the goat is not a sailor.\n"
 NEW = "Très haut: the WIND, the goat & the sea…\n" * 30  # lacks i and l
 SYMBOL_ROWS = ("embedding.weight", "head.weight", "head.bias")
 KINDS = ("char", "byte", "sentencepiece")
-
-
-def finish(trainer) -> None:
-    for _ in trainer.run():
-        pass
-
-
-def stop_after(trainer, step: int) -> None:
-    for event in trainer.run():
-        if isinstance(event, events.StepDone) and event.step == step:
-            trainer.stop()
 
 
 def logits_of(network, ids) -> torch.Tensor:
@@ -161,6 +150,18 @@ def test_a_fine_tuned_model_names_its_base_by_digest_alone(launch, base, new, tm
         assert {"digest": old.digest} == checkpoint.load(file).info["from"]
         assert str(tmp_path) not in json.dumps(checkpoint.peek(file))
     assert "from" not in old.info
+
+
+def test_fine_tuning_leaves_no_model_worse_than_the_one_it_began_as(launch, base):
+    base(max_steps=150)
+    with launch(from_model="base", name="ruined", learning_rate=9.0, max_steps=10) as trainer:
+        before = trainer.checkpoint().weights
+        finish(trainer)
+    first, *later = trainer.history
+    assert 0 == first["step"]
+    assert all(entry["cold_256"] > first["cold_256"] for entry in later)
+    best = checkpoint.load(trainer.home.best)
+    assert all(np.array_equal(before[name], best.weights[name]) for name in before)
 
 
 def test_a_model_is_a_name_a_folder_or_a_file(launch, base, new, tmp_path):

@@ -5,6 +5,7 @@ from __future__ import annotations
 import pytest
 
 from charnn.config import TrainConfig, TrainOptions
+from charnn.errors import ConfigError
 from charnn.training import recipe
 from charnn.training.machine import Speed
 
@@ -129,9 +130,15 @@ def test_a_rate_of_muon_is_a_wish_for_muon():
     assert "muon" == plan(minutes=2.0, train=50_000, muon_rate=0.03).config.optimizer
 
 
+def test_a_rate_of_muon_contradicts_adamw():
+    with pytest.raises(ConfigError, match="--muon-rate is for --optimizer muon"):
+        TrainOptions(optimizer="adamw", muon_rate=0.03)
+
+
 def test_a_text_is_read_as_often_as_it_bears_and_no_more():
     found = plan(minutes=60.0, train=200_000)
     assert recipe.MOST_PASSES == pytest.approx(found.epochs, rel=0.01)
     assert "what this text bears" in found.notes[-1]
     assert recipe.ENOUGH_STEPS == plan(minutes=60.0, train=5_000).config.max_steps
+    assert [] == plan(minutes=0.05, elapsed=5.0).notes, "too little time is not too little text"
     assert 40 == pytest.approx(plan(epochs=40.0, train=200_000).epochs, rel=0.01)

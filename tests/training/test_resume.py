@@ -6,6 +6,7 @@ import json
 
 import numpy as np
 import pytest
+from driving import finish, stop_after
 
 from charnn import checkpoint
 from charnn.config import TrainOptions
@@ -15,17 +16,6 @@ from charnn.text.sources import open_source
 from charnn.text.token_file import write_token_file
 from charnn.training import events
 from charnn.training.launch import resume
-
-
-def finish(trainer) -> None:
-    for _ in trainer.run():
-        pass
-
-
-def stop_after(trainer, step: int) -> None:
-    for event in trainer.run():
-        if isinstance(event, events.StepDone) and event.step == step:
-            trainer.stop()
 
 
 def same(a: checkpoint.Checkpoint, b: checkpoint.Checkpoint) -> None:

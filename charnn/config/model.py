@@ -1,0 +1,91 @@
+"""What a model is."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass
+from typing import Any
+
+from charnn.config.checks import build, require, require_int, require_number
+
+# Gates of each cell, in the order in which their rows lie in the weights.
+GATES = {"rnn": ("h",), "gru": ("r", "z", "n"), "lstm": ("i", "f", "g", "o")}
+STATES = {"rnn": ("h",), "gru": ("h",), "lstm": ("h", "c")}
+
+# Far above what a laptop trains, far below what would exhaust memory while a header is checked.
+MAX_VOCAB_SIZE = 1 << 21
+MAX_HIDDEN_SIZE = 1 << 15
+MAX_LAYERS = 256
+
+
+def is_gate_matrix(name: str) -> bool:
+    """Whether a weight is the input or the recurrent matrix of a layer: what Muon is for."""
+    return name.endswith((".weight_ih", ".weight_hh"))
+
+
+@dataclass(frozen=True)
+class ModelConfig:
+    """The shape of a language model: everything needed to rebuild its tensors.
+
+    V is ``vocab_size``, E ``embedding_size``, H ``hidden_size``; layer 0 reads E features, the
+    others H. A residual path joins input and output of a layer where the two widths agree.
+    """
+
+    vocab_size: int
+    cell: str = "lstm"
+    embedding_size: int = 256
+    hidden_size: int = 256
+    num_layers: int = 3
+    dropout: float = 0.0
+
+    def __post_init__(self) -> None:
+        require(
+            self.cell in GATES,
+            f"unknown cell {self.cell!r}; choose from {', '.join(sorted(GATES))}",
+        )
+        require_int("vocab_size", self.vocab_size, 1, MAX_VOCAB_SIZE)
+        require_int("embedding_size", self.embedding_size, 1, MAX_HIDDEN_SIZE)
+        require_int("hidden_size", self.hidden_size, 1, MAX_HIDDEN_SIZE)
+        require_int("num_layers", self.num_layers, 1, MAX_LAYERS)
+        require_number("dropout", self.dropout, 0.0, 0.95)
+
+    def input_size(self, layer: int) -> int:
+        """Features that a layer reads: E for layer 0, H above it."""
+        return self.embedding_size if layer == 0 else self.hidden_size
+
+    def tensor_shapes(self) -> dict[str, tuple[int, ...]]:
+        """Name and shape of every weight, in the order of the forward pass."""
+        v, h, rows = self.vocab_size, self.hidden_size, len(GATES[self.cell]) * self.hidden_size
+        shapes: dict[str, tuple[int, ...]] = {"embedding.weight": (v, self.embedding_size)}
+        for layer in range(self.num_layers):
+            d = self.input_size(layer)
+            shapes[f"layers.{layer}.norm.weight"] = (d,)
+            shapes[f"layers.{layer}.norm.bias"] = (d,)
+            shapes[f"layers.{layer}.cell.weight_ih"] = (rows, d)
+            shapes[f"layers.{layer}.cell.weight_hh"] = (rows, h)
+            shapes[f"layers.{layer}.cell.bias"] = (rows,)
+            if self.cell == "gru":
+                shapes[f"layers.{layer}.cell.bias_hn"] = (h,)
+        shapes["norm.weight"] = shapes["norm.bias"] = (h,)
+        shapes["head.weight"] = (v, h)
+        shapes["head.bias"] = (v,)
+        return shapes
+
+    @property
+    def parameters(self) -> int:
+        """How many numbers are learnt."""
+        return sum(math.prod(shape) for shape in self.tensor_shapes().values())
+
+    def to_dict(self) -> dict[str, Any]:
+        """As JSON values."""
+        return asdict(self)
+
+    @classmethod
+    def from_dict(cls, values: Mapping[str, Any]) -> ModelConfig:
+        """Inverse of `to_dict`.
+
+        Raises:
+            ConfigError: a setting is missing, unknown or out of range.
+        """
+        return build(cls, values)
