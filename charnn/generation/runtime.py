@@ -18,12 +18,11 @@ import math
 from abc import ABC, abstractmethod
 from collections.abc import Iterable, Mapping
 from functools import partial
-from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
 
-from charnn.config import ModelConfig
+from charnn.config import STATES, ModelConfig
 
 Array = NDArray[np.float32]
 NORM_EPSILON = 1e-5
@@ -35,33 +34,12 @@ CACHE_LINE = 64
 quiet = partial(np.errstate, over="ignore", invalid="ignore")
 
 
-class RNNState(NamedTuple):
-    """State of one vanilla layer: h (H,)."""
-
-    h: Array
-
-
-class GRUState(NamedTuple):
-    """State of one GRU layer: h (H,)."""
-
-    h: Array
-
-
-class LSTMState(NamedTuple):
-    """State of one LSTM layer: h (H,) and c (H,)."""
-
-    h: Array
-    c: Array
-
-
-LayerState = RNNState | GRUState | LSTMState
-State = tuple[LayerState, ...]
+# Of all layers: (num_layers, parts, H), the parts in the order of `config.STATES`.
+State = Array
 
 
 class Cell(ABC):
     """One recurrent layer; what it reads comes in already multiplied by W_ih, with its bias."""
-
-    state_type: type[LayerState]
 
     def __init__(self, weight_hh: Array, weights: Mapping[str, Array], prefix: str) -> None:
         """Takes W_hh, arranged and transposed: (H, rows); what else it needs is in `weights`."""
@@ -73,20 +51,18 @@ class Cell(ABC):
         return rows
 
     @abstractmethod
-    def step(self, inputs: Array, state: Any) -> LayerState:
-        """One step: inputs (rows,) and a state to a new state; neither is changed."""
+    def step(self, inputs: Array, state: Array, after: Array) -> None:
+        """One step: inputs (rows,) and a state (parts, H), the new one into `after`."""
 
 
 class RNNCell(Cell):
     """h' = tanh(W_ih x + W_hh h + b) (Elman 1990)."""
 
-    state_type = RNNState
-
-    def step(self, inputs: Array, state: RNNState) -> RNNState:
+    def step(self, inputs: Array, state: Array, after: Array) -> None:
         """One step of the equations above."""
-        h = state.h.dot(self.weight_hh)
+        h = state[0].dot(self.weight_hh, after[0])
         h += inputs
-        return RNNState(np.tanh(h, h))
+        np.tanh(h, h)
 
 
 class GRUCell(Cell):
@@ -95,8 +71,6 @@ class GRUCell(Cell):
     r, z = sigmoid(W_ih x + W_hh h + b);  n = tanh(W_in x + b_n + r (W_hn h + b_hn));
     h' = (1 - z) n + z h.
     """
-
-    state_type = GRUState
 
     def __init__(self, weight_hh: Array, weights: Mapping[str, Array], prefix: str) -> None:
         """As `Cell`, and b_hn (H,) from `weights`."""
@@ -114,10 +88,11 @@ class GRUCell(Cell):
         r, z, n = np.split(rows, 3)
         return np.concatenate([0.5 * r, 0.5 * z, n])
 
-    def step(self, inputs: Array, state: GRUState) -> GRUState:
+    def step(self, inputs: Array, state: Array, after: Array) -> None:
         """One step of the equations above."""
         rz, n, half = self.rz, self.n, self.half
-        state.h.dot(self.weight_hh, self.gates)
+        before, h = state[0], after[0]
+        before.dot(self.weight_hh, self.gates)
         rz += inputs[: half.size]
         np.tanh(rz, rz)
         rz *= half
@@ -126,10 +101,9 @@ class GRUCell(Cell):
         n *= self.r
         n += inputs[half.size :]
         np.tanh(n, n)
-        h = state.h - n
+        np.subtract(before, n, h)
         h *= self.z
         h += n
-        return GRUState(h)
 
 
 class LSTMCell(Cell):
@@ -138,8 +112,6 @@ class LSTMCell(Cell):
     i, f, o = sigmoid(a) and g = tanh(a), each of its rows of a = W_ih x + W_hh h + b;
     c' = f c + i g;  h' = o tanh(c').
     """
-
-    state_type = LSTMState
 
     def __init__(self, weight_hh: Array, weights: Mapping[str, Array], prefix: str) -> None:
         """As `Cell`."""
@@ -156,20 +128,20 @@ class LSTMCell(Cell):
         i, f, g, o = np.split(rows, 4)
         return np.concatenate([0.5 * i, 0.5 * f, 0.5 * o, g])
 
-    def step(self, inputs: Array, state: LSTMState) -> LSTMState:
+    def step(self, inputs: Array, state: Array, after: Array) -> None:
         """One step of the equations above."""
         gates, ifo, g, half = self.gates, self.ifo, self.g, self.half
-        state.h.dot(self.weight_hh, gates)
+        h, c = after
+        state[0].dot(self.weight_hh, gates)
         gates += inputs
         np.tanh(gates, gates)
         ifo *= half
         ifo += half
-        c = state.c * self.f
+        np.multiply(state[1], self.f, c)
         g *= self.i
         c += g
-        h = np.tanh(c)
+        np.tanh(c, h)
         h *= self.o
-        return LSTMState(h, c)
 
 
 CELLS: dict[str, type[Cell]] = {"rnn": RNNCell, "gru": GRUCell, "lstm": LSTMCell}
@@ -218,9 +190,10 @@ class NumpyModel:
 
     def initial_state(self) -> State:
         """The state at the start of a text: zeros."""
-        state_type = CELLS[self.config.cell].state_type
-        layer = state_type(*(np.zeros_like(self._mean) for _ in state_type._fields))
-        return (layer,) * self.config.num_layers
+        config = self.config
+        return np.zeros(
+            (config.num_layers, len(STATES[config.cell]), config.hidden_size), np.float32
+        )
 
     @quiet()
     def step(self, token: int, state: State) -> tuple[Array, State]:
@@ -241,22 +214,21 @@ class NumpyModel:
     def _advance(self, token: int, state: State) -> tuple[Array, State]:
         """The normalised output of the last layer (H,), norm weight and bias apart; new state."""
         x, inputs = self._first.get(token) or self._read(token)
-        size, after = self._mean.size, []
+        size, after = self._mean.size, np.empty_like(state)
         features = x
         for layer, cell in enumerate(self._cells):
             if layer:
                 inputs = features.dot(self._projections[layer], self._inputs)
                 inputs += self._biases[layer]
-            new = cell.step(inputs, state[layer])
-            after.append(new)
-            y = new.h
+            cell.step(inputs, state[layer], after[layer])
+            y = after[layer, 0]
             if self._residual[layer]:
                 x = x + y
                 x -= x.dot(self._mean)
             else:
                 x = y - y.dot(self._mean)
             features = x * (1.0 / math.sqrt(x.dot(x) / size + NORM_EPSILON))
-        return features, tuple(after)
+        return features, after
 
     def _read(self, token: int) -> tuple[Array, Array]:
         """What layer 0 is given for a token: the embedding less its mean (E,), inputs (rows,)."""

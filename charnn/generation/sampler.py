@@ -162,11 +162,6 @@ class Sampler:
 
         Loaded into another sampler of the same model and filters it is a fork: both go on alike.
         """
-        state = {
-            f"state.{layer}.{part}": value.copy()
-            for layer, parts in enumerate(self._state)
-            for part, value in parts._asdict().items()
-        }
         logits = np.empty(0, np.float32) if self._logits is None else self._logits.copy()
         return {
             "generator": np.array(self._generator.state, np.uint32),
@@ -174,7 +169,7 @@ class Sampler:
             "logits": logits,
             "nats": self.nats,
             "tokens": self.tokens,
-            **state,
+            "state": self._state.copy(),
         }
 
     def load_state_dict(self, values: Mapping[str, Any]) -> None:
@@ -183,11 +178,8 @@ class Sampler:
         Raises:
             CharnnError: they come from a model of another shape; nothing is changed then.
         """
-        own = self.state_dict()
-        shapes = {name: np.shape(value) for name, value in own.items() if name.startswith("state.")}
-        if values.keys() != own.keys() or any(
-            np.shape(values[name]) != shape for name, shape in shapes.items()
-        ):
+        shape = np.shape(values.get("state", ()))
+        if values.keys() != self.state_dict().keys() or shape != self._state.shape:
             raise CharnnError("this sampler state belongs to a model of another shape")
         a, b, c, counter = (int(word) for word in values["generator"])
         self._generator.state = (a, b, c, counter)
@@ -195,12 +187,4 @@ class Sampler:
         logits = np.array(values["logits"], np.float32)
         self._logits = logits if logits.size else None
         self.nats, self.tokens = float(values["nats"]), int(values["tokens"])
-        self._state = tuple(
-            type(parts)(
-                **{
-                    part: np.array(values[f"state.{layer}.{part}"], np.float32)
-                    for part in parts._fields
-                }
-            )
-            for layer, parts in enumerate(self._state)
-        )
+        self._state = np.array(values["state"], np.float32)

@@ -1,6 +1,5 @@
 import math
 from collections import Counter
-from typing import NamedTuple
 
 import numpy as np
 import pytest
@@ -12,10 +11,6 @@ from charnn.generation.runtime import NumpyModel
 from charnn.generation.sampler import Sampler, Sfc32, draw, draw_seed
 
 
-class Memory(NamedTuple):
-    h: np.ndarray
-
-
 class Successor:
     """A network without a network: after n comes n + 1 (mod V), with `logit` against 0."""
 
@@ -23,12 +18,12 @@ class Successor:
         self.vocab_size, self.logit = vocab_size, logit
 
     def initial_state(self):
-        return (Memory(np.zeros(1, np.float32)),)
+        return np.zeros(1, np.float32)
 
     def step(self, token, state):
         logits = np.zeros(self.vocab_size, np.float32)
         logits[(token + 1) % self.vocab_size] = self.logit
-        return logits, (Memory(state[0].h + 1),)
+        return logits, state + 1
 
     def feed(self, tokens, state):
         for token in tokens:
@@ -144,7 +139,7 @@ def test_each_id_is_read_once():
     sampler = Sampler(model, 1)
     sampler.feed([0, 1])
     assert [2, 3, 4, 0, 1] == list(sampler.stream(5))
-    assert 7 == sampler.state_dict()["state.0.h"][0]
+    assert 7 == sampler.state_dict()["state"][0]
 
 
 @pytest.mark.parametrize("cell", GATES)

@@ -20,7 +20,7 @@ class Script:
         self.read = []
 
     def initial_state(self):
-        return ()
+        return np.zeros(0, np.float32)
 
     def step(self, token, state):
         self.read.append(token)
