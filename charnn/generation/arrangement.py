@@ -1,0 +1,92 @@
+"""A model's weights as a step wants them: layer norms folded into the matrices that follow them.
+
+Every engine begins here (`NumpyModel` arranges once more), and so does what is exported. The sums
+are made in 64 bits and in one order, so that every machine gets the same numbers.
+
+Shapes: V symbols, E features of a symbol, H units, D what a layer reads, G gates.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import NamedTuple
+
+import numpy as np
+from numpy.typing import NDArray
+
+from charnn.config import ModelConfig
+
+Array = NDArray[np.float32]
+
+
+class Matrix(NamedTuple):
+    """W (rows, D), float32 or int8 with one scale (rows,) a row, and b (rows,) if it has one."""
+
+    weights: NDArray[np.float32] | NDArray[np.int8]
+    bias: Array | None
+    scale: Array | None = None
+
+
+class Layer(NamedTuple):
+    """What a layer reads its input with (G*H, D), its state (G*H, H), and a GRU's b_hn (H,)."""
+
+    inputs: Matrix
+    recurrent: Matrix
+    bias_hn: Array | None
+    residual: bool
+
+
+class Arrangement(NamedTuple):
+    """A model: embedding (V, E), each row less its mean; layers; head (V, H)."""
+
+    config: ModelConfig
+    embedding: Array
+    layers: tuple[Layer, ...]
+    head: Matrix
+
+
+def arrange(config: ModelConfig, weights: Mapping[str, Array]) -> Arrangement:
+    """Arranges `weights`, named and shaped as ``config.tensor_shapes()`` says; copies them."""
+    layers = []
+    for i in range(config.num_layers):
+        cell = f"layers.{i}.cell"
+        inputs = fold_norm(
+            weights[f"{cell}.weight_ih"], weights[f"{cell}.bias"], weights, f"layers.{i}.norm"
+        )
+        recurrent = Matrix(np.array(weights[f"{cell}.weight_hh"], np.float32), None)
+        bias_hn = weights.get(f"{cell}.bias_hn")
+        residual = config.input_size(i) == config.hidden_size
+        layers.append(Layer(inputs, recurrent, bias_hn, residual))
+    embedding = weights["embedding.weight"].astype(np.float64)
+    embedding -= embedding.cumsum(axis=1)[:, -1:] / config.embedding_size
+    head = fold_norm(weights["head.weight"], weights["head.bias"], weights, "norm")
+    return Arrangement(config, embedding.astype(np.float32), tuple(layers), head)
+
+
+def fold_norm(weight: Array, bias: Array, weights: Mapping[str, Array], norm: str) -> Matrix:
+    """W (scale * n + shift) + b as W' n + b'."""
+    shift = weights[f"{norm}.bias"].astype(np.float64)
+    shifted = (weight * shift).cumsum(axis=1)[:, -1]
+    return Matrix(weight * weights[f"{norm}.weight"], (bias + shifted).astype(np.float32))
+
+
+def quantise(arrangement: Arrangement) -> Arrangement:
+    """The same with int8 matrices: each row in steps of 1/127 of its greatest number."""
+    layers = tuple(
+        layer._replace(inputs=_to_int8(layer.inputs), recurrent=_to_int8(layer.recurrent))
+        for layer in arrangement.layers
+    )
+    return arrangement._replace(layers=layers, head=_to_int8(arrangement.head))
+
+
+def _to_int8(matrix: Matrix) -> Matrix:
+    greatest = np.abs(matrix.weights).max(axis=1, initial=0)
+    scale = greatest / np.float32(127)
+    steps = np.divide(
+        matrix.weights,
+        scale[:, None],
+        out=np.zeros(matrix.weights.shape, np.float32),
+        where=scale[:, None] > 0,
+    )
+    np.clip(np.rint(steps, out=steps), -127, 127, out=steps)
+    return Matrix(steps.astype(np.int8), matrix.bias, scale)

@@ -1,0 +1,402 @@
+/* See engine.h. With CHARNN_KERNELS defined, kernels.c brings faster products for the processors
+ * it knows; without, this file and the standard library are all there is. */
+#include "engine.h"
+
+#include <float.h>
+#include <math.h>
+
+#if FLT_EVAL_METHOD != 0
+#error "floats must be computed as floats here: on 32-bit x86, compile with -msse2 -mfpmath=sse"
+#endif
+
+/* A product and a sum must round twice, as they do everywhere else. */
+#if defined(__clang__) || !defined(__GNUC__)
+#pragma STDC FP_CONTRACT OFF
+#else
+#pragma GCC optimize("fp-contract=off")
+#endif
+
+#ifdef __GNUC__
+#define INLINE static inline __attribute__((always_inline))
+#else
+#define INLINE static inline
+#endif
+
+static const int32_t GATES[] = {1, 3, 4}, PARTS[] = {1, 1, 2};
+static const float NORM_EPSILON = 1e-5f, LARGEST = 127.0f, PER_STEP = 0.00787401572f;
+
+/* Adding and taking away 1.5 * 2^23 leaves the nearest whole number, ties to even. */
+static const float ROUNDING = 12582912.0f;
+
+typedef union {
+    float number;
+    int32_t bits;
+} float_bits;
+
+/* 1 / (1 + exp(-a)); the power of two is 2^n times a polynomial, fitted on -0.5..0.5. */
+INLINE float logistic(float a) {
+    float_bits power;
+    float y, n, f, p;
+    a = a < 30.0f ? a : 30.0f;
+    a = a > -30.0f ? a : -30.0f;
+    y = a * -1.44269502f;
+    n = (y + ROUNDING) - ROUNDING;
+    f = y - n;
+    p = 0.00132647273f;
+    p = p * f + 0.00967151299f;
+    p = p * f + 0.0555073358f;
+    p = p * f + 0.240222424f;
+    p = p * f + 0.693147004f;
+    p = p * f + 1.0f;
+    power.bits = ((int32_t)n + 127) * (1 << 23);
+    return 1.0f / (1.0f + p * power.number);
+}
+
+INLINE float tanh_of(float a) {
+    float s = logistic(a + a);
+    return (s + s) - 1.0f;
+}
+
+/* Eight running sums, joined in pairs: an order that vector registers keep. */
+INLINE float join(const float *s) {
+    return ((s[0] + s[4]) + (s[2] + s[6])) + ((s[1] + s[5]) + (s[3] + s[7]));
+}
+
+INLINE float sum(const float *x, int32_t n) {
+    float s[8] = {0};
+    int32_t i, j;
+    for (i = 0; i + 8 <= n; i += 8)
+        for (j = 0; j < 8; j++) s[j] += x[i + j];
+    for (j = 0; i + j < n; j++) s[j] += x[i + j];
+    return join(s);
+}
+
+INLINE float sum_of_squares(const float *x, int32_t n) {
+    float s[8] = {0};
+    int32_t i, j;
+    for (i = 0; i + 8 <= n; i += 8)
+        for (j = 0; j < 8; j++) s[j] += x[i + j] * x[i + j];
+    for (j = 0; i + j < n; j++) s[j] += x[i + j] * x[i + j];
+    return join(s);
+}
+
+INLINE float largest(const float *x, int32_t n) {
+    float most = 0.0f;
+    int32_t i;
+    for (i = 0; i < n; i++) {
+        float size = fabsf(x[i]);
+        most = size > most ? size : most;
+    }
+    return most;
+}
+
+INLINE void center(float *x, int32_t n) {
+    float mean = sum(x, n) * (1.0f / (float)n);
+    int32_t i;
+    for (i = 0; i < n; i++) x[i] -= mean;
+}
+
+/* 1/std of an x whose mean is out. */
+INLINE float norm_factor(const float *x, int32_t n) {
+    return 1.0f / sqrtf(sum_of_squares(x, n) * (1.0f / (float)n) + NORM_EPSILON);
+}
+
+/* Steps of 1/127 of `bound`; what is beyond it, or no number, becomes the nearest step. */
+INLINE void quantise(const float *x, int32_t n, int32_t stride, float bound, int8_t *q) {
+    float steps = bound > 0.0f ? LARGEST / bound : 0.0f;
+    int32_t i;
+    for (i = 0; i < n; i++) {
+        float step = x[i] * steps;
+        step = step < LARGEST ? step : LARGEST;
+        step = step > -LARGEST ? step : -LARGEST;
+        q[i] = (int8_t)(int32_t)((step + ROUNDING) - ROUNDING);
+    }
+    for (; i < stride; i++) q[i] = 0;
+}
+
+typedef void (*int8_product)(const charnn_matrix *m, const int8_t *x, int32_t streams, int32_t *out);
+typedef void (*float_product)(const charnn_matrix *m, const float *x, int32_t streams, float *out);
+
+static void int8_plain(const charnn_matrix *m, const int8_t *x, int32_t streams, int32_t *out) {
+    int32_t b, r, d;
+    for (b = 0; b < streams; b++, x += m->stride)
+        for (r = 0; r < m->rows; r++) {
+            const int8_t *w = (const int8_t *)m->weights + (size_t)r * (size_t)m->stride;
+            int32_t total = 0;
+            for (d = 0; d < m->columns; d++) total += w[d] * x[d];
+            *out++ = total;
+        }
+}
+
+static void float_plain(const charnn_matrix *m, const float *x, int32_t streams, float *out) {
+    int32_t b, r;
+    for (b = 0; b < streams; b++, x += m->stride)
+        for (r = 0; r < m->rows; r++) {
+            const float *w = (const float *)m->weights + (size_t)r * (size_t)m->stride;
+            float s[8] = {0};
+            int32_t d, j;
+            for (d = 0; d + 8 <= m->columns; d += 8)
+                for (j = 0; j < 8; j++) s[j] += w[d + j] * x[d + j];
+            for (j = 0; d + j < m->columns; j++) s[j] += w[d + j] * x[d + j];
+            *out++ = join(s);
+        }
+}
+
+#ifdef CHARNN_KERNELS
+#include "kernels.h"
+#endif
+
+/* What all streams need at once; each array is B times one stream's. */
+typedef struct {
+    float *x, *inputs, *recurrent, *factor;
+    void *operand; /* what a product reads: int8 or float, rows of a matrix's stride */
+} scratch_arrays;
+
+static int32_t greater(int32_t a, int32_t b) { return a > b ? a : b; }
+
+static int32_t widest_stride(const charnn_model *model) {
+    int32_t stride = model->head.stride, layer;
+    for (layer = 0; layer < model->num_layers; layer++) {
+        stride = greater(stride, model->layers[layer].input.stride);
+        stride = greater(stride, model->layers[layer].recurrent.stride);
+    }
+    return stride;
+}
+
+static size_t to_line(size_t bytes) { return (bytes + 63) / 64 * 64; }
+
+size_t charnn_scratch_bytes(const charnn_model *model, int32_t streams) {
+    size_t b = (size_t)streams, h = (size_t)model->hidden_size;
+    size_t rows = (size_t)GATES[model->cell] * h;
+    size_t width = (size_t)greater(model->embedding_size, model->hidden_size);
+    return to_line(b * width * 4) + 2 * to_line(b * rows * 4) + to_line(b * 4) +
+           to_line(b * (size_t)widest_stride(model) * 4);
+}
+
+static scratch_arrays divide(const charnn_model *model, int32_t streams, void *scratch) {
+    size_t b = (size_t)streams, h = (size_t)model->hidden_size;
+    size_t rows = (size_t)GATES[model->cell] * h;
+    size_t width = (size_t)greater(model->embedding_size, model->hidden_size);
+    char *next = scratch;
+    scratch_arrays s;
+    s.x = (float *)(void *)next;
+    s.inputs = (float *)(void *)(next += to_line(b * width * 4));
+    s.recurrent = (float *)(void *)(next += to_line(b * rows * 4));
+    s.factor = (float *)(void *)(next += to_line(b * rows * 4));
+    s.operand = next + to_line(b * 4);
+    return s;
+}
+
+/* Readies one stream's vector for a product: int8 steps or a padded copy. Gives what a step of it
+ * is worth. `bound` is the largest size that can occur, or 0: look. */
+INLINE float ready(const charnn_matrix *m, const float *x, float bound, int32_t b, void *operand) {
+    size_t at = (size_t)b * (size_t)m->stride;
+    int32_t i;
+    if (m->scale) {
+        if (bound == 0.0f) bound = largest(x, m->columns);
+        quantise(x, m->columns, m->stride, bound, (int8_t *)operand + at);
+        return bound * PER_STEP;
+    }
+    for (i = 0; i < m->columns; i++) ((float *)operand)[at + (size_t)i] = x[i];
+    for (; i < m->stride; i++) ((float *)operand)[at + (size_t)i] = 0.0f;
+    return 1.0f;
+}
+
+/* out (B, rows) = matrix times operand, times factor (B,), plus the bias. */
+INLINE void multiply(const charnn_matrix *m, const void *operand, const float *factor,
+                     int32_t streams, float *out, int8_product product, float_product product_f) {
+    int32_t b, r;
+    if (m->scale) {
+        product(m, operand, streams, (int32_t *)(void *)out);
+        for (b = 0; b < streams; b++, out += m->rows) {
+            const int32_t *total = (const int32_t *)(const void *)out;
+            for (r = 0; r < m->rows; r++) {
+                float value = (float)total[r] * (m->scale[r] * factor[b]);
+                out[r] = m->bias ? m->bias[r] + value : value;
+            }
+        }
+    } else {
+        product_f(m, operand, streams, out);
+        for (b = 0; b < streams; b++, out += m->rows)
+            for (r = 0; r < m->rows; r++) {
+                float value = out[r] * factor[b];
+                out[r] = m->bias ? m->bias[r] + value : value;
+            }
+    }
+}
+
+/* The equations of the cells, one stream: a is W x + b, u is U h, both by gates. */
+INLINE void rnn(int32_t n, const float *restrict a, const float *restrict u, float *restrict h) {
+    int32_t j;
+    for (j = 0; j < n; j++) h[j] = tanh_of(a[j] + u[j]);
+}
+
+INLINE void gru(int32_t n, const float *restrict a, const float *restrict u,
+                const float *restrict bias_hn, float *restrict h) {
+    int32_t j;
+    for (j = 0; j < n; j++) {
+        float r = logistic(a[j] + u[j]), z = logistic(a[n + j] + u[n + j]);
+        float c = tanh_of(a[2 * n + j] + r * (u[2 * n + j] + bias_hn[j]));
+        h[j] = c + z * (h[j] - c);
+    }
+}
+
+INLINE void lstm(int32_t n, const float *restrict a, const float *restrict u, float *restrict h,
+                 float *restrict c) {
+    int32_t j;
+    for (j = 0; j < n; j++) {
+        float i = logistic(a[j] + u[j]), f = logistic(a[n + j] + u[n + j]);
+        float g = tanh_of(a[2 * n + j] + u[2 * n + j]);
+        float o = logistic(a[3 * n + j] + u[3 * n + j]);
+        c[j] = f * c[j] + i * g;
+        h[j] = o * tanh_of(c[j]);
+    }
+}
+
+/* What layer 0 is given for a symbol: W norm(x) + b, where x has no mean. */
+INLINE void read_symbol(const charnn_model *model, int32_t token, float *inputs,
+                        scratch_arrays s, int8_product product, float_product product_f) {
+    const charnn_matrix *m = &model->layers[0].input;
+    const float *x = model->embedding + (size_t)token * (size_t)model->embedding_size;
+    float factor = ready(m, x, 0.0f, 0, s.operand) * norm_factor(x, m->columns);
+    multiply(m, s.operand, &factor, 1, inputs, product, product_f);
+}
+
+INLINE void step(const charnn_model *model, int32_t streams, const int32_t *tokens,
+                 const float *before, float *after, float *logits, void *scratch,
+                 int8_product product, float_product product_f) {
+    const int32_t n = model->hidden_size, e = model->embedding_size;
+    const int32_t rows = GATES[model->cell] * n, part = PARTS[model->cell] * n;
+    const int32_t width = greater(e, n), stream_state = model->num_layers * part;
+    scratch_arrays s = divide(model, streams, scratch);
+    int32_t layer, b, i;
+
+    for (b = 0; b < streams; b++)
+        for (i = 0; i < e; i++) s.x[b * width + i] = model->embedding[tokens[b] * (size_t)e + (size_t)i];
+    for (layer = 0; layer < model->num_layers; layer++) {
+        const charnn_layer *l = &model->layers[layer];
+        for (b = 0; layer == 0 && b < streams; b++)
+            if (model->table)
+                for (i = 0; i < rows; i++)
+                    s.inputs[b * rows + i] = model->table[tokens[b] * (size_t)rows + (size_t)i];
+            else
+                read_symbol(model, tokens[b], s.inputs + b * rows, s, product, product_f);
+        if (layer) {
+            for (b = 0; b < streams; b++) {
+                float *x = s.x + b * width;
+                center(x, n);
+                s.factor[b] = ready(&l->input, x, 0.0f, b, s.operand) * norm_factor(x, n);
+            }
+            multiply(&l->input, s.operand, s.factor, streams, s.inputs, product, product_f);
+        }
+        for (b = 0; b < streams; b++)
+            s.factor[b] = ready(&l->recurrent, before + b * stream_state + layer * part, 1.0f, b,
+                                s.operand);
+        multiply(&l->recurrent, s.operand, s.factor, streams, s.recurrent, product, product_f);
+        for (b = 0; b < streams; b++) {
+            const float *a = s.inputs + b * rows, *u = s.recurrent + b * rows;
+            const float *old = before + b * stream_state + layer * part;
+            float *h = after + b * stream_state + layer * part, *x = s.x + b * width;
+            for (i = 0; i < part; i++) h[i] = old[i];
+            if (model->cell == CHARNN_LSTM) lstm(n, a, u, h, h + n);
+            else if (model->cell == CHARNN_GRU) gru(n, a, u, l->bias_hn, h);
+            else rnn(n, a, u, h);
+            for (i = 0; i < n; i++) x[i] = l->residual ? x[i] + h[i] : h[i];
+        }
+    }
+    if (!logits) return;
+    for (b = 0; b < streams; b++) {
+        float *x = s.x + b * width;
+        center(x, n);
+        s.factor[b] = ready(&model->head, x, 0.0f, b, s.operand) * norm_factor(x, n);
+    }
+    multiply(&model->head, s.operand, s.factor, streams, logits, product, product_f);
+}
+
+#ifdef CHARNN_X86
+__attribute__((target("avx2,fma"))) static void step_avx2(
+    const charnn_model *model, int32_t streams, const int32_t *tokens, const float *before,
+    float *after, float *logits, void *scratch) {
+    step(model, streams, tokens, before, after, logits, scratch, int8_avx2, float_avx2);
+}
+
+__attribute__((target("avx2,fma"))) static void step_vnni(
+    const charnn_model *model, int32_t streams, const int32_t *tokens, const float *before,
+    float *after, float *logits, void *scratch) {
+    step(model, streams, tokens, before, after, logits, scratch, int8_vnni, float_avx2);
+}
+#endif
+
+#ifdef CHARNN_KERNELS
+static int chosen = PLAIN;
+
+int charnn_use(int kernel) {
+    if (!kernel_is_there(kernel)) return 0;
+    chosen = kernel;
+    return 1;
+}
+#endif
+
+void charnn_step(const charnn_model *model, int32_t streams, const int32_t *tokens,
+                 const float *before, float *after, float *logits, void *scratch) {
+#ifdef CHARNN_X86
+    if (chosen == AVX2) {
+        step_avx2(model, streams, tokens, before, after, logits, scratch);
+        return;
+    }
+    if (chosen == VNNI) {
+        step_vnni(model, streams, tokens, before, after, logits, scratch);
+        return;
+    }
+#endif
+#ifdef CHARNN_NEON
+    if (chosen == NEON) {
+        step(model, streams, tokens, before, after, logits, scratch, int8_neon, float_neon);
+        return;
+    }
+#endif
+    step(model, streams, tokens, before, after, logits, scratch, int8_plain, float_plain);
+}
+
+void charnn_make_table(const charnn_model *model, float *table, void *scratch) {
+    const size_t rows = (size_t)(GATES[model->cell] * model->hidden_size);
+    const scratch_arrays s = divide(model, 1, scratch);
+    int32_t v;
+    for (v = 0; v < model->vocab_size; v++)
+        read_symbol(model, v, table + (size_t)v * rows, s, int8_plain, float_plain);
+}
+
+int32_t charnn_choose(const float *logits, int32_t vocab_size, double temperature, double uniform,
+                      double *weights, double *nats) {
+    float most = logits[0];
+    double total = 0.0, plain = 0.0, running = 0.0;
+    int32_t v, best = 0, token;
+    for (v = 0; v < vocab_size; v++) {
+        if (!isfinite(logits[v])) return -1;
+        if (logits[v] > most) {
+            most = logits[v];
+            best = v;
+        }
+    }
+    if (nats)
+        for (v = 0; v < vocab_size; v++) plain += exp((double)logits[v] - (double)most);
+    token = best;
+    if (temperature > 0.0) {
+        double top;
+        if (temperature < 1e-100) temperature = 1e-100;
+        top = (double)most / temperature;
+        for (v = 0; v < vocab_size; v++) {
+            weights[v] = exp((double)logits[v] / temperature - top);
+            total += weights[v];
+        }
+        for (v = 0; v < vocab_size; v++) {
+            running += weights[v];
+            if (running > uniform * total) {
+                token = v;
+                break;
+            }
+        }
+    }
+    if (nats) *nats = log(plain) - ((double)logits[token] - (double)most);
+    return token;
+}

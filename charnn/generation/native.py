@@ -1,0 +1,259 @@
+"""The compiled engine: engine/engine.c, where it was built, called through ctypes.
+
+Shapes: B streams, V symbols, E features of a symbol, H units, L layers, P parts of a state.
+"""
+
+from __future__ import annotations
+
+import ctypes
+from collections.abc import Iterable, Sequence
+from functools import cache
+from importlib.machinery import EXTENSION_SUFFIXES
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from charnn.config import GATES, STATES
+from charnn.errors import CharnnError, ConfigError
+from charnn.generation.arrangement import Arrangement, Matrix
+from charnn.generation.runtime import MAX_TABLE_BYTES
+
+Array = NDArray[np.float32]
+CELLS = {"rnn": 0, "gru": 1, "lstm": 2}
+# As in kernels.h; the best that the processor has is taken.
+KERNELS = {"avx512-vnni": 2, "avx2": 1, "neon": 3, "plain": 0}
+CACHE_LINE = 64
+STRIDE = 32  # numbers: a multiple of what any kernel reads at once
+
+Pointer = ctypes.c_void_p
+
+
+class CMatrix(ctypes.Structure):
+    """charnn_matrix."""
+
+    _fields_ = (
+        *((name, ctypes.c_int32) for name in ("rows", "columns", "stride")),
+        *((name, Pointer) for name in ("weights", "scale", "row_sum", "bias")),
+    )
+
+
+class CLayer(ctypes.Structure):
+    """charnn_layer."""
+
+    _fields_ = (
+        ("input", CMatrix),
+        ("recurrent", CMatrix),
+        ("bias_hn", Pointer),
+        ("residual", ctypes.c_int32),
+    )
+
+
+class CModel(ctypes.Structure):
+    """charnn_model."""
+
+    _fields_ = (
+        *(
+            (name, ctypes.c_int32)
+            for name in ("cell", "vocab_size", "embedding_size", "hidden_size", "num_layers")
+        ),
+        *((name, Pointer) for name in ("embedding", "table")),
+        ("layers", ctypes.POINTER(CLayer)),
+        ("head", CMatrix),
+    )
+
+
+@cache
+def library() -> ctypes.CDLL | None:
+    """The compiled engine; None where there is none, or none that can be loaded."""
+    folder = Path(__file__).parent
+    for suffix in EXTENSION_SUFFIXES:
+        path = folder / f"_engine{suffix}"
+        if path.exists():
+            try:
+                found = ctypes.CDLL(str(path))
+            except OSError:  # built for another system, or damaged
+                continue
+            found.charnn_scratch_bytes.restype = ctypes.c_size_t
+            found.charnn_choose.restype = ctypes.c_int32
+            found.charnn_choose.argtypes = (
+                *(Pointer, ctypes.c_int32, ctypes.c_double, ctypes.c_double, Pointer, Pointer),
+            )
+            found.charnn_step.restype = None
+            found.charnn_step.argtypes = (
+                *(ctypes.POINTER(CModel), ctypes.c_int32),
+                *(Pointer, Pointer, Pointer, Pointer, Pointer),
+            )
+            return found
+    return None
+
+
+@cache
+def kernels() -> tuple[str, ...]:
+    """The kernels that this processor can run, the best one first; none without the engine."""
+    found = library()
+    if found is None:
+        return ()
+    return tuple(name for name, number in KERNELS.items() if found.charnn_use(number))
+
+
+def use(kernel: str | None = None) -> None:
+    """Chooses the kernel for all models of this process; None is the best one.
+
+    Raises:
+        ConfigError: the processor has no such kernel.
+    """
+    found, there = library(), kernels()
+    if kernel is not None and kernel not in there:
+        raise ConfigError(
+            f"no kernel {kernel!r} here; there is: {', '.join(there) or 'no compiled engine'}"
+        )
+    if found is not None:
+        found.charnn_use(KERNELS[kernel or there[0]])
+
+
+class NativeModel:
+    """A language model in the compiled engine; see `NumpyModel`.
+
+    What `step` gives is the caller's. The scratch memory is the model's own: one model serves one
+    thread at a time.
+    """
+
+    def __init__(self, arrangement: Arrangement, streams: int = 1) -> None:
+        """Copies `arrangement`, in float32 or quantised, for up to `streams` streams at once.
+
+        Raises:
+            CharnnError: there is no compiled engine.
+        """
+        found = library()
+        if found is None:
+            raise CharnnError(
+                "the compiled engine was not built: install charnn where there is a C compiler"
+            )
+        use()
+        self._library, self._arrays = found, list[NDArray[np.generic]]()
+        self.config = config = arrangement.config
+        layers = (CLayer * config.num_layers)()
+        for place, layer in zip(layers, arrangement.layers, strict=True):
+            place.input, place.recurrent = self._matrix(layer.inputs), self._matrix(layer.recurrent)
+            place.bias_hn = self._keep(layer.bias_hn)
+            place.residual = layer.residual
+        model = CModel()
+        model.cell = CELLS[config.cell]
+        for name in ("vocab_size", "embedding_size", "hidden_size", "num_layers"):
+            setattr(model, name, getattr(config, name))
+        model.embedding = self._keep(arrangement.embedding)
+        model.layers = layers
+        model.head = self._matrix(arrangement.head)
+        self._model, self._layers = model, layers
+        self._state_shape = (config.num_layers, len(STATES[config.cell]), config.hidden_size)
+        self.reserve(streams)
+        self._weights = np.empty(config.vocab_size, np.float64)
+        self._nats = ctypes.c_double()
+        self._tokens = np.zeros(1, np.int32)
+        self._make_table()
+
+    def reserve(self, streams: int) -> None:
+        """Makes room for so many streams at once."""
+        size = self._library.charnn_scratch_bytes(ctypes.byref(self._model), streams)
+        self._scratch_array = np.empty(size + CACHE_LINE, np.uint8)
+        start = self._scratch_array.ctypes.data
+        self._scratch_at, self.streams = start + -start % CACHE_LINE, streams
+
+    def initial_state(self) -> Array:
+        """The state at the start of a text: zeros (L, P, H)."""
+        return np.zeros(self._state_shape, np.float32)
+
+    def step(self, token: int, state: Array) -> tuple[Array, Array]:
+        """Reads one token: logits (V,) of the next one, and the new state."""
+        return self.feed((token,), state)
+
+    def feed(self, tokens: Iterable[int], state: Array) -> tuple[Array, Array]:
+        """Reads tokens, at least one: logits (V,) of what comes next, and the new state."""
+        *before, last = tokens
+        state = np.array(state, np.float32)
+        logits = np.empty(self.config.vocab_size, np.float32)
+        for token in before:
+            self._read(token, state.ctypes.data, None)
+        self._read(last, state.ctypes.data, logits.ctypes.data)
+        return logits, state
+
+    def step_batch(self, tokens: Sequence[int], states: Array) -> Array:
+        """Reads a token in each stream; states (B, L, P, H) are changed; logits (B, V).
+
+        A stream gets the bits that `step` would give it.
+        """
+        ids = np.array(tokens, np.int32)
+        assert len(ids) <= self.streams, "more streams than were reserved"
+        assert states.flags.c_contiguous, "the engine takes arrays without gaps"
+        logits = np.empty((len(ids), self.config.vocab_size), np.float32)
+        at = states.ctypes.data
+        self._library.charnn_step(
+            self._model, len(ids), ids.ctypes.data, at, at, logits.ctypes.data, self._scratch_at
+        )
+        return logits
+
+    def choose(self, logits: Array, temperature: float, uniform: float) -> tuple[int, float]:
+        """A token, and its surprisal in nats at temperature 1; -1 if a logit is not finite."""
+        token = self._library.charnn_choose(
+            logits.ctypes.data,
+            logits.size,
+            temperature,
+            uniform,
+            self._weights.ctypes.data,
+            ctypes.addressof(self._nats),
+        )
+        return token, self._nats.value
+
+    def _read(self, token: int, state: int, logits: int | None) -> None:
+        self._tokens[0] = token
+        self._library.charnn_step(
+            self._model, 1, self._tokens.ctypes.data, state, state, logits, self._scratch_at
+        )
+
+    def _make_table(self) -> None:
+        """What layer 0 makes of each symbol, worked out by the engine itself, once."""
+        config = self.config
+        rows = len(GATES[config.cell]) * config.hidden_size
+        if 4 * config.vocab_size * rows > MAX_TABLE_BYTES:
+            return
+        table = np.empty((config.vocab_size, rows), np.float32)
+        self._library.charnn_make_table(
+            ctypes.byref(self._model), Pointer(table.ctypes.data), Pointer(self._scratch_at)
+        )
+        self._model.table = self._keep(table)
+
+    def _matrix(self, matrix: Matrix) -> CMatrix:
+        rows, columns = matrix.weights.shape
+        stride = -(-columns // STRIDE) * STRIDE
+        padded = _aligned_zeros((rows, stride), matrix.weights.dtype)
+        padded[:, :columns] = matrix.weights
+        row_sum = None
+        if matrix.scale is not None:
+            row_sum = self._keep(matrix.weights.sum(axis=1, dtype=np.int32))
+        return CMatrix(
+            rows,
+            columns,
+            stride,
+            self._keep(padded),
+            self._keep(matrix.scale),
+            row_sum,
+            self._keep(matrix.bias),
+        )
+
+    def _keep(self, array: NDArray[np.generic] | None) -> int | None:
+        """The address of an array that lives as long as the model."""
+        if array is None:
+            return None
+        array = np.ascontiguousarray(array)
+        self._arrays.append(array)
+        return int(array.ctypes.data)
+
+
+def _aligned_zeros(shape: tuple[int, int], dtype: np.dtype[Any]) -> NDArray[Any]:
+    """An array that starts on a cache line."""
+    size = shape[0] * shape[1] * dtype.itemsize
+    block = np.zeros(size + CACHE_LINE, np.uint8)
+    start = -block.ctypes.data % CACHE_LINE
+    return block[start : start + size].view(dtype).reshape(shape)
