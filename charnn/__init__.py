@@ -28,9 +28,15 @@ __all__ = ["CharnnError", "__version__", "load", "train"]
 
 
 def load(
-    model: str | os.PathLike[str] | None = None, checkpoints: str | os.PathLike[str] = "checkpoints"
+    model: str | os.PathLike[str] | None = None,
+    checkpoints: str | os.PathLike[str] = "checkpoints",
+    engine: str = "auto",
+    int8: bool = False,
 ) -> Model:
     """Loads a model: a run's name, a run's folder, a file, or None for the newest run's best.
+
+    `engine` is native, numpy, or auto: native where it was built. With `int8` the weights are
+    rounded to 8 bits: faster, and the same text on every machine.
 
     Raises:
         CharnnError: there is no such model, or its file is damaged.
@@ -40,7 +46,7 @@ def load(
     from charnn.runs import find_model
 
     path = find_model(None if model is None else os.fspath(model), Path(checkpoints))
-    return Model.from_checkpoint(load_checkpoint(path))
+    return Model.from_checkpoint(load_checkpoint(path), engine, int8)
 
 
 def train(

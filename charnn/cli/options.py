@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Any, Literal
 
 import typer
 
@@ -67,6 +67,16 @@ PrecisionOption = Annotated[
 ]
 ThreadsOption = Annotated[int | None, option("--threads", text="Processor threads.")]
 DeviceOption = Annotated[str, typer.Option(help="auto, cpu, cuda or mps.")]
+EngineOption = Annotated[
+    Literal["auto", "native", "numpy"],
+    typer.Option(help="What computes: native, numpy, or auto, which is native where it was built."),
+]
+Int8Option = Annotated[
+    bool,
+    typer.Option(
+        "--int8", help="Round the weights to 8 bits: faster, and the same text on every machine."
+    ),
+]
 CheckpointsOption = Annotated[
     Path,
     typer.Option(

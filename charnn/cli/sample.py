@@ -12,6 +12,8 @@ from charnn.cli.console import print_json, say
 from charnn.cli.options import (
     DEFAULT_CHECKPOINTS,
     CheckpointsOption,
+    EngineOption,
+    Int8Option,
     JsonOption,
     ModelOption,
     QuietOption,
@@ -124,6 +126,8 @@ def sample(
     no_echo: Annotated[
         bool, typer.Option("--no-echo", help="Leave the prompt out of the output.")
     ] = False,
+    engine: EngineOption = "auto",
+    int8: Int8Option = False,
     threads: Annotated[
         int | None,
         typer.Option(
@@ -162,7 +166,7 @@ def sample(
     from charnn import load
     from charnn.generation.sampler import draw_seed
 
-    loaded = load(model, checkpoints)
+    loaded = load(model, checkpoints, engine, int8)
     drawn = draw_seed() if seed is None else seed
     for index in range(num_samples):
         writing = loaded.write(prompt, config, drawn, index, unknown, echo=not no_echo)

@@ -32,9 +32,11 @@ def show(
 ) -> None:
     """Say what a model is: shape, tokenizer, recipe, history, size, digest."""
     from charnn.checkpoint import load
+    from charnn.generation.native import kernels
     from charnn.runs import find_model
     from charnn.text.tokenizers import tokenizer_from_dict
 
+    there = kernels()
     path = find_model(model, checkpoints)
     saved = load(path)
     tokenizer = tokenizer_from_dict(saved.tokenizer, saved.config.vocab_size)
@@ -46,6 +48,7 @@ def show(
         "parameters": saved.config.parameters,
         "tokenizer": {"kind": tokenizer.kind, "vocab_size": tokenizer.vocab_size},
         "training_state": saved.training is not None,
+        "engine": {"name": "native" if there else "numpy", "kernel": there[0] if there else None},
         **saved.info,
     }
     if json:
@@ -54,6 +57,8 @@ def show(
     put(f"{path}")
     for line in _describe(saved, tokenizer, facts["bytes"]):
         put(f"  {line}")
+    built = f"native, {there[0]}" if there else "numpy; the native engine was not built here"
+    put(f"  engine: {built}")
     try:
         for line in _history(saved.info):
             put(f"  {line}")

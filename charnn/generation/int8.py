@@ -66,12 +66,13 @@ def total(x: Array) -> np.float32:
 def to_steps(x: Array, bound: np.float32) -> Array:
     """X in steps of 1/127 of `bound`, as whole numbers; what is no number is the lowest step."""
     per_one = F(127) / bound if bound > 0 else F(0)
-    return np.rint(np.fmax(np.fmin(x * per_one, F(127)), F(-127)))
+    steps: Array = np.rint(np.fmax(np.fmin(x * per_one, F(127)), F(-127)))
+    return steps
 
 
 def norm_factor(x: Array) -> np.float32:
     """1/std of an x whose mean is out."""
-    return F(1) / np.sqrt(total(x * x) * (F(1) / F(x.size)) + NORM_EPSILON)
+    return F(F(1) / np.sqrt(total(x * x) * (F(1) / F(x.size)) + NORM_EPSILON))
 
 
 class Product:
@@ -101,7 +102,7 @@ def rnn(a: Array, u: Array, state: Array, after: Array, bias_hn: Array | None) -
     after[0] = tanh(a + u)
 
 
-def gru(a: Array, u: Array, state: Array, after: Array, bias_hn: Array | None) -> None:
+def gru(a: Array, u: Array, state: Array, after: Array, bias_hn: Array) -> None:
     """The gated recurrent unit, gates r, z, n."""
     size = after.shape[1]
     r, z = np.split(logistic(a[: 2 * size] + u[: 2 * size]), 2)

@@ -7,8 +7,8 @@ from typing import Any
 
 from charnn.checkpoint import Checkpoint
 from charnn.config import SamplingConfig
+from charnn.generation.engines import Network, make_network
 from charnn.generation.filters import FILTERS
-from charnn.generation.runtime import NumpyModel
 from charnn.generation.sampler import Sampler, draw_seed
 from charnn.generation.writer import Writing
 from charnn.text.tokenizers import Tokenizer, tokenizer_from_dict
@@ -18,7 +18,7 @@ class Model:
     """A model ready to write: a network in numpy, its tokenizer, and what is known of its making.
 
     Attributes:
-        network: the `NumpyModel`; ``config`` is its shape.
+        network: the network in one of the engines; ``config`` is its shape.
         tokenizer: text to ids and back.
         start_token: the id that a text without a prompt is begun with; not shown.
         info: JSON for people: corpus, recipe, history, results.
@@ -26,7 +26,7 @@ class Model:
 
     def __init__(
         self,
-        network: NumpyModel,
+        network: Network,
         tokenizer: Tokenizer,
         start_token: int,
         info: dict[str, Any] | None = None,
@@ -35,14 +35,15 @@ class Model:
         self.config, self.info = network.config, info or {}
 
     @classmethod
-    def from_checkpoint(cls, loaded: Checkpoint) -> Model:
-        """The model of a checkpoint.
+    def from_checkpoint(cls, loaded: Checkpoint, engine: str = "auto", int8: bool = False) -> Model:
+        """The model of a checkpoint, in an engine that `make_network` knows.
 
         Raises:
+            ConfigError: there is no such engine here.
             DamagedFile: its tokenizer is garbage, or not of the size of its vocabulary.
         """
         tokenizer = tokenizer_from_dict(loaded.tokenizer, loaded.config.vocab_size)
-        network = NumpyModel(loaded.config, loaded.weights)
+        network = make_network(loaded.config, loaded.weights, engine, int8)
         return cls(network, tokenizer, loaded.start_token, loaded.info)
 
     def write(

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import ctypes
 from collections.abc import Iterable, Sequence
+from contextlib import suppress
 from functools import cache
 from importlib.machinery import EXTENSION_SUFFIXES
 from pathlib import Path
@@ -67,26 +68,33 @@ class CModel(ctypes.Structure):
 @cache
 def library() -> ctypes.CDLL | None:
     """The compiled engine; None where there is none, or none that can be loaded."""
-    folder = Path(__file__).parent
-    for suffix in EXTENSION_SUFFIXES:
-        path = folder / f"_engine{suffix}"
+    paths = (Path(__file__).with_name(f"_engine{suffix}") for suffix in EXTENSION_SUFFIXES)
+    for path in paths:
         if path.exists():
-            try:
-                found = ctypes.CDLL(str(path))
-            except OSError:  # built for another system, or damaged
-                continue
-            found.charnn_scratch_bytes.restype = ctypes.c_size_t
-            found.charnn_choose.restype = ctypes.c_int32
-            found.charnn_choose.argtypes = (
-                *(Pointer, ctypes.c_int32, ctypes.c_double, ctypes.c_double, Pointer, Pointer),
-            )
-            found.charnn_step.restype = None
-            found.charnn_step.argtypes = (
-                *(ctypes.POINTER(CModel), ctypes.c_int32),
-                *(Pointer, Pointer, Pointer, Pointer, Pointer),
-            )
-            return found
+            with suppress(OSError, AttributeError):  # built for another system, or an older source
+                return open_library(path)
     return None
+
+
+def open_library(path: Path) -> ctypes.CDLL:
+    """The engine compiled into `path`, its functions declared.
+
+    Raises:
+        OSError: it cannot be loaded.
+        AttributeError: it lacks a function.
+    """
+    found = ctypes.CDLL(str(path))
+    whole, real, model = ctypes.c_int32, ctypes.c_double, ctypes.POINTER(CModel)
+    function: Any
+    for function, result, arguments in (
+        (found.charnn_use, ctypes.c_int, (ctypes.c_int,)),
+        (found.charnn_scratch_bytes, ctypes.c_size_t, (model, whole)),
+        (found.charnn_make_table, None, (model, Pointer, Pointer)),
+        (found.charnn_step, None, (model, whole, *[Pointer] * 5)),
+        (found.charnn_next, whole, (model, *[Pointer] * 2, real, real, *[Pointer] * 3)),
+    ):
+        function.restype, function.argtypes = result, arguments
+    return found
 
 
 @cache
@@ -132,7 +140,7 @@ class NativeModel:
                 "the compiled engine was not built: install charnn where there is a C compiler"
             )
         use()
-        self._library, self._arrays = found, list[NDArray[np.generic]]()
+        self.library, self._arrays = found, list[NDArray[np.generic]]()
         self.config = config = arrangement.config
         layers = (CLayer * config.num_layers)()
         for place, layer in zip(layers, arrangement.layers, strict=True):
@@ -146,20 +154,19 @@ class NativeModel:
         model.embedding = self._keep(arrangement.embedding)
         model.layers = layers
         model.head = self._matrix(arrangement.head)
-        self._model, self._layers = model, layers
+        self.c_model, self._layers = model, layers
         self._state_shape = (config.num_layers, len(STATES[config.cell]), config.hidden_size)
         self.reserve(streams)
-        self._weights = np.empty(config.vocab_size, np.float64)
-        self._nats = ctypes.c_double()
         self._tokens = np.zeros(1, np.int32)
+        self._tokens_at = address(self._tokens)
         self._make_table()
 
     def reserve(self, streams: int) -> None:
         """Makes room for so many streams at once."""
-        size = self._library.charnn_scratch_bytes(ctypes.byref(self._model), streams)
+        size = self.library.charnn_scratch_bytes(self.c_model, streams)
         self._scratch_array = np.empty(size + CACHE_LINE, np.uint8)
-        start = self._scratch_array.ctypes.data
-        self._scratch_at, self.streams = start + -start % CACHE_LINE, streams
+        start = address(self._scratch_array)
+        self.scratch_at, self.streams = start + -start % CACHE_LINE, streams
 
     def initial_state(self) -> Array:
         """The state at the start of a text: zeros (L, P, H)."""
@@ -172,12 +179,17 @@ class NativeModel:
     def feed(self, tokens: Iterable[int], state: Array) -> tuple[Array, Array]:
         """Reads tokens, at least one: logits (V,) of what comes next, and the new state."""
         *before, last = tokens
-        state = np.array(state, np.float32)
+        state = np.array(state, np.float32, order="C")
         logits = np.empty(self.config.vocab_size, np.float32)
+        at = address(state)
         for token in before:
-            self._read(token, state.ctypes.data, None)
-        self._read(last, state.ctypes.data, logits.ctypes.data)
+            self._read(token, at, None)
+        self._read(last, at, address(logits))
         return logits, state
+
+    def open(self, logits: Array, state: Array) -> NativeStream:
+        """A text that is to be gone on with where these stand."""
+        return NativeStream(self, logits, state)
 
     def step_batch(self, tokens: Sequence[int], states: Array) -> Array:
         """Reads a token in each stream; states (B, L, P, H) are changed; logits (B, V).
@@ -188,28 +200,16 @@ class NativeModel:
         assert len(ids) <= self.streams, "more streams than were reserved"
         assert states.flags.c_contiguous, "the engine takes arrays without gaps"
         logits = np.empty((len(ids), self.config.vocab_size), np.float32)
-        at = states.ctypes.data
-        self._library.charnn_step(
-            self._model, len(ids), ids.ctypes.data, at, at, logits.ctypes.data, self._scratch_at
+        at = address(states)
+        self.library.charnn_step(
+            self.c_model, len(ids), address(ids), at, at, address(logits), self.scratch_at
         )
         return logits
 
-    def choose(self, logits: Array, temperature: float, uniform: float) -> tuple[int, float]:
-        """A token, and its surprisal in nats at temperature 1; -1 if a logit is not finite."""
-        token = self._library.charnn_choose(
-            logits.ctypes.data,
-            logits.size,
-            temperature,
-            uniform,
-            self._weights.ctypes.data,
-            ctypes.addressof(self._nats),
-        )
-        return token, self._nats.value
-
     def _read(self, token: int, state: int, logits: int | None) -> None:
         self._tokens[0] = token
-        self._library.charnn_step(
-            self._model, 1, self._tokens.ctypes.data, state, state, logits, self._scratch_at
+        self.library.charnn_step(
+            self.c_model, 1, self._tokens_at, state, state, logits, self.scratch_at
         )
 
     def _make_table(self) -> None:
@@ -219,10 +219,8 @@ class NativeModel:
         if 4 * config.vocab_size * rows > MAX_TABLE_BYTES:
             return
         table = np.empty((config.vocab_size, rows), np.float32)
-        self._library.charnn_make_table(
-            ctypes.byref(self._model), Pointer(table.ctypes.data), Pointer(self._scratch_at)
-        )
-        self._model.table = self._keep(table)
+        self.library.charnn_make_table(self.c_model, address(table), self.scratch_at)
+        self.c_model.table = self._keep(table)
 
     def _matrix(self, matrix: Matrix) -> CMatrix:
         rows, columns = matrix.weights.shape
@@ -248,12 +246,42 @@ class NativeModel:
             return None
         array = np.ascontiguousarray(array)
         self._arrays.append(array)
-        return int(array.ctypes.data)
+        return address(array)
+
+
+class NativeStream:
+    """One text in the engine's hands; ``logits`` (V,) and ``state`` (L, P, H) are those of now."""
+
+    def __init__(self, model: NativeModel, logits: Array, state: Array) -> None:
+        """Copies `logits` and `state`."""
+        self.model = model  # whose memory the engine works in
+        self.logits = np.array(logits, np.float32, order="C")
+        self.state = np.array(state, np.float32, order="C")
+        self._nats, self._weights = np.zeros(1, np.float64), np.empty(logits.size, np.float64)
+        self._next = model.library.charnn_next
+        self._where = (model.c_model, address(self.state), address(self.logits))
+        self._room = (address(self._weights), address(self._nats), model.scratch_at)
+
+    def next(self, temperature: float, uniform: float) -> int:
+        """Chooses a token by a number from 0 to 1, and reads it; -1 if a logit is not finite."""
+        token: int = self._next(*self._where, temperature, uniform, *self._room)
+        return token
+
+    @property
+    def nats(self) -> float:
+        """Surprisal of the latest token at temperature 1."""
+        return float(self._nats[0])
+
+
+def address(array: NDArray[Any]) -> int:
+    """Where the numbers of an array begin."""
+    place: int = array.__array_interface__["data"][0]
+    return place
 
 
 def _aligned_zeros(shape: tuple[int, int], dtype: np.dtype[Any]) -> NDArray[Any]:
     """An array that starts on a cache line."""
     size = shape[0] * shape[1] * dtype.itemsize
     block = np.zeros(size + CACHE_LINE, np.uint8)
-    start = -block.ctypes.data % CACHE_LINE
+    start = -address(block) % CACHE_LINE
     return block[start : start + size].view(dtype).reshape(shape)

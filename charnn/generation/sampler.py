@@ -13,11 +13,13 @@ from numpy.typing import NDArray
 
 from charnn.config import MAX_SEED
 from charnn.errors import CharnnError, ConfigError
-from charnn.generation.filters import RECENT, active_filters
+from charnn.generation.filters import RECENT, active_filters, temperature
+from charnn.generation.native import NativeModel, NativeStream
 from charnn.generation.runtime import State
 
 MASK = 0xFFFFFFFF
 WARM_UP = 16
+NOT_FINITE = "the model's output is not finite: its weights are too large; use another model"
 
 
 def draw_seed() -> int:
@@ -133,12 +135,34 @@ class Sampler:
         Raises:
             CharnnError: nothing was fed yet, or the model's logits are not finite.
         """
+        engine = self._open()
         for _ in range(max_tokens):
-            token = self._choose()
-            self._logits, self._state = self._model.step(token, self._state)
+            if engine is None:
+                token = self._choose()
+                self._logits, self._state = self._model.step(token, self._state)
+            else:
+                token = self._next(engine)
             self._recent.append(token)
             self.tokens += 1
             yield token
+
+    def _open(self) -> NativeStream | None:
+        """The engine, where it can choose by itself: with a temperature and nothing else."""
+        if self._logits is None or not isinstance(self._model, NativeModel):
+            return None
+        if any(apply is not temperature for apply, _ in self._filters):
+            return None
+        engine = self._model.open(self._logits, self._state)
+        self._logits, self._state = engine.logits, engine.state
+        return engine
+
+    def _next(self, engine: NativeStream) -> int:
+        _, value = self._filters[0] if self._filters else (None, 1.0)
+        token = engine.next(value, self._generator.uniform())
+        if token < 0:
+            raise CharnnError(NOT_FINITE)
+        self.nats += engine.nats
+        return token
 
     def _choose(self) -> int:
         if self._logits is None:
@@ -146,9 +170,7 @@ class Sampler:
         logits = self._logits.astype(np.float64)
         # One number that is finite only if all are; far cheaper than looking at each.
         if not math.isfinite(logits.dot(logits)):
-            raise CharnnError(
-                "the model's output is not finite: its weights are too large; use another model"
-            )
+            raise CharnnError(NOT_FINITE)
         filtered = logits
         for apply, setting in self._filters:
             filtered = apply(filtered, setting, self._recent)
