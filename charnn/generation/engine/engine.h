@@ -40,7 +40,7 @@ typedef struct {
 size_t charnn_scratch_bytes(const charnn_model *model, int32_t streams);
 
 /* Reads one token in each stream: tokens (B,) and state (B, L, P, H), which may be the same before
- * and after, to logits (B, V), which may be NULL. `scratch` begins at a multiple of 64 bytes. */
+ * and after, to logits (B, V), which may be NULL. `scratch` begins at a multiple of 8 bytes. */
 void charnn_step(const charnn_model *model, int32_t streams, const int32_t *tokens,
                  const float *before, float *after, float *logits, void *scratch);
 

@@ -1,0 +1,205 @@
+"""A model as a C program: a folder that any C compiler turns into a program that writes.
+
+The weights are int8 and constant; the engine is the one that charnn itself runs.
+
+Shapes: V symbols, E features of a symbol, H units, G gates.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Generator, Iterable, Iterator
+from pathlib import Path
+from typing import NamedTuple
+
+import numpy as np
+from numpy.typing import NDArray
+
+from charnn.checkpoint import Checkpoint
+from charnn.config import GATES, STATES
+from charnn.generation.arrangement import Arrangement, Matrix, arrange, quantise
+from charnn.generation.int8 import Product
+from charnn.text.tokenizers import Tokenizer, tokenizer_from_dict
+
+HERE = Path(__file__).parent
+ENGINE = HERE.parent / "generation" / "engine"
+LINE = 100
+CELLS = {"rnn": "CHARNN_RNN", "gru": "CHARNN_GRU", "lstm": "CHARNN_LSTM"}
+
+
+class Sizes(NamedTuple):
+    """What a program takes, in bytes, and its multiply-adds a token."""
+
+    weights: int
+    state: int
+    working: int
+    multiply_adds: int
+
+
+def c_files(checkpoint: Checkpoint) -> tuple[dict[str, str], Sizes]:
+    """The files of the program, by name, and what it takes.
+
+    Raises:
+        DamagedFile: the tokenizer of `checkpoint` is garbage.
+    """
+    config = checkpoint.config
+    tokenizer = tokenizer_from_dict(checkpoint.tokenizer, config.vocab_size)
+    arrangement = quantise(arrange(config, checkpoint.weights))
+    model = _Model(arrangement)
+    source = "".join(f"{line}\n" for line in model.lines(tokenizer))
+    sizes = model.sizes()
+    shape = f"The network: {config.cell.upper()}, {config.num_layers} x {config.hidden_size} units,"
+    symbols = f"{config.vocab_size:,} symbols ({tokenizer.kind})"
+    readme = (HERE / "program" / "README.md").read_text("utf-8")
+    return {
+        "engine.h": (ENGINE / "engine.h").read_text("utf-8"),
+        "engine.c": (ENGINE / "engine.c").read_text("utf-8"),
+        "model.h": _header(checkpoint, tokenizer, sizes, model.scratch_bytes),
+        "model.c": source,
+        "main.c": (HERE / "program" / "main.c").read_text("utf-8"),
+        "README.md": readme.format(
+            description=f"{shape} over {symbols}, {config.parameters:,} parameters.",
+            prompt=_a_prompt(tokenizer),
+            weight_bytes=sizes.weights,
+            state_bytes=sizes.state,
+            working_bytes=sizes.working,
+            multiply_adds=sizes.multiply_adds,
+        ),
+    }, sizes
+
+
+class _Model:
+    """The constants of model.c, in the making; counts their bytes."""
+
+    def __init__(self, arrangement: Arrangement) -> None:
+        self.arrangement, self.config = arrangement, arrangement.config
+        self.bytes = 0
+        self.multiply_adds = 0
+        config = self.config
+        self.rows = len(GATES[config.cell]) * config.hidden_size
+        # As charnn_scratch_bytes counts.
+        widest = max(config.hidden_size, config.embedding_size)
+        self.scratch_bytes = sum(
+            -(-4 * n // 64) * 64 for n in (widest, self.rows, self.rows, 1, widest)
+        )
+
+    def lines(self, tokenizer: Tokenizer) -> Iterator[str]:
+        """The text of model.c."""
+        arrangement, config = self.arrangement, self.config
+        yield '#include "model.h"'
+        yield ""
+        yield from self._bytes(tokenizer)
+        # What layer 0 makes of each symbol, where that is smaller than what it is made with.
+        first = arrangement.layers[0].inputs
+        with_table = 4 * config.vocab_size * self.rows <= first.weights.size
+        yield from self._array("float", "embedding", arrangement.embedding)
+        if with_table:
+            product = Product(first)
+            table = np.stack([product.of(x) for x in arrangement.embedding])
+            yield from self._array("float", "table", table)
+        layers = []
+        for i, layer in enumerate(arrangement.layers):
+            inputs = f"{{{self.rows}, {config.input_size(i)}, {config.input_size(i)}, 0, 0, 0, 0}}"
+            if i or not with_table:
+                inputs = yield from self._matrix(f"input{i}", layer.inputs)
+            recurrent = yield from self._matrix(f"recurrent{i}", layer.recurrent)
+            bias_hn = "0"
+            if layer.bias_hn is not None:
+                bias_hn = f"bias_hn{i}"
+                yield from self._array("float", bias_hn, layer.bias_hn)
+            layers.append(f"    {{{inputs}, {recurrent}, {bias_hn}, {int(layer.residual)}}},")
+        head = yield from self._matrix("head", arrangement.head)
+        yield f"static const charnn_layer layers[{config.num_layers}] = {{"
+        yield from layers
+        yield "};"
+        yield ""
+        yield "const charnn_model model = {"
+        yield f"    {CELLS[config.cell]}, VOCAB_SIZE, {config.embedding_size}, "
+        yield f"    {config.hidden_size}, {config.num_layers}, embedding,"
+        yield f"    {'table' if with_table else '0'}, layers, {head}}};"
+
+    def sizes(self) -> Sizes:
+        """What the program takes; known once the lines were made."""
+        config = self.config
+        state = 4 * config.num_layers * len(STATES[config.cell]) * config.hidden_size
+        working = state + 12 * config.vocab_size + self.scratch_bytes
+        return Sizes(self.bytes, state, working, self.multiply_adds)
+
+    def _matrix(self, name: str, matrix: Matrix) -> Generator[str, None, str]:
+        """The constants of a matrix; gives the charnn_matrix of them."""
+        rows, columns = matrix.weights.shape
+        self.multiply_adds += rows * columns
+        yield from self._array("int8_t", name, matrix.weights)
+        assert matrix.scale is not None, "an int8 matrix has scales"
+        yield from self._array("float", f"{name}_scale", matrix.scale)
+        bias = "0"
+        if matrix.bias is not None:
+            bias = f"{name}_bias"
+            yield from self._array("float", bias, matrix.bias)
+        return f"{{{rows}, {columns}, {columns}, {name}, {name}_scale, 0, {bias}}}"
+
+    def _array(self, kind: str, name: str, values: NDArray[np.generic]) -> Iterator[str]:
+        self.bytes += values.nbytes
+        flat = values.reshape(-1).tolist()
+        words = map(_float, flat) if kind == "float" else map(str, flat)
+        yield f"static const {kind} {name}[{values.size}] = {{"
+        yield from _wrapped(words)
+        yield "};"
+        yield ""
+
+    def _bytes(self, tokenizer: Tokenizer) -> Iterator[str]:
+        joined = b"".join(tokenizer.token_bytes)
+        starts = np.cumsum([0, *map(len, tokenizer.token_bytes)])
+        self.bytes += len(joined) + 4 * starts.size
+        yield f"const unsigned char token_bytes[{max(1, len(joined))}] = {{"
+        yield from _wrapped(map(str, joined or b"\0"))
+        yield "};"
+        yield f"const uint32_t token_starts[{starts.size}] = {{"
+        yield from _wrapped(map(str, starts.tolist()))
+        yield "};"
+        yield ""
+
+
+def _header(checkpoint: Checkpoint, tokenizer: Tokenizer, sizes: Sizes, scratch: int) -> str:
+    return f"""/* The network in model.c, and the sizes of what it works in. */
+#ifndef CHARNN_MODEL_H
+#define CHARNN_MODEL_H
+
+#include "engine.h"
+
+#define VOCAB_SIZE {checkpoint.config.vocab_size}
+#define START_TOKEN {checkpoint.start_token}
+#define TAKES_PROMPTS {int(tokenizer.kind != "sentencepiece")}
+#define STATE_NUMBERS {sizes.state // 4}
+#define SCRATCH_BYTES {scratch}
+#define WEIGHT_BYTES {sizes.weights}
+#define MULTIPLY_ADDS {sizes.multiply_adds}
+
+extern const charnn_model model;
+extern const unsigned char token_bytes[];
+extern const uint32_t token_starts[VOCAB_SIZE + 1];
+
+#endif
+"""
+
+
+def _float(value: float) -> str:
+    """A float32 that is read back to the bit."""
+    word = f"{value:.9g}"
+    return f"{word}f" if "." in word or "e" in word else f"{word}.0f"
+
+
+def _wrapped(words: Iterable[str]) -> Iterator[str]:
+    """Words with commas, in lines of a readable length."""
+    line = ""
+    for word in words:
+        if len(line) + len(word) + 1 > LINE:
+            yield line
+            line = ""
+        line += word + ","
+    yield line
+
+
+def _a_prompt(tokenizer: Tokenizer) -> str:
+    """A prompt that the model knows: the first letter, or nothing."""
+    letters = (b.decode("ascii", "ignore") for b in tokenizer.token_bytes)
+    return next((letter for letter in letters if len(letter) == 1 and letter.isalpha()), "")
