@@ -188,6 +188,10 @@ def fit_shape(
         tokens = options.epochs * train_tokens
     else:
         tokens = seconds / speed.step * tokens_per_step
+        # Time that the text cannot use makes a network no larger than the second of `SHAPES`:
+        # the third ended higher on such texts (NOTES.md).
+        bears = max(ENOUGH_STEPS * tokens_per_step, MOST_PASSES * train_tokens)
+        tokens = min(tokens, max(bears, SHAPES[0][0] / guess.parameters))
     model = choose_shape(options, vocab_size, tokens * guess.parameters)
     if model != guess:
         require_memory(model, config)
