@@ -55,7 +55,7 @@ def test_more_time_makes_a_larger_network():
 def test_time_that_a_small_text_cannot_use_makes_no_larger_network():
     sizes = [plan(minutes=m, train=100_000).model.parameters for m in (3.0, 10.0, 60.0)]
     assert 1 == len(set(sizes))
-    assert sizes[0] == plan(minutes=3.0).model.parameters
+    assert sizes[0] < plan(minutes=60.0).model.parameters
 
 
 def test_what_is_asked_for_is_what_is_planned():
