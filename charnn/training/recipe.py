@@ -188,11 +188,14 @@ def fit_shape(
         tokens = options.epochs * train_tokens
     else:
         tokens = seconds / speed.step * tokens_per_step
-        # Time that the text cannot use makes a network no larger than the second of `SHAPES`:
-        # the third ended higher on such texts (NOTES.md).
+    work = tokens * guess.parameters
+    if options.max_steps is None and options.epochs is None:
+        # Time that a text cannot use makes no network larger than the second of `SHAPES`: the
+        # third ended higher on small texts (NOTES.md).
         bears = max(ENOUGH_STEPS * tokens_per_step, MOST_PASSES * train_tokens)
-        tokens = min(tokens, max(bears, SHAPES[0][0] / guess.parameters))
-    model = choose_shape(options, vocab_size, tokens * guess.parameters)
+        smallest = choose_shape(options, vocab_size, 0)
+        work = min(work, max(bears * smallest.parameters, SHAPES[0][0]))
+    model = choose_shape(options, vocab_size, work)
     if model != guess:
         require_memory(model, config)
         speed = measure(model, config)
