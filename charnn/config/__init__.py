@@ -4,6 +4,7 @@ No torch and no numpy here: the command line borrows its defaults from this pack
 """
 
 from charnn.config.checks import MAX_SEED
+from charnn.config.lines import LINE_TOKENS, LINE_TRIES, LineConfig
 from charnn.config.model import (
     GATES,
     MAX_HIDDEN_SIZE,
@@ -28,7 +29,7 @@ from charnn.config.training import (
     TrainOptions,
 )
 
-PROTOCOLS = ("carried", "cold-256")
+PROTOCOLS = ("carried", "cold-256", "lines")
 TOKENS_SUFFIX = ".tokens"
 
 __all__ = [
@@ -38,6 +39,8 @@ __all__ = [
     "DEFAULT_TOKENIZER",
     "DEVICES",
     "GATES",
+    "LINE_TOKENS",
+    "LINE_TRIES",
     "MAX_HIDDEN_SIZE",
     "MAX_LAYERS",
     "MAX_SEED",
@@ -49,6 +52,7 @@ __all__ = [
     "STATES",
     "TOKENS_SUFFIX",
     "TRAIN_OPTIONS",
+    "LineConfig",
     "ModelConfig",
     "SamplingConfig",
     "TrainConfig",

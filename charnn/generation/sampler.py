@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 import secrets
 from collections import deque
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Collection, Iterable, Iterator, Mapping
 from typing import Any, Protocol
 
 import numpy as np
@@ -94,7 +94,8 @@ class Sampler:
 
     What it writes depends on the model, the ids fed, the filters, and (seed, index): the index-th
     sample of a seed is the same whichever others are drawn. ``nats`` sums the surprisal of what
-    `stream` chose under the unfiltered model at temperature 1, ``tokens`` counts it.
+    `stream` chose under the unfiltered model at temperature 1, ``tokens`` counts it. ``forbidden``
+    holds ids that are not chosen while they stand there.
     """
 
     def __init__(
@@ -115,6 +116,7 @@ class Sampler:
         self._state = model.initial_state()
         self._logits: NDArray[np.float32] | None = None
         self._recent: deque[int] = deque(maxlen=RECENT)
+        self.forbidden: Collection[int] = ()
         self.nats = 0.0
         self.tokens = 0
 
@@ -150,6 +152,9 @@ class Sampler:
                 "the model's output is not finite: its weights are too large; use another model"
             )
         filtered = logits
+        if self.forbidden:
+            filtered = logits.copy()
+            filtered[list(self.forbidden)] = -math.inf
         for apply, setting in self._filters:
             filtered = apply(filtered, setting, self._recent)
         token = draw(filtered, self._generator.uniform())
