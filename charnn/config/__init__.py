@@ -29,7 +29,8 @@ from charnn.config.training import (
     TrainOptions,
 )
 
-PROTOCOLS = ("carried", "cold-256", "lines")
+STREAM_PROTOCOLS = ("carried", "cold-256")  # of a text in which what came before matters
+PROTOCOLS = (*STREAM_PROTOCOLS, "lines")
 TOKENS_SUFFIX = ".tokens"
 
 __all__ = [
@@ -50,6 +51,7 @@ __all__ = [
     "PRECISIONS",
     "PROTOCOLS",
     "STATES",
+    "STREAM_PROTOCOLS",
     "TOKENS_SUFFIX",
     "TRAIN_OPTIONS",
     "LineConfig",
