@@ -91,14 +91,14 @@ class LineWriter:
     def _draw(self, index: int, taken: set[str]) -> Line:
         sampler = Sampler(self._network, self._seed, index, self._filters)
         spent = tries = 0
-        refused = dict.fromkeys(("too long", "here already", "in the training text"), 0)
+        refused = dict.fromkeys(("of another length", "here already", "in the training text"), 0)
         while tries < self._tries and spent < LINE_TOKENS:
             tries += 1
             sampler.load_state_dict({**self._start, "generator": sampler.state_dict()["generator"]})
             text, chars = self._attempt(sampler)
             spent += sampler.tokens
             if text is None:
-                refused["too long"] += 1
+                refused["of another length"] += 1
             elif text in taken:
                 refused["here already"] += 1
             elif text in self._known:
@@ -124,7 +124,8 @@ class LineWriter:
             (token,) = sampler.stream(1)
             if token in self._ends:
                 text = "".join(pieces) + decoder.push(token).partition("\n")[0]
-                fits = len(text) <= config.max_length
+                text = text.removesuffix("\r")  # of a text whose lines end so
+                fits = config.min_length <= len(text) <= config.max_length
                 return (text if fits else None), length - len(self.prefix) + 1
             length += int(chars_per_token[token])
             pieces.append(decoder.push(token))

@@ -141,7 +141,7 @@ def test_a_model_that_never_ends_a_line_is_given_up():
 def test_bytes_that_begin_no_character_come_to_an_end():
     logits = np.full(256, -50.0)
     logits[0x80] = 50.0
-    with pytest.raises(TextError, match="too long"):
+    with pytest.raises(TextError, match="of another length"):
         list(LineWriter(Always(logits), ByteTokenizer(), LineConfig(max_length=3), 1))
 
 
@@ -172,6 +172,12 @@ def test_a_byte_of_sentencepiece_that_is_a_newline_ends_a_line_too():
         logits[[end, letter]] = 0.0
         found = list(LineWriter(Always(logits), tokenizer, LineConfig(10, "a"), 1))
         assert {"a"} == {character for line in found for character in line.text}
+
+
+def test_a_carriage_return_before_the_newline_is_no_part_of_the_line():
+    tokenizer = CharTokenizer.learn("\n\ra")
+    writer = LineWriter(Always([0.0, 0.0, 0.0]), tokenizer, LineConfig(60, "", 1, 2), 1)
+    assert {"a", "aa", "\ra", "\r"} == {line.text for line in writer}  # the last of two of them
 
 
 def test_a_newline_is_fed_first_and_then_the_prefix():
