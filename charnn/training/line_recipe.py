@@ -27,7 +27,7 @@ def fit_lines(lengths: Ids, options: TrainOptions, step_tokens: int) -> tuple[in
     most = max(1, total // FEWEST_WINDOWS)
     side_by_side = max(1, total // int(pieces.max()))
     notes = []
-    if side_by_side < min(wanted, most):
+    if side_by_side < min(wanted, most) and len(lengths) > 1:
         notes.append(
             f"a line of {longest:,} tokens is read in order, and leaves room for only "
             f"{side_by_side:,} lines at once: leave such lines out to train faster"
