@@ -41,6 +41,7 @@ STREAM_WINDOWS = 4
 FEW_PASSES = 10.0
 # What a text bears: more passes, once there are this many steps, only learn it by heart.
 MOST_PASSES, ENOUGH_STEPS = 16, 1000
+ENOUGH_LINE_STEPS = 300  # lists are learnt by heart sooner: 16 passes ended lower than 40
 # Batch and window where there would be fewer steps than so many: more steps are worth more than
 # their speed, and a higher rate of Muon then too.
 SHORT_WINDOWS = ((300, 32, 32), (600, 32, 64))
@@ -269,7 +270,8 @@ def set_budget(
         left = (left - final_tokens * scoring) * (1 - WATCH_SHARE)
         steps = max(1, int(left / speed.step))
         if not config.schedule_start:
-            bears = max(ENOUGH_STEPS, MOST_PASSES * pass_steps)
+            enough = ENOUGH_LINE_STEPS if config.lines else ENOUGH_STEPS
+            bears = max(enough, MOST_PASSES * pass_steps)
     ends_early = steps > bears
     steps = int(min(steps, bears))
     training = steps * speed.step

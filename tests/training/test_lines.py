@@ -24,6 +24,8 @@ from charnn.training.gradient import backward, begin
 from charnn.training.launch import resume, start
 from charnn.training.line_recipe import fit_lines, line_shapes
 from charnn.training.lines import IGNORED, LineBatches, LineLayout, line_lengths
+from charnn.training.machine import Speed
+from charnn.training.recipe import set_budget
 from charnn.training.scoring import whole_lines
 
 NEWLINE = 0
@@ -348,6 +350,18 @@ def test_a_long_line_takes_streams_away_and_says_so():
     batch_size, _, notes = fit_lines(lengths, TrainOptions(), 4096)
     assert 10 == batch_size
     assert "a line of 6,400 tokens" in notes[0]
+
+
+@pytest.mark.parametrize(("count", "passes"), [(50, 60), (10_000, 16)])
+def test_a_list_is_not_learnt_by_heart_however_many_minutes_there_are(count, passes):
+    lengths = np.full(count, 8)
+    model, speed = ModelConfig(V, "lstm", 8, 8, 1), Speed(1e-4, 1e-9, 1e-9)
+    batch_size, bptt, _ = fit_lines(lengths, TrainOptions(), 2048)
+    config = TrainConfig(1, batch_size, bptt, lines=True)
+    options = TrainOptions(minutes=60, lines=True)
+    plan = set_budget(options, model, config, speed, 8 * count, 100, 0.0, lengths)
+    assert passes == plan.epochs
+    assert any("what this text bears" in note for note in plan.notes)
 
 
 def test_the_shapes_that_are_timed_are_those_of_a_usual_window():
