@@ -35,7 +35,8 @@ from charnn.tensor_file import (
 )
 from charnn.version import __version__
 
-FORMAT = 2
+FORMAT = 3
+PLAIN_FORMAT = 2  # of what is not a model of lines: older charnn read it, and are let
 NO_DIGEST = "0" * 64
 TOKENIZER_DTYPES = ("U8", "U32")
 
@@ -58,7 +59,8 @@ class TrainingState:
 class Checkpoint:
     """A model as it lies in a file. ``info`` is JSON for people: corpus, recipe, history, results.
 
-    ``tokenizer`` is what `Tokenizer.to_dict` gave: a kind, and arrays of one dimension.
+    ``tokenizer`` is what `Tokenizer.to_dict` gave: a kind, and arrays of one dimension. ``lines``
+    says that the model read lines, each from the start state after the start token, a newline.
     """
 
     config: ModelConfig
@@ -68,6 +70,7 @@ class Checkpoint:
     info: dict[str, Any] = field(default_factory=dict)
     training: TrainingState | None = None
     digest: str = ""
+    lines: bool = False
 
 
 def save(path: Path, checkpoint: Checkpoint) -> None:
@@ -80,12 +83,13 @@ def save(path: Path, checkpoint: Checkpoint) -> None:
     kind = {key: value for key, value in checkpoint.tokenizer.items() if not _is_array(value)}
     metadata: dict[str, Any] = {
         "kind": "model",
-        "format": FORMAT,
+        "format": FORMAT if checkpoint.lines else PLAIN_FORMAT,
         "charnn": __version__,
         "model": checkpoint.config.to_dict(),
         "tokenizer": kind,
         "start_token": checkpoint.start_token,
         "info": checkpoint.info,
+        **({"lines": True} if checkpoint.lines else {}),
     }
     arrays = dict(checkpoint.weights)
     arrays |= {f"tokenizer.{k}": v for k, v in checkpoint.tokenizer.items() if _is_array(v)}
@@ -162,6 +166,7 @@ def load(path: Path) -> Checkpoint:
         metadata["info"],
         training,
         metadata["digest"],
+        metadata.get("lines", False),
     )
 
 
@@ -204,6 +209,9 @@ def _check(header: Header, path: Path) -> tuple[ModelConfig, TrainConfig | None]
         start_token = metadata.get("start_token")
         if type(start_token) is not int or not 0 <= start_token < config.vocab_size:
             raise ValueError("its start token is not in the vocabulary")
+        lines = metadata.get("lines", False)
+        if type(lines) is not bool:
+            raise ValueError("'lines' is neither true nor false")
         wanted = {name: ("F32", shape) for name, shape in config.tensor_shapes().items()}
         train_config = None
         if "training" in metadata:
@@ -212,6 +220,8 @@ def _check(header: Header, path: Path) -> tuple[ModelConfig, TrainConfig | None]
             if metadata["format"] == 1:  # which knew one optimizer
                 recipe = {"optimizer": "adamw", **recipe}
             train_config = TrainConfig.from_dict(recipe)
+            if train_config.lines != lines:
+                raise ValueError("its training is of lines and it is not, or the other way round")
             _object(training, "progress")
             for name, shape in train_config.tensor_shapes(config).items():
                 wanted[f"training.{name}"] = ("F32", shape)

@@ -1,8 +1,10 @@
-"""Held-out numbers under two named protocols, the same for training, `eval` and analysis.
+"""Held-out numbers under named protocols, the same for training, `eval` and analysis.
 
 **cold-256**: windows of 256 that do not overlap, from the start state each, all positions counted,
 the last partial window dropped; what nanoGPT reports. **carried**: one pass, the state carried from
-the start of the split, every target once; what compares tokenizers.
+the start of the split, every target once; what compares tokenizers. **lines**: each line from the
+start state after a newline, every token of it and the newline that ends it counted; empty lines are
+not there. It is for models of lines, which carry nothing from one to the next.
 
 Shapes: B windows, T steps, V symbols.
 """
@@ -26,7 +28,9 @@ from charnn.model import LanguageModel
 
 COLD_WINDOW = 256
 CARRIED_WINDOW = 512
-MAX_BATCH, MAX_LOGITS = 64, 1 << 24
+LINE_WINDOW = 256  # a longer line is read in several, its state carried
+MAX_BATCH, MAX_LINES, MAX_LOGITS = 64, 512, 1 << 24
+IGNORED = -100  # a target that is padding, as torch's cross entropy knows it
 
 Ids = npt.NDArray[Any]
 Progress = Callable[[int, int], None]
@@ -155,6 +159,76 @@ def carried(
     return score
 
 
+@torch.inference_mode()
+def lines(
+    model: LanguageModel,
+    tokens: Ids,
+    newline: int,
+    sizes: TextSizes,
+    max_tokens: int | None = None,
+    progress: Progress | None = None,
+) -> Score:
+    """Scores tokens (N,) under lines; on about `max_tokens`, in evenly spaced lines.
+
+    What stands before the first newline is a line like others, and so is what follows the last,
+    as if it ended with one.
+
+    Raises:
+        TextError: there is no line that is not empty.
+    """
+    ends = np.flatnonzero(tokens == newline)
+    if len(tokens) and tokens[-1] != newline:
+        ends = np.append(ends, len(tokens))
+    lengths = np.diff(ends, prepend=-1)  # with the newline
+    starts = ends - lengths + 1
+    chosen = np.flatnonzero(lengths > 1)
+    if not len(chosen):
+        raise TextError("nothing to score: the text has no line that is not empty")
+    total = int(lengths[chosen].sum())
+    if max_tokens is not None and total > max_tokens:
+        count = max(1, len(chosen) * max_tokens // total)
+        chosen = chosen[np.linspace(0, len(chosen) - 1, count).round().astype(np.int64)]
+        total = int(lengths[chosen].sum())
+    chosen = chosen[np.argsort(-lengths[chosen], kind="stable")]
+    rows = max(1, min(MAX_LINES, MAX_LOGITS // (LINE_WINDOW * model.config.vocab_size)))
+    score = NOTHING
+    with evaluating(model):
+        for at in range(0, len(chosen), rows):
+            some = chosen[at : at + rows]
+            score = _score_lines(model, tokens, newline, starts[some], lengths[some], sizes, score)
+            if progress:
+                progress(score.targets, total)
+    return score
+
+
+def _score_lines(
+    model: LanguageModel,
+    tokens: Ids,
+    newline: int,
+    starts: Ids,
+    lengths: Ids,
+    sizes: TextSizes,
+    score: Score,
+) -> Score:
+    """Adds lines, (B,), the longest first, to a score."""
+    state = model.initial_state(len(starts))
+    before: Ids = np.full(len(starts), newline)  # what each reads next
+    for done in range(0, int(lengths[0]), LINE_WINDOW):
+        live = int((lengths > done).sum())
+        starts, lengths, before = starts[:live], lengths[:live], before[:live]
+        state = tuple(type(layer)(*(part[:live] for part in layer)) for layer in state)
+        steps = done + np.arange(min(LINE_WINDOW, int(lengths[0]) - done))[:, None]
+        text = steps < lengths - 1
+        targets = np.where(text, tokens[np.where(text, starts + steps, 0)], newline)
+        real = steps < lengths
+        logits, state = model(_tensor(np.concatenate([before[None], targets[:-1]]), model), state)
+        wanted = _tensor(targets, model)
+        wanted[torch.from_numpy(~real).to(wanted.device)] = IGNORED
+        score = sizes.add(score, _loss(logits, wanted), targets[real])
+        before = targets[-1]
+    return score
+
+
 @contextmanager
 def evaluating(model: LanguageModel) -> Iterator[None]:
     """Puts a model into evaluation mode for a block, and back into the mode that it was in."""
@@ -181,5 +255,6 @@ def _tensor(ids: Ids, model: LanguageModel) -> torch.Tensor:
 
 
 def _loss(logits: torch.Tensor, targets: torch.Tensor) -> float:
-    """Sum of the loss in nats: logits (T, B, V), targets (T, B)."""
-    return float(cross_entropy(logits.flatten(0, 1), targets.flatten(), reduction="sum"))
+    """Sum of the loss in nats: logits (T, B, V), targets (T, B), of which some may be ignored."""
+    flat = logits.flatten(0, 1), targets.flatten()
+    return float(cross_entropy(*flat, reduction="sum", ignore_index=IGNORED))

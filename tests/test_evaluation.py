@@ -10,7 +10,7 @@ import torch
 
 from charnn.config import ModelConfig
 from charnn.errors import TextError
-from charnn.evaluation import TextSizes, carried, cold
+from charnn.evaluation import TextSizes, carried, cold, lines
 from charnn.model import CELLS, LanguageModel
 
 V = 7
@@ -95,3 +95,55 @@ def test_scoring_leaves_the_mode_and_the_weights_as_they_were():
     carried(model, ids, ONES)
     assert model.training
     assert all(torch.equal(before[name], weight) for name, weight in model.state_dict().items())
+
+
+@torch.no_grad()
+def score_lines_naively(model: LanguageModel, lines: list[list[int]]) -> tuple[float, int]:
+    """Each line token by token after a newline, 0, up to the newline that ends it."""
+    model.eval()
+    total, count = 0.0, 0
+    for line in lines:
+        state, before = model.initial_state(1), 0
+        for token in [*line, 0]:
+            logits, state = model(torch.tensor([[before]]), state)
+            total -= float(logits[0, 0].double().log_softmax(-1)[token])
+            count, before = count + 1, token
+    return total / count, count
+
+
+@pytest.mark.parametrize("cell", CELLS)
+def test_lines_are_scored_as_by_a_naive_scorer(cell, monkeypatch):
+    monkeypatch.setattr("charnn.evaluation.LINE_WINDOW", 16)
+    monkeypatch.setattr("charnn.evaluation.MAX_LINES", 5)
+    model, _ = model_and_ids(cell, 2)
+    rng = np.random.default_rng(3)
+    texts = [rng.integers(1, V, size).tolist() for size in (1, 15, 16, 17, 2, 40, 3, 31, 0, 1, 9)]
+    tokens = np.array([token for text in texts for token in (*text, 0)], np.uint8)
+    found = lines(model, tokens, 0, ONES)
+    expected, targets = score_lines_naively(model, [text for text in texts if text])
+    assert targets == found.targets == found.chars
+    assert expected == pytest.approx(found.nats_per_token, rel=1e-5)
+
+
+def test_the_last_line_counts_without_its_newline_too():
+    model, _ = model_and_ids("gru", 2)
+    whole = lines(model, np.array([1, 2, 0, 3, 0]), 0, ONES)
+    assert whole == lines(model, np.array([1, 2, 0, 3]), 0, ONES)
+    assert 5 == whole.targets
+
+
+def test_a_subset_of_lines_is_spread_over_all_of_them():
+    model, _ = model_and_ids("rnn", 2)
+    tokens = np.array([[1 + n % 6, 1 + n % 5, 0] for n in range(100)]).ravel()
+    seen = []
+    found = lines(model, tokens, 0, ONES, max_tokens=31, progress=lambda *p: seen.append(p))
+    picked = np.array([[1 + n % 6, 1 + n % 5, 0] for n in (0, 11, 22, 33, 44, 55, 66, 77, 88, 99)])
+    assert lines(model, picked.ravel(), 0, ONES).nats == pytest.approx(found.nats, rel=1e-5)
+    assert (30, 30) == seen[-1]
+
+
+@pytest.mark.parametrize("tokens", [[], [0, 0]])
+def test_a_text_without_lines_is_refused(tokens):
+    model, _ = model_and_ids("rnn", 2)
+    with pytest.raises(TextError, match="no line"):
+        lines(model, np.array(tokens, np.uint8), 0, ONES)

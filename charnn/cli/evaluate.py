@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -18,11 +19,12 @@ from charnn.cli.options import (
     QuietOption,
     ThreadsOption,
 )
-from charnn.config import PROTOCOLS, TOKENS_SUFFIX
-from charnn.errors import ConfigError, DamagedFile, TextError
+from charnn.config import PROTOCOLS, STREAM_PROTOCOLS, TOKENS_SUFFIX
+from charnn.errors import ConfigError, DamagedFile, TextError, UnknownCharacter
 
 if TYPE_CHECKING:
     from charnn.evaluation import TextSizes
+    from charnn.text.sources import Piece, TextSource
     from charnn.text.tokenizers import Ids, Tokenizer
 
 
@@ -37,8 +39,13 @@ def evaluate(
     ] = None,
     model: ModelOption = None,
     protocol: Annotated[
-        str, typer.Option(help="carried, cold-256, or both, with a comma.")
-    ] = ",".join(PROTOCOLS),
+        str | None,
+        typer.Option(
+            help=f"{', '.join(PROTOCOLS)}, or several with commas. [default: lines for a model "
+            f"trained with --lines, else {','.join(STREAM_PROTOCOLS)}]",
+            show_default=False,
+        ),
+    ] = None,
     split: Annotated[
         str | None,
         typer.Option(
@@ -61,8 +68,9 @@ def evaluate(
     \b
     charnn eval                        the newest run on its validation split
     charnn eval chapter.txt -m book    a run on another text
+    charnn eval --protocol lines       each line by itself, from a fresh start
     """
-    chosen = [name.strip() for name in protocol.split(",")]
+    chosen = [name.strip() for name in (protocol or "lines").split(",")]
     if bad := [name for name in chosen if name not in PROTOCOLS]:
         raise ConfigError(f"unknown protocol {bad[0]!r}: choose from {', '.join(PROTOCOLS)}")
     if unknown not in ("error", "skip"):
@@ -80,14 +88,23 @@ def evaluate(
     path = find_model(model, checkpoints)
     saved = load(path)
     tokenizer = tokenizer_from_dict(saved.tokenizer, saved.config.vocab_size)
-    ids, sizes, facts = _read(texts or [], split, path, tokenizer, unknown, encoding)
+    if protocol is None and not saved.lines:
+        chosen = list(STREAM_PROTOCOLS)
+    ids, sizes, facts = _read(
+        texts or [], split, path, tokenizer, unknown, encoding, of_lines=saved.lines
+    )
+    newline = _newline(tokenizer) if "lines" in chosen else 0
     network = evaluation.network_of(saved, machine.choose_device(device))
     scores: dict[str, Any] = {}
     with machine.prepared(threads or machine.default_threads()):
         for name in chosen:
-            score = evaluation.carried if name == "carried" else evaluation.cold
             progress = None if quiet else progress_lines(name)
-            scores[name.replace("-", "_")] = score(network, ids, sizes, progress=progress)
+            if name == "lines":
+                score = evaluation.lines(network, ids, newline, sizes, progress=progress)
+            else:
+                scorer = evaluation.carried if name == "carried" else evaluation.cold
+                score = scorer(network, ids, sizes, progress=progress)
+            scores[name.replace("-", "_")] = score
     if json:
         print_json(
             {
@@ -117,8 +134,12 @@ def _read(
     tokenizer: Tokenizer,
     unknown: str,
     encoding: str,
+    of_lines: bool,
 ) -> tuple[Ids, TextSizes, dict[str, Any]]:
-    """The ids to score, what they stand for, and the facts of the text for people and programs."""
+    """The ids to score, what they stand for, and the facts of the text for people and programs.
+
+    For a model of lines a text is made into lines as it was in training.
+    """
     if not texts or any(text.endswith(TOKENS_SUFFIX) for text in texts):
         if len(texts) > 1 or unknown != "error" or encoding != "utf-8":
             raise ConfigError(
@@ -140,7 +161,8 @@ def _read(
     parts, chars, size = [], 0, 0
     is_text = True
     with open_source(texts, encoding) as source:
-        for piece in source.pieces():
+        pieces = _line_pieces(source, tokenizer.kind == "byte") if of_lines else source.pieces()
+        for piece in pieces:
             size += len(piece.data)
             if tokenizer.kind == "byte":
                 parts.append(tokenizer.encode_bytes(piece.data))
@@ -161,6 +183,23 @@ def _read(
         "unknown": skipped,
     }
     return ids, sizes, facts
+
+
+def _line_pieces(source: TextSource, any_bytes: bool) -> Iterator[Piece]:
+    from charnn.text.lines import clean_lines
+    from charnn.text.sources import Piece
+
+    lines, _ = clean_lines(source, any_bytes)
+    yield Piece(b"\n".join([*lines, b""]), source.parts[0], 0)
+
+
+def _newline(tokenizer: Tokenizer) -> int:
+    try:
+        return int(tokenizer.encode("\n")[0])
+    except UnknownCharacter:
+        raise TextError(
+            "the model knows no newline, so there are no lines for it: choose another --protocol"
+        ) from None
 
 
 def _is_utf8(data: bytes) -> bool:

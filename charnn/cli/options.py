@@ -58,6 +58,14 @@ ValidOption = Annotated[
     typer.Option(metavar="FILE", help="Validate on this text instead.", show_default=False),
 ]
 EncodingOption = Annotated[str, typer.Option(help="How the text's bytes are read.")]
+LinesOption = Annotated[
+    bool,
+    typer.Option(
+        "--lines",
+        help="Each line is a sample of its own, as in a list of names: read from a fresh start, "
+        "in any order.",
+    ),
+]
 PrecisionOption = Annotated[
     str,
     typer.Option(

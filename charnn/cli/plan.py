@@ -14,6 +14,7 @@ from charnn.cli.options import (
     DeviceOption,
     EncodingOption,
     JsonOption,
+    LinesOption,
     PrecisionOption,
     QuietOption,
     TextsArgument,
@@ -39,6 +40,7 @@ def plan(
     tokenizer: TokenizerOption = None,
     vocab_size: VocabSizeOption = None,
     encoding: EncodingOption = TrainOptions.encoding,
+    lines: LinesOption = False,
     precision: PrecisionOption = TrainOptions.precision,
     threads: ThreadsOption = None,
     device: DeviceOption = TrainOptions.device,
@@ -59,6 +61,7 @@ def plan(
         tokenizer=tokenizer,
         vocab_size=vocab_size,
         encoding=encoding,
+        lines=lines,
         precision=precision,
         threads=threads,
         device=device,
@@ -87,7 +90,8 @@ def show_plan(texts: list[str], options: TrainOptions, as_json: bool, quiet: boo
         ) as (trainer, planned),
     ):
         outlook = look_ahead(trainer.token_file, planned)
-        if options.from_model:  # the rule is for networks that begin with nothing
+        # The rule is for networks that begin with nothing, and for a text that is no list.
+        if options.from_model or options.lines:
             outlook = replace(outlook, cold_256=None)
         if as_json:
             print_json(_as_json(trainer, planned, outlook))
@@ -98,13 +102,17 @@ def show_plan(texts: list[str], options: TrainOptions, as_json: bool, quiet: boo
 
 def describe(trainer: Trainer, plan: Plan) -> list[str]:
     """The text in one line, and in another what was chosen for it."""
+    from charnn.training.lines import LineBatches
     from charnn.training.machine import training_memory
 
     model, config, tokens = plan.model, plan.config, trainer.token_file
     memory = training_memory(model, config.batch_size, config.bptt)
     sizes = ", ".join(f"{s.stop - s.start:,} {name}" for name, s in tokens.splits.items())
+    count = ""
+    if isinstance(trainer.batches, LineBatches):
+        count = f" in {len(trainer.batches.lengths):,} lines to learn"
     return [
-        f"text: {sizes} tokens, {model.vocab_size:,} different ({tokens.tokenizer.kind})",
+        f"text: {sizes} tokens{count}, {model.vocab_size:,} different ({tokens.tokenizer.kind})",
         f"plan: {model.cell} {model.num_layers}x{model.hidden_size} ({model.parameters:,} "
         f"parameters), dropout {model.dropout:g}; {config.max_steps:,} steps of "
         f"{config.batch_size}x{config.bptt}, {plan.epochs:.1f} passes, about "
@@ -141,6 +149,6 @@ def _as_json(trainer: Trainer, plan: Plan, outlook: Outlook) -> dict[str, Any]:
         "tokens_per_second": plan.tokens_per_second,
         "memory_bytes": training_memory(model, config.batch_size, config.bptt),
         "file_bytes": 4 * model.parameters,
-        "expected": {"cold_256": outlook.cold_256, "ngram": outlook.counting},
+        "expected": {trainer.scorer.protocol: outlook.cold_256, "ngram": outlook.counting},
         "advice": outlook.advice,
     }

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Literal
 
 import typer
 
-from charnn.cli.console import print_json, say
+from charnn.cli.console import note, print_json, say
 from charnn.cli.options import (
     DEFAULT_CHECKPOINTS,
     CheckpointsOption,
@@ -19,7 +19,17 @@ from charnn.cli.options import (
     QuietOption,
 )
 from charnn.cli.output import Output
-from charnn.config import MAX_SEED, SamplingConfig
+from charnn.cli.sample_lines import (
+    LinesOption,
+    MaxLengthOption,
+    MinLengthOption,
+    NewOption,
+    PrefixOption,
+    UniqueOption,
+    line_config,
+    write_lines,
+)
+from charnn.config import MAX_SEED, LineConfig, SamplingConfig
 from charnn.errors import FileError
 
 if TYPE_CHECKING:
@@ -104,6 +114,12 @@ def sample(
             help=f"How many texts; a line of {len(RULE)} dashes stands between them.",
         ),
     ] = 1,
+    lines: LinesOption = None,
+    prefix: PrefixOption = LineConfig.prefix,
+    min_length: MinLengthOption = LineConfig.min_length,
+    max_length: MaxLengthOption = LineConfig.max_length,
+    unique: UniqueOption = False,
+    new: NewOption = False,
     seed: Annotated[
         int | None,
         typer.Option(
@@ -154,6 +170,15 @@ def sample(
         repetition_penalty=repetition_penalty,
         stop=tuple(stop or ()),
     )
+    not_with_lines = {
+        "a PROMPT": prompt != "",
+        "--num-samples": num_samples != 1,
+        "--stop": bool(stop),
+        "--max-tokens": max_tokens != SamplingConfig.max_tokens,
+        "--no-echo": no_echo,
+    }
+    prefix = os.fsencode(prefix).decode("utf-8", "surrogateescape")
+    line_limits = line_config(lines, prefix, min_length, max_length, unique, new, not_with_lines)
     output = Output()
     if prompt == "-":
         if sys.stdin is None:
@@ -165,9 +190,18 @@ def sample(
     # From here on numpy is loaded, with the threads just set.
     from charnn import load
     from charnn.generation.sampler import draw_seed
+    from charnn.runs import find_model
 
-    loaded = load(model, checkpoints, engine, int8)
+    path = find_model(model, checkpoints)
+    loaded = load(path, engine=engine, int8=int8)
     drawn = draw_seed() if seed is None else seed
+    if line_limits:
+        if seed is None and not quiet:
+            say(f"seed {drawn}")
+        write_lines(loaded, path, line_limits, config, drawn, unknown, new, as_json, quiet)
+        return
+    if loaded.of_lines and not quiet:
+        note("this model was trained with --lines: 'charnn sample --lines 20' is what it is for")
     for index in range(num_samples):
         writing = loaded.write(prompt, config, drawn, index, unknown, echo=not no_echo)
         if index == 0 and seed is None and not quiet:

@@ -49,6 +49,7 @@ def show(
         "tokenizer": {"kind": tokenizer.kind, "vocab_size": tokenizer.vocab_size},
         "training_state": saved.training is not None,
         "engine": {"name": "native" if there else "numpy", "kernel": there[0] if there else None},
+        "lines": saved.lines,
         **saved.info,
     }
     if json:
@@ -73,6 +74,7 @@ def _describe(saved: Checkpoint, tokenizer: Tokenizer, size: int) -> list[str]:
         f"dropout {shape.dropout:g}: {shape.parameters:,} parameters",
         f"{tokenizer.kind} tokenizer, {tokenizer.vocab_size:,} symbols{_symbols(tokenizer)}",
         f"{size:,} bytes, digest {saved.digest[:16]}",
+        *(["a model of lines: each begins from a fresh start"] if saved.lines else []),
     ]
 
 
@@ -87,10 +89,11 @@ def _history(info: dict[str, Any]) -> Iterator[str]:
     for name, score in info.get("results", {}).items():
         loss = f"{score['nats_per_token']:.4f} nats/token over {score['targets']:,} targets"
         yield f"validation, {name.replace('_', '-')}: {loss}"
-    history = [h for h in info.get("history", []) if h["cold_256"] is not None]
+    key = "lines" if recipe and recipe.get("lines") else "cold_256"
+    history = [h for h in info.get("history", []) if h[key] is not None]
     if len(history) > 1:
-        yield "validation loss (cold-256) over the steps:"
-        yield from plot([h["step"] for h in history], [h["cold_256"] for h in history])
+        yield f"validation loss ({key.replace('_', '-')}) over the steps:"
+        yield from plot([h["step"] for h in history], [h[key] for h in history])
 
 
 def _symbols(tokenizer: Tokenizer) -> str:

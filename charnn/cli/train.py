@@ -15,6 +15,7 @@ from charnn.cli.options import (
     DeviceOption,
     EncodingOption,
     JsonOption,
+    LinesOption,
     PrecisionOption,
     QuietOption,
     SplitOption,
@@ -145,6 +146,7 @@ def train(
     split: SplitOption = ",".join(map(str, TrainOptions.split)),
     valid: ValidOption = None,
     encoding: EncodingOption = TrainOptions.encoding,
+    lines: LinesOption = False,
     eval_every: Annotated[
         int | None, option("--eval-every", text="Steps between validations; 0: at the end only.")
     ] = None,
@@ -173,6 +175,7 @@ def train(
     charnn train book.txt
     charnn train book.txt --minutes 10 --cell gru --name book-gru
     charnn train chapter.txt --from book --minutes 0.5
+    charnn train names.txt --lines
     charnn train --resume
     """
     values = {key: value for key, value in locals().items() if key in TrainOptions.__annotations__}
@@ -259,7 +262,6 @@ def _run(trainer: Trainer, end: OrderlyEnd, json: bool, quiet: bool) -> None:
 
 def _result(trainer: Trainer, ended: Ended) -> dict[str, Any]:
     folder = trainer.home
-    scores = {"cold_256": ended.cold_256, "carried": ended.carried}
     return {
         "run": folder.name,
         "best": str(folder.best if folder.best.exists() else folder.last),
@@ -267,11 +269,11 @@ def _result(trainer: Trainer, ended: Ended) -> dict[str, Any]:
         "reason": ended.reason,
         "step": ended.step,
         "max_steps": trainer.config.max_steps,
-        "tokens": ended.step * trainer.batches.tokens_per_window,
+        "tokens": trainer.batches.tokens_before(ended.step),
         "seconds": trainer.seconds,
         "parameters": trainer.network.config.parameters,
         "seed": trainer.config.seed,
-        **{key: score.to_dict() for key, score in scores.items() if score},
+        **{key: score.to_dict() for key, score in ended.scores.items()},
     }
 
 
@@ -285,14 +287,15 @@ def _say_what_next(trainer: Trainer, ended: Ended) -> None:
         say(f"  charnn train --resume --name {run.name}{where}")
         return
     whole = len(trainer.valid) if trainer.valid is not None else 0
-    for label, score in (("cold-256", ended.cold_256), ("carried", ended.carried)):
-        if score:
-            bits = f", {score.bits_per_char:.3f} bits/char" if score.bits_per_char else ""
-            say(f"validation, {label}: {score.nats_per_token:.4f} nats/token{bits}")
-    if ended.cold_256 and trainer.config.final_tokens < whole:
+    for key, score in ended.scores.items():
+        bits = f", {score.bits_per_char:.3f} bits/char" if score.bits_per_char else ""
+        label = key.replace("_", "-")
+        say(f"validation, {label}: {score.nats_per_token:.4f} nats/token{bits}")
+    if ended.scores and trainer.config.final_tokens < whole:
         say(
             f"  of the first {trainer.config.final_tokens:,} tokens of {whole:,}; "
             "'charnn eval' scores them all"
         )
     say(f"done: {run.folder}/; let it write with:")
-    say(f"  charnn sample -m {run.name}{where}")
+    many = " --lines 20" if trainer.config.lines else ""
+    say(f"  charnn sample{many} -m {run.name}{where}")

@@ -43,7 +43,7 @@ def watch(events: Iterator[Event], trainer: Trainer) -> Iterator[Event]:
                     shown = time.monotonic()
                     say(text)
             elif isinstance(event, Evaluated):
-                score = event.cold_256
+                score = event.score
                 bits = f", {score.bits_per_char:.3f} bits/char" if score.bits_per_char else ""
                 star = " (best)" if event.best else ""
                 loss = f"validation loss {score.nats_per_token:.4f}{bits}{star}"

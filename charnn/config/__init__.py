@@ -4,6 +4,7 @@ No torch and no numpy here: the command line borrows its defaults from this pack
 """
 
 from charnn.config.checks import MAX_SEED
+from charnn.config.lines import LINE_TOKENS, LINE_TRIES, LineConfig
 from charnn.config.model import (
     GATES,
     MAX_HIDDEN_SIZE,
@@ -28,7 +29,8 @@ from charnn.config.training import (
     TrainOptions,
 )
 
-PROTOCOLS = ("carried", "cold-256")
+STREAM_PROTOCOLS = ("carried", "cold-256")  # of a text in which what came before matters
+PROTOCOLS = (*STREAM_PROTOCOLS, "lines")
 TOKENS_SUFFIX = ".tokens"
 
 __all__ = [
@@ -38,6 +40,8 @@ __all__ = [
     "DEFAULT_TOKENIZER",
     "DEVICES",
     "GATES",
+    "LINE_TOKENS",
+    "LINE_TRIES",
     "MAX_HIDDEN_SIZE",
     "MAX_LAYERS",
     "MAX_SEED",
@@ -47,8 +51,10 @@ __all__ = [
     "PRECISIONS",
     "PROTOCOLS",
     "STATES",
+    "STREAM_PROTOCOLS",
     "TOKENS_SUFFIX",
     "TRAIN_OPTIONS",
+    "LineConfig",
     "ModelConfig",
     "SamplingConfig",
     "TrainConfig",

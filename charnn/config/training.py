@@ -25,7 +25,8 @@ class TrainConfig:
     ``precision`` are part of what a resumed run repeats. ``schedule_start`` is the step at which
     the present budget began: 0, unless a finished run was given another one. An
     evaluation during training reads ``valid_tokens`` of the validation split, spread over it;
-    those at the end ``final_tokens``, from its start.
+    those at the end ``final_tokens``, from its start. With ``lines`` a stream reads one line after
+    another, each from the start state.
     """
 
     max_steps: int
@@ -47,6 +48,7 @@ class TrainConfig:
     schedule_start: int = 0
     valid_tokens: int = 100_000
     final_tokens: int = 200_000
+    lines: bool = False
 
     def __post_init__(self) -> None:
         require_int("max_steps", self.max_steps, 1, 2**40)
@@ -76,6 +78,7 @@ class TrainConfig:
         require_int("schedule_start", self.schedule_start, 0, self.max_steps - 1)
         require_int("valid_tokens", self.valid_tokens, 2, 2**40)
         require_int("final_tokens", self.final_tokens, 2, 2**40)
+        require(type(self.lines) is bool, f"lines must be true or false, got {self.lines!r}")
 
     def tensor_shapes(self, model: ModelConfig) -> dict[str, tuple[int, ...]]:
         """Name and shape of every array that continues a training (see `TrainingState`)."""
@@ -90,8 +93,9 @@ class TrainConfig:
         return shapes
 
     def to_dict(self) -> dict[str, Any]:
-        """As JSON values."""
-        return asdict(self)
+        """As JSON values; ``lines`` only where it is set, as older files know nothing of it."""
+        values = asdict(self)
+        return values if self.lines else {k: v for k, v in values.items() if k != "lines"}
 
     @classmethod
     def from_dict(cls, values: Mapping[str, Any]) -> TrainConfig:
@@ -109,8 +113,9 @@ class TrainOptions:
 
     At most one budget (``minutes``, ``epochs``, ``max_steps``) may be given; without one it is
     `DEFAULT_MINUTES`. ``valid`` names a text of its own to validate on, instead of a part of
-    ``split``. ``from_model`` names a model to fine-tune, which then settles shape and tokenizer.
-    The rest is as in `ModelConfig` and `TrainConfig`.
+    ``split``. With ``lines`` each line is a sample of its own. ``from_model`` names a model to
+    fine-tune, which then settles shape and tokenizer. The rest is as in `ModelConfig` and
+    `TrainConfig`.
     """
 
     name: str | None = None
@@ -135,6 +140,7 @@ class TrainOptions:
     split: tuple[int, ...] = (90, 10)
     valid: str | None = None
     encoding: str = "utf-8"
+    lines: bool = False
     eval_every: int | None = None
     sample_every: int | None = None
     save_every: int | None = None

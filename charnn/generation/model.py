@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Collection, Iterable, Iterator
 from typing import Any
 
 from charnn.checkpoint import Checkpoint
-from charnn.config import SamplingConfig
+from charnn.config import LineConfig, SamplingConfig
 from charnn.generation.engines import Network, make_network
 from charnn.generation.filters import FILTERS
+from charnn.generation.lines import LineWriter
 from charnn.generation.sampler import Sampler, draw_seed
 from charnn.generation.writer import Writing
 from charnn.text.tokenizers import Tokenizer, tokenizer_from_dict
@@ -21,6 +22,7 @@ class Model:
         network: the network in one of the engines; ``config`` is its shape.
         tokenizer: text to ids and back.
         start_token: the id that a text without a prompt is begun with; not shown.
+        of_lines: whether it was trained on lines, each from the start state.
         info: JSON for people: corpus, recipe, history, results.
     """
 
@@ -30,8 +32,10 @@ class Model:
         tokenizer: Tokenizer,
         start_token: int,
         info: dict[str, Any] | None = None,
+        of_lines: bool = False,
     ) -> None:
         self.network, self.tokenizer, self.start_token = network, tokenizer, start_token
+        self.of_lines = of_lines
         self.config, self.info = network.config, info or {}
 
     @classmethod
@@ -44,7 +48,7 @@ class Model:
         """
         tokenizer = tokenizer_from_dict(loaded.tokenizer, loaded.config.vocab_size)
         network = make_network(loaded.config, loaded.weights, engine, int8)
-        return cls(network, tokenizer, loaded.start_token, loaded.info)
+        return cls(network, tokenizer, loaded.start_token, loaded.info, loaded.lines)
 
     def write(
         self,
@@ -67,6 +71,28 @@ class Model:
         filters = {name: getattr(config, name) for name in FILTERS}
         sampler = Sampler(self.network, draw_seed() if seed is None else seed, index, filters)
         return Writing(sampler, self.tokenizer, prompt, self.start_token, config, unknown, echo)
+
+    def lines(
+        self,
+        lines: LineConfig,
+        config: SamplingConfig | None = None,
+        seed: int | None = None,
+        known: Collection[str] = (),
+        unknown: str = "error",
+    ) -> LineWriter:
+        """Lines to iterate over, each from the start state; of `config` only the filters count.
+
+        Args:
+            known: lines that are not to be written.
+
+        Raises:
+            TextError: the model knows no newline, or not the characters of the prefix.
+            ConfigError: the seed is out of range.
+        """
+        config = config or SamplingConfig()
+        filters = {name: getattr(config, name) for name in FILTERS}
+        seed = draw_seed() if seed is None else seed
+        return LineWriter(self.network, self.tokenizer, lines, seed, filters, known, unknown)
 
     def stream(
         self,

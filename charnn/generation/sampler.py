@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 import secrets
 from collections import deque
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Collection, Iterable, Iterator, Mapping
 from typing import Any, Protocol
 
 import numpy as np
@@ -96,7 +96,8 @@ class Sampler:
 
     What it writes depends on the model, the ids fed, the filters, and (seed, index): the index-th
     sample of a seed is the same whichever others are drawn. ``nats`` sums the surprisal of what
-    `stream` chose under the unfiltered model at temperature 1, ``tokens`` counts it.
+    `stream` chose under the unfiltered model at temperature 1, ``tokens`` counts it. ``forbidden``
+    holds ids that are not chosen while they stand there.
     """
 
     def __init__(
@@ -117,6 +118,10 @@ class Sampler:
         self._state = model.initial_state()
         self._logits: NDArray[np.float32] | None = None
         self._recent: deque[int] = deque(maxlen=RECENT)
+        self.forbidden: Collection[int] = ()
+        others = [apply for apply, _ in self._filters if apply is not temperature]
+        self._plain = isinstance(model, NativeModel) and not others
+        self._engine: NativeStream | None = None
         self.nats = 0.0
         self.tokens = 0
 
@@ -135,28 +140,28 @@ class Sampler:
         Raises:
             CharnnError: nothing was fed yet, or the model's logits are not finite.
         """
-        engine = self._open()
         for _ in range(max_tokens):
-            if engine is None:
+            if self._engine_chooses():
+                token = self._next()
+            else:
                 token = self._choose()
                 self._logits, self._state = self._model.step(token, self._state)
-            else:
-                token = self._next(engine)
             self._recent.append(token)
             self.tokens += 1
             yield token
 
-    def _open(self) -> NativeStream | None:
-        """The engine, where it can choose by itself: with a temperature and nothing else."""
-        if self._logits is None or not isinstance(self._model, NativeModel):
-            return None
-        if any(apply is not temperature for apply, _ in self._filters):
-            return None
-        engine = self._model.open(self._logits, self._state)
-        self._logits, self._state = engine.logits, engine.state
-        return engine
+    def _engine_chooses(self) -> bool:
+        """Whether the engine can choose by itself: with a temperature and nothing else."""
+        return self._plain and not self.forbidden and self._logits is not None
 
-    def _next(self, engine: NativeStream) -> int:
+    def _next(self) -> int:
+        """Lets the engine choose and read; state and logits are then its own, changed in place."""
+        engine = self._engine
+        if engine is None or engine.state is not self._state:
+            assert isinstance(self._model, NativeModel), "others choose here"
+            assert self._logits is not None, "there is something to choose by"
+            engine = self._engine = self._model.open(self._logits, self._state)
+            self._logits, self._state = engine.logits, engine.state
         _, value = self._filters[0] if self._filters else (None, 1.0)
         token = engine.next(value, self._generator.uniform())
         if token < 0:
@@ -172,6 +177,9 @@ class Sampler:
         if not math.isfinite(logits.dot(logits)):
             raise CharnnError(NOT_FINITE)
         filtered = logits
+        if self.forbidden:
+            filtered = logits.copy()
+            filtered[list(self.forbidden)] = -math.inf
         for apply, setting in self._filters:
             filtered = apply(filtered, setting, self._recent)
         token = draw(filtered, self._generator.uniform())

@@ -9,7 +9,7 @@ import codecs
 import io
 import sys
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path
 from typing import IO
@@ -32,17 +32,28 @@ def spool(name: str, path: Path | None, encoding: str | None, folder: Path) -> i
         TextError: it is not in this encoding.
         FileError: it cannot be read, or the disk is full.
     """
+    with _raw(path) as file:
+        blocks = _blocks(file, path)
+        return keep(
+            name, blocks if encoding is None else _transcode(blocks, name, encoding), folder
+        )
+
+
+def keep(name: str, blocks: Iterable[bytes], folder: Path) -> io.FileIO:
+    """Writes blocks of a text one after another into such a file in `folder`.
+
+    Raises:
+        FileError: the disk is full, or the folder cannot be written to.
+    """
     try:
         copy = tempfile.TemporaryFile(dir=folder, buffering=0)  # noqa: SIM115  # outlives this call
     except OSError as error:
         raise FileError(os_error_line(error, folder / "spool", f"copy {name} to")) from error
     try:
-        with _raw(path) as file:
-            blocks = _blocks(file, path)
-            for data in blocks if encoding is None else _transcode(blocks, name, encoding):
-                view = memoryview(data)
-                while view:
-                    view = view[copy.write(view) :]
+        for data in blocks:
+            view = memoryview(data)
+            while view:
+                view = view[copy.write(view) :]
     except OSError as error:
         copy.close()
         raise FileError(os_error_line(error, folder / "spool", f"copy {name} to")) from error

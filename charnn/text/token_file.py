@@ -101,6 +101,7 @@ def write_token_file(
     vocab_size: int | None = None,
     split: Sequence[int] = (90, 10),
     valid: TextSource | None = None,
+    test: TextSource | None = None,
     progress: Progress | None = None,
 ) -> TokenFile:
     """Writes a text as ids, in bounded memory, reading it two times (sentencepiece: three).
@@ -111,6 +112,7 @@ def write_token_file(
         vocab_size: for sentencepiece that is learnt; chosen by the size of the text if None.
         split: percentages of train, valid and test, cut at floor(fraction x characters).
         valid: another text to be the valid split; then `split` is not used.
+        test: beside `valid`, a third to be the test split.
         progress: called with bytes done and bytes in all, over all passes.
 
     Raises:
@@ -121,7 +123,8 @@ def write_token_file(
     path = Path(path)
     check_split(split)
     check_tokenizer(tokenizer, vocab_size)
-    writer = TokenWriter(path, [source] if valid is None else [source, valid], tokenizer, progress)
+    sources = [text for text in (source, valid, test) if text is not None]
+    writer = TokenWriter(path, sources, tokenizer, progress)
     writer.look(split)
     notes = writer.write(vocab_size)
     return replace(TokenFile.open(path), notes=notes)

@@ -49,7 +49,7 @@ def check_tokenizer(tokenizer: str | Tokenizer, vocab_size: int | None) -> None:
 
 
 class TokenWriter:
-    """The passes over one or two texts, and what they share."""
+    """The passes over a text, or one for each split, and what they share."""
 
     def __init__(
         self,
@@ -92,7 +92,7 @@ class TokenWriter:
         total = self.surveys[0].size if total is None else total
         one = len(self.sources) == 1
         self.cuts = cut_points(total, split) if one else []
-        self.split_names = SPLIT_NAMES[: len(split) if one else 2]
+        self.split_names = SPLIT_NAMES[: len(split) if one else len(self.sources)]
         if self.cuts and not self.cuts[0]:
             raise TextError(
                 f"a text of {total} character{'s' * (total > 1)} leaves nothing to learn from "

@@ -51,6 +51,10 @@ class StreamBatches:
         """Targets in a window."""
         return self.batch_size * self.bptt
 
+    def tokens_before(self, step: int) -> int:
+        """Targets in all windows before that of `step`."""
+        return step * self.tokens_per_window
+
     def window(self, step: int) -> Window:
         """The window of a step, counted from 0 over all passes.
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -31,11 +31,15 @@ class StepDone:
 
 @dataclass(frozen=True)
 class Evaluated:
-    """Cold-256 over the validation subset; ``best`` when nothing before was lower."""
+    """The score of the validation subset; ``best`` when nothing before was lower.
+
+    ``protocol`` is "cold_256", or "lines" where the model is one of lines.
+    """
 
     step: int
-    cold_256: Score
+    score: Score
     best: bool
+    protocol: str = "cold_256"
 
 
 @dataclass(frozen=True)
@@ -66,14 +70,14 @@ class Warned:
 class Ended:
     """Nothing more will come. ``reason`` is "finished" or "interrupted".
 
-    The scores are those of the best model over the start of the validation split, `final_tokens`
-    of it, where training is finished and there is one.
+    The scores, by protocol ("cold_256" and "carried", or "lines"), are those of the best model over
+    the start of the validation split, `final_tokens` of it, where training is finished and there is
+    one.
     """
 
     step: int
     reason: str
-    cold_256: Score | None = None
-    carried: Score | None = None
+    scores: dict[str, Score] = field(default_factory=dict)
 
 
 Event = StepDone | Evaluated | Sampled | Saved | Warned | Ended
@@ -86,16 +90,15 @@ def log_line(event: Event, counters: dict[str, Any]) -> dict[str, Any]:
         values = {name: _finite(value) for name, value in vars(event).items()}
         return {"event": "step", **values, **counters}
     if isinstance(event, Evaluated):
-        score = event.cold_256.to_dict()
-        return {"event": "eval", **counters, "cold_256": score, "best": event.best}
+        score = event.score.to_dict()
+        return {"event": "eval", **counters, event.protocol: score, "best": event.best}
     if isinstance(event, Sampled):
         return {"event": "sample", **counters, "text": event.text}
     if isinstance(event, Saved):
         return {"event": "save", **counters, "file": event.path.name}
     if isinstance(event, Warned):
         return {"event": "warning", **counters, "message": event.message}
-    scores = {"cold_256": event.cold_256, "carried": event.carried}
-    found = {name: score.to_dict() for name, score in scores.items() if score}
+    found = {name: score.to_dict() for name, score in event.scores.items()}
     return {"event": "end", **counters, "reason": event.reason, **found}
 
 

@@ -21,16 +21,18 @@ from charnn.config import (
 from charnn.errors import ConfigError, DamagedFile, FileError, TextError, TrainingError
 from charnn.runs import Run, find_model, find_run, free_name, list_runs
 from charnn.tensor_file import os_error_line, replacing
+from charnn.text.lines import line_sources
 from charnn.text.sources import TextSource, open_source
 from charnn.text.sources import run_name as name_of_text
 from charnn.text.splits import check_split
 from charnn.text.token_file import TokenFile, write_token_file
 from charnn.text.token_writer import check_tokenizer
-from charnn.text.tokenizers import Tokenizer
+from charnn.text.tokenizers import ByteTokenizer, Ids, Tokenizer
 from charnn.training import machine
 from charnn.training.fine_tune import Base
+from charnn.training.lines import line_lengths
 from charnn.training.machine import require_memory
-from charnn.training.recipe import Plan, make_plan, set_budget
+from charnn.training.recipe import Plan, make_plan, set_budget, step_shapes
 from charnn.training.trainer import Trainer
 
 Notify = Callable[[str], None]
@@ -99,6 +101,7 @@ def start(
                 _valid_tokens(tokens),
                 tokens.tokenizer.vocab_size,
                 time.monotonic() - began,
+                _lengths(tokens) if options.lines else None,
             )
             for note in plan.notes:
                 notify(note)
@@ -161,14 +164,16 @@ def resume(
             config = replace(
                 config, schedule_start=config.max_steps, max_steps=config.max_steps + 1
             )
+            lengths = _lengths(tokens) if config.lines else None
             config = set_budget(
                 options,
                 saved.config,
                 config,
-                machine.measure(saved.config, config),
+                machine.measure(saved.config, config, step_shapes(config, lengths)),
                 len(tokens.split("train")),
                 _valid_tokens(tokens),
                 time.monotonic() - began,
+                lengths,
             ).config
             progress["finished"] = False
             has_valid = _valid_tokens(tokens) > 1
@@ -234,6 +239,10 @@ def _valid_tokens(tokens: TokenFile) -> int:
     return len(tokens.split("valid")) if "valid" in tokens.splits else 0
 
 
+def _lengths(tokens: TokenFile) -> Ids:
+    return line_lengths(tokens.split("train"), tokens.start_token)
+
+
 def _deadline(options: TrainOptions, began: float) -> float | None:
     if options.minutes is None and options.given(("epochs", "max_steps")):
         return None
@@ -249,6 +258,11 @@ def _tokens_of(
 ) -> TokenFile:
     """The run's own token file: written from the texts, or a copy of the one that was given."""
     if any(text.endswith(TOKENS_SUFFIX) for text in texts):
+        if options.lines:
+            raise ConfigError(
+                "--lines mixes the lines before it sets some apart to validate on, and a .tokens "
+                "file is cut already: give the text itself"
+            )
         standard = TrainOptions()
         settled = ("tokenizer", "vocab_size", "split", "valid", "encoding")
         other = [
@@ -278,12 +292,27 @@ def _tokens_of(
 
         source = read(texts)
         valid = read([options.valid]) if options.valid else None
+        test, split = None, options.split
+        if options.lines:
+            parts = line_sources(
+                source, options.seed or 0, split, run.folder, _any_bytes(tokenizer), valid
+            )
+            for part in parts:
+                opened.enter_context(part)
+            source, *others = parts
+            valid, test = (*others, None, None)[:2]
+            split = (100,)
         return write_token_file(
             run.tokens,
             source,
             tokenizer=tokenizer,
             vocab_size=options.vocab_size,
-            split=options.split,
+            split=split,
             valid=valid,
+            test=test,
             progress=progress,
         )
+
+
+def _any_bytes(tokenizer: str | Tokenizer) -> bool:
+    return (tokenizer if isinstance(tokenizer, str) else tokenizer.kind) == ByteTokenizer.kind

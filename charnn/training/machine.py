@@ -6,7 +6,7 @@ import ctypes
 import os
 import platform
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
@@ -163,29 +163,36 @@ class Speed:
     carried_token: float
 
 
-def measure(model: ModelConfig, config: TrainConfig) -> Speed:
-    """Trains a throwaway network for a moment; nothing of this reaches the real training."""
+def measure(
+    model: ModelConfig, config: TrainConfig, shapes: Sequence[tuple[int, int]] = ()
+) -> Speed:
+    """Trains a throwaway network for a moment; nothing of this reaches the real training.
+
+    `shapes` are steps and streams of what a step reads, one after another: a window if left out.
+    """
     network = LanguageModel(model).to(config.device)
-    step = _time_step(network, config)
+    step = _time_step(network, config, shapes or [(config.bptt, config.batch_size)])
     batch = evaluation_batch(model.vocab_size)
     cold = _time_forward(network, (COLD_WINDOW, batch), config.device)
     carried = _time_forward(network, (COLD_WINDOW, 1), config.device)
     return Speed(step, cold, carried)
 
 
-def _time_step(network: LanguageModel, config: TrainConfig) -> float:
+def _time_step(
+    network: LanguageModel, config: TrainConfig, shapes: Sequence[tuple[int, int]]
+) -> float:
     network.train()
     network.recurrent_dtype = getattr(torch, config.precision)
     optimizer = Optimizer(network, config)
-    tokens = torch.zeros(config.bptt, config.batch_size, dtype=torch.long, device=config.device)
-    state = network.initial_state(config.batch_size)
+    parts = [torch.zeros(shape, dtype=torch.long, device=config.device) for shape in shapes]
     times: list[float] = []
     begin = time.perf_counter()
     while len(times) < 4 or time.perf_counter() - begin < MEASURE_SECONDS:
         at = time.perf_counter()
-        logits, _ = network(tokens, state)
         network.zero_grad()
-        cross_entropy(logits.flatten(0, 1), tokens.flatten()).backward()  # type: ignore[no-untyped-call]  # torch's own signature
+        for tokens in parts:
+            logits, _ = network(tokens, network.initial_state(tokens.shape[1]))
+            cross_entropy(logits.flatten(0, 1), tokens.flatten()).backward()  # type: ignore[no-untyped-call]  # torch's own signature
         torch.nn.utils.clip_grad_norm_(network.parameters(), 1.0)
         optimizer.step(0.0)
         _wait_for(config.device)

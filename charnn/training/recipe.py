@@ -8,7 +8,7 @@ from __future__ import annotations
 import math
 import time
 from dataclasses import dataclass, field, replace
-from typing import Any
+from typing import Any, NamedTuple
 
 from charnn.config import (
     BATCH_SIZES,
@@ -19,6 +19,8 @@ from charnn.config import (
     TrainOptions,
 )
 from charnn.errors import TextError
+from charnn.training.line_recipe import fit_lines, line_shapes
+from charnn.training.lines import Ids, LineLayout
 from charnn.training.machine import Speed, has_bfloat16, measure, require_memory
 
 # Share of the time that evaluations and samples may take, and the scores at the end.
@@ -39,10 +41,20 @@ STREAM_WINDOWS = 4
 FEW_PASSES = 10.0
 # What a text bears: more passes, once there are this many steps, only learn it by heart.
 MOST_PASSES, ENOUGH_STEPS = 16, 1000
+ENOUGH_LINE_STEPS = 300  # lists are learnt by heart sooner: 16 passes ended lower than 40
 # Batch and window where there would be fewer steps than so many: more steps are worth more than
 # their speed, and a higher rate of Muon then too.
 SHORT_WINDOWS = ((300, 32, 32), (600, 32, 64))
 SHORT_MUON_RATE = 0.06
+
+
+class Text(NamedTuple):
+    """What of a text matters here: tokens of its splits, symbols, and for lines their lengths."""
+
+    train: int
+    valid: int
+    vocab_size: int
+    lengths: Ids | None = None
 
 
 @dataclass(frozen=True)
@@ -54,12 +66,13 @@ class Plan:
     speed: Speed
     seconds: float
     epochs: float
+    step_tokens: float
     notes: list[str] = field(default_factory=list)
 
     @property
     def tokens_per_second(self) -> float:
         """Speed of training, without evaluations."""
-        return self.config.batch_size * self.config.bptt / self.speed.step
+        return self.step_tokens / self.speed.step
 
 
 def choose_shape(options: TrainOptions, vocab_size: int, work: float) -> ModelConfig:
@@ -98,21 +111,28 @@ def fit_windows(tokens: int, batch_size: int, bptt: int) -> tuple[int, int]:
 
 
 def make_plan(
-    options: TrainOptions, train_tokens: int, valid_tokens: int, vocab_size: int, elapsed: float
+    options: TrainOptions,
+    train_tokens: int,
+    valid_tokens: int,
+    vocab_size: int,
+    elapsed: float,
+    lengths: Ids | None = None,
 ) -> Plan:
     """Settles a training of `train_tokens` ids, `elapsed` seconds after the command began.
 
-    `options` has its seed, threads and device settled.
+    `options` has its seed, threads and device settled. `lengths` are those of the lines, (N,), for
+    a training of lines.
 
     Raises:
         TextError: there is nothing to learn from.
         TrainingError: it would not fit into memory.
     """
     began = time.monotonic() - elapsed
-    plan = _plan_with(options, train_tokens, valid_tokens, vocab_size, began)
-    better = _second_thoughts(options, plan)
-    if better != options:
-        plan = _plan_with(better, train_tokens, valid_tokens, vocab_size, began)
+    text = Text(train_tokens, valid_tokens, vocab_size, lengths)
+    plan = _plan_with(options, text, began)
+    better, step_tokens = _second_thoughts(options, plan)
+    if (better, step_tokens) != (options, None):
+        plan = _plan_with(better, text, began, step_tokens)
     dropout = choose_dropout(plan.epochs) if options.dropout is None else options.dropout
     if vocab_size == 1:
         plan.notes.append(
@@ -121,21 +141,26 @@ def make_plan(
     return replace(plan, model=replace(plan.model, dropout=dropout))
 
 
-def _second_thoughts(options: TrainOptions, plan: Plan) -> TrainOptions:
-    """What the length of a plan says about optimizer, batch and window, where nobody else does."""
+def _second_thoughts(options: TrainOptions, plan: Plan) -> tuple[TrainOptions, int | None]:
+    """What the length of a plan says about optimizer, batch and window, where nobody else does.
+
+    Of lines, a batch and a window are told as the tokens of a step.
+    """
     if options.optimizer is None and options.muon_rate is None and plan.epochs > FEW_PASSES:
-        return replace(options, optimizer="adamw")
+        return replace(options, optimizer="adamw"), None
     silent = options.batch_size is None and options.bptt is None and options.max_steps is None
     if silent and plan.config.optimizer == "muon":
         for enough, batch_size, bptt in SHORT_WINDOWS:
-            if plan.config.max_steps < enough and plan.config.batch_size >= batch_size:
+            if plan.config.max_steps < enough and plan.step_tokens >= batch_size * TrainConfig.bptt:
                 rate = options.muon_rate or SHORT_MUON_RATE
-                return replace(options, batch_size=batch_size, bptt=bptt, muon_rate=rate)
-    return options
+                if options.lines:
+                    return replace(options, muon_rate=rate), batch_size * bptt
+                return replace(options, batch_size=batch_size, bptt=bptt, muon_rate=rate), None
+    return options, None
 
 
 def _plan_with(
-    options: TrainOptions, train_tokens: int, valid_tokens: int, vocab_size: int, began: float
+    options: TrainOptions, text: Text, began: float, step_tokens: int | None = None
 ) -> Plan:
     """A plan with the optimizer of `options`, or the default, and all but dropout settled."""
     optimizer = options.optimizer or TrainConfig.optimizer
@@ -145,21 +170,40 @@ def _plan_with(
             "device": options.device,
             "precision": choose_precision(options),
             "batch_size": BATCH_SIZES[optimizer],
+            "lines": options.lines,
             **options.given(TRAIN_OPTIONS),
         }
     )
-    notes = []
-    batch_size, bptt = fit_windows(train_tokens, wanted.batch_size, wanted.bptt)
-    if (batch_size, bptt) != (wanted.batch_size, wanted.bptt):
-        notes.append(
-            f"the text is small: {batch_size} streams of {bptt} fit, not {wanted.batch_size} of "
-            f"{wanted.bptt}"
-        )
+    notes: list[str] = []
+    if text.lengths is not None:
+        step_tokens = step_tokens or BATCH_SIZES[optimizer] * TrainConfig.bptt
+        batch_size, bptt, notes = fit_lines(text.lengths, options, step_tokens)
+    else:
+        batch_size, bptt = fit_windows(text.train, wanted.batch_size, wanted.bptt)
+        if (batch_size, bptt) != (wanted.batch_size, wanted.bptt):
+            notes.append(
+                f"the text is small: {batch_size} streams of {bptt} fit, not {wanted.batch_size} "
+                f"of {wanted.bptt}"
+            )
     config = replace(wanted, batch_size=batch_size, bptt=bptt)
-    model, speed = fit_shape(options, config, train_tokens, vocab_size)
+    model, speed = fit_shape(options, config, text)
     elapsed = time.monotonic() - began
-    plan = set_budget(options, model, config, speed, train_tokens, valid_tokens, elapsed)
+    plan = set_budget(options, model, config, speed, text.train, text.valid, elapsed, text.lengths)
     return replace(plan, notes=notes + plan.notes)
+
+
+def epoch_steps(config: TrainConfig, train_tokens: int, lengths: Ids | None = None) -> int:
+    """Steps in a pass over the text."""
+    if lengths is not None:
+        return LineLayout(lengths, config.batch_size, config.bptt).windows
+    return (train_tokens - 1) // config.batch_size // config.bptt
+
+
+def step_shapes(config: TrainConfig, lengths: Ids | None = None) -> list[tuple[int, int]]:
+    """Steps and streams of what a step reads, one after another."""
+    if lengths is None:
+        return [(config.bptt, config.batch_size)]
+    return line_shapes(lengths, config.batch_size, config.bptt)
 
 
 def choose_precision(options: TrainOptions) -> str:
@@ -169,36 +213,35 @@ def choose_precision(options: TrainOptions) -> str:
     return "bfloat16" if has_bfloat16(options.device) else "float32"
 
 
-def fit_shape(
-    options: TrainOptions, config: TrainConfig, train_tokens: int, vocab_size: int
-) -> tuple[ModelConfig, Speed]:
+def fit_shape(options: TrainOptions, config: TrainConfig, text: Text) -> tuple[ModelConfig, Speed]:
     """The network for the work that the budget allows on this machine, and how fast it trains.
 
     Raises:
         TrainingError: it would not fit into memory.
     """
-    tokens_per_step = config.batch_size * config.bptt
+    tokens_per_step = text.train / epoch_steps(config, text.train, text.lengths)
+    shapes = step_shapes(config, text.lengths)
     seconds = 60 * (options.minutes or DEFAULT_MINUTES)
-    guess = choose_shape(options, vocab_size, seconds * USUAL_WORK)
+    guess = choose_shape(options, text.vocab_size, seconds * USUAL_WORK)
     require_memory(guess, config)
-    speed = measure(guess, config)
+    speed = measure(guess, config, shapes)
     if options.max_steps is not None:
         tokens = float(options.max_steps * tokens_per_step)
     elif options.epochs is not None:
-        tokens = options.epochs * train_tokens
+        tokens = options.epochs * text.train
     else:
         tokens = seconds / speed.step * tokens_per_step
     work = tokens * guess.parameters
     if options.max_steps is None and options.epochs is None:
         # Time that a text cannot use makes no network larger than the second of `SHAPES`: the
         # third ended higher on small texts (NOTES.md).
-        bears = max(ENOUGH_STEPS * tokens_per_step, MOST_PASSES * train_tokens)
-        smallest = choose_shape(options, vocab_size, 0)
+        bears = max(ENOUGH_STEPS * tokens_per_step, MOST_PASSES * text.train)
+        smallest = choose_shape(options, text.vocab_size, 0)
         work = min(work, max(bears * smallest.parameters, SHAPES[0][0]))
-    model = choose_shape(options, vocab_size, work)
+    model = choose_shape(options, text.vocab_size, work)
     if model != guess:
         require_memory(model, config)
-        speed = measure(model, config)
+        speed = measure(model, config, shapes)
     return model, speed
 
 
@@ -210,6 +253,7 @@ def set_budget(
     train_tokens: int,
     valid_tokens: int,
     elapsed: float,
+    lengths: Ids | None = None,
 ) -> Plan:
     """Turns the budget of `options` into steps, counted from ``config.schedule_start``.
 
@@ -217,14 +261,14 @@ def set_budget(
     Evaluations, samples and the scores at the end get a share of the time, and as many tokens as
     fit into it.
     """
-    epoch_steps = (train_tokens - 1) // config.batch_size // config.bptt
-    scoring = speed.cold_token + speed.carried_token
+    pass_steps = epoch_steps(config, train_tokens, lengths)
+    scoring = speed.cold_token + (0.0 if config.lines else speed.carried_token)
     final_tokens, watched = valid_tokens, min(valid_tokens, TrainConfig.valid_tokens)
     bears = math.inf
     if options.max_steps is not None:
         steps = options.max_steps
     elif options.epochs is not None:
-        steps = max(1, math.ceil(options.epochs * epoch_steps))
+        steps = max(1, math.ceil(options.epochs * pass_steps))
     else:
         whole = 60 * (options.minutes or DEFAULT_MINUTES)
         left = max(whole - elapsed - SAVES_SECONDS, 0.2 * whole)
@@ -233,7 +277,8 @@ def set_budget(
         left = (left - final_tokens * scoring) * (1 - WATCH_SHARE)
         steps = max(1, int(left / speed.step))
         if not config.schedule_start:
-            bears = max(ENOUGH_STEPS, MOST_PASSES * epoch_steps)
+            enough = ENOUGH_LINE_STEPS if config.lines else ENOUGH_STEPS
+            bears = max(enough, MOST_PASSES * pass_steps)
     ends_early = steps > bears
     steps = int(min(steps, bears))
     training = steps * speed.step
@@ -257,7 +302,8 @@ def set_budget(
         **{name: n for name, n in automatic.items() if name not in kept},
     )
     seconds = training + evaluations * evaluation + settled.final_tokens * scoring
-    plan = Plan(model, settled, speed, seconds, steps / epoch_steps)
+    step_tokens = config.batch_size * config.bptt if lengths is None else train_tokens / pass_steps
+    plan = Plan(model, settled, speed, seconds, steps / pass_steps, step_tokens)
     if ends_early:
         plan.notes.append(
             f"{plan.epochs:,.0f} passes, about {seconds / 60:.1f} min, are what this text bears: "

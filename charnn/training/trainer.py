@@ -11,15 +11,14 @@ from collections.abc import Iterator
 from typing import Any
 
 import torch
-from torch.nn.functional import cross_entropy
 
 from charnn import checkpoint as checkpoints
 from charnn.checkpoint import Checkpoint, TrainingState
-from charnn.config import ModelConfig, TrainConfig
+from charnn.config import LineConfig, ModelConfig, TrainConfig
 from charnn.errors import CharnnError, DamagedFile, FileError, TrainingError
-from charnn.evaluation import Score, TextSizes, carried, cold, network_of
+from charnn.evaluation import Score, network_of
 from charnn.generation.model import Model
-from charnn.model import LanguageModel, State, detach
+from charnn.model import LanguageModel, State
 from charnn.model.state import pack_state, unpack_state
 from charnn.runs import MetricsLog, Run
 from charnn.text.token_file import TokenFile
@@ -34,10 +33,13 @@ from charnn.training.events import (
     Warned,
     log_line,
 )
+from charnn.training.gradient import backward, begin
+from charnn.training.lines import LineBatches
 from charnn.training.machine import environment
 from charnn.training.optimizer import Optimizer, schedule
+from charnn.training.scoring import Scorer
 
-SAMPLE_TOKENS = 200
+SAMPLE_TOKENS, SAMPLE_LINES = 200, 10
 BAD_WINDOWS = 3
 MAX_HISTORY = 1000  # then every second entry goes: a header has its limit
 OVERRUN = 1.15
@@ -72,14 +74,16 @@ class Trainer:
         self.network.recurrent_dtype = getattr(torch, config.precision)
         self.optimizer = Optimizer(self.network, config)
         self.mask_generator = torch.Generator(device=config.device)
-        self.batches = StreamBatches(
-            tokens.split("train"), config.batch_size, config.bptt, model.vocab_size, config.seed
+        sizes = config.batch_size, config.bptt, model.vocab_size
+        train = tokens.split("train")
+        self.batches: StreamBatches | LineBatches = (
+            LineBatches(train, *sizes, tokens.start_token, config.seed)
+            if config.lines
+            else StreamBatches(train, *sizes, config.seed)
         )
         valid = tokens.split("valid") if "valid" in tokens.splits else None
         self.valid = valid if valid is not None and len(valid) > 1 else None
-        tokenizer = tokens.tokenizer
-        is_text = tokens.source["chars"] is not None
-        self.sizes = TextSizes(tokenizer.chars_per_token, tokenizer.bytes_per_token, is_text)
+        self.scorer = Scorer(tokens, config)
         self.log = MetricsLog(run.metrics)
         self.stopping = False
         self.state: State = self.network.initial_state(config.batch_size)
@@ -119,7 +123,8 @@ class Trainer:
             now = time.monotonic()
             self.seconds += now - clock
             clock = now
-            speed = self.batches.tokens_per_window / max(now - at, 1e-9)
+            read = self.batches.tokens_before
+            speed = (read(self.step) - read(self.step - 1)) / max(now - at, 1e-9)
             yield from self._report(StepDone(**self._counters(), **done, tokens_per_second=speed))
             yield from self._guard(done["learning_rate"])
             if self.deadline and not overrun_told and self.step - first_step >= 50:
@@ -145,21 +150,14 @@ class Trainer:
     def _train_window(self) -> dict[str, Any]:
         config = self.config
         window = self.batches.window(self.step)
-        if window.first:
-            self.state = self.network.initial_state(config.batch_size)
-        state = detach(self.state)  # gradients stop here, memory does not
+        self.state = begin(self.network, window, self.state)
         self.network.train()
         self.mask_generator.manual_seed((config.seed << 31) + self.step)
-        inputs, targets = window.inputs.to(config.device), window.targets.to(config.device)
-        logits, state = self.network(inputs, state, self.mask_generator)
-        loss = cross_entropy(logits.flatten(0, 1), targets.flatten())
-        self.network.zero_grad()
-        loss.backward()  # type: ignore[no-untyped-call]  # torch's own signature
+        nats, state = backward(self.network, window, self.state, self.mask_generator)
         norm = float(
             torch.nn.utils.clip_grad_norm_(self.network.parameters(), config.max_grad_norm)
         )
         fraction = self.rate_scale * schedule(config, self.step)
-        nats = float(loss.detach())
         if math.isfinite(nats) and math.isfinite(norm):
             self.optimizer.step(fraction)
             self.state = state
@@ -196,23 +194,23 @@ class Trainer:
         )
 
     def _evaluate(self, valid: Any) -> Iterator[Event]:
-        score = cold(self.network, valid, self.sizes, self.config.valid_tokens)
+        score = self.scorer.watch(self.network, valid)
         loss = score.nats_per_token
         best = math.isfinite(loss) and (self.best_loss is None or loss < self.best_loss)
         self.history.append(
             {
                 "step": self.step,
-                "tokens": self.step * self.batches.tokens_per_window,
+                "tokens": self.batches.tokens_before(self.step),
                 "seconds": round(self.seconds, 3),
                 "train_loss": self.loss_sum / self.loss_count if self.loss_count else None,
-                "cold_256": loss if math.isfinite(loss) else None,
+                self.scorer.protocol: loss if math.isfinite(loss) else None,
                 "targets": score.targets,
             }
         )
         if len(self.history) > MAX_HISTORY:
             del self.history[1:-1:2]
         self.loss_sum, self.loss_count = 0.0, 0
-        yield from self._report(Evaluated(self.step, score, best))
+        yield from self._report(Evaluated(self.step, score, best, self.scorer.protocol))
         if best:
             self.best_loss = loss
             checkpoints.save(self.home.best, self.checkpoint(training=False))
@@ -221,11 +219,17 @@ class Trainer:
     def _sample(self) -> Iterator[Event]:
         model = Model.from_checkpoint(self.checkpoint(training=False))
         try:
-            text = model.generate(max_tokens=SAMPLE_TOKENS, seed=self.config.seed)
+            text = self._written(model)
         except CharnnError as error:  # the network has overflowed: training has its own guard
             yield from self._report(Warned(self.step, f"no sample: {error}"))
         else:
             yield from self._report(Sampled(self.step, text))
+
+    def _written(self, model: Model) -> str:
+        if not self.config.lines:
+            return model.generate(max_tokens=SAMPLE_TOKENS, seed=self.config.seed)
+        some = model.lines(LineConfig(SAMPLE_LINES), seed=self.config.seed)
+        return "\n".join(line.text for line in some)
 
     def _save(self) -> Iterator[Event]:
         checkpoints.save(self.home.last, self.checkpoint())
@@ -234,22 +238,21 @@ class Trainer:
         yield from self._report(Saved(self.step, self.home.last))
 
     def _finish(self) -> Iterator[Event]:
-        """Scores the best model under both protocols, and writes the scores into it."""
+        """Scores the best model, and writes the scores into it."""
         scores: dict[str, Score] = {}
         if self.valid is not None and self.best_loss is not None:
             best = checkpoints.load(self.home.best)
             network = network_of(best, self.config.device)
-            valid = self.valid[: self.config.final_tokens]
-            for name, protocol in (("cold_256", cold), ("carried", carried)):
+            for name, score in self.scorer.final(self.valid).items():
                 if not self.stopping:
-                    scores[name] = protocol(network, valid, self.sizes)
+                    scores[name] = score(network)
             self.results = {name: score.to_dict() for name, score in scores.items()}
             best.info["results"] = self.results
             checkpoints.save(self.home.best, best)
         self.finished = not self.stopping
         yield from self._save()
         reason = "finished" if self.finished else "interrupted"
-        yield from self._report(Ended(self.step, reason, **scores))
+        yield from self._report(Ended(self.step, reason, scores))
 
     def checkpoint(self, training: bool = True) -> Checkpoint:
         """The run as it stands: a copy that later steps do not touch."""
@@ -294,6 +297,7 @@ class Trainer:
             tokens.start_token,
             info,
             state,
+            lines=config.lines,
         )
 
     def restore(self, saved: Checkpoint) -> None:
@@ -326,7 +330,7 @@ class Trainer:
     def _counters(self) -> dict[str, Any]:
         return {
             "step": self.step,
-            "tokens": self.step * self.batches.tokens_per_window,
+            "tokens": self.batches.tokens_before(self.step),
             "epoch": self.step / self.batches.windows_per_epoch,
             "seconds": self.seconds,
         }

@@ -157,6 +157,23 @@ def test_the_native_engine_can_be_saved_forked_and_left_in_the_middle():
 
 
 @built
+def test_what_is_fed_or_forbidden_in_the_middle_of_a_stream_counts_in_both_engines():
+    config = ModelConfig(30, "gru", 24, 24, 2)
+    texts = []
+    for engine in ("native", "numpy"):
+        sampler = Sampler(make_network(config, random_weights(config), engine, int8=True), 3)
+        sampler.feed([0])
+        found = []
+        for place, token in enumerate(sampler.stream(60)):
+            found.append(token)
+            sampler.forbidden = (1, 2, 3) if place % 7 == 3 else ()
+            if place % 10 == 5:
+                sampler.feed([4, 5])
+        texts.append(found)
+    assert texts[0] == texts[1]
+
+
+@built
 def test_a_network_that_overflows_says_so_in_both_engines():
     config = ModelConfig(5, "lstm", 8, 8, 1)
     weights = random_weights(config)

@@ -19,7 +19,9 @@ def look(folder: Path, text: str, passes: float = 3.0, cell: str = "lstm", **how
     with open_source([str(folder / "text.txt")]) as source:
         tokens: TokenFile = write_token_file(folder / "text.tokens", source, **how)
     model = ModelConfig(tokens.tokenizer.vocab_size, cell, 8, 8, 1)
-    return look_ahead(tokens, Plan(model, TrainConfig(9), Speed(0.1, 1e-5, 1e-5), 1.0, passes))
+    return look_ahead(
+        tokens, Plan(model, TrainConfig(9), Speed(0.1, 1e-5, 1e-5), 1.0, passes, 4096)
+    )
 
 
 def test_a_hard_text_is_expected_to_end_higher_than_an_easy_one(tmp_path):

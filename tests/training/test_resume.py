@@ -231,7 +231,7 @@ def test_a_stop_during_the_last_scores_is_kept_and_they_come_on_resume(
     launch, tmp_path, monkeypatch
 ):
     with launch(name="a") as trainer:
-        monkeypatch.setattr("charnn.training.trainer.cold", lambda *_: trainer.stop())
+        monkeypatch.setattr("charnn.training.scoring.cold", lambda *_: trainer.stop())
         monkeypatch.setattr(trainer, "valid", None)  # no evaluations on the way
         trainer.best_loss = 1.0
         for event in trainer.run():

@@ -105,7 +105,7 @@ def test_best_is_the_lowest_validation_loss_and_holds_no_training_state(launch):
         found = [e for e in trainer.run() if isinstance(e, events.Evaluated)]
     best = checkpoint.load(trainer.home.best)
     assert best.training is None
-    lowest = min(found, key=lambda e: e.cold_256.nats_per_token)
+    lowest = min(found, key=lambda e: e.score.nats_per_token)
     assert lowest.step == best.info["step"]
     assert found[0].best
     assert {"cold_256", "carried"} == set(best.info["results"])

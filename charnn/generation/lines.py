@@ -1,0 +1,132 @@
+"""Lines from a model: names, titles, records; each from the start state, ended by the model.
+
+A line is drawn until it is what was asked for. What is too long is drawn again, not cut short: so
+the lines are those that the model would have written anyway, less those that do not fit.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Collection, Iterator, Mapping
+from dataclasses import dataclass
+
+from charnn.config import LINE_TOKENS, LINE_TRIES, LineConfig
+from charnn.errors import TextError
+from charnn.generation.sampler import Network, Sampler
+from charnn.text.tokenizers import Tokenizer
+
+
+@dataclass(frozen=True)
+class Line:
+    """A line that was drawn, without its newline.
+
+    ``tries`` counts how often it was drawn, ``tokens`` what was chosen for it in the end, the
+    newline included, and ``bits_per_char`` is the surprisal of those, unfiltered and at
+    temperature 1, over their characters.
+    """
+
+    text: str
+    index: int
+    tries: int
+    tokens: int
+    bits_per_char: float
+
+
+class LineWriter:
+    """Draws lines: iterate over it, once; it hands out each as soon as it is whole.
+
+    Line i comes from the i-th generator of the seed, which goes on from try to try; so it depends
+    on seed and i, and with ``unique`` on the lines before it.
+    """
+
+    def __init__(
+        self,
+        network: Network,
+        tokenizer: Tokenizer,
+        config: LineConfig,
+        seed: int,
+        filters: Mapping[str, float] | None = None,
+        known: Collection[str] = (),
+        unknown: str = "error",
+    ) -> None:
+        """Prepares; nothing is drawn yet.
+
+        Args:
+            filters: maps names in `FILTERS` to settings.
+            known: lines that are not to be written.
+            unknown: what becomes of unknown characters of the prefix: see `Tokenizer.encode`.
+
+        Raises:
+            TextError: the tokenizer has no newline, or not the characters of the prefix.
+            ConfigError: seed or a filter's setting is out of range.
+        """
+        self._ends = [i for i, spelt in enumerate(tokenizer.token_bytes) if b"\n" in spelt]
+        if not 0 < len(self._ends) < tokenizer.vocab_size:
+            lacks = "nothing but newlines" if self._ends else "no newline"
+            raise TextError(f"the model knows {lacks}, so it cannot write lines")
+        prefix = tokenizer.encode(config.prefix, unknown)
+        self.prefix = tokenizer.decode(prefix)
+        self._network, self._tokenizer, self._config = network, tokenizer, config
+        self._seed, self._filters, self._known = seed, dict(filters or {}), known
+        start = Sampler(network, seed, 0, self._filters)
+        start.feed([int(tokenizer.encode("\n")[0]), *prefix])
+        self._start = start.state_dict()
+        # The likeliest line is the same at every try.
+        self._tries = 1 if self._filters.get("temperature") == 0 else LINE_TRIES
+
+    def __iter__(self) -> Iterator[Line]:
+        """Yields the lines.
+
+        Raises:
+            TextError: no such line came in `LINE_TRIES` tries, or `LINE_TOKENS` tokens.
+            CharnnError: the model's logits are not finite.
+        """
+        taken: set[str] = set()
+        for index in range(self._config.count):
+            line = self._draw(index, taken)
+            if self._config.unique:
+                taken.add(line.text)
+            yield line
+
+    def _draw(self, index: int, taken: set[str]) -> Line:
+        sampler = Sampler(self._network, self._seed, index, self._filters)
+        spent = tries = 0
+        refused = dict.fromkeys(("of another length", "here already", "in the training text"), 0)
+        while tries < self._tries and spent < LINE_TOKENS:
+            tries += 1
+            sampler.load_state_dict({**self._start, "generator": sampler.state_dict()["generator"]})
+            text, chars = self._attempt(sampler)
+            spent += sampler.tokens
+            if text is None:
+                refused["of another length"] += 1
+            elif text in taken:
+                refused["here already"] += 1
+            elif text in self._known:
+                refused["in the training text"] += 1
+            else:
+                bits = sampler.nats / math.log(2) / max(chars, 1)
+                return Line(text, index, tries, sampler.tokens, bits)
+        why = ", ".join(f"{count:,} {what}" for what, count in refused.items() if count)
+        often = "1 try" if tries == 1 else f"{tries:,} tries"
+        raise TextError(
+            f"{index:,} of {self._config.count:,} lines are written, and {often} gave no "
+            f"further one ({why}): ask for fewer, raise --temperature, or allow more"
+        )
+
+    def _attempt(self, sampler: Sampler) -> tuple[str | None, int]:
+        """A line and the characters chosen for it, its newline included; None if it is too long."""
+        config, decoder = self._config, self._tokenizer.stream_decoder()
+        chars_per_token = self._tokenizer.chars_per_token
+        pieces, length = [self.prefix], len(self.prefix)
+        # Stray bytes begin no character: the tokens are counted too, four bytes a character.
+        while length <= config.max_length and sampler.tokens <= 4 * config.max_length:
+            sampler.forbidden = self._ends if length < config.min_length else ()
+            (token,) = sampler.stream(1)
+            if token in self._ends:
+                text = "".join(pieces) + decoder.push(token).partition("\n")[0]
+                text = text.removesuffix("\r")  # of a text whose lines end so
+                fits = config.min_length <= len(text) <= config.max_length
+                return (text if fits else None), length - len(self.prefix) + 1
+            length += int(chars_per_token[token])
+            pieces.append(decoder.push(token))
+        return None, 0

@@ -1,0 +1,77 @@
+"""The gradient of one window, of streams or of lines, and the state after it.
+
+Shapes: B streams, T steps, V symbols.
+"""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+from torch.nn.functional import cross_entropy
+
+from charnn.evaluation import IGNORED
+from charnn.model import LanguageModel, State, detach
+from charnn.training.batches import Window
+from charnn.training.lines import LineWindow
+
+
+def begin(network: LanguageModel, window: Window | LineWindow, state: State) -> State:
+    """The state that a window starts from: `state`, at the start state where a text begins.
+
+    Gradients stop here, memory does not.
+    """
+    if isinstance(window, Window):
+        return network.initial_state(window.inputs.shape[1]) if window.first else detach(state)
+    fresh = window.fresh.to(network.embedding.weight.device)[:, None]
+    return tuple(
+        type(layer)(*(part.masked_fill(fresh, 0.0) for part in layer)) for layer in detach(state)
+    )
+
+
+def backward(
+    network: LanguageModel,
+    window: Window | LineWindow,
+    state: State,
+    generator: torch.Generator | None = None,
+) -> tuple[float, State]:
+    """Leaves the gradient of the mean loss in the network, and no other.
+
+    Returns the loss in nats per target, and the state after the window. `state` is what `begin`
+    gave; `generator` draws the dropout masks.
+    """
+    network.zero_grad()
+    if isinstance(window, LineWindow):
+        return _of_lines(network, window, state, generator)
+    device = network.embedding.weight.device
+    inputs, targets = window.inputs.to(device), window.targets.to(device)
+    logits, state = network(inputs, state, generator)
+    loss = cross_entropy(logits.flatten(0, 1), targets.flatten())
+    loss.backward()  # type: ignore[no-untyped-call]  # torch's own signature
+    return float(loss.detach()), state
+
+
+def _of_lines(
+    network: LanguageModel, window: LineWindow, state: State, generator: torch.Generator | None
+) -> tuple[float, State]:
+    device = network.embedding.weight.device
+    nats, after = 0.0, state
+    for streams, inputs, targets in window.parts:
+        rows = streams.to(device)
+        logits, new = network(inputs.to(device), _rows(state, rows), generator)
+        loss = cross_entropy(
+            logits.flatten(0, 1),
+            targets.to(device).flatten(),
+            reduction="sum",
+            ignore_index=IGNORED,
+        )
+        (loss / window.size).backward()  # type: ignore[no-untyped-call]  # torch's own signature
+        nats += float(loss.detach())
+        after = tuple(
+            type(layer)(*(a.index_copy(0, rows, b) for a, b in zip(layer, fresher, strict=True)))
+            for layer, fresher in zip(after, detach(new), strict=True)
+        )
+    return nats / window.size, after
+
+
+def _rows(state: State, rows: Tensor) -> State:
+    return tuple(type(layer)(*(part[rows] for part in layer)) for layer in state)

@@ -1,0 +1,185 @@
+"""Line mode as a person types it: train, plan, eval, show and sample with --lines."""
+
+from __future__ import annotations
+
+import json
+import sys
+
+import pytest
+
+from charnn import checkpoint
+from charnn.cli import main
+
+NAMES = [f"{a}{b}{c}" for a in ("Al", "Ber", "Cun") for b in ("i", "ga", "") for c in ("na", "x")]
+QUICK = [
+    *("--max-steps", "8", "--hidden-size", "12", "--num-layers", "1", "--batch-size", "6"),
+    *("--threads", "1", "--seed", "1", "--precision", "float32"),
+]
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory):
+    """A folder with a list, and a run of lines and one of prose on it."""
+    folder = tmp_path_factory.mktemp("lines")
+    (folder / "names.txt").write_text("\r\n".join(NAMES))
+    return folder
+
+
+@pytest.fixture
+def charnn(folder, monkeypatch, capsys):
+    """Runs a command in the folder: exit code, stdout, stderr."""
+    monkeypatch.chdir(folder)
+    monkeypatch.setattr("charnn.training.machine.MEASURE_SECONDS", 0.0)
+
+    def run(*words):
+        with monkeypatch.context() as patched:
+            patched.setattr(sys, "argv", ["charnn", *words])
+            with pytest.raises(SystemExit) as end:
+                main()
+        code = end.value.code
+        return (code if isinstance(code, int) else 0, *capsys.readouterr())
+
+    if not (folder / "checkpoints").exists():
+        assert 0 == run("train", "names.txt", "--name", "prose", *QUICK)[0]
+        assert 0 == run("train", "names.txt", "--lines", "--name", "names", *QUICK)[0]
+    return run
+
+
+def test_training_tells_lines_where_it_tells_cold_256_of_prose(charnn):
+    code, out, err = charnn("train", "names.txt", "--lines", "--json", *QUICK)
+    assert 0 == code
+    result = json.loads(out)
+    assert "lines" in result
+    assert not {"cold_256", "carried"} & result.keys()
+    assert "validation, lines: " in err
+    assert f"charnn sample --lines 20 -m {result['run']}" in err
+    assert "carriage returns at line ends left out" in err
+
+
+def test_a_dry_run_and_a_plan_count_the_lines_and_leave_nothing(charnn, folder):
+    before = sorted((folder / "checkpoints").iterdir())
+    code, out, _ = charnn("train", "names.txt", "--lines", "--dry-run", *QUICK)
+    assert (0, True) == (code, "in 16 lines to learn" in out)
+    code, out, _ = charnn("plan", "names.txt", "--lines", "--minutes", "0.1", "--json")
+    assert 0 == code
+    planned = json.loads(out)
+    assert planned["recipe"]["lines"]
+    assert planned["expected"]["lines"] is None
+    assert before == sorted((folder / "checkpoints").iterdir())
+
+
+def test_lines_are_the_protocol_of_a_model_of_lines_and_a_choice_for_others(charnn):
+    found = json.loads(charnn("eval", "-m", "names", "--json")[1])
+    assert {"nats_per_token", "bits_per_char", "bits_per_byte", "targets"} == found["lines"].keys()
+    assert found["lines"]["targets"] == found["tokens"]
+    assert not {"cold_256", "carried"} & found.keys()
+    both = json.loads(charnn("eval", "-m", "names", "--protocol", "lines,carried", "--json")[1])
+    assert found["lines"] == both["lines"]
+    assert "carried" in both
+    assert "lines" not in json.loads(charnn("eval", "-m", "prose", "--json")[1])
+    other = json.loads(charnn("eval", "-m", "prose", "--protocol", "lines", "--json")[1])
+    assert other["lines"]["targets"] > 0
+
+
+def test_a_text_is_scored_as_lines_whatever_its_line_ends(charnn, folder):
+    scores = []
+    for name, data in (("a", b"Alina\nBerx\n"), ("b", b"\r\nAlina\r\n\r\nBerx")):
+        (folder / name).write_bytes(data)
+        scores.append(json.loads(charnn("eval", name, "-m", "names", "--json")[1]))
+    assert scores[0] == scores[1]
+    assert 11 == scores[0]["lines"]["targets"] == scores[0]["chars"]
+
+
+def test_show_says_that_it_is_a_model_of_lines(charnn):
+    code, out, _ = charnn("show", "names")
+    assert (0, True, True) == (code, "a model of lines" in out, "validation, lines" in out)
+    assert json.loads(charnn("show", "names", "--json")[1])["lines"]
+    assert not json.loads(charnn("show", "prose", "--json")[1])["lines"]
+
+
+def test_as_many_lines_are_written_as_were_asked_for_and_nothing_else(charnn):
+    code, out, err = charnn("sample", "-m", "names", "--lines", "12", "-t", "1")
+    word, seed = err.split()
+    assert (0, 12, "seed") == (code, len(out.splitlines()), word)
+    assert all(out.splitlines())
+    again = charnn("sample", "-m", "names", "--lines", "12", "-t", "1", "--seed", seed)
+    assert (0, out, "") == again
+
+
+def test_json_has_an_object_a_line(charnn):
+    words = ("sample", "-m", "names", "--lines", "5", "--seed", "2", "--prefix", "A")
+    _, plain, _ = charnn(*words)
+    objects = [json.loads(line) for line in charnn(*words, "--json")[1].splitlines()]
+    assert plain.splitlines() == [each["text"] for each in objects]
+    keys = {"prefix", "text", "seed", "index", "tries", "tokens", "bits_per_char"}
+    assert all(keys == each.keys() for each in objects)
+    assert list(range(5)) == [each["index"] for each in objects]
+
+
+def test_new_lines_are_none_of_the_text_whatever_its_line_ends(charnn):
+    common = ("--lines", "200", "--max-length", "3", "-t", "1", "--seed", "1", "-q")
+    for run in ("names", "prose"):
+        code, out, _ = charnn("sample", "-m", run, *common, "--new", "--prefix", "Al")
+        assert 0 == code
+        assert not set(NAMES) & set(out.split("\n"))
+
+
+def test_too_few_lines_end_with_what_was_found_and_exit_1(charnn):
+    code, out, err = charnn(
+        *("sample", "-m", "names", "--lines", "99", "--unique", "--max-length", "1", "-t", "2"),
+        *("--seed", "1"),
+    )
+    assert 1 == code
+    assert 1 < len(out.splitlines()) < 99
+    assert len(set(out.splitlines())) == len(out.splitlines())
+    assert f"error: {len(out.splitlines())} of 99 lines are written" in err
+
+
+def test_new_needs_the_text_of_the_run(charnn, folder):
+    best = folder / "checkpoints/names/best.safetensors"
+    (folder / "alone").mkdir()
+    (folder / "alone/m.safetensors").write_bytes(best.read_bytes())
+    code, out, err = charnn("sample", "-m", "alone/m.safetensors", "--lines", "2", "--new")
+    assert (1, "", 1) == (code, out, err.count("error: "))
+    assert "--new needs the text" in err
+    tokens = folder / "checkpoints/prose/tokens"
+    (folder / "alone/tokens").write_bytes(tokens.read_bytes())
+    code, _, err = charnn("sample", "-m", "alone/m.safetensors", "--lines", "2", "--new")
+    assert (1, True) == (code, "is not the text" in err)
+
+
+def test_a_model_of_prose_writes_lines_with_a_note_and_one_of_lines_says_what_it_is_for(charnn):
+    code, out, err = charnn("sample", "-m", "prose", "--lines", "3", "--seed", "1")
+    assert (0, 3) == (code, out.count("\n"))
+    assert "note: this model was not trained with --lines" in err
+    _, _, err = charnn("sample", "-m", "names", "-n", "5", "--seed", "1")
+    assert "charnn sample --lines 20" in err
+    assert "" == charnn("sample", "-m", "names", "-n", "5", "--seed", "1", "-q")[2]
+
+
+@pytest.mark.parametrize(
+    ("words", "named"),
+    [
+        (("Al", "--lines", "2"), "a PROMPT"),
+        (("--lines", "2", "--num-samples", "2"), "--num-samples"),
+        (("--lines", "2", "--stop", "x"), "--stop"),
+        (("--lines", "2", "-n", "9"), "--max-tokens"),
+        (("--lines", "2", "--no-echo"), "--no-echo"),
+        (("--prefix", "A"), "--prefix"),
+        (("--min-length", "3"), "--min-length"),
+        (("--unique", "--new"), "--unique, --new"),
+        (("--lines", "2", "--min-length", "9", "--max-length", "3"), "min_length 9"),
+    ],
+)
+def test_options_that_contradict_each_other_are_refused(charnn, words, named):
+    code, out, err = charnn("sample", "-m", "names", *words)
+    assert (2, "") == (code, out)
+    assert named in err
+
+
+def test_a_resumed_run_stays_one_of_lines(charnn, folder):
+    code, _, err = charnn("train", "--resume", "--name", "names", "--max-steps", "3")
+    assert (0, True) == (code, "validation, lines" in err)
+    assert checkpoint.load(folder / "checkpoints/names/last.safetensors").lines
+    code, _, err = charnn("train", "--resume", "--name", "names", "--lines")
+    assert (2, True) == (code, "leave out --lines" in err)
