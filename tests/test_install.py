@@ -1,0 +1,53 @@
+"""charnn is installed with its engine where there is a C compiler, and without it where not."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).resolve().parent.parent
+TRY = """
+import json, charnn
+from charnn.generation import native
+model = charnn.load("model.safetensors")
+print(json.dumps([charnn.__file__, native.kernels(), model.generate(seed=1, max_tokens=20)]))
+"""
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("compiler", ["cc", "/no/such/compiler"])
+def test_it_writes_with_and_without_a_compiler(compiler: str, tmp_path: Path) -> None:
+    if compiler == "cc" and shutil.which("cc") is None:
+        pytest.skip("there is no C compiler here")
+    source, site = tmp_path / "source", tmp_path / "site"
+    skip = shutil.ignore_patterns("*.so", "__pycache__")
+    shutil.copytree(ROOT / "charnn", source / "charnn", ignore=skip)
+    for name in ("pyproject.toml", "README.md", "LICENSE"):
+        shutil.copy(ROOT / name, source)
+    install = [sys.executable, "-m", "pip", "install", "--quiet", "--no-index", "--no-deps"]
+    options = ["--no-build-isolation", "--target", str(site), str(source)]
+    environment = os.environ | {"CC": compiler, "PIP_DISABLE_PIP_VERSION_CHECK": "1"}
+    ran = subprocess.run([*install, *options], capture_output=True, text=True, env=environment)
+    assert 0 == ran.returncode, ran.stderr
+
+    shutil.copy(ROOT / "tests/golden/model-2.safetensors", tmp_path / "model.safetensors")
+    ran = subprocess.run(
+        [sys.executable, "-c", TRY],
+        capture_output=True,
+        text=True,
+        cwd=tmp_path,
+        env=os.environ | {"PYTHONPATH": str(site)},
+    )
+    assert 0 == ran.returncode, ran.stderr
+    where, kernels, text = json.loads(ran.stdout)
+    assert where.startswith(str(site))
+    assert (compiler == "cc") == bool(kernels)
+    assert text
+    for data in ("py.typed", "generation/engine/engine.c", "export/program/main.c"):
+        assert (site / "charnn" / data).exists()
