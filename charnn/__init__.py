@@ -40,7 +40,7 @@ def load(
     from charnn.runs import find_model
 
     path = find_model(None if model is None else os.fspath(model), Path(checkpoints))
-    return Model.from_checkpoint(load_checkpoint(path))
+    return Model.from_checkpoint(load_checkpoint(path), path.parent / "tokens")
 
 
 def train(

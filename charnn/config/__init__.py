@@ -13,7 +13,7 @@ from charnn.config.model import (
     ModelConfig,
     is_gate_matrix,
 )
-from charnn.config.sampling import SamplingConfig
+from charnn.config.sampling import COPIED_SPAN, MAX_COPY, UNTIL, SamplingConfig
 from charnn.config.training import (
     ADAMW_MOMENTS,
     BATCH_SIZES,
@@ -34,10 +34,12 @@ TOKENS_SUFFIX = ".tokens"
 __all__ = [
     "ADAMW_MOMENTS",
     "BATCH_SIZES",
+    "COPIED_SPAN",
     "DEFAULT_MINUTES",
     "DEFAULT_TOKENIZER",
     "DEVICES",
     "GATES",
+    "MAX_COPY",
     "MAX_HIDDEN_SIZE",
     "MAX_LAYERS",
     "MAX_SEED",
@@ -49,6 +51,7 @@ __all__ = [
     "STATES",
     "TOKENS_SUFFIX",
     "TRAIN_OPTIONS",
+    "UNTIL",
     "ModelConfig",
     "SamplingConfig",
     "TrainConfig",

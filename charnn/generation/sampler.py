@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 import secrets
 from collections import deque
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any, Protocol
 
 import numpy as np
@@ -13,7 +13,8 @@ from numpy.typing import NDArray
 
 from charnn.config import MAX_SEED
 from charnn.errors import CharnnError, ConfigError
-from charnn.generation.filters import RECENT, active_filters
+from charnn.generation.filters import PENALTIES, RECENT, active_filters
+from charnn.generation.guides import Guide
 from charnn.generation.runtime import State
 
 MASK = 0xFFFFFFFF
@@ -103,15 +104,22 @@ class Sampler:
         seed: int,
         index: int = 0,
         filters: Mapping[str, float] | None = None,
+        guides: Sequence[Guide] = (),
     ) -> None:
         """Starts before the first token; `filters` maps names in `FILTERS` to settings.
+
+        `guides` are the sampler's own; `feed` leaves them alone, since they read text: who knows
+        it gives it to them too.
 
         Raises:
             ConfigError: seed, index, a filter's name or its setting is out of range.
         """
         self._model = model
         self._generator = Sfc32(seed, index)
-        self._filters = active_filters(filters or {})
+        active = active_filters(filters or {})
+        self._penalties = [each for each in active if each[0] in PENALTIES]
+        self._filters = [each for each in active if each[0] not in PENALTIES]
+        self.guides = tuple(guides)
         self._state = model.initial_state()
         self._logits: NDArray[np.float32] | None = None
         self._recent: deque[int] = deque(maxlen=RECENT)
@@ -128,17 +136,32 @@ class Sampler:
     def stream(self, max_tokens: int) -> Iterator[int]:
         """Chooses and reads up to `max_tokens` ids, each handed out once it has been read.
 
-        A later call goes on from there.
+        A later call goes on from there. Where a guide ends the text, so does the stream.
 
         Raises:
-            CharnnError: nothing was fed yet, or the model's logits are not finite.
+            CharnnError: nothing was fed yet, the model's logits are not finite, or the guides
+                together rule out every token.
         """
         for _ in range(max_tokens):
+            if self.guides and self.over:
+                return
             token = self._choose()
             self._logits, self._state = self._model.step(token, self._state)
             self._recent.append(token)
             self.tokens += 1
+            for guide in self.guides:
+                guide.push(token)
             yield token
+
+    @property
+    def over(self) -> bool:
+        """Whether a guide says that the text is complete."""
+        return any(guide.over for guide in self.guides)
+
+    @property
+    def cut(self) -> bool:
+        """Whether the latest token ended the text without being part of it."""
+        return any(guide.cut for guide in self.guides)
 
     def _choose(self) -> int:
         if self._logits is None:
@@ -150,6 +173,15 @@ class Sampler:
                 "the model's output is not finite: its weights are too large; use another model"
             )
         filtered = logits
+        for apply, setting in self._penalties:
+            filtered = apply(filtered, setting, self._recent)
+        if self.guides:
+            for guide in self.guides:
+                filtered = guide.mask(filtered)
+            if filtered[filtered.argmax()] == -math.inf:
+                raise CharnnError(
+                    "nothing may follow here: all tokens are ruled out together; allow more of them"
+                )
         for apply, setting in self._filters:
             filtered = apply(filtered, setting, self._recent)
         token = draw(filtered, self._generator.uniform())
@@ -160,7 +192,8 @@ class Sampler:
     def state_dict(self) -> dict[str, Any]:
         """Everything that going on depends on, a few kB of arrays and numbers; a copy.
 
-        Loaded into another sampler of the same model and filters it is a fork: both go on alike.
+        Loaded into another sampler of the same model, filters and guides it is a fork: both go on
+        alike.
         """
         logits = np.empty(0, np.float32) if self._logits is None else self._logits.copy()
         return {
@@ -170,6 +203,7 @@ class Sampler:
             "nats": self.nats,
             "tokens": self.tokens,
             "state": self._state.copy(),
+            "guides": [guide.state for guide in self.guides],
         }
 
     def load_state_dict(self, values: Mapping[str, Any]) -> None:
@@ -181,6 +215,10 @@ class Sampler:
         shape = np.shape(values.get("state", ()))
         if values.keys() != self.state_dict().keys() or shape != self._state.shape:
             raise CharnnError("this sampler state belongs to a model of another shape")
+        if len(values["guides"]) != len(self.guides):
+            raise CharnnError("this sampler state belongs to a sampler with other guides")
+        for guide, state in zip(self.guides, values["guides"], strict=True):
+            guide.state = state
         a, b, c, counter = (int(word) for word in values["generator"])
         self._generator.state = (a, b, c, counter)
         self._recent = deque((int(token) for token in values["recent"]), maxlen=RECENT)
