@@ -55,7 +55,7 @@ def _automaton(pattern: str) -> tuple[int, NDArray[np.bool_], NDArray[np.int32]]
         from outlines_core import Index, Vocabulary
     except ImportError:
         raise CharnnError(
-            "--regex needs a package that is not there: pip install 'charnn[regex]'"
+            "a regex needs a package that is not installed: pip install 'charnn[regex]'"
         ) from None
     if len(pattern) > MAX_PATTERN:
         raise ConfigError(f"the pattern has {len(pattern):,} characters, {MAX_PATTERN:,} at most")
