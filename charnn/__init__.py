@@ -46,7 +46,8 @@ def load(
     from charnn.runs import find_model
 
     path = find_model(None if model is None else os.fspath(model), Path(checkpoints))
-    return Model.from_checkpoint(load_checkpoint(path), engine, int8)
+    tokens = path.parent / "tokens"
+    return Model.from_checkpoint(load_checkpoint(path), tokens, engine, int8)
 
 
 def train(

@@ -12,6 +12,7 @@ import typer
 from charnn.cli.console import give_up_stdout, guarded, say
 from charnn.cli.corpus import corpus
 from charnn.cli.evaluate import evaluate
+from charnn.cli.options import Sectioned
 from charnn.cli.plan import plan
 from charnn.cli.runs import runs
 from charnn.cli.sample import sample
@@ -60,7 +61,7 @@ COMMANDS: dict[str, Callable[..., None]] = {
     "corpus": corpus,
 }
 for name, command in COMMANDS.items():
-    app.command(name)(guarded(command))
+    app.command(name, cls=Sectioned)(guarded(command))
 
 
 def main() -> None:

@@ -6,10 +6,30 @@ from pathlib import Path
 from typing import Annotated, Any, Literal
 
 import typer
+from typer.core import TyperCommand
 
 from charnn.config import DEFAULT_TOKENIZER
 
 DEFAULT_CHECKPOINTS = Path("checkpoints")
+
+
+class Sectioned(TyperCommand):
+    """A command whose help has its options in sections: those that they name, last the others."""
+
+    def format_options(self, ctx: Any, formatter: Any) -> None:
+        """Writes arguments, then sections in the order in which they come up."""
+        sections: dict[str, list[tuple[str, str]]] = {}
+        others: list[tuple[str, str]] = []
+        for parameter in self.get_params(ctx):
+            record = parameter.get_help_record(ctx)
+            is_argument = parameter.param_type_name == "argument"
+            name = "Arguments" if is_argument else getattr(parameter, "rich_help_panel", None)
+            if record:
+                (sections.setdefault(name, []) if name else others).append(record)
+        for name, records in {**sections, "Options": others}.items():
+            if records:
+                with formatter.section(name):
+                    formatter.write_dl(records)
 
 
 def option(*names: str, text: str, auto: bool = True) -> Any:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import sys
 import time
 
-from charnn.cli.console import give_up_stdout, visible
+from charnn.cli.console import give_up_stdout, has_colour, visible
 from charnn.errors import FileError
 
 # How long a piece may wait for the next: waking the reader of a pipe for each one takes up to a
@@ -24,12 +24,13 @@ class Output:
         if sys.stdout is None:
             raise FileError("stdout is closed: give the text somewhere to go, such as '> poem.txt'")
         self.terminal = sys.stdout.isatty()
+        self.colour = has_colour(sys.stdout)
         self._encoding = sys.stdout.encoding if self.terminal else "utf-8"
         self._last = "\n"
         self._flush_at = 0.0
 
-    def write(self, text: str) -> None:
-        """Writes `text`, which is not empty.
+    def write(self, text: str, style: str = "") -> None:
+        """Writes `text`, which is not empty; `style` is for ANSI, such as "4", where colour is.
 
         Raises:
             BrokenPipeError: the reader went away.
@@ -40,6 +41,8 @@ class Output:
             data = visible(text).encode(self._encoding, "backslashreplace")
         else:
             data = text.encode("utf-8", "surrogateescape")
+        if style and self.colour:
+            data = b"\x1b[%bm%b\x1b[0m" % (style.encode(), data)
         try:
             sys.stdout.buffer.write(data)
             if time.monotonic() >= self._flush_at:

@@ -4,11 +4,32 @@ from __future__ import annotations
 
 import os
 import sys
+from collections.abc import Iterable
 from typing import TYPE_CHECKING, Annotated, Literal
 
 import typer
 
 from charnn.cli.console import note, print_json, say
+from charnn.cli.controls import (
+    CHOICE,
+    DISPLAY,
+    ENDS,
+    BanOption,
+    BestOfOption,
+    BiasOption,
+    CopiedOption,
+    FrequencyPenaltyOption,
+    MaxCopyOption,
+    PresencePenaltyOption,
+    RegexOption,
+    ShowOption,
+    TypicalPOption,
+    UntilOption,
+    as_typed,
+    biases,
+    check_together,
+)
+from charnn.cli.marks import LEGEND, Copies, Marks, Styled, likeliest, marks_for
 from charnn.cli.options import (
     DEFAULT_CHECKPOINTS,
     CheckpointsOption,
@@ -29,7 +50,7 @@ from charnn.cli.sample_lines import (
     line_config,
     write_lines,
 )
-from charnn.config import MAX_SEED, LineConfig, SamplingConfig
+from charnn.config import COPIED_SPAN, MAX_SEED, LineConfig, SamplingConfig
 from charnn.errors import FileError
 
 if TYPE_CHECKING:
@@ -57,7 +78,10 @@ def sample(
     ] = "",
     model: ModelOption = None,
     max_tokens: Annotated[
-        int, typer.Option("-n", "--max-tokens", metavar="N", help="Length in tokens.")
+        int,
+        typer.Option(
+            "-n", "--max-tokens", metavar="N", help="Length in tokens.", rich_help_panel=ENDS
+        ),
     ] = SamplingConfig.max_tokens,
     temperature: Annotated[
         float,
@@ -66,11 +90,17 @@ def sample(
             "--temperature",
             metavar="X",
             help="Below 1 safer, above 1 wilder; 0 always takes the likeliest token.",
+            rich_help_panel=CHOICE,
         ),
     ] = SamplingConfig.temperature,
     top_k: Annotated[
         int,
-        typer.Option("--top-k", metavar="N", help="Choose among the N likeliest tokens; 0: all."),
+        typer.Option(
+            "--top-k",
+            metavar="N",
+            help="Choose among the N likeliest tokens; 0: all.",
+            rich_help_panel=CHOICE,
+        ),
     ] = SamplingConfig.top_k,
     top_p: Annotated[
         float,
@@ -78,6 +108,7 @@ def sample(
             "--top-p",
             metavar="P",
             help="Choose among the fewest tokens that have probability P together; 1: all.",
+            rich_help_panel=CHOICE,
         ),
     ] = SamplingConfig.top_p,
     min_p: Annotated[
@@ -86,6 +117,7 @@ def sample(
             "--min-p",
             metavar="P",
             help="Rule out what is less likely than P times the likeliest token; 0: nothing.",
+            rich_help_panel=CHOICE,
         ),
     ] = SamplingConfig.min_p,
     repetition_penalty: Annotated[
@@ -94,6 +126,7 @@ def sample(
             "--repetition-penalty",
             metavar="X",
             help="Above 1 makes the latest 64 tokens less likely; 1: off.",
+            rich_help_panel=CHOICE,
         ),
     ] = SamplingConfig.repetition_penalty,
     stop: Annotated[
@@ -103,6 +136,7 @@ def sample(
             metavar="TEXT",
             help="End before this text; may be given several times. A newline: --stop $'\\n'.",
             show_default=False,
+            rich_help_panel=ENDS,
         ),
     ] = None,
     num_samples: Annotated[
@@ -112,6 +146,7 @@ def sample(
             metavar="N",
             min=1,
             help=f"How many texts; a line of {len(RULE)} dashes stands between them.",
+            rich_help_panel=ENDS,
         ),
     ] = 1,
     lines: LinesOption = None,
@@ -140,7 +175,10 @@ def sample(
         ),
     ] = "error",
     no_echo: Annotated[
-        bool, typer.Option("--no-echo", help="Leave the prompt out of the output.")
+        bool,
+        typer.Option(
+            "--no-echo", help="Leave the prompt out of the output.", rich_help_panel=DISPLAY
+        ),
     ] = False,
     engine: EngineOption = "auto",
     int8: Int8Option = False,
@@ -156,6 +194,17 @@ def sample(
             show_default=False,
         ),
     ] = None,
+    frequency_penalty: FrequencyPenaltyOption = SamplingConfig.frequency_penalty,
+    presence_penalty: PresencePenaltyOption = SamplingConfig.presence_penalty,
+    typical_p: TypicalPOption = SamplingConfig.typical_p,
+    bias: BiasOption = None,
+    best_of: BestOfOption = 1,
+    ban: BanOption = None,
+    max_copy: MaxCopyOption = SamplingConfig.max_copy,
+    regex: RegexOption = SamplingConfig.regex,
+    until: UntilOption = None,
+    show: ShowOption = None,
+    copied: CopiedOption = False,
     as_json: JsonOption = False,
     checkpoints: CheckpointsOption = DEFAULT_CHECKPOINTS,
     quiet: QuietOption = False,
@@ -169,6 +218,14 @@ def sample(
         min_p=min_p,
         repetition_penalty=repetition_penalty,
         stop=tuple(stop or ()),
+        frequency_penalty=frequency_penalty,
+        presence_penalty=presence_penalty,
+        typical_p=typical_p,
+        bias=biases(bias),
+        ban=tuple(map(as_typed, ban or ())),
+        max_copy=max_copy,
+        regex=None if regex is None else as_typed(regex),
+        until=until,
     )
     not_with_lines = {
         "a PROMPT": prompt != "",
@@ -179,13 +236,15 @@ def sample(
     }
     prefix = os.fsencode(prefix).decode("utf-8", "surrogateescape")
     line_limits = line_config(lines, prefix, min_length, max_length, unique, new, not_with_lines)
+    check_together(config, best_of, show, copied, as_json, quiet)
+    counted = copied or max_copy > 0 or show == "copied"
     output = Output()
     if prompt == "-":
         if sys.stdin is None:
             raise FileError("stdin is closed: give the prompt as an argument, or pipe it in")
         prompt = sys.stdin.buffer.read().decode("utf-8", "surrogateescape")
-    else:  # in a locale without UTF-8, Python has read its bytes as something else
-        prompt = os.fsencode(prompt).decode("utf-8", "surrogateescape")
+    else:
+        prompt = as_typed(prompt)
     set_threads(threads)
     # From here on numpy is loaded, with the threads just set.
     from charnn import load
@@ -202,17 +261,35 @@ def sample(
         return
     if loaded.of_lines and not quiet:
         note("this model was trained with --lines: 'charnn sample --lines 20' is what it is for")
+    copies = Copies(loaded, max_copy or COPIED_SPAN) if counted else None
+    if show and not output.colour:
+        note("--show needs a terminal with colour; the text is as it is")
+        show = None
     for index in range(num_samples):
-        writing = loaded.write(prompt, config, drawn, index, unknown, echo=not no_echo)
-        if index == 0 and seed is None and not quiet:
-            say(f"seed {drawn}")
+        candidates = [
+            loaded.write(
+                prompt, config, drawn, each, unknown, not no_echo, surprisals=show == "surprisal"
+            )
+            for each in range(index * best_of, (index + 1) * best_of)
+        ]
+        if index == 0 and not quiet:
+            if seed is None:
+                say(f"seed {drawn}")
+            if show == "surprisal":
+                say(LEGEND)
+        writing, pieces = likeliest(candidates)
         if as_json:
-            _write_json(writing, drawn)
+            _write_json(writing, pieces, drawn, copies)
         else:
             if index:
                 output.end_line()
                 output.write(f"{RULE}\n")
-            _write_text(writing, output)
+            prompted = bool(prompt) and not no_echo
+            _write_text(pieces, output, marks_for(show, writing, prompted, copies))
+            if copies:
+                copies.share(writing)
+    if copies and not quiet and not as_json:
+        say(copies.report())
 
 
 def set_threads(threads: int | None) -> None:
@@ -228,23 +305,36 @@ def set_threads(threads: int | None) -> None:
             os.environ.setdefault(name, "1")
 
 
-def _write_text(writing: Writing, output: Output) -> None:
+def _write_text(pieces: Iterable[str], output: Output, marks: Marks | None) -> None:
     try:
-        for piece in writing:
-            output.write(piece)
+        for piece in pieces:
+            if marks:
+                _write_styled(output, marks.push(piece))
+            else:
+                output.write(piece)
     finally:
+        if marks:
+            _write_styled(output, marks.flush())
         if output.terminal:
             output.end_line()
         output.flush()
 
 
-def _write_json(writing: Writing, seed: int) -> None:
+def _write_styled(output: Output, parts: Iterable[Styled]) -> None:
+    for text, style in parts:
+        output.write(text, style)
+
+
+def _write_json(
+    writing: Writing, pieces: Iterable[str], seed: int, copies: Copies | None = None
+) -> None:
     interrupt = None
     try:
-        for _ in writing:
+        for _ in pieces:
             pass
     except KeyboardInterrupt as error:
         interrupt = error
+    shares = {"copied": copies.share(writing)} if copies else {}
     print_json(
         {
             "prompt": writing.prompt,
@@ -253,6 +343,7 @@ def _write_json(writing: Writing, seed: int) -> None:
             "tokens": writing.tokens,
             "finish_reason": writing.finish_reason,
             "bits_per_char": writing.bits_per_char,
+            **shares,
         }
     )
     if interrupt:

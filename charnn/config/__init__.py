@@ -14,7 +14,7 @@ from charnn.config.model import (
     ModelConfig,
     is_gate_matrix,
 )
-from charnn.config.sampling import SamplingConfig
+from charnn.config.sampling import COPIED_SPAN, MAX_COPY, UNTIL, SamplingConfig
 from charnn.config.training import (
     ADAMW_MOMENTS,
     BATCH_SIZES,
@@ -36,12 +36,14 @@ TOKENS_SUFFIX = ".tokens"
 __all__ = [
     "ADAMW_MOMENTS",
     "BATCH_SIZES",
+    "COPIED_SPAN",
     "DEFAULT_MINUTES",
     "DEFAULT_TOKENIZER",
     "DEVICES",
     "GATES",
     "LINE_TOKENS",
     "LINE_TRIES",
+    "MAX_COPY",
     "MAX_HIDDEN_SIZE",
     "MAX_LAYERS",
     "MAX_SEED",
@@ -54,6 +56,7 @@ __all__ = [
     "STREAM_PROTOCOLS",
     "TOKENS_SUFFIX",
     "TRAIN_OPTIONS",
+    "UNTIL",
     "LineConfig",
     "ModelConfig",
     "SamplingConfig",

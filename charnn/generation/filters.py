@@ -35,6 +35,16 @@ def repetition_penalty(logits: Logits, penalty: float, recent: Collection[int] =
     return penalised
 
 
+def frequency_penalty(logits: Logits, penalty: float, recent: Collection[int] = ()) -> Logits:
+    """Takes `penalty` times its count in `recent` from each logit: l - f c, as in OpenAI's API."""
+    return logits - penalty * np.bincount(_array(recent), minlength=logits.size)
+
+
+def presence_penalty(logits: Logits, penalty: float, recent: Collection[int] = ()) -> Logits:
+    """Takes `penalty` once from the logit of each id in `recent`: l - p [c > 0], as there."""
+    return logits - penalty * (np.bincount(_array(recent), minlength=logits.size) > 0)
+
+
 def temperature(logits: Logits, value: float, recent: Collection[int] = ()) -> Logits:
     """Divides by the temperature; 0 leaves the likeliest token alone, of equals the lowest id."""
     if value == 0:
@@ -54,6 +64,24 @@ def top_k(logits: Logits, k: float, recent: Collection[int] = ()) -> Logits:
     return _only(logits, np.concatenate([above, equal]))
 
 
+def typical_p(logits: Logits, p: float, recent: Collection[int] = ()) -> Logits:
+    """Keeps tokens of nearly the expected surprisal that have probability `p` together.
+
+    Locally typical sampling (Meister et al. 2023, equations 10 and 11): in the order of
+    |H + log q|, H the entropy of the distribution q, the fewest that reach `p`, at least one; of
+    equals, lower ids come first.
+    """
+    possible = np.flatnonzero(logits > -np.inf)
+    shifted = logits[possible] - logits.max()
+    weights = np.exp(shifted)
+    total = weights.sum()
+    # |H + log q| is the distance of log q, or of what differs from it by a constant, to its mean.
+    distance = np.abs(shifted - weights.dot(np.where(weights > 0, shifted, 0)) / total)
+    order = distance.argsort(kind="stable")
+    count = weights[order].cumsum().searchsorted(p * total) + 1
+    return _only(logits, possible[order[:count]])
+
+
 def top_p(logits: Logits, p: float, recent: Collection[int] = ()) -> Logits:
     """Keeps the fewest likeliest tokens that have probability `p` together, at least one.
 
@@ -70,6 +98,10 @@ def min_p(logits: Logits, p: float, recent: Collection[int] = ()) -> Logits:
     return _only(logits, np.flatnonzero(logits >= logits.max() + math.log(p)))
 
 
+def _array(recent: Collection[int]) -> NDArray[np.int64]:
+    return np.fromiter(recent, np.int64, len(recent))
+
+
 def _only(logits: Logits, ids: NDArray[np.integer]) -> Logits:
     kept = np.full_like(logits, -np.inf)
     kept[ids] = logits[ids]
@@ -77,14 +109,18 @@ def _only(logits: Logits, ids: NDArray[np.integer]) -> Logits:
 
 
 # In the order in which they are applied, each with the setting that means "off". Ranges and
-# defaults are those of `SamplingConfig`.
+# defaults are those of `SamplingConfig`. Guides come between the penalties and the rest.
 FILTERS: dict[str, tuple[Filter, float]] = {
     "repetition_penalty": (repetition_penalty, 1.0),
+    "frequency_penalty": (frequency_penalty, 0.0),
+    "presence_penalty": (presence_penalty, 0.0),
     "temperature": (temperature, 1.0),
     "top_k": (top_k, 0),
+    "typical_p": (typical_p, 1.0),
     "top_p": (top_p, 1.0),
     "min_p": (min_p, 0.0),
 }
+PENALTIES: frozenset[Filter] = frozenset({repetition_penalty, frequency_penalty, presence_penalty})
 
 
 def active_filters(settings: Mapping[str, float]) -> list[tuple[Filter, float]]:

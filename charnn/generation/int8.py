@@ -64,7 +64,7 @@ def total(x: Array) -> np.float32:
 
 
 def to_steps(x: Array, bound: np.float32) -> Array:
-    """X in steps of 1/127 of `bound`, as whole numbers; what is no number is the lowest step."""
+    """X in steps of 1/127 of `bound`, as whole numbers; what is no number is the highest step."""
     per_one = F(127) / bound if bound > 0 else F(0)
     steps: Array = np.rint(np.fmax(np.fmin(x * per_one, F(127)), F(-127)))
     return steps

@@ -91,7 +91,7 @@ def open_library(path: Path) -> ctypes.CDLL:
         (found.charnn_scratch_bytes, ctypes.c_size_t, (model, whole)),
         (found.charnn_make_table, None, (model, Pointer, Pointer)),
         (found.charnn_step, None, (model, whole, *[Pointer] * 5)),
-        (found.charnn_next, whole, (model, *[Pointer] * 2, real, real, *[Pointer] * 3)),
+        (found.charnn_choose, whole, (Pointer, whole, real, real, Pointer, Pointer)),
     ):
         function.restype, function.argtypes = result, arguments
     return found
@@ -258,14 +258,22 @@ class NativeStream:
         self.logits = np.array(logits, np.float32, order="C")
         self.state = np.array(state, np.float32, order="C")
         self._nats, self._weights = np.zeros(1, np.float64), np.empty(logits.size, np.float64)
-        self._next = model.library.charnn_next
-        self._where = (model.c_model, address(self.state), address(self.logits))
-        self._room = (address(self._weights), address(self._nats), model.scratch_at)
+        self._choose, self._read = model.library.charnn_choose, model.library.charnn_step
+        self._by = (address(self.logits), logits.size)
+        self._room = (address(self._weights), address(self._nats))
+        self._token = np.zeros(1, np.int32)
+        at = address(self.state)
+        self._reading = (address(self._token), at, at, address(self.logits))
 
-    def next(self, temperature: float, uniform: float) -> int:
-        """Chooses a token by a number from 0 to 1, and reads it; -1 if a logit is not finite."""
-        token: int = self._next(*self._where, temperature, uniform, *self._room)
+    def choose(self, temperature: float, uniform: float) -> int:
+        """Chooses a token by a number from 0 to 1; -1 if a logit is not finite."""
+        token: int = self._choose(*self._by, temperature, uniform, *self._room)
         return token
+
+    def read(self, token: int) -> None:
+        """Reads a token: state and logits are then those after it."""
+        self._token[0] = token
+        self._read(self.model.c_model, 1, *self._reading, self.model.scratch_at)
 
     @property
     def nats(self) -> float:

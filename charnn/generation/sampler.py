@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 import secrets
 from collections import deque
-from collections.abc import Collection, Iterable, Iterator, Mapping
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from typing import Any, Protocol
 
 import numpy as np
@@ -13,7 +13,8 @@ from numpy.typing import NDArray
 
 from charnn.config import MAX_SEED
 from charnn.errors import CharnnError, ConfigError
-from charnn.generation.filters import RECENT, active_filters, temperature
+from charnn.generation.filters import PENALTIES, RECENT, active_filters, temperature
+from charnn.generation.guides import Guide
 from charnn.generation.native import NativeModel, NativeStream
 from charnn.generation.runtime import State
 
@@ -97,7 +98,8 @@ class Sampler:
     What it writes depends on the model, the ids fed, the filters, and (seed, index): the index-th
     sample of a seed is the same whichever others are drawn. ``nats`` sums the surprisal of what
     `stream` chose under the unfiltered model at temperature 1, ``tokens`` counts it. ``forbidden``
-    holds ids that are not chosen while they stand there.
+    holds ids that are not chosen while they stand there; ``unread`` is the latest id, until it is
+    read: at the latest when something depends on that (see `read_together`).
     """
 
     def __init__(
@@ -106,22 +108,30 @@ class Sampler:
         seed: int,
         index: int = 0,
         filters: Mapping[str, float] | None = None,
+        guides: Sequence[Guide] = (),
     ) -> None:
         """Starts before the first token; `filters` maps names in `FILTERS` to settings.
+
+        `guides` are the sampler's own; `feed` leaves them alone, since they read text: who knows
+        it gives it to them too.
 
         Raises:
             ConfigError: seed, index, a filter's name or its setting is out of range.
         """
         self._model = model
         self._generator = Sfc32(seed, index)
-        self._filters = active_filters(filters or {})
+        active = active_filters(filters or {})
+        self._penalties = [each for each in active if each[0] in PENALTIES]
+        self._filters = [each for each in active if each[0] not in PENALTIES]
+        self.guides = tuple(guides)
         self._state = model.initial_state()
         self._logits: NDArray[np.float32] | None = None
         self._recent: deque[int] = deque(maxlen=RECENT)
         self.forbidden: Collection[int] = ()
-        others = [apply for apply, _ in self._filters if apply is not temperature]
-        self._plain = isinstance(model, NativeModel) and not others
+        others = [apply for apply, _ in active if apply is not temperature]
+        self._plain = isinstance(model, NativeModel) and not others and not guides
         self._engine: NativeStream | None = None
+        self.unread: int | None = None
         self.nats = 0.0
         self.tokens = 0
 
@@ -129,33 +139,46 @@ class Sampler:
         """Reads ids that were not chosen here: a prompt, or a word put into the model's mouth."""
         tokens = [int(token) for token in ids]
         if tokens:
+            self.settle()
             self._logits, self._state = self._model.feed(tokens, self._state)
             self._recent.extend(tokens)
 
     def stream(self, max_tokens: int) -> Iterator[int]:
-        """Chooses and reads up to `max_tokens` ids, each handed out once it has been read.
+        """Chooses up to `max_tokens` ids; each is read before the next one is chosen.
 
-        A later call goes on from there.
+        A later call goes on from there. Where a guide ends the text, so does the stream.
 
         Raises:
-            CharnnError: nothing was fed yet, or the model's logits are not finite.
+            CharnnError: nothing was fed yet, the model's logits are not finite, or the guides
+                together rule out every token.
         """
         for _ in range(max_tokens):
-            if self._engine_chooses():
-                token = self._next()
-            else:
-                token = self._choose()
-                self._logits, self._state = self._model.step(token, self._state)
+            if self.guides and self.over:
+                return
+            self.settle()
+            token = self._choose_natively() if self._is_plain() else self._choose()
+            self.unread = token
             self._recent.append(token)
             self.tokens += 1
+            for guide in self.guides:
+                guide.push(token)
             yield token
 
-    def _engine_chooses(self) -> bool:
+    def settle(self) -> None:
+        """Reads the latest token, if that is still to be done."""
+        if self.unread is not None:
+            token, self.unread = self.unread, None
+            if self._engine is not None and self._engine.state is self._state:
+                self._engine.read(token)
+            else:
+                self._logits, self._state = self._model.step(token, self._state)
+
+    def _is_plain(self) -> bool:
         """Whether the engine can choose by itself: with a temperature and nothing else."""
         return self._plain and not self.forbidden and self._logits is not None
 
-    def _next(self) -> int:
-        """Lets the engine choose and read; state and logits are then its own, changed in place."""
+    def _choose_natively(self) -> int:
+        """Lets the engine choose; state and logits are then its own, changed in place."""
         engine = self._engine
         if engine is None or engine.state is not self._state:
             assert isinstance(self._model, NativeModel), "others choose here"
@@ -163,11 +186,21 @@ class Sampler:
             engine = self._engine = self._model.open(self._logits, self._state)
             self._logits, self._state = engine.logits, engine.state
         _, value = self._filters[0] if self._filters else (None, 1.0)
-        token = engine.next(value, self._generator.uniform())
+        token = engine.choose(value, self._generator.uniform())
         if token < 0:
             raise CharnnError(NOT_FINITE)
         self.nats += engine.nats
         return token
+
+    @property
+    def over(self) -> bool:
+        """Whether a guide says that the text is complete."""
+        return any(guide.over for guide in self.guides)
+
+    @property
+    def cut(self) -> bool:
+        """Whether the latest token ended the text without being part of it."""
+        return any(guide.cut for guide in self.guides)
 
     def _choose(self) -> int:
         if self._logits is None:
@@ -177,9 +210,18 @@ class Sampler:
         if not math.isfinite(logits.dot(logits)):
             raise CharnnError(NOT_FINITE)
         filtered = logits
+        for apply, setting in self._penalties:
+            filtered = apply(filtered, setting, self._recent)
         if self.forbidden:
-            filtered = logits.copy()
+            filtered = filtered.copy()
             filtered[list(self.forbidden)] = -math.inf
+        if self.guides:
+            for guide in self.guides:
+                filtered = guide.mask(filtered)
+            if filtered[filtered.argmax()] == -math.inf:
+                raise CharnnError(
+                    "nothing may follow here: all tokens are ruled out together; allow more of them"
+                )
         for apply, setting in self._filters:
             filtered = apply(filtered, setting, self._recent)
         token = draw(filtered, self._generator.uniform())
@@ -190,8 +232,10 @@ class Sampler:
     def state_dict(self) -> dict[str, Any]:
         """Everything that going on depends on, a few kB of arrays and numbers; a copy.
 
-        Loaded into another sampler of the same model and filters it is a fork: both go on alike.
+        Loaded into another sampler of the same model, filters and guides it is a fork: both go on
+        alike.
         """
+        self.settle()
         logits = np.empty(0, np.float32) if self._logits is None else self._logits.copy()
         return {
             "generator": np.array(self._generator.state, np.uint32),
@@ -200,6 +244,7 @@ class Sampler:
             "nats": self.nats,
             "tokens": self.tokens,
             "state": self._state.copy(),
+            "guides": [guide.state for guide in self.guides],
         }
 
     def load_state_dict(self, values: Mapping[str, Any]) -> None:
@@ -211,6 +256,10 @@ class Sampler:
         shape = np.shape(values.get("state", ()))
         if values.keys() != self.state_dict().keys() or shape != self._state.shape:
             raise CharnnError("this sampler state belongs to a model of another shape")
+        if len(values["guides"]) != len(self.guides):
+            raise CharnnError("this sampler state belongs to a sampler with other guides")
+        for guide, state in zip(self.guides, values["guides"], strict=True):
+            guide.state = state
         a, b, c, counter = (int(word) for word in values["generator"])
         self._generator.state = (a, b, c, counter)
         self._recent = deque((int(token) for token in values["recent"]), maxlen=RECENT)
@@ -218,3 +267,17 @@ class Sampler:
         self._logits = logits if logits.size else None
         self.nats, self.tokens = float(values["nats"]), int(values["tokens"])
         self._state = np.array(values["state"], np.float32)
+        self.unread = None
+
+
+def read_together(samplers: Sequence[Sampler], model: NativeModel) -> None:
+    """Reads what samplers of `model` have still to read, in one step of all of them.
+
+    Each then stands where it would stand alone, to the bit.
+    """
+    waiting = [each for each in samplers if each.unread is not None]
+    if waiting:
+        states = np.stack([each._state for each in waiting])
+        logits = model.step_batch([each.unread or 0 for each in waiting], states)
+        for each, new_logits, new_state in zip(waiting, logits, states, strict=True):
+            each._logits, each._state, each.unread = new_logits, new_state, None

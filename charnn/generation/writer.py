@@ -6,6 +6,7 @@ import math
 from collections.abc import Iterable, Iterator
 
 from charnn.config import SamplingConfig
+from charnn.generation.endings import Ending
 from charnn.generation.sampler import Sampler
 from charnn.text.tokenizers import Ids, Tokenizer
 
@@ -26,6 +27,8 @@ class StopMatcher:
         """Takes the next piece; returns what can be shown now."""
         if not self.stops:
             return piece
+        if self.found:
+            return ""
         text = self.held + piece
         starts = ((text.find(stop), len(stop)) for stop in self.stops)
         # The one that ends first; of those that end together, the longest.
@@ -51,7 +54,9 @@ class Writing:
 
     The prompt comes first if `echo` is set; an empty one is not shown, and the text starts as a
     text starts. ``finish_reason`` is "length" or "stop" at the end, "interrupt" until then;
-    ``tokens`` counts what was chosen, that of the stop string included.
+    ``tokens`` counts what was chosen, that of the stop string included. ``surprisals``, if asked
+    for, has the bits of each character of what was shown, the prompt apart: those of its tokens, in
+    equal parts where they complete several characters.
     """
 
     def __init__(
@@ -63,6 +68,7 @@ class Writing:
         config: SamplingConfig,
         unknown: str = "error",
         echo: bool = True,
+        surprisals: bool = False,
     ) -> None:
         """Prepares a fresh `sampler` to write after `prompt`.
 
@@ -74,17 +80,23 @@ class Writing:
             config: the length and the stop strings; its filters are the sampler's business.
             unknown: what becomes of unknown characters of the prompt: see `Tokenizer.encode`.
             echo: whether the prompt is the first piece.
+            surprisals: whether the bits of each character are kept.
 
         Raises:
             UnknownCharacter: the prompt holds one, and `unknown` is "error".
+            ConfigError: nothing may follow the prompt.
         """
         self.prompt = prompt
+        self.surprisals: list[float] | None = [] if surprisals else None
         self.finish_reason = "interrupt"
         self._ids: Ids | list[int] = tokenizer.encode(prompt, unknown) if prompt else []
         self._sampler, self._tokenizer, self._config = sampler, tokenizer, config
         self._start_token, self._echo = start_token, echo
+        for guide in sampler.guides:
+            guide.feed(prompt)
         self._pieces: list[str] = []
         self._chars = 0
+        self._nats_shared = 0.0
 
     def __iter__(self) -> Iterator[str]:
         if self._echo and self.prompt:
@@ -93,21 +105,40 @@ class Writing:
         decoder = self._tokenizer.stream_decoder()
         chars_per_token = self._tokenizer.chars_per_token
         matcher = StopMatcher(self._config.stop)
+        ending = Ending(self._config.until) if self._config.until else None
         for token in self._sampler.stream(self._config.max_tokens):
             self._chars += int(chars_per_token[token])
-            piece = matcher.push(decoder.push(token))
-            if matcher.found:
+            if self._sampler.guides and self._sampler.cut:
                 break
+            text = decoder.push(token)
+            if self.surprisals is not None:
+                self._share_bits(self.surprisals, len(text))
+            piece = matcher.push(text)
+            if ending:
+                piece = ending.push(piece)
             if piece:
                 self._pieces.append(piece)
                 yield piece
-        else:
-            piece = matcher.push(decoder.flush())
-        self.finish_reason = "stop" if matcher.found else "length"
-        piece += matcher.flush()
-        if piece:
-            self._pieces.append(piece)
-            yield piece
+            if matcher.found or (ending and ending.found):
+                break
+        text = decoder.flush()
+        if self.surprisals is not None:
+            self._share_bits(self.surprisals, len(text))
+        rest = matcher.push(text) + matcher.flush()
+        if ending:
+            rest = ending.push(rest) + ending.flush()
+        stopped = matcher.found or (ending and ending.found) or self._sampler.over
+        self.finish_reason = "stop" if stopped else "length"
+        if rest:
+            self._pieces.append(rest)
+            yield rest
+
+    def _share_bits(self, surprisals: list[float], characters: int) -> None:
+        """Gives the bits that have come since the last time to as many characters."""
+        if characters:
+            bits = (self._sampler.nats - self._nats_shared) / math.log(2) / characters
+            surprisals += [bits] * characters
+            self._nats_shared = self._sampler.nats
 
     @property
     def text(self) -> str:

@@ -118,7 +118,7 @@ def test_filters_come_in_the_order_of_the_table_whatever_the_order_given():
 
 
 def test_an_unknown_filter_is_refused_with_the_names_of_the_known():
-    with pytest.raises(ConfigError, match=r"'heat'.*repetition_penalty, temperature, top_k"):
+    with pytest.raises(ConfigError, match=r"'heat'.*presence_penalty, temperature, top_k"):
         active_filters({"heat": 1})
 
 

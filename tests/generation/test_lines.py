@@ -183,7 +183,7 @@ def test_a_carriage_return_before_the_newline_is_no_part_of_the_line():
 def test_a_newline_is_fed_first_and_then_the_prefix():
     network = Always([9.0, *[0.0] * 8])
     list(LineWriter(network, LETTERS, LineConfig(1, "ba"), 1))
-    assert [0, 2, 1, 0] == network.read
+    assert [0, 2, 1] == network.read
 
 
 def test_what_cannot_be_is_refused(model):

@@ -400,11 +400,3 @@ int32_t charnn_choose(const float *logits, int32_t vocab_size, double temperatur
     if (nats) *nats = log(plain) - ((double)logits[token] - (double)most);
     return token;
 }
-
-int32_t charnn_next(const charnn_model *model, float *state, float *logits, double temperature,
-                    double uniform, double *weights, double *nats, void *scratch) {
-    int32_t token =
-        charnn_choose(logits, model->vocab_size, temperature, uniform, weights, nats);
-    if (token >= 0) charnn_step(model, 1, &token, state, state, logits, scratch);
-    return token;
-}

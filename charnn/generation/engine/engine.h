@@ -52,8 +52,4 @@ void charnn_make_table(const charnn_model *model, float *table, void *scratch);
 int32_t charnn_choose(const float *logits, int32_t vocab_size, double temperature, double uniform,
                       double *weights, double *nats);
 
-/* Chooses a token by `logits` and reads it: logits (V,) and state (L, P, H) are changed. */
-int32_t charnn_next(const charnn_model *model, float *state, float *logits, double temperature,
-                    double uniform, double *weights, double *nats, void *scratch);
-
 #endif

@@ -1,0 +1,153 @@
+"""Verbatim copying of the training text: how to prevent it, and how to tell it."""
+
+from __future__ import annotations
+
+import codecs
+from collections.abc import Iterator
+
+import numpy as np
+
+from charnn.generation.guides import Guide, Logits, to_bytes
+from charnn.text.suffixes import TextIndex
+from charnn.text.tokenizers import Tokenizer
+
+CHARACTER = 4  # bytes of UTF-8, at most
+
+
+def characters(data: bytes) -> tuple[str, bytes]:
+    """The characters at the start of `data`, and what is left of one that is not yet whole."""
+    text, used = codecs.utf_8_decode(data, "surrogateescape", False)
+    return text, data[used:]
+
+
+class CopyGuard(Guide):
+    """Rules out each token with which more than `longest` characters in a row would be copied.
+
+    Prompt and text count as one. ``state`` is their last `longest` characters, and the bytes of one
+    that is not yet whole.
+    """
+
+    state: tuple[str, bytes]
+
+    def __init__(self, index: TextIndex, tokenizer: Tokenizer, longest: int) -> None:
+        self._index, self._longest = index, longest
+        self._tokens = tokenizer.token_bytes
+        self.state = ("", b"")
+        texts = [characters(data)[0] for data in self._tokens]
+        # By length, the first characters of the tokens; what is longer lies inside one token.
+        most = min(longest, max(map(len, texts)))
+        self._beginnings: list[dict[bytes, list[int]]] = [{} for _ in range(most + 1)]
+        for token, text in enumerate(texts):
+            for size in range(1, min(len(text), most) + 1):
+                self._beginnings[size].setdefault(to_bytes(text[:size]), []).append(token)
+        self._copies = [token for token, text in enumerate(texts) if self._holds_copy(text)]
+        self._bytes = [(token, data) for token, data in enumerate(self._tokens) if len(data) == 1]
+
+    def _holds_copy(self, text: str) -> bool:
+        size = self._longest + 1
+        return any(
+            to_bytes(text[start : start + size]) in self._index
+            for start in range(len(text) - size + 1)
+        )
+
+    def feed(self, text: str) -> None:
+        """See `Guide.feed`."""
+        self._read(to_bytes(text))
+
+    def push(self, token: int) -> None:
+        """See `Guide.push`."""
+        self._read(self._tokens[token])
+
+    def _read(self, data: bytes) -> None:
+        text, part = self.state
+        new, part = characters(part + data)
+        self.state = ((text + new)[-self._longest :], part)
+
+    def mask(self, logits: Logits) -> Logits:
+        """See `Guide.mask`."""
+        ruled_out = [*self._copies, *(self._completing() if self.state[1] else self._adding())]
+        if not ruled_out:
+            return logits
+        masked = logits.copy()
+        masked[ruled_out] = -np.inf
+        return masked
+
+    def _adding(self) -> Iterator[int]:
+        """The tokens that would make a copy too long by one of their characters."""
+        text, index = self.state[0], self._index
+        for size in range(len(self._beginnings) - 1, 0, -1):
+            before = self._longest + 1 - size  # characters of the text, with `size` of the token
+            if before > len(text):
+                return
+            start = to_bytes(text[-before:])
+            low, high = index.interval(start)
+            if low == high:  # nor does what is longer stand there
+                return
+            beginnings = self._beginnings[size]
+            if high - low < len(beginnings):
+                following = index.after(low, high, len(start), CHARACTER * size)
+                found = {to_bytes(characters(data)[0][:size]) for data in following}
+            else:
+                found = {data for data in beginnings if start + data in index}
+            for data in found:
+                yield from beginnings.get(data, ())
+
+    def _completing(self) -> Iterator[int]:
+        """The same, where a character has begun: tokens of the byte that makes it whole."""
+        text, part = self.state
+        start = to_bytes(text)
+        if len(text) < self._longest or start + part not in self._index:
+            return
+        for token, data in self._bytes:
+            whole, left = characters(part + data)
+            if len(whole) == 1 and not left and start + part + data in self._index:
+                yield token
+
+
+class CopyFinder:
+    """Tells of a stream of text which characters stand in spans that are copied.
+
+    A span of `span` characters or more that stands in the training text is copied, wherever it
+    begins, also in what was fed before. Characters are held back as long as it is not known: as
+    many as are the beginning of such a span.
+    """
+
+    def __init__(self, index: TextIndex, span: int) -> None:
+        self._index, self._span = index, span
+        self._match = ""  # the longest end of the text that stands there, `span` at most
+        self._held = ""
+        self.copied = self.all = 0
+
+    def feed(self, text: str) -> None:
+        """Reads a prompt, which is not told about."""
+        for character in text:
+            self._read(character)
+
+    def _read(self, character: str) -> None:
+        self._match = (self._match + character)[-self._span :]
+        while self._match and to_bytes(self._match) not in self._index:
+            self._match = self._match[1:]
+
+    def push(self, text: str) -> list[tuple[str, bool]]:
+        """Reads text; returns pieces that are now known, and whether they are copied."""
+        pieces: list[tuple[str, bool]] = []
+        for character in text:
+            self._read(character)
+            self._held += character
+            if len(self._match) == self._span:
+                pieces.append((self._held, True))
+                self._held = ""
+            elif known := self._held[: max(0, len(self._held) - len(self._match))]:
+                pieces.append((known, False))
+                self._held = self._held[len(known) :]
+        return self._count(pieces)
+
+    def flush(self) -> list[tuple[str, bool]]:
+        """What was held back, once no more text comes."""
+        held, self._held = self._held, ""
+        return self._count([(held, False)] if held else [])
+
+    def _count(self, pieces: list[tuple[str, bool]]) -> list[tuple[str, bool]]:
+        self.all += sum(len(text) for text, _ in pieces)
+        self.copied += sum(len(text) for text, copied in pieces if copied)
+        return pieces

@@ -1,0 +1,167 @@
+"""Text that matches a regular expression, whole: an automaton that says which tokens may follow.
+
+The automaton over bytes is made by outlines-core (Willard & Louf 2023, Efficient Guided Generation
+for Large Language Models), an optional package. What the tokens of a vocabulary do to it, and which
+of its states still lead to a match in time, is worked out here, once a pattern.
+
+Shapes: S states and a last one from which nothing leads on; V tokens.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+from numpy.typing import NDArray
+
+from charnn.errors import CharnnError, ConfigError
+from charnn.generation.guides import Guide, Logits
+from charnn.text.tokenizers import Tokenizer
+
+MAX_MOVES = 1 << 26  # states x tokens; four bytes each
+MAX_PATTERN = 1000  # characters
+NEVER = np.iinfo(np.int32).max // 2
+
+
+class Pattern:
+    """What a pattern and a vocabulary make together: where each token leads, and how far it is.
+
+    Attributes:
+        start: the state at the start of a text.
+        accepting: whether a text may end in a state: (S + 1,).
+        moves: the state to which each token leads: (S + 1, V).
+        distance: the fewest tokens from a state to a match: (S + 1,), `NEVER` if there is none.
+    """
+
+    def __init__(self, pattern: str, tokenizer: Tokenizer) -> None:
+        """Raises CharnnError without outlines-core, ConfigError for a pattern that is none."""
+        self.start, self.accepting, steps = _automaton(pattern)
+        states = len(steps)
+        if states * tokenizer.vocab_size > MAX_MOVES:
+            raise ConfigError(
+                f"the pattern is too large: {states:,} states for {tokenizer.vocab_size:,} tokens; "
+                "repeat less in it"
+            )
+        self.moves = _moves(steps, tokenizer.token_bytes)
+        self.distance = _distances(self.moves, self.accepting)
+        if self.distance[self.start] >= NEVER:
+            raise ConfigError(
+                f"this model cannot write anything that matches {pattern!r}: "
+                "it never saw the characters that are needed"
+            )
+
+
+def _automaton(pattern: str) -> tuple[int, NDArray[np.bool_], NDArray[np.int32]]:
+    """Start, accepting states (S + 1,) and where each byte leads (S + 1, 256)."""
+    try:
+        from outlines_core import Index, Vocabulary
+    except ImportError:
+        raise CharnnError(
+            "a regex needs a package that is not installed: pip install 'charnn[regex]'"
+        ) from None
+    if len(pattern) > MAX_PATTERN:
+        raise ConfigError(f"the pattern has {len(pattern):,} characters, {MAX_PATTERN:,} at most")
+    # The match is of the whole anyway, and the library has no anchors.
+    whole = pattern.removeprefix("^")
+    if whole.endswith("$") and (len(whole) - len(whole[:-1].rstrip("\\"))) % 2:
+        whole = whole[:-1]
+    end = 256
+    try:
+        index = Index(whole, Vocabulary(end, {bytes([byte]): [byte] for byte in range(256)}))
+    except ValueError as error:
+        reason = " ".join(str(error).split())
+        raise ConfigError(
+            f"the pattern {pattern[:60]!r} cannot be used ({reason[:120]}): it is a regular "
+            "expression in Rust's syntax, without anchors, look-around and back references"
+        ) from None
+    table: dict[int, dict[int, int]] = index.get_transitions()
+    finals, start = index.get_final_states(), index.get_initial_state()
+    numbers = {state: number for number, state in enumerate(sorted({*table, *finals, start}))}
+    dead = len(numbers)
+    steps = np.full((dead + 1, 256), dead, np.int32)
+    for state, row in table.items():
+        for byte, after in row.items():
+            if byte != end:
+                steps[numbers[state], byte] = numbers[after]
+    accepting = np.zeros(dead + 1, bool)
+    accepting[[numbers[state] for state in finals]] = True
+    return numbers[start], accepting, steps
+
+
+def _moves(steps: NDArray[np.int32], tokens: list[bytes]) -> NDArray[np.int32]:
+    states, longest = len(steps), max(map(len, tokens))
+    padded = np.zeros((len(tokens), longest), np.uint8)
+    for token, data in enumerate(tokens):
+        padded[token, : len(data)] = list(data)
+    sizes = np.array([len(data) for data in tokens])
+    moves = np.repeat(np.arange(states, dtype=np.int32)[:, None], len(tokens), 1)
+    for place in range(longest):
+        longer = np.flatnonzero(sizes > place)
+        moves[:, longer] = steps[moves[:, longer], padded[longer, place]]
+    moves[:, sizes == 0] = states - 1  # a token that writes nothing would go on for ever
+    return moves
+
+
+def _distances(moves: NDArray[np.int32], accepting: NDArray[np.bool_]) -> NDArray[np.int32]:
+    after = [np.unique(row) for row in moves]
+    targets = np.concatenate(after)
+    sources = np.repeat(np.arange(len(moves)), [len(row) for row in after])
+    distance = np.where(accepting, 0, NEVER).astype(np.int32)
+    while True:
+        nearer = distance.copy()
+        np.minimum.at(nearer, sources, distance[targets] + 1)
+        if (nearer == distance).all():
+            return distance
+        distance = nearer
+
+
+class PatternGuide(Guide):
+    """Leads along a pattern to a match within `max_tokens` tokens.
+
+    Where the text may not end yet, only tokens are left with which a match can be reached in time.
+    Where it may, the choice is free: a token with which the pattern cannot go on ends the text, and
+    is no part of it. ``state`` is the pattern's state and the tokens that are left.
+    """
+
+    state: tuple[int, int]
+
+    def __init__(self, pattern: Pattern, max_tokens: int) -> None:
+        """Raises ConfigError if every match needs more tokens."""
+        needed = int(pattern.distance[pattern.start])
+        if needed > max_tokens:
+            raise ConfigError(
+                f"the shortest match of the pattern has {needed:,} tokens, and -n allows "
+                f"{max_tokens:,}: allow more"
+            )
+        self._pattern = pattern
+        self.state = (pattern.start, max_tokens)
+
+    def _allowed(self) -> NDArray[np.bool_]:
+        state, left = self.state
+        pattern = self._pattern
+        allowed: NDArray[np.bool_] = pattern.distance[pattern.moves[state]] < left
+        return allowed
+
+    @property
+    def over(self) -> bool:  # type: ignore[override]  # follows from the state
+        """See `Guide.over`."""
+        return self.cut or bool(
+            self._pattern.accepting[self.state[0]] and not self._allowed().any()
+        )
+
+    @property
+    def cut(self) -> bool:  # type: ignore[override]  # follows from the state
+        """See `Guide.cut`."""
+        return self.state[1] < 0
+
+    def mask(self, logits: Logits) -> Logits:
+        """See `Guide.mask`."""
+        if self._pattern.accepting[self.state[0]]:
+            return logits
+        return np.where(self._allowed(), logits, -np.inf)
+
+    def push(self, token: int) -> None:
+        """See `Guide.push`."""
+        state, left = self.state
+        if self._allowed()[token]:
+            self.state = (int(self._pattern.moves[state, token]), left - 1)
+        else:
+            self.state = (state, -1)
