@@ -22,6 +22,7 @@ class Model:
         tokenizer: text to ids and back.
         start_token: the id that a text without a prompt is begun with; not shown.
         info: JSON for people: corpus, recipe, history, results.
+        digest: of the model's file, by which other files name it; "" without a file.
     """
 
     def __init__(
@@ -30,9 +31,10 @@ class Model:
         tokenizer: Tokenizer,
         start_token: int,
         info: dict[str, Any] | None = None,
+        digest: str = "",
     ) -> None:
         self.network, self.tokenizer, self.start_token = network, tokenizer, start_token
-        self.config, self.info = network.config, info or {}
+        self.config, self.info, self.digest = network.config, info or {}, digest
 
     @classmethod
     def from_checkpoint(cls, loaded: Checkpoint) -> Model:
@@ -43,7 +45,7 @@ class Model:
         """
         tokenizer = tokenizer_from_dict(loaded.tokenizer, loaded.config.vocab_size)
         network = NumpyModel(loaded.config, loaded.weights)
-        return cls(network, tokenizer, loaded.start_token, loaded.info)
+        return cls(network, tokenizer, loaded.start_token, loaded.info, loaded.digest)
 
     def write(
         self,

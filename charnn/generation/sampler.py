@@ -76,6 +76,12 @@ def draw(logits: NDArray[np.float64], uniform: float) -> int:
     return int(cumulative.searchsorted(uniform * cumulative[-1], side="right"))
 
 
+def _surprisal(logits: NDArray[np.float64], token: int) -> float:
+    """-log of the probability of `token`, in nats; changes `logits`."""
+    logits -= logits[logits.argmax()]
+    return math.log(np.exp(logits).cumsum()[-1]) - float(logits[token])
+
+
 class Network(Protocol):
     """What a sampler needs of a model; `NumpyModel` is one."""
 
@@ -94,7 +100,8 @@ class Sampler:
 
     What it writes depends on the model, the ids fed, the filters, and (seed, index): the index-th
     sample of a seed is the same whichever others are drawn. ``nats`` sums the surprisal of what
-    `stream` chose under the unfiltered model at temperature 1, ``tokens`` counts it.
+    `stream` chose under the unfiltered model at temperature 1, ``tokens`` counts it, and
+    ``last_nats`` is the surprisal of the latest choice alone.
     """
 
     def __init__(
@@ -117,6 +124,7 @@ class Sampler:
         self._recent: deque[int] = deque(maxlen=RECENT)
         self.nats = 0.0
         self.tokens = 0
+        self.last_nats = 0.0
 
     def feed(self, ids: Iterable[int]) -> None:
         """Reads ids that were not chosen here: a prompt, or a word put into the model's mouth."""
@@ -134,13 +142,37 @@ class Sampler:
             CharnnError: nothing was fed yet, or the model's logits are not finite.
         """
         for _ in range(max_tokens):
-            token = self._choose()
-            self._logits, self._state = self._model.step(token, self._state)
-            self._recent.append(token)
-            self.tokens += 1
+            logits = self._finite_logits()
+            filtered = logits
+            for apply, setting in self._filters:
+                filtered = apply(filtered, setting, self._recent)
+            token = draw(filtered, self._generator.uniform())
+            self._take(token, logits)
             yield token
 
-    def _choose(self) -> int:
+    def repeat(self, ids: Iterable[int]) -> None:
+        """Reads ids as if `stream` had chosen them, one number of the generator for each.
+
+        So a text drawn earlier is gone through again, whatever would be chosen now.
+
+        Raises:
+            CharnnError: as `stream` does.
+        """
+        for token in ids:
+            logits = self._finite_logits()
+            self._generator.next()
+            self._take(int(token), logits)
+
+    def surprisal(self, token: int) -> float:
+        """The nats of `token` as the next one, under the unfiltered model at temperature 1.
+
+        Raises:
+            CharnnError: as `stream` does.
+        """
+        return _surprisal(self._finite_logits(), token)
+
+    def _finite_logits(self) -> NDArray[np.float64]:
+        """The logits of the next token, a copy."""
         if self._logits is None:
             raise CharnnError("nothing was fed to the sampler: feed it at least one token first")
         logits = self._logits.astype(np.float64)
@@ -149,13 +181,15 @@ class Sampler:
             raise CharnnError(
                 "the model's output is not finite: its weights are too large; use another model"
             )
-        filtered = logits
-        for apply, setting in self._filters:
-            filtered = apply(filtered, setting, self._recent)
-        token = draw(filtered, self._generator.uniform())
-        logits -= logits[logits.argmax()]
-        self.nats += math.log(np.exp(logits).cumsum()[-1]) - float(logits[token])
-        return token
+        return logits
+
+    def _take(self, token: int, logits: NDArray[np.float64]) -> None:
+        """Reads a chosen token; `logits` are those it was chosen by, and are not kept."""
+        self.last_nats = _surprisal(logits, token)
+        self.nats += self.last_nats
+        self._logits, self._state = self._model.step(token, self._state)
+        self._recent.append(token)
+        self.tokens += 1
 
     def state_dict(self) -> dict[str, Any]:
         """Everything that going on depends on, a few kB of arrays and numbers; a copy.
