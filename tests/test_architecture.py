@@ -39,6 +39,7 @@ ROOFS = {"__init__", "__main__", "cli"}
 # Package -> the rooms that may import it. Anything else must come with Python.
 PACKAGES = {
     "numpy": {*MAY_IMPORT, *ROOFS} - {"errors", "version", "config"},
+    "prompt_toolkit": {"cli"},
     "rich": {"cli"},
     "safetensors": {"checkpoint", "tensor_file", "text"},
     "sentencepiece": {"text"},

@@ -5,7 +5,7 @@ from __future__ import annotations
 import sys
 import time
 
-from charnn.cli.console import give_up_stdout, visible
+from charnn.cli.console import give_up_stdout, has_colour, visible
 from charnn.errors import FileError
 
 # How long a piece may wait for the next: waking the reader of a pipe for each one takes up to a
@@ -24,12 +24,13 @@ class Output:
         if sys.stdout is None:
             raise FileError("stdout is closed: give the text somewhere to go, such as '> poem.txt'")
         self.terminal = sys.stdout.isatty()
+        self.colour = self.terminal and has_colour(sys.stdout)
         self._encoding = sys.stdout.encoding if self.terminal else "utf-8"
         self._last = "\n"
         self._flush_at = 0.0
 
-    def write(self, text: str) -> None:
-        """Writes `text`, which is not empty.
+    def write(self, text: str, style: str = "") -> None:
+        """Writes `text`, which is not empty; `style` is an ANSI number, where there are colours.
 
         Raises:
             BrokenPipeError: the reader went away.
@@ -38,6 +39,8 @@ class Output:
         self._last = text[-1]
         if self.terminal:
             data = visible(text).encode(self._encoding, "backslashreplace")
+            if style and self.colour:
+                data = b"\x1b[%bm%b\x1b[0m" % (style.encode(), data)
         else:
             data = text.encode("utf-8", "surrogateescape")
         try:

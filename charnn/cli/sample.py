@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import sys
-from typing import TYPE_CHECKING, Annotated, Literal
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
@@ -13,11 +13,20 @@ from charnn.cli.options import (
     DEFAULT_CHECKPOINTS,
     CheckpointsOption,
     JsonOption,
+    MinPOption,
     ModelOption,
+    OneThreadOption,
     QuietOption,
+    RepetitionPenaltyOption,
+    SeedOption,
+    StopOption,
+    TemperatureOption,
+    TopKOption,
+    TopPOption,
+    UnknownOption,
 )
 from charnn.cli.output import Output
-from charnn.config import MAX_SEED, SamplingConfig
+from charnn.config import SamplingConfig
 from charnn.errors import FileError
 
 if TYPE_CHECKING:
@@ -47,52 +56,12 @@ def sample(
     max_tokens: Annotated[
         int, typer.Option("-n", "--max-tokens", metavar="N", help="Length in tokens.")
     ] = SamplingConfig.max_tokens,
-    temperature: Annotated[
-        float,
-        typer.Option(
-            "-t",
-            "--temperature",
-            metavar="X",
-            help="Below 1 safer, above 1 wilder; 0 always takes the likeliest token.",
-        ),
-    ] = SamplingConfig.temperature,
-    top_k: Annotated[
-        int,
-        typer.Option("--top-k", metavar="N", help="Choose among the N likeliest tokens; 0: all."),
-    ] = SamplingConfig.top_k,
-    top_p: Annotated[
-        float,
-        typer.Option(
-            "--top-p",
-            metavar="P",
-            help="Choose among the fewest tokens that have probability P together; 1: all.",
-        ),
-    ] = SamplingConfig.top_p,
-    min_p: Annotated[
-        float,
-        typer.Option(
-            "--min-p",
-            metavar="P",
-            help="Rule out what is less likely than P times the likeliest token; 0: nothing.",
-        ),
-    ] = SamplingConfig.min_p,
-    repetition_penalty: Annotated[
-        float,
-        typer.Option(
-            "--repetition-penalty",
-            metavar="X",
-            help="Above 1 makes the latest 64 tokens less likely; 1: off.",
-        ),
-    ] = SamplingConfig.repetition_penalty,
-    stop: Annotated[
-        list[str] | None,
-        typer.Option(
-            "--stop",
-            metavar="TEXT",
-            help="End before this text; may be given several times. A newline: --stop $'\\n'.",
-            show_default=False,
-        ),
-    ] = None,
+    temperature: TemperatureOption = SamplingConfig.temperature,
+    top_k: TopKOption = SamplingConfig.top_k,
+    top_p: TopPOption = SamplingConfig.top_p,
+    min_p: MinPOption = SamplingConfig.min_p,
+    repetition_penalty: RepetitionPenaltyOption = SamplingConfig.repetition_penalty,
+    stop: StopOption = None,
     num_samples: Annotated[
         int,
         typer.Option(
@@ -102,40 +71,12 @@ def sample(
             help=f"How many texts; a line of {len(RULE)} dashes stands between them.",
         ),
     ] = 1,
-    seed: Annotated[
-        int | None,
-        typer.Option(
-            "--seed",
-            metavar="N",
-            min=0,
-            max=MAX_SEED,
-            help="The same seed gives the same text. [default: drawn, and shown on stderr]",
-            show_default=False,
-        ),
-    ] = None,
-    unknown: Annotated[
-        Literal["error", "skip", "replace"],
-        typer.Option(
-            "--unknown",
-            help="What to do with a character of the prompt that the model never saw: "
-            "replace puts the nearest known one.",
-        ),
-    ] = "error",
+    seed: SeedOption = None,
+    unknown: UnknownOption = "error",
     no_echo: Annotated[
         bool, typer.Option("--no-echo", help="Leave the prompt out of the output.")
     ] = False,
-    threads: Annotated[
-        int | None,
-        typer.Option(
-            "--threads",
-            metavar="N",
-            min=1,
-            max=4096,
-            help="Processor threads. 2 can help a model of over a million weights a layer, where "
-            "nothing else runs. [default: 1]",
-            show_default=False,
-        ),
-    ] = None,
+    threads: OneThreadOption = None,
     as_json: JsonOption = False,
     checkpoints: CheckpointsOption = DEFAULT_CHECKPOINTS,
     quiet: QuietOption = False,

@@ -13,7 +13,7 @@ from charnn.config.model import (
     ModelConfig,
     is_gate_matrix,
 )
-from charnn.config.sampling import SamplingConfig
+from charnn.config.sampling import DESK_TOKENS, SamplingConfig
 from charnn.config.training import (
     ADAMW_MOMENTS,
     BATCH_SIZES,
@@ -36,6 +36,7 @@ __all__ = [
     "BATCH_SIZES",
     "DEFAULT_MINUTES",
     "DEFAULT_TOKENIZER",
+    "DESK_TOKENS",
     "DEVICES",
     "GATES",
     "MAX_HIDDEN_SIZE",

@@ -9,6 +9,9 @@ from typing import Any
 from charnn.config.checks import build, require, require_int, require_number
 from charnn.config.model import MAX_VOCAB_SIZE
 
+# How many tokens one continuation at the desk has: a paragraph to look at.
+DESK_TOKENS = 200
+
 
 @dataclass(frozen=True)
 class SamplingConfig:

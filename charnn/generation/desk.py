@@ -5,7 +5,7 @@ The text is a tree of points (`charnn/generation/points.py`); a branch is a name
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Generator
 from dataclasses import asdict, dataclass, field, fields, replace
 from typing import Any
 
@@ -75,13 +75,18 @@ class Desk:
         return self.branches[self.name].point
 
     @property
+    def before(self) -> Point | None:
+        """Where the text ended before the last thing done."""
+        return shown(self.point.parent) if self.point else None
+
+    @property
     def text(self) -> str:
         """The whole text; bytes that are not UTF-8 are surrogate escapes."""
         if self._decoded[0] is not self.point:
             self._decoded = self.point, self.tree.text(self.point)
         return self._decoded[1]
 
-    def pieces(self) -> Iterator[Piece]:
+    def pieces(self) -> Generator[Piece]:
         """The text from its beginning, as it came about."""
         return self.tree.pieces(self.point)
 
@@ -101,7 +106,7 @@ class Desk:
         if len(ids):
             self._go(self.tree.read(self.point, ids))
 
-    def draw(self, tokens: int | None = None) -> Iterator[Piece]:
+    def draw(self, tokens: int | None = None) -> Generator[Piece]:
         """Goes on with the text, piece by piece, and ends before a stop string.
 
         Whoever leaves early has what was drawn until then.
@@ -116,7 +121,7 @@ class Desk:
         settings = self._with(max_tokens=self.settings.max_tokens if tokens is None else tokens)
         yield from self.tree.draw(self.point, settings, None, self._go)
 
-    def retry(self) -> Iterator[Piece]:
+    def retry(self) -> Generator[Piece]:
         """Draws the last continuation another way, of the length once asked for.
 
         `redo` brings the earlier one back.
@@ -133,12 +138,12 @@ class Desk:
         self.index += 1
         settings = self._with(max_tokens=last.asked)
         try:
-            yield from self.tree.draw(shown(last.parent), settings, self.index, self._go)
+            yield from self.tree.draw(self.before, settings, self.index, self._go)
         finally:
             if branch.point is not last:
                 branch.undone = undone
 
-    def column(self, temperature: float, tokens: int | None = None) -> Iterator[Piece]:
+    def column(self, temperature: float, tokens: int | None = None) -> Generator[Piece]:
         """Draws another continuation to choose from, beside the text; see `take`.
 
         Raises:
@@ -180,7 +185,7 @@ class Desk:
         if branch.point is None:
             raise CharnnError("there is nothing to undo: the text is empty")
         if characters is None:
-            point = shown(branch.point.parent)
+            point = self.before
             lost = text[len(self.tree.text(point)) :]
         else:
             lost = text[max(0, len(text) - characters) :]

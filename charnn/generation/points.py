@@ -6,7 +6,7 @@ that several texts may share their beginnings, and undoing is going to another p
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Generator, Iterable
 from dataclasses import dataclass, field
 from typing import Any, NamedTuple
 
@@ -114,7 +114,7 @@ class Tree:
         points = point.path() if point else []
         return self.model.tokenizer.decode([i for p in points if p.kind != START for i in p.ids])
 
-    def pieces(self, point: Point | None) -> Iterator[Piece]:
+    def pieces(self, point: Point | None) -> Generator[Piece]:
         """The text up to a point, from its beginning, as it came about."""
         decoder, waiting, kind = self.model.tokenizer.stream_decoder(), 0.0, TYPED
         for each in point.path() if point else []:
@@ -179,7 +179,7 @@ class Tree:
         settings: SamplingConfig,
         index: int | None,
         done: Callable[[Point], None],
-    ) -> Iterator[Piece]:
+    ) -> Generator[Piece]:
         """Draws a continuation; `done` gets its point at the end, also of whoever leaves early.
 
         Raises:
@@ -246,7 +246,7 @@ def shown(point: Point | None) -> Point | None:
     return None if point and point.kind == START else point
 
 
-def _release(held: list[Piece], text: str) -> Iterator[Piece]:
+def _release(held: list[Piece], text: str) -> Generator[Piece]:
     """Takes pieces with the characters of `text` from those that were held back."""
     left = len(text)
     while left:

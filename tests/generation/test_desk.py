@@ -304,8 +304,10 @@ class Naive:
         if index is not None:
             generator = np.array(Sfc32(self.seed, index).state, np.uint32)
             sampler.load_state_dict({**sampler.state_dict(), "generator": generator})
-        for token in sampler.stream(tokens):
-            steps.append(("drawn", self.action, CHARS.decode([token]), sampler.state_dict()))
+        steps += [
+            ("drawn", self.action, CHARS.decode([token]), sampler.state_dict())
+            for token in sampler.stream(tokens)
+        ]
         if tokens:
             self.go(steps)
 
