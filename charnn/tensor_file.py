@@ -303,7 +303,7 @@ def check_kind(metadata: Mapping[str, Any], kind: str, newest: int, path: Path) 
     """
     found = metadata.get("kind")
     if found != kind:
-        names = {"model": "a model", "tokens": "a token file"}
+        names = {"model": "a model", "tokens": "a token file", "desk": "a saved desk"}
         known = found if isinstance(found, str) else ""
         raise DamagedFile(
             f"{path} is {names.get(known, 'no known charnn file')}, not {names[kind]}"

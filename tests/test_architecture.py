@@ -40,6 +40,7 @@ ROOFS = {"__init__", "__main__", "cli"}
 PACKAGES = {
     "numpy": {*MAY_IMPORT, *ROOFS} - {"errors", "version", "config"},
     "outlines_core": {"generation"},
+    "prompt_toolkit": {"cli"},
     "rich": {"cli"},
     "safetensors": {"checkpoint", "tensor_file", "text"},
     "sentencepiece": {"text"},

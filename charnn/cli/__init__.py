@@ -19,6 +19,7 @@ from charnn.cli.sample import sample
 from charnn.cli.show import show
 from charnn.cli.tokenize import tokenize
 from charnn.cli.train import train
+from charnn.cli.write import write
 from charnn.version import __version__
 
 START = """\
@@ -54,6 +55,7 @@ COMMANDS: dict[str, Callable[..., None]] = {
     "train": train,
     "plan": plan,
     "sample": sample,
+    "write": write,
     "tokenize": tokenize,
     "eval": evaluate,
     "runs": runs,

@@ -109,8 +109,8 @@ class Copies:
         """One line on all texts so far."""
         share = self._copied / self._all if self._all else 0
         return (
-            f"copied: {share:.1%} of {self._all:,} characters, in spans of {self.span} or more that "
-            "stand in the training text"
+            f"copied: {share:.1%} of {self._all:,} characters, in spans of {self.span} or more "
+            "that stand in the training text"
         )
 
 

@@ -8,7 +8,7 @@ from typing import Annotated, Any, Literal
 import typer
 from typer.core import TyperCommand
 
-from charnn.config import DEFAULT_TOKENIZER
+from charnn.config import DEFAULT_TOKENIZER, MAX_SEED
 
 DEFAULT_CHECKPOINTS = Path("checkpoints")
 
@@ -119,3 +119,81 @@ JsonOption = Annotated[
     bool, typer.Option("--json", help="Print JSON on stdout, nothing else there.")
 ]
 QuietOption = Annotated[bool, typer.Option("-q", "--quiet", help="Say nothing but errors.")]
+# How text is drawn; the defaults are those of `SamplingConfig`.
+TemperatureOption = Annotated[
+    float,
+    typer.Option(
+        "-t",
+        "--temperature",
+        metavar="X",
+        help="Below 1 safer, above 1 wilder; 0 always takes the likeliest token.",
+    ),
+]
+TopKOption = Annotated[
+    int,
+    typer.Option("--top-k", metavar="N", help="Choose among the N likeliest tokens; 0: all."),
+]
+TopPOption = Annotated[
+    float,
+    typer.Option(
+        "--top-p",
+        metavar="P",
+        help="Choose among the fewest tokens that have probability P together; 1: all.",
+    ),
+]
+MinPOption = Annotated[
+    float,
+    typer.Option(
+        "--min-p",
+        metavar="P",
+        help="Rule out what is less likely than P times the likeliest token; 0: nothing.",
+    ),
+]
+RepetitionPenaltyOption = Annotated[
+    float,
+    typer.Option(
+        "--repetition-penalty",
+        metavar="X",
+        help="Above 1 makes the latest 64 tokens less likely; 1: off.",
+    ),
+]
+StopOption = Annotated[
+    list[str] | None,
+    typer.Option(
+        "--stop",
+        metavar="TEXT",
+        help="End before this text; may be given several times. A newline: --stop $'\\n'.",
+        show_default=False,
+    ),
+]
+SeedOption = Annotated[
+    int | None,
+    typer.Option(
+        "--seed",
+        metavar="N",
+        min=0,
+        max=MAX_SEED,
+        help="The same seed gives the same text. [default: drawn, and shown on stderr]",
+        show_default=False,
+    ),
+]
+UnknownOption = Annotated[
+    Literal["error", "skip", "replace"],
+    typer.Option(
+        "--unknown",
+        help="What to do with a character of the prompt that the model never saw: "
+        "replace puts the nearest known one.",
+    ),
+]
+OneThreadOption = Annotated[
+    int | None,
+    typer.Option(
+        "--threads",
+        metavar="N",
+        min=1,
+        max=4096,
+        help="Processor threads. 2 can help a model of over a million weights a layer, where "
+        "nothing else runs. [default: 1]",
+        show_default=False,
+    ),
+]

@@ -30,7 +30,7 @@ class Output:
         self._flush_at = 0.0
 
     def write(self, text: str, style: str = "") -> None:
-        """Writes `text`, which is not empty; `style` is for ANSI, such as "4", where colour is.
+        """Writes `text`, which is not empty; `style` is an ANSI number, where there are colours.
 
         Raises:
             BrokenPipeError: the reader went away.

@@ -5,13 +5,12 @@ from __future__ import annotations
 import os
 import sys
 from collections.abc import Iterable
-from typing import TYPE_CHECKING, Annotated, Literal
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from charnn.cli.console import note, print_json, say
 from charnn.cli.controls import (
-    CHOICE,
     DISPLAY,
     ENDS,
     BanOption,
@@ -36,8 +35,17 @@ from charnn.cli.options import (
     EngineOption,
     Int8Option,
     JsonOption,
+    MinPOption,
     ModelOption,
+    OneThreadOption,
     QuietOption,
+    RepetitionPenaltyOption,
+    SeedOption,
+    StopOption,
+    TemperatureOption,
+    TopKOption,
+    TopPOption,
+    UnknownOption,
 )
 from charnn.cli.output import Output
 from charnn.cli.sample_lines import (
@@ -50,7 +58,7 @@ from charnn.cli.sample_lines import (
     line_config,
     write_lines,
 )
-from charnn.config import COPIED_SPAN, MAX_SEED, LineConfig, SamplingConfig
+from charnn.config import COPIED_SPAN, LineConfig, SamplingConfig
 from charnn.errors import FileError
 
 if TYPE_CHECKING:
@@ -83,62 +91,12 @@ def sample(
             "-n", "--max-tokens", metavar="N", help="Length in tokens.", rich_help_panel=ENDS
         ),
     ] = SamplingConfig.max_tokens,
-    temperature: Annotated[
-        float,
-        typer.Option(
-            "-t",
-            "--temperature",
-            metavar="X",
-            help="Below 1 safer, above 1 wilder; 0 always takes the likeliest token.",
-            rich_help_panel=CHOICE,
-        ),
-    ] = SamplingConfig.temperature,
-    top_k: Annotated[
-        int,
-        typer.Option(
-            "--top-k",
-            metavar="N",
-            help="Choose among the N likeliest tokens; 0: all.",
-            rich_help_panel=CHOICE,
-        ),
-    ] = SamplingConfig.top_k,
-    top_p: Annotated[
-        float,
-        typer.Option(
-            "--top-p",
-            metavar="P",
-            help="Choose among the fewest tokens that have probability P together; 1: all.",
-            rich_help_panel=CHOICE,
-        ),
-    ] = SamplingConfig.top_p,
-    min_p: Annotated[
-        float,
-        typer.Option(
-            "--min-p",
-            metavar="P",
-            help="Rule out what is less likely than P times the likeliest token; 0: nothing.",
-            rich_help_panel=CHOICE,
-        ),
-    ] = SamplingConfig.min_p,
-    repetition_penalty: Annotated[
-        float,
-        typer.Option(
-            "--repetition-penalty",
-            metavar="X",
-            help="Above 1 makes the latest 64 tokens less likely; 1: off.",
-            rich_help_panel=CHOICE,
-        ),
-    ] = SamplingConfig.repetition_penalty,
-    stop: Annotated[
-        list[str] | None,
-        typer.Option(
-            "--stop",
-            metavar="TEXT",
-            help="End before this text; may be given several times. A newline: --stop $'\\n'.",
-            show_default=False,
-            rich_help_panel=ENDS,
-        ),
-    ] = None,
+    temperature: TemperatureOption = SamplingConfig.temperature,
+    top_k: TopKOption = SamplingConfig.top_k,
+    top_p: TopPOption = SamplingConfig.top_p,
+    min_p: MinPOption = SamplingConfig.min_p,
+    repetition_penalty: RepetitionPenaltyOption = SamplingConfig.repetition_penalty,
+    stop: StopOption = None,
     num_samples: Annotated[
         int,
         typer.Option(
@@ -155,25 +113,8 @@ def sample(
     max_length: MaxLengthOption = LineConfig.max_length,
     unique: UniqueOption = False,
     new: NewOption = False,
-    seed: Annotated[
-        int | None,
-        typer.Option(
-            "--seed",
-            metavar="N",
-            min=0,
-            max=MAX_SEED,
-            help="The same seed gives the same text. [default: drawn, and shown on stderr]",
-            show_default=False,
-        ),
-    ] = None,
-    unknown: Annotated[
-        Literal["error", "skip", "replace"],
-        typer.Option(
-            "--unknown",
-            help="What to do with a character of the prompt that the model never saw: "
-            "replace puts the nearest known one.",
-        ),
-    ] = "error",
+    seed: SeedOption = None,
+    unknown: UnknownOption = "error",
     no_echo: Annotated[
         bool,
         typer.Option(
@@ -182,18 +123,7 @@ def sample(
     ] = False,
     engine: EngineOption = "auto",
     int8: Int8Option = False,
-    threads: Annotated[
-        int | None,
-        typer.Option(
-            "--threads",
-            metavar="N",
-            min=1,
-            max=4096,
-            help="Processor threads. 2 can help a model of over a million weights a layer, where "
-            "nothing else runs. [default: 1]",
-            show_default=False,
-        ),
-    ] = None,
+    threads: OneThreadOption = None,
     frequency_penalty: FrequencyPenaltyOption = SamplingConfig.frequency_penalty,
     presence_penalty: PresencePenaltyOption = SamplingConfig.presence_penalty,
     typical_p: TypicalPOption = SamplingConfig.typical_p,

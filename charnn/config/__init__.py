@@ -14,7 +14,7 @@ from charnn.config.model import (
     ModelConfig,
     is_gate_matrix,
 )
-from charnn.config.sampling import COPIED_SPAN, MAX_COPY, UNTIL, SamplingConfig
+from charnn.config.sampling import COPIED_SPAN, DESK_TOKENS, MAX_COPY, UNTIL, SamplingConfig
 from charnn.config.training import (
     ADAMW_MOMENTS,
     BATCH_SIZES,
@@ -39,6 +39,7 @@ __all__ = [
     "COPIED_SPAN",
     "DEFAULT_MINUTES",
     "DEFAULT_TOKENIZER",
+    "DESK_TOKENS",
     "DEVICES",
     "GATES",
     "LINE_TOKENS",

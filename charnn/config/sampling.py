@@ -13,6 +13,8 @@ UNTIL = ("sentence", "line", "paragraph")
 MAX_COPY = 200  # characters; four bytes each, and one more, stay below the depth of the index
 # Characters from which on a span that stands in the training text is called copied.
 COPIED_SPAN = 20
+# How many tokens one continuation at the desk has: a paragraph to look at.
+DESK_TOKENS = 200
 
 
 @dataclass(frozen=True)

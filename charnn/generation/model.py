@@ -36,6 +36,7 @@ class Model:
         of_lines: whether it was trained on lines, each from the start state.
         info: JSON for people: corpus, recipe, history, results.
         tokens: the file of the tokens that it learnt from, if there is one.
+        digest: of the model's file, by which other files name it; "" without a file.
     """
 
     def __init__(
@@ -46,10 +47,11 @@ class Model:
         info: dict[str, Any] | None = None,
         of_lines: bool = False,
         tokens: Path | None = None,
+        digest: str = "",
     ) -> None:
         self.network, self.tokenizer, self.start_token = network, tokenizer, start_token
         self.of_lines = of_lines
-        self.config, self.info = network.config, info or {}
+        self.config, self.info, self.digest = network.config, info or {}, digest
         self.tokens = tokens
         self._patterns: dict[str, Pattern] = {}  # the latest one
 
@@ -72,7 +74,7 @@ class Model:
         tokenizer = tokenizer_from_dict(loaded.tokenizer, loaded.config.vocab_size)
         network = make_network(loaded.config, loaded.weights, engine, int8)
         start, info = loaded.start_token, loaded.info
-        return cls(network, tokenizer, start, info, loaded.lines, tokens)
+        return cls(network, tokenizer, start, info, loaded.lines, tokens, loaded.digest)
 
     @cached_property
     def training_text(self) -> TextIndex:

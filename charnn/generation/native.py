@@ -91,7 +91,8 @@ def open_library(path: Path) -> ctypes.CDLL:
         (found.charnn_scratch_bytes, ctypes.c_size_t, (model, whole)),
         (found.charnn_make_table, None, (model, Pointer, Pointer)),
         (found.charnn_step, None, (model, whole, *[Pointer] * 5)),
-        (found.charnn_choose, whole, (Pointer, whole, real, real, Pointer, Pointer)),
+        (found.charnn_choose, whole, (Pointer, whole, real, real, Pointer)),
+        (found.charnn_surprisal, real, (Pointer, whole, whole)),
     ):
         function.restype, function.argtypes = result, arguments
     return found
@@ -191,6 +192,11 @@ class NativeModel:
         """A text that is to be gone on with where these stand."""
         return NativeStream(self, logits, state)
 
+    def surprisal(self, logits: Array, token: int) -> float:
+        """The nats of a token by `logits`, at temperature 1."""
+        nats: float = self.library.charnn_surprisal(address(logits), logits.size, token)
+        return nats
+
     def step_batch(self, tokens: Sequence[int], states: Array) -> Array:
         """Reads a token in each stream; states (B, L, P, H) are changed; logits (B, V).
 
@@ -257,17 +263,17 @@ class NativeStream:
         self.model = model  # whose memory the engine works in
         self.logits = np.array(logits, np.float32, order="C")
         self.state = np.array(state, np.float32, order="C")
-        self._nats, self._weights = np.zeros(1, np.float64), np.empty(logits.size, np.float64)
+        self._weights, self._token = np.empty(logits.size, np.float64), np.zeros(1, np.int32)
         self._choose, self._read = model.library.charnn_choose, model.library.charnn_step
+        self._surprisal = model.library.charnn_surprisal
         self._by = (address(self.logits), logits.size)
-        self._room = (address(self._weights), address(self._nats))
-        self._token = np.zeros(1, np.int32)
+        self._room = address(self._weights)
         at = address(self.state)
         self._reading = (address(self._token), at, at, address(self.logits))
 
     def choose(self, temperature: float, uniform: float) -> int:
         """Chooses a token by a number from 0 to 1; -1 if a logit is not finite."""
-        token: int = self._choose(*self._by, temperature, uniform, *self._room)
+        token: int = self._choose(*self._by, temperature, uniform, self._room)
         return token
 
     def read(self, token: int) -> None:
@@ -275,10 +281,10 @@ class NativeStream:
         self._token[0] = token
         self._read(self.model.c_model, 1, *self._reading, self.model.scratch_at)
 
-    @property
-    def nats(self) -> float:
-        """Surprisal of the latest token at temperature 1."""
-        return float(self._nats[0])
+    def surprisal(self, token: int) -> float:
+        """The nats of a token as the next one, at temperature 1."""
+        nats: float = self._surprisal(*self._by, token)
+        return nats
 
 
 def address(array: NDArray[Any]) -> int:

@@ -79,6 +79,12 @@ def draw(logits: NDArray[np.float64], uniform: float) -> int:
     return int(cumulative.searchsorted(uniform * cumulative[-1], side="right"))
 
 
+def _surprisal(logits: NDArray[np.float64], token: int) -> float:
+    """-log of the probability of `token`, in nats; changes `logits`."""
+    logits -= logits[logits.argmax()]
+    return math.log(np.exp(logits).cumsum()[-1]) - float(logits[token])
+
+
 class Network(Protocol):
     """What a sampler needs of a model; `NumpyModel` is one."""
 
@@ -97,9 +103,10 @@ class Sampler:
 
     What it writes depends on the model, the ids fed, the filters, and (seed, index): the index-th
     sample of a seed is the same whichever others are drawn. ``nats`` sums the surprisal of what
-    `stream` chose under the unfiltered model at temperature 1, ``tokens`` counts it. ``forbidden``
-    holds ids that are not chosen while they stand there; ``unread`` is the latest id, until it is
-    read: at the latest when something depends on that (see `read_together`).
+    `stream` chose under the unfiltered model at temperature 1, ``tokens`` counts it, and
+    ``last_nats`` is the surprisal of the latest choice alone. ``forbidden`` holds ids that are not
+    chosen while they stand there; ``unread`` is the latest id, until it is read: at the latest when
+    something depends on that (see `read_together`).
     """
 
     def __init__(
@@ -134,6 +141,7 @@ class Sampler:
         self.unread: int | None = None
         self.nats = 0.0
         self.tokens = 0
+        self.last_nats = 0.0
 
     def feed(self, ids: Iterable[int]) -> None:
         """Reads ids that were not chosen here: a prompt, or a word put into the model's mouth."""
@@ -156,13 +164,36 @@ class Sampler:
             if self.guides and self.over:
                 return
             self.settle()
-            token = self._choose_natively() if self._is_plain() else self._choose()
-            self.unread = token
-            self._recent.append(token)
-            self.tokens += 1
+            token, nats = self._choose_natively() if self._is_plain() else self._choose()
+            self._take(token, nats)
             for guide in self.guides:
                 guide.push(token)
             yield token
+
+    def repeat(self, ids: Iterable[int]) -> None:
+        """Reads ids as if `stream` had chosen them, one number of the generator for each.
+
+        So a text drawn earlier is gone through again, whatever would be chosen now.
+
+        Raises:
+            CharnnError: as `stream` does.
+        """
+        for token in ids:
+            nats = self.surprisal(int(token))
+            self._generator.next()
+            self._take(int(token), nats)
+
+    def surprisal(self, token: int) -> float:
+        """The nats of `token` as the next one, under the unfiltered model at temperature 1.
+
+        Raises:
+            CharnnError: as `stream` does.
+        """
+        logits = self._finite_logits()
+        if isinstance(self._model, NativeModel):  # whose sums go their own way
+            assert self._logits is not None, "they are finite"
+            return self._model.surprisal(self._logits, token)
+        return _surprisal(logits, token)
 
     def settle(self) -> None:
         """Reads the latest token, if that is still to be done."""
@@ -177,7 +208,7 @@ class Sampler:
         """Whether the engine can choose by itself: with a temperature and nothing else."""
         return self._plain and not self.forbidden and self._logits is not None
 
-    def _choose_natively(self) -> int:
+    def _choose_natively(self) -> tuple[int, float]:
         """Lets the engine choose; state and logits are then its own, changed in place."""
         engine = self._engine
         if engine is None or engine.state is not self._state:
@@ -189,8 +220,7 @@ class Sampler:
         token = engine.choose(value, self._generator.uniform())
         if token < 0:
             raise CharnnError(NOT_FINITE)
-        self.nats += engine.nats
-        return token
+        return token, engine.surprisal(token)
 
     @property
     def over(self) -> bool:
@@ -202,14 +232,9 @@ class Sampler:
         """Whether the latest token ended the text without being part of it."""
         return any(guide.cut for guide in self.guides)
 
-    def _choose(self) -> int:
-        if self._logits is None:
-            raise CharnnError("nothing was fed to the sampler: feed it at least one token first")
-        logits = self._logits.astype(np.float64)
-        # One number that is finite only if all are; far cheaper than looking at each.
-        if not math.isfinite(logits.dot(logits)):
-            raise CharnnError(NOT_FINITE)
-        filtered = logits
+    def _choose(self) -> tuple[int, float]:
+        """A token by the filters and guides, and its nats."""
+        filtered = self._finite_logits()
         for apply, setting in self._penalties:
             filtered = apply(filtered, setting, self._recent)
         if self.forbidden:
@@ -225,9 +250,25 @@ class Sampler:
         for apply, setting in self._filters:
             filtered = apply(filtered, setting, self._recent)
         token = draw(filtered, self._generator.uniform())
-        logits -= logits[logits.argmax()]
-        self.nats += math.log(np.exp(logits).cumsum()[-1]) - float(logits[token])
-        return token
+        return token, self.surprisal(token)
+
+    def _finite_logits(self) -> NDArray[np.float64]:
+        """The logits of the next token, a copy."""
+        self.settle()
+        if self._logits is None:
+            raise CharnnError("nothing was fed to the sampler: feed it at least one token first")
+        logits = self._logits.astype(np.float64)
+        # One number that is finite only if all are; far cheaper than looking at each.
+        if not math.isfinite(logits.dot(logits)):
+            raise CharnnError(NOT_FINITE)
+        return logits
+
+    def _take(self, token: int, nats: float) -> None:
+        """Goes on from a token that was chosen."""
+        self.unread, self.last_nats = token, nats
+        self.nats += nats
+        self._recent.append(token)
+        self.tokens += 1
 
     def state_dict(self) -> dict[str, Any]:
         """Everything that going on depends on, a few kB of arrays and numbers; a copy.

@@ -142,7 +142,7 @@ int main(int count, char **words) {
     for (i = 0; i < tokens; i++) {
         double uniform = next_bits() / 4294967296.0;
         int32_t token =
-            charnn_choose(logits, VOCAB_SIZE, temperature, uniform, weights, NULL);
+            charnn_choose(logits, VOCAB_SIZE, temperature, uniform, weights);
         if (token < 0) {
             fprintf(stderr, "error: the weights are too large for this model to write\n");
             return 1;

@@ -367,10 +367,10 @@ void charnn_make_table(const charnn_model *model, float *table, void *scratch) {
 }
 
 int32_t charnn_choose(const float *logits, int32_t vocab_size, double temperature, double uniform,
-                      double *weights, double *nats) {
+                      double *weights) {
     float most = logits[0];
-    double total = 0.0, plain = 0.0, running = 0.0;
-    int32_t v, best = 0, token;
+    double total = 0.0, running = 0.0, top;
+    int32_t v, best = 0;
     for (v = 0; v < vocab_size; v++) {
         if (!isfinite(logits[v])) return -1;
         if (logits[v] > most) {
@@ -378,25 +378,25 @@ int32_t charnn_choose(const float *logits, int32_t vocab_size, double temperatur
             best = v;
         }
     }
-    if (nats)
-        for (v = 0; v < vocab_size; v++) plain += exp((double)logits[v] - (double)most);
-    token = best;
-    if (temperature > 0.0) {
-        double top;
-        if (temperature < 1e-100) temperature = 1e-100;
-        top = (double)most / temperature;
-        for (v = 0; v < vocab_size; v++) {
-            weights[v] = exp((double)logits[v] / temperature - top);
-            total += weights[v];
-        }
-        for (v = 0; v < vocab_size; v++) {
-            running += weights[v];
-            if (running > uniform * total) {
-                token = v;
-                break;
-            }
-        }
+    if (!(temperature > 0.0)) return best;
+    if (temperature < 1e-100) temperature = 1e-100;
+    top = (double)most / temperature;
+    for (v = 0; v < vocab_size; v++) {
+        weights[v] = exp((double)logits[v] / temperature - top);
+        total += weights[v];
     }
-    if (nats) *nats = log(plain) - ((double)logits[token] - (double)most);
-    return token;
+    for (v = 0; v < vocab_size; v++) {
+        running += weights[v];
+        if (running > uniform * total) return v;
+    }
+    return best;
+}
+
+double charnn_surprisal(const float *logits, int32_t vocab_size, int32_t token) {
+    double most = (double)logits[0], total = 0.0;
+    int32_t v;
+    for (v = 1; v < vocab_size; v++)
+        if ((double)logits[v] > most) most = (double)logits[v];
+    for (v = 0; v < vocab_size; v++) total += exp((double)logits[v] - most);
+    return log(total) - ((double)logits[token] - most);
 }

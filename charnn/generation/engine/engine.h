@@ -48,8 +48,11 @@ void charnn_step(const charnn_model *model, int32_t streams, const int32_t *toke
 void charnn_make_table(const charnn_model *model, float *table, void *scratch);
 
 /* Chooses a token by a number from 0 to 1, as docs/sampling.md says; -1 if a logit is not finite.
- * `weights` is room for V numbers. `nats`, unless NULL, gets the surprisal at temperature 1. */
+ * `weights` is room for V numbers. */
 int32_t charnn_choose(const float *logits, int32_t vocab_size, double temperature, double uniform,
-                      double *weights, double *nats);
+                      double *weights);
+
+/* How surprising a token is, in nats, at temperature 1. */
+double charnn_surprisal(const float *logits, int32_t vocab_size, int32_t token);
 
 #endif

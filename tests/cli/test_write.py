@@ -1,0 +1,421 @@
+"""`charnn write` in processes of its own: at a pseudo-terminal, and through pipes."""
+
+from __future__ import annotations
+
+import fcntl
+import os
+import pty
+import re
+import select
+import signal
+import struct
+import subprocess
+import sys
+import termios
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from charnn.checkpoint import Checkpoint, save
+from charnn.config import ModelConfig
+from charnn.text.tokenizers import CharTokenizer
+
+COMMAND = [sys.executable, "-W", "error", "-c", "from charnn.cli import main; main()", "write"]
+ALPHABET = "abcdefgh \n/\\\x1b"
+ESCAPES = re.compile(r"\x1b(\[[0-9;?]*[a-zA-Z]|[=>])")
+SECONDS = 20
+
+
+def make_model(path: Path, seed: int) -> None:
+    tokenizer = CharTokenizer.learn(ALPHABET)
+    config = ModelConfig(tokenizer.vocab_size, "gru", 8, 8, 1)
+    generator = np.random.default_rng(seed)
+    weights = {
+        n: generator.normal(0, 0.3, s).astype(np.float32) for n, s in config.tensor_shapes().items()
+    }
+    save(path, Checkpoint(config, tokenizer.to_dict(), weights, 0))
+
+
+@pytest.fixture(scope="module")
+def models(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("models")
+    make_model(folder / "m.safetensors", 0)
+    make_model(folder / "other.safetensors", 1)
+    return folder
+
+
+ENVIRONMENT = {"PYTHONPATH": os.getcwd(), "TERM": "xterm", "LC_ALL": "C.UTF-8"}
+
+
+class Desk:
+    """The program at a terminal of its own."""
+
+    def __init__(self, models: Path, folder: Path, *words: str, columns: int, **env: str) -> None:
+        self.leader, follower = pty.openpty()
+        self.resize(columns)
+        self.shown = ""
+        self.read_to = 0
+        self.process = subprocess.Popen(
+            [*COMMAND, "-m", str(models / "m.safetensors"), "--seed", "1", *words],
+            cwd=folder,
+            env={**os.environ, **ENVIRONMENT, **env},
+            stdin=follower,
+            stdout=follower,
+            stderr=follower,
+            start_new_session=True,
+            preexec_fn=lambda: fcntl.ioctl(0, termios.TIOCSCTTY, 0),  # noqa: PLW1509  # no threads
+        )
+        os.close(follower)
+
+    def resize(self, columns: int) -> None:
+        fcntl.ioctl(self.leader, termios.TIOCSWINSZ, struct.pack("HHHH", 24, columns, 0, 0))
+
+    def _read(self, seconds: float) -> bool:
+        if not select.select([self.leader], [], [], seconds)[0]:
+            return True
+        try:
+            self.shown += os.read(self.leader, 1 << 16).decode("utf-8", "replace")
+        except OSError:
+            return False
+        return True
+
+    @property
+    def plain(self) -> str:
+        """What was shown, without escape sequences."""
+        return ESCAPES.sub("", self.shown)
+
+    def until(self, text: str) -> str:
+        """Waits for a text after what was waited for last; gives all in between."""
+        deadline = time.monotonic() + SECONDS
+        while (place := self.plain.find(text, self.read_to)) < 0:
+            assert time.monotonic() < deadline, f"no {text!r} in {self.plain[self.read_to :]!r}"
+            assert self._read(0.1), f"it ended: {self.plain!r}"
+        between, self.read_to = self.plain[self.read_to : place], place + len(text)
+        return between
+
+    def type(self, text: str) -> None:
+        os.write(self.leader, text.encode())
+
+    def say(self, line: str, prompt: str = "main>") -> str:
+        """Types a line, and gives what is shown until the next prompt."""
+        self.type(line + "\r")
+        # The editor draws the line again when it is accepted, then leaves it.
+        self.until("\n")
+        return self.until(prompt)
+
+    def end(self) -> int:
+        """Waits for the end; the exit code."""
+        deadline = time.monotonic() + SECONDS
+        while self._read(0.05) and time.monotonic() < deadline:
+            pass
+        return self.process.wait(5)
+
+
+@pytest.fixture
+def open_desk(models: Path, tmp_path: Path) -> Iterator[object]:
+    desks: list[Desk] = []
+
+    def open_desk(*words: str, columns: int = 120, **env: str) -> Desk:
+        desks.append(Desk(models, tmp_path, *words, columns=columns, **env))
+        desks[-1].until(">")
+        return desks[-1]
+
+    yield open_desk
+    for desk in desks:
+        desk.process.kill()
+        desk.process.wait()
+        os.close(desk.leader)
+
+
+@pytest.fixture
+def script(models: Path, tmp_path: Path):
+    """Runs lines through a pipe: exit code, stdout, stderr."""
+
+    def script(*lines: str, words: tuple[str, ...] = ("--seed", "1"), model: str = "m"):
+        done = subprocess.run(
+            [*COMMAND, "-m", str(models / f"{model}.safetensors"), *words],
+            cwd=tmp_path,
+            env={**os.environ, **ENVIRONMENT},
+            input="".join(f"{line}\n" for line in lines).encode(),
+            capture_output=True,
+            timeout=60,
+        )
+        return done.returncode, done.stdout.decode(), done.stderr.decode()
+
+    return script
+
+
+# --- through a pipe
+
+
+def test_what_is_piped_in_gives_the_text_that_sample_gives(script, models):
+    sampled = subprocess.run(
+        [*COMMAND[:-1], "sample", "bad", "-n", "50", "--seed", "1", "-m", "m.safetensors"],
+        cwd=models,
+        env={**os.environ, **ENVIRONMENT},
+        capture_output=True,
+    )
+    code, out, err = script("bad", words=("--seed", "1", "-n", "50"))
+    assert (0, sampled.stdout.decode()) == (code, out)
+    assert [err] == [line for line in [err] if "not saved" in line]
+    assert (0, out, "") == script("", words=("bad", "--seed", "1", "-n", "25", "-q"))
+
+
+def test_every_command_once(script, tmp_path):
+    code, out, err = script(
+        "bad",
+        "/more 7",
+        "/retry",
+        "/undo 3",
+        "/undo",
+        "/redo",
+        "/fork other",
+        "/switch main",
+        "/list",
+        "/set temperature 0.6",
+        "/set",
+        "/show surprisal",
+        "/show off",
+        "/columns 0.5 0.8 1.1",
+        "/take 2",
+        "/text",
+        "/save a.desk",
+        "/load a.desk",
+        "/export a.txt",
+        "/help",
+        "/quit",
+        "this is not read any more",
+        words=("--seed", "1", "-n", "20"),
+    )
+    assert (0, 0) == (code, err.count("error"))
+    text = (tmp_path / "a.txt").read_bytes().decode()
+    assert out.endswith(text)
+    assert text.startswith("bad")
+    assert "temperature         0.6" in err
+    assert "* main" in err
+    assert "2: temperature 0.8" in err
+    assert "/columns [T ...]" in err
+
+
+@pytest.mark.parametrize(
+    ("line", "expected"),
+    [
+        ("/retri", "did you mean /retry"),
+        ("/xyz", "/help lists them"),
+        ("/more! 3", "no command /more!"),
+        ("/more x", "/more takes a whole number, got 'x'"),
+        ("/more 0", "from 1 on"),
+        ("/undo", "nothing to undo"),
+        ("/redo", "nothing to redo"),
+        ("/redo 5", "takes nothing after it"),
+        ("/retry", "nothing to draw again"),
+        ("/fork", "/fork NAME"),
+        ("/fork main", "already"),
+        ("/switch b", "only main"),
+        ("/set temprature 1", "did you mean temperature?"),
+        ("/set temperature x", "temperature takes a number"),
+        ("/set top_k 1.5", "top_k takes a whole number"),
+        ("/set temperature -1", "from 0 to 1000"),
+        ("/show colours", "/show takes surprisal or off"),
+        ("/columns a", "/columns takes temperatures"),
+        ("/columns 0.5 -1", "from 0 to 1000"),
+        ("/columns 1 1 1 1 1 1 1 1 1 1", "up to 9"),
+        ("/take 1", "no columns"),
+        ("/save", "/save FILE"),
+        ("/save none/a.desk", "cannot write"),
+        ("/load none.desk", "cannot read"),
+        ("/export", "/export FILE"),
+        ("xyz", "'x'"),
+    ],
+    ids=str,
+)
+def test_what_goes_wrong_is_one_line_and_the_desk_goes_on(script, line, expected):
+    code, out, err = script(line, "/more 9", words=("--seed", "1", "-q"))
+    assert (1, 9) == (code, len(out))
+    (only,) = err.splitlines()
+    assert only.startswith("error: ")
+    assert expected in only
+
+
+def test_newlines_slashes_and_backslashes_can_be_typed(script):
+    code, out, _ = script("/set max_tokens 0", "a\\", "\\", "//b", "c\\\\", "d")
+    assert (0, "a\n\n/bc\\d") == (code, out)
+
+
+def test_files_are_not_overwritten_without_a_word(script, tmp_path):
+    (tmp_path / "a.txt").write_text("mine")
+    (tmp_path / "a.desk").write_text("mine")
+    code, _, err = script("bad", "/export a.txt", "/save a.desk", "/load a.desk")
+    assert 1 == code
+    assert ["/export! a.txt overwrites it", "/save! a.desk overwrites it", "/load! a.desk"] == [
+        words
+        for line in err.splitlines()
+        for words in re.findall(r"/\w+! \S+(?: overwrites it)?", line)
+    ]
+    assert "mine" == (tmp_path / "a.txt").read_text() == (tmp_path / "a.desk").read_text()
+    code, _, err = script("bad", "/export! a.txt", "/save! a.desk", "/save", "/quit")
+    assert (0, 0) == (code, err.count("not saved"))
+    assert (tmp_path / "a.txt").read_text().startswith("bad")
+
+
+def test_a_saved_desk_goes_on_in_another_process_as_if_it_had_never_been_closed(script):
+    _, whole, _ = script("bad", "/more 150", "/retry", "/text", words=("--seed", "1", "-q"))
+    script("bad", "/save a.desk", words=("--seed", "1", "-q"))
+    code, out, _ = script("/load a.desk", "/more 150", "/retry", "/text", words=("-q",))
+    assert 0 == code
+    size = 3 + 200 + 150
+    assert whole[-size:] == out[-size:]
+
+
+def test_a_file_of_another_model_or_a_damaged_one_is_one_line(script, tmp_path):
+    script("bad", "/save a.desk")
+    code, _, err = script("/load a.desk", model="other", words=("-q",))
+    assert (1, 1) == (code, len(err.splitlines()))
+    assert "another model" in err
+    path = tmp_path / "a.desk"
+    path.write_bytes(path.read_bytes()[:-1])
+    code, _, err = script("/load a.desk", words=("-q",))
+    assert (1, 1) == (code, len(err.splitlines()))
+    assert "damaged" in err
+
+
+def test_a_setting_out_of_range_is_usage(script):
+    code, out, err = script("bad", words=("-t", "-1"))
+    assert (2, "") == (code, out)
+    assert "temperature" in err
+
+
+def test_help_and_a_pipe_do_without_what_is_heavy(models):
+    code = (
+        "import sys; from charnn.cli import main\n"
+        "try: main()\n"
+        "except SystemExit: pass\n"
+        "print(sorted({'torch', 'numpy', 'prompt_toolkit', 'rich'} & set(sys.modules)))"
+    )
+    for words, expected in ((["--help"], "[]"), (["-q", "-m", "m.safetensors"], "['numpy']")):
+        done = subprocess.run(
+            [sys.executable, "-c", code, "write", *words],
+            cwd=models,
+            env={**os.environ, **ENVIRONMENT},
+            stdin=subprocess.DEVNULL,
+            capture_output=True,
+        )
+        assert expected == done.stdout.decode().splitlines()[-1]
+
+
+# --- at a terminal
+
+
+def test_a_text_is_typed_goes_on_and_is_taken_back(open_desk, tmp_path):
+    desk = open_desk("-n", "30")
+    first = desk.say("bad")
+    assert "bad" in first
+    desk.say("/undo 10")
+    desk.say("/retry")
+    desk.say("/export a.txt")
+    assert (tmp_path / "a.txt").read_bytes().startswith(b"bad")
+    assert 33 == len((tmp_path / "a.txt").read_bytes())
+    assert "other" in desk.say("/fork other", "other>")
+    assert "error: there is no command /frok" in desk.say("/frok", "other>")
+    desk.type("/quit\r")
+    desk.until("not saved")
+    desk.until("other>")
+    desk.type("\x04")
+    assert 0 == desk.end()
+    assert "Traceback" not in desk.shown
+
+
+def test_ctrl_c_stops_the_stream_and_not_the_desk(open_desk, tmp_path):
+    desk = open_desk()
+    desk.type("/more 100000000\r")
+    desk.until("\n")
+    time.sleep(0.5)
+    desk.type("\x03")
+    desk.until("main>")
+    desk.say("/export a.txt")
+    size = len((tmp_path / "a.txt").read_bytes())
+    assert 0 < size < 100000000
+    desk.say("/more 5")
+    desk.say("/export b.txt")
+    assert size + 5 == len((tmp_path / "b.txt").read_bytes())
+    desk.type("\x03")
+    desk.until("/quit leaves")
+    desk.say("/save a.desk")
+    desk.type("\x04")
+    assert 0 == desk.end()
+
+
+def test_a_command_is_completed_and_a_line_comes_back(open_desk):
+    desk = open_desk("-n", "5")
+    desk.type("/hel")
+    desk.until("this")  # the menu
+    desk.type("\t\r")
+    desk.until("/columns [T ...]")
+    desk.until("main>")
+    desk.type("\x1b[A\r")
+    desk.until("/columns [T ...]")
+
+
+def test_columns_stand_side_by_side_where_there_is_room(open_desk):
+    desk = open_desk("-n", "40")
+    wide = desk.say("/columns 0.5 0.8 1.1")
+    assert re.search(r"1: temperature 0.5 +2: temperature 0.8 +3: temperature 1.1", wide)
+    desk.resize(40)
+    desk.process.send_signal(signal.SIGWINCH)
+    narrow = desk.say("/columns 0.5 0.8")
+    assert re.search(r"-- 4: temperature 0.5\r?\n", narrow)
+    assert all(len(line) <= 40 for line in narrow.splitlines() if line.startswith("--"))
+    desk.say("/take 5")
+
+
+def test_surprisal_is_shown_in_colours_only_where_there_are_any(open_desk):
+    desk = open_desk("-n", "40")
+    assert "[8 bits and more]" in desk.say("/show surprisal")
+    before = len(desk.shown)
+    desk.say("bad")
+    assert re.search(r"\x1b\[3[356]m", desk.shown[before:])
+    plain = open_desk("-n", "40", NO_COLOR="1")
+    assert "no colours here" in plain.say("/show surprisal")
+    before = len(plain.shown)
+    plain.say("bad")
+    assert not re.search(r"\x1b\[3[356]m", plain.shown[before:])
+
+
+def test_control_characters_are_shown_and_never_sent(open_desk):
+    desk = open_desk("-n", "300", "-t", "2")
+    shown = desk.say("bad")
+    assert "\\x1b" in shown
+
+
+@pytest.mark.parametrize(
+    "env",
+    [
+        {"TERM": "dumb"},
+        {"NO_COLOR": "1"},
+        {"LC_ALL": "C", "PYTHONUTF8": "0", "PYTHONCOERCECLOCALE": "0"},
+    ],
+    ids=str,
+)
+def test_a_poor_terminal_of_40_columns_is_survived(open_desk, env):
+    desk = open_desk("-n", "60", columns=40, **env)
+    desk.say("bad")
+    desk.say("/list")
+    desk.say("/help")
+    desk.say("/columns 1 2")
+    assert "error" in desk.say("né")
+    desk.say("/save a.desk")
+    desk.type("/quit\r")
+    assert 0 == desk.end()
+    assert "Traceback" not in desk.shown
+
+
+def test_a_signal_to_end_leaves_the_terminal_as_it_was(open_desk):
+    desk = open_desk()
+    time.sleep(0.2)
+    desk.process.send_signal(signal.SIGTERM)
+    assert 143 == desk.end()
+    assert "Traceback" not in desk.shown
+    assert termios.tcgetattr(desk.leader)[3] & termios.ICANON
