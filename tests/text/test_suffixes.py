@@ -20,7 +20,9 @@ def test_places_are_in_the_order_of_what_follows_them(data):
     assert expected == order_of_suffixes(np.frombuffer(data, np.uint8)).tolist()
 
 
-def test_long_repetitions_are_told_apart():
+@pytest.mark.parametrize("block", [1, 7, 1 << 20])
+def test_long_repetitions_are_told_apart(monkeypatch, block):
+    monkeypatch.setattr(suffixes, "BLOCK", block)
     data = b"abc" * 200 + b"abd" + b"abc" * 100
     expected = sorted(range(len(data)), key=lambda place: data[place:])
     assert expected == order_of_suffixes(np.frombuffer(data, np.uint8)).tolist()
