@@ -125,15 +125,18 @@ def marks_for(
     return None
 
 
-def likeliest(candidates: list[Writing]) -> tuple[Writing, Iterable[str]]:
+def likeliest(first: Writing, others: Iterable[Writing]) -> tuple[Writing, Iterable[str]]:
     """The text of fewest bits per character, the first of equals, and its pieces.
 
-    Of one candidate the pieces come as it writes them, of several when all are written.
+    Of one alone the pieces come as it writes them, of several when all are written.
     """
-    if len(candidates) == 1:
-        return candidates[0], candidates[0]
-    written = [(writing, list(writing)) for writing in candidates]
-    return min(written, key=lambda pair: _bits(pair[0]))
+    best: tuple[Writing, list[str]] | None = None
+    for other in others:
+        best = best or (first, list(first))
+        pieces = list(other)
+        if _bits(other) < _bits(best[0]):
+            best = other, pieces
+    return best or (first, first)
 
 
 def _bits(writing: Writing) -> float:

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from charnn.cli.console import note, print_json, say
+from charnn.cli.console import no_talk, note, print_json, say
 from charnn.cli.controls import (
     DISPLAY,
     ENDS,
@@ -193,21 +193,22 @@ def sample(
         note("this model was trained with --lines: 'charnn sample --lines 20' is what it is for")
     copies = Copies(loaded, max_copy or COPIED_SPAN) if counted else None
     if show and not output.colour:
-        note("--show needs a terminal with colour; the text is as it is")
+        (no_talk if quiet else note)("--show needs a terminal with colour; the text is as it is")
         show = None
     for index in range(num_samples):
-        candidates = [
+        candidates = (
             loaded.write(
                 prompt, config, drawn, each, unknown, not no_echo, surprisals=show == "surprisal"
             )
             for each in range(index * best_of, (index + 1) * best_of)
-        ]
+        )
+        first = next(candidates)
         if index == 0 and not quiet:
             if seed is None:
                 say(f"seed {drawn}")
             if show == "surprisal":
                 say(LEGEND)
-        writing, pieces = likeliest(candidates)
+        writing, pieces = likeliest(first, candidates)
         if as_json:
             _write_json(writing, pieces, drawn, copies)
         else:

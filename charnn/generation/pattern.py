@@ -9,6 +9,8 @@ Shapes: S states and a last one from which nothing leads on; V tokens.
 
 from __future__ import annotations
 
+import re
+
 import numpy as np
 from numpy.typing import NDArray
 
@@ -18,6 +20,12 @@ from charnn.text.tokenizers import Tokenizer
 
 MAX_MOVES = 1 << 26  # states x tokens; four bytes each
 MAX_PATTERN = 1000  # characters
+# Atoms, with their repetitions written out: making the automaton takes the square of it, and
+# cannot be interrupted. A dot or class of many characters weighs more, being several bytes.
+MAX_ATOMS = 6000
+ATOM = re.compile(
+    r"(?P<wide>\\[wWdDsSpP]|\.|\[\^)|\\.|\{(?P<least>\d+)(?:,(?P<most>\d*))?\}|[*+?|]|.", re.DOTALL
+)
 NEVER = np.iinfo(np.int32).max // 2
 
 
@@ -59,6 +67,8 @@ def _automaton(pattern: str) -> tuple[int, NDArray[np.bool_], NDArray[np.int32]]
         ) from None
     if len(pattern) > MAX_PATTERN:
         raise ConfigError(f"the pattern has {len(pattern):,} characters, {MAX_PATTERN:,} at most")
+    if _atoms(pattern) > MAX_ATOMS:
+        raise ConfigError("the pattern is too large: repeat less in it")
     # The match is of the whole anyway, and the library has no anchors.
     whole = pattern.removeprefix("^")
     if whole.endswith("$") and (len(whole) - len(whole[:-1].rstrip("\\"))) % 2:
@@ -66,11 +76,10 @@ def _automaton(pattern: str) -> tuple[int, NDArray[np.bool_], NDArray[np.int32]]
     end = 256
     try:
         index = Index(whole, Vocabulary(end, {bytes([byte]): [byte] for byte in range(256)}))
-    except ValueError as error:
-        reason = " ".join(str(error).split())
+    except ValueError:
         raise ConfigError(
-            f"the pattern {pattern[:60]!r} cannot be used ({reason[:120]}): it is a regular "
-            "expression in Rust's syntax, without anchors, look-around and back references"
+            f"the pattern {pattern[:60]!r} cannot be used: it is a regular expression in Rust's "
+            "syntax, whole and without anchors, look-around and back references"
         ) from None
     table: dict[int, dict[int, int]] = index.get_transitions()
     finals, start = index.get_final_states(), index.get_initial_state()
@@ -84,6 +93,23 @@ def _automaton(pattern: str) -> tuple[int, NDArray[np.bool_], NDArray[np.int32]]
     accepting = np.zeros(dead + 1, bool)
     accepting[[numbers[state] for state in finals]] = True
     return numbers[start], accepting, steps
+
+
+def _atoms(pattern: str) -> int:
+    """About how many atoms a pattern has once its counted repetitions are written out."""
+    groups: list[list[int]] = [[]]
+    for found in ATOM.finditer(pattern):
+        word = found[0]
+        if word == "(":
+            groups.append([])
+        elif word == ")" and len(groups) > 1:
+            inner = sum(groups.pop())
+            groups[-1].append(inner)
+        elif found["least"] and groups[-1]:
+            groups[-1][-1] *= max(1, int(found["least"]), int(found["most"] or 0))
+        elif word not in ("*", "+", "?", "|"):
+            groups[-1].append(5 if found["wide"] else 1)
+    return sum(map(sum, groups))
 
 
 def _moves(steps: NDArray[np.int32], tokens: list[bytes]) -> NDArray[np.int32]:

@@ -28,7 +28,7 @@ KIND, FORMAT = "text index", 1
 DEPTH = 1024  # bytes of what follows by which places are ordered
 WORD = 8
 MAX_BYTES = 2**31
-BLOCK = 1 << 20
+BLOCK = 1 << 20  # tokens or places at a time
 
 
 class TextIndex:
@@ -88,13 +88,20 @@ def order_of_suffixes(text: NDArray[np.uint8]) -> NDArray[np.uint32]:
         tied = np.flatnonzero(same[1:] | same[:-1])
         if not tied.size:
             break
-        places = order[tied].astype(np.int64)
-        keys = ranks[tied].astype(np.uint64) << np.uint64(32)
-        within = places + depth < size
-        keys[within] |= rank[places[within] + depth].astype(np.uint64) + np.uint64(1)
-        by = keys.argsort(kind="stable")
-        order[tied] = places[by]
-        rank[order[tied]] = tied[_firsts(keys[by])]
+        ranks = ranks[tied]
+        start = 0
+        while start < len(tied):  # some whole groups of equals at a time
+            last = ranks[min(start + BLOCK, len(tied)) - 1]
+            stop = int(ranks.searchsorted(last, "right"))
+            part = tied[start:stop]
+            places = order[part].astype(np.int64)
+            keys = ranks[start:stop].astype(np.uint64) << np.uint64(32)
+            within = places + depth < size
+            keys[within] |= rank[places[within] + depth].astype(np.uint64) + np.uint64(1)
+            by = keys.argsort(kind="stable")
+            order[part] = places[by]
+            rank[order[part]] = part[_firsts(keys[by])]
+            start = stop
         depth *= 2
     return order
 

@@ -9,12 +9,16 @@ from charnn.config import SamplingConfig
 from charnn.errors import ConfigError
 from charnn.generation.filters import (
     FILTERS,
+    PENALTIES,
     active_filters,
+    frequency_penalty,
     min_p,
+    presence_penalty,
     repetition_penalty,
     temperature,
     top_k,
     top_p,
+    typical_p,
 )
 
 # Probabilities .1 .4 .2 .3
@@ -82,6 +86,42 @@ def test_repetition_penalty_divides_positive_and_multiplies_negative_logits_once
     assert logits.tolist() == repetition_penalty(logits, 2.0, []).tolist()
 
 
+def test_frequency_penalty_takes_its_number_for_each_time_that_an_id_came():
+    logits = np.array([2.0, -2.0, 3.0, -3.0])
+    assert [0.5, -2.5, 3.0, -3.0] == frequency_penalty(logits, 0.5, [0, 1, 0, 0]).tolist()
+    assert logits.tolist() == frequency_penalty(logits, 0.5, []).tolist()
+
+
+def test_presence_penalty_takes_its_number_once():
+    logits = np.array([2.0, -2.0, 3.0, -3.0])
+    assert [1.5, -2.5, 3.0, -3.0] == presence_penalty(logits, 0.5, [0, 1, 0, 0]).tolist()
+    assert [2.5, -2.0, 3.0, -3.0] == presence_penalty(logits, -0.5, [0]).tolist()
+
+
+# Entropy 1.280 nats; the surprisals 2.303, 0.916, 1.609, 1.204 are 1.023, 0.364, 0.330, 0.076 off,
+# so that they are taken in the order .3 .2 .4 .1.
+@pytest.mark.parametrize(
+    ("p", "expected"),
+    [(0.0, [3]), (0.29, [3]), (0.31, [2, 3]), (0.51, [1, 2, 3]), (0.91, [0, 1, 2, 3])],
+)
+def test_typical_p_keeps_the_tokens_of_nearly_the_expected_surprisal(p, expected):
+    assert expected == kept(typical_p(LOGITS, p))
+    assert expected == kept(typical_p(LOGITS + 7, p))
+
+
+def test_typical_p_can_rule_out_the_likeliest_and_leaves_out_what_is_ruled_out_already():
+    logits = np.log([0.4, 0.15, 0.15, 0.15, 0.15])
+    assert [1, 2] == kept(typical_p(logits, 0.3))
+    # Of .4 .2 .3 without .1, renormalised: surprisals .811 1.504 1.099, entropy 1.061.
+    assert [3] == kept(typical_p(np.where([True, False, False, False], GONE, LOGITS), 0.3))
+
+
+def test_penalties_come_before_all_other_filters():
+    order = [apply in PENALTIES for apply, _ in FILTERS.values()]
+    assert sorted(order, reverse=True) == order
+    assert len(PENALTIES) == sum(order)
+
+
 @pytest.mark.parametrize("name", FILTERS)
 def test_a_filter_does_not_change_what_it_is_given(name):
     given_logits = LOGITS.copy()
@@ -96,11 +136,16 @@ def test_a_filter_does_not_change_what_it_is_given(name):
     st.floats(0, 1),
     st.floats(0.001, 1),
     st.floats(0.1, 10),
+    st.floats(0, 1),
+    st.booleans(),
 )
-def test_no_combination_rules_out_every_token(values, heat, k, p, share, penalty):
+def test_no_combination_rules_out_every_token(values, heat, k, p, share, penalty, typical, masked):
     logits = np.array(values)
-    settings = {"temperature": heat, "top_k": k, "top_p": p, "min_p": share}
-    for apply, setting in active_filters({**settings, "repetition_penalty": penalty}):
+    settings = {"temperature": heat, "top_k": k, "top_p": p, "min_p": share, "typical_p": typical}
+    penalties = {"frequency_penalty": penalty, "presence_penalty": -penalty}
+    for apply, setting in active_filters({**settings, **penalties, "repetition_penalty": penalty}):
+        if apply is temperature and masked:  # as guides leave them
+            logits[1:] = -np.inf
         logits = apply(logits, setting, [0])
     assert not np.isnan(logits).any()
     assert kept(logits)
@@ -133,6 +178,9 @@ def test_an_unknown_filter_is_refused_with_the_names_of_the_known():
         ("top_p", 1.01),
         ("min_p", -0.1),
         ("repetition_penalty", 0),
+        ("frequency_penalty", 11),
+        ("presence_penalty", math.nan),
+        ("typical_p", 1.01),
     ],
 )
 def test_a_setting_out_of_range_is_refused_by_name(name, value):

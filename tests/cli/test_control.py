@@ -1,0 +1,194 @@
+"""The controls of `charnn sample`, in processes of its own, on a run with its tokens."""
+
+from __future__ import annotations
+
+import json
+import os
+import pty
+import re
+import subprocess
+import sys
+
+import numpy as np
+import pytest
+
+from charnn.checkpoint import Checkpoint, save
+from charnn.config import ModelConfig
+from charnn.text.sources import open_source
+from charnn.text.token_file import write_token_file
+
+COMMAND = [sys.executable, "-c", "from charnn.cli import main; main()", "sample"]
+TEXT = "the cat sat. The mat ate!\n\nA rat sat on the hat.\n" * 12
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory):
+    """A folder with a run whose model writes characters nearly at random."""
+    folder = tmp_path_factory.mktemp("control")
+    run = folder / "checkpoints/r"
+    run.mkdir(parents=True)
+    (folder / "book.txt").write_text(TEXT)
+    with open_source([folder / "book.txt"]) as source:
+        tokens = write_token_file(run / "tokens", source)
+    config = ModelConfig(tokens.tokenizer.vocab_size, "gru", 8, 8, 1)
+    generator = np.random.default_rng(0)
+    weights = {
+        n: generator.normal(0, 0.3, s).astype(np.float32) for n, s in config.tensor_shapes().items()
+    }
+    save(run / "best.safetensors", Checkpoint(config, tokens.tokenizer.to_dict(), weights, 0))
+    return folder
+
+
+@pytest.fixture
+def sample(folder):
+    """Runs to the end: exit code, stdout, stderr."""
+
+    def sample(*words, terminal=False, **environment):
+        leader, follower = pty.openpty()
+        done = subprocess.run(
+            [*COMMAND, "--seed", "1", *words],
+            cwd=folder,
+            env={**os.environ, "PYTHONPATH": os.getcwd(), **environment},
+            stdin=subprocess.DEVNULL,
+            stdout=follower if terminal else subprocess.PIPE,
+            stderr=subprocess.PIPE,
+        )
+        os.close(follower)
+        out = os.read(leader, 1 << 16) if terminal else done.stdout
+        os.close(leader)
+        return done.returncode, out.decode(), done.stderr.decode()
+
+    return sample
+
+
+def test_bias_ban_and_penalties_change_what_is_written(sample):
+    plain = sample("-n", "200", "-q")[1]
+    assert "a" in plain
+    assert "a" not in sample("-n", "200", "-q", "--bias", "a=-50")[1]
+    assert "a" in sample("-n", "5", "-q", "--bias", "a=50")[1]
+    banned = sample("th", "-n", "300", "-q", "--ban", "the", "--ban", "a")[1]
+    assert not re.search("the|a", banned)
+    for name in ("--frequency-penalty", "--presence-penalty"):
+        assert plain != sample("-n", "200", "-q", name, "1")[1]
+    assert plain != sample("-n", "200", "-q", "--typical-p", "0.5")[1]
+
+
+def test_max_copy_keeps_its_word_and_reports(sample):
+    _, out, err = sample("-n", "300", "--max-copy", "2", "--bias", "t=2", "--bias", "th=9")
+    assert [] == [out[i : i + 3] for i in range(len(out) - 2) if out[i : i + 3] in TEXT]
+    assert re.fullmatch(r"copied: [\d.]+% of 300 characters, in spans of 2 or more.*\n", err)
+    value = json.loads(sample("-n", "300", "--max-copy", "2", "--json", "-q")[1])
+    assert 0 <= value["copied"] <= 1
+    assert "copied" not in json.loads(sample("-n", "3", "--json", "-q")[1])
+
+
+def test_a_model_without_its_tokens_says_so(sample, folder):
+    (folder / "alone.safetensors").write_bytes(
+        (folder / "checkpoints/r/best.safetensors").read_bytes()
+    )
+    code, out, err = sample("-m", "alone.safetensors", "--max-copy", "5")
+    assert (1, "", 1) == (code, out, len(err.splitlines()))
+
+
+def test_every_sample_matches_the_pattern(sample):
+    words = ("--regex", "[a-c]{2,4} (cat|rat)", "--num-samples", "3", "--json", "-n", "9", "-q")
+    texts = [json.loads(line)["text"] for line in sample(*words)[1].splitlines()]
+    assert 3 == len([text for text in texts if re.fullmatch("[a-c]{2,4} (cat|rat)", text)])
+
+
+def test_until_ends_the_text(sample):
+    value = json.loads(sample("-n", "2000", "--until", "sentence", "--json", "-q")[1])
+    assert "stop" == value["finish_reason"]
+    assert re.search(r"[.!]$", value["text"])
+    assert "\n" not in sample("x", "-n", "900", "--until", "line", "-q", "--unknown", "skip")[1][1:]
+
+
+def test_best_of_shows_the_likeliest_of_its_samples(sample):
+    def bits(*words):
+        lines = sample("-n", "20", "--json", "-q", *words)[1].splitlines()
+        return [json.loads(line)["bits_per_char"] for line in lines]
+
+    all_of_them = bits("--num-samples", "6")
+    assert [min(all_of_them[:3]), min(all_of_them[3:])] == bits(
+        "--best-of", "3", "--num-samples", "2"
+    )
+
+
+def test_surprisal_is_coloured_on_a_terminal_alone(sample):
+    plain = sample("th", "-n", "30", "-q")[1]
+    shown = sample("th", "-n", "30", "-q", "--show", "surprisal", terminal=True)[1]
+    assert "\x1b[38;5;" in shown
+    bare = re.sub(r"\x1b\[[\d;]*m", "", shown).replace("\r\n", "\n")
+    assert plain == bare.removesuffix("\n") + ("\n" if plain.endswith("\n") else "")
+    for environment in ({"NO_COLOR": "1"}, {"TERM": "dumb"}):
+        words = ("-n", "9", "--show", "surprisal")
+        _, out, err = sample(*words, terminal=True, **environment)
+        assert "\x1b" not in out
+        assert "terminal with colour" in err
+    assert "\x1b" not in sample("-n", "9", "--show", "surprisal")[1]
+    assert "\x1b" in sample("-n", "9", "--show", "surprisal", FORCE_COLOR="1")[1]
+
+
+def test_copied_spans_are_underlined_whole(sample):
+    # What goes on as the training text does is copied from its 20th character on, prompt included.
+    begun = "the cat sat. The m"
+    words = (begun, "--regex", "at ate!\nx?", "--show", "copied")
+    _, out, err = sample(*words, "-n", "20", terminal=True)
+    assert out.startswith(f"{begun}\x1b[4mat\x1b[0m\x1b[4m \x1b[0m")
+    assert "copied: 100.0% of 8 characters" in err
+
+
+@pytest.mark.parametrize(
+    "words",
+    [
+        "-t 0 --top-p 0.5",
+        "-t 0 --top-k 3",
+        "-t 0 --typical-p 0.5",
+        "-t 0 --min-p 0.5",
+        "-t 0 --best-of 2",
+        "--top-k 1 --best-of 2",
+        "--show copied --json",
+        "--copied --quiet",
+        "--regex a --until line",
+        "--regex a --stop b",
+        "--regex a --ban b",
+        "--regex a --max-copy 9",
+        "--regex (a",
+        "--regex Z",
+        "--regex a{9} -n 3",
+        "--bias a",
+        "--bias a=nan",
+        "--bias a=1 --ban a",
+        "--bias a=1 --bias a=2",
+        "--max-copy 201",
+        "--typical-p 2",
+        "--frequency-penalty 11",
+        "--until page",
+        "--show all",
+        "--best-of 0",
+    ],
+)
+def test_what_contradicts_itself_is_usage_and_one_line(sample, words):
+    code, out, err = sample(*words.split())
+    assert (2, "") == (code, out)
+    assert "rror: " in err.splitlines()[-1]
+
+
+def test_bans_that_leave_nothing_are_one_line(sample):
+    bans = [word for character in sorted(set(TEXT)) for word in ("--ban", character)]
+    code, out, err = sample(*bans)
+    assert (2, "", 1) == (code, out, len(err.splitlines()))
+
+
+def test_help_is_in_sections_and_brings_no_numpy():
+    code = (
+        "import sys; from charnn.cli import main\n"
+        "try: main()\n"
+        "except SystemExit: pass\n"
+        "print(sorted({'numpy', 'torch', 'outlines_core'} & set(sys.modules)))"
+    )
+    done = subprocess.run([sys.executable, "-c", code, "sample", "--help"], capture_output=True)
+    assert done.stdout.endswith(b"[]\n")
+    sections = re.findall(r"^(\w[\w ]+):$", done.stdout.decode(), re.MULTILINE)
+    expected = ["Arguments", "How long", "What is likely", "What is shown", "What is written"]
+    assert [*expected, "Options"] == sections

@@ -1,0 +1,132 @@
+import re
+import sys
+
+import numpy as np
+import pytest
+
+from charnn.errors import CharnnError, ConfigError
+from charnn.generation.pattern import Pattern, PatternGuide
+from charnn.generation.sampler import Sampler
+from charnn.text.tokenizers import ByteTokenizer, CharTokenizer, SentencePieceTokenizer
+
+TEXT = "Day 12. The goat is on the stairs, the café is shut: 345 67890\n"
+TOKENIZERS = {
+    "char": CharTokenizer.learn(TEXT),
+    "byte": ByteTokenizer(),
+    "sentencepiece": SentencePieceTokenizer.learn([TEXT * 30], 320),
+}
+
+
+class Noise:
+    """A network whose logits follow from the number of tokens read."""
+
+    def __init__(self, vocab_size):
+        self.vocab_size = vocab_size
+
+    def initial_state(self):
+        return np.zeros(1, np.float32)
+
+    def step(self, token, state):
+        generator = np.random.default_rng(int(state[0]))
+        return generator.normal(0, 3, self.vocab_size).astype(np.float32), state + 1
+
+    def feed(self, tokens, state):
+        return self.step(0, state)
+
+
+def written(tokenizer, pattern, max_tokens, seed):
+    guide = PatternGuide(Pattern(pattern, tokenizer), max_tokens)
+    sampler = Sampler(Noise(tokenizer.vocab_size), seed, guides=[guide])
+    sampler.feed([0])
+    ids = list(sampler.stream(max_tokens))
+    return tokenizer.decode(ids[:-1] if sampler.cut else ids), sampler
+
+
+@pytest.mark.parametrize("kind", TOKENIZERS)
+@pytest.mark.parametrize(
+    ("pattern", "max_tokens"),
+    [
+        ("Day [0-9]{1,3}", 12),
+        ("(a|the|Z)+t?", 3),
+        ("[a-z]{4,}é", 12),
+        (".*", 9),
+        ("(the goat|on|is a café)", 10),
+        ("[0-9]+(, [0-9]+)*", 5),
+    ],
+)
+def test_every_text_matches_the_whole_pattern_within_its_tokens(kind, pattern, max_tokens):
+    for seed in range(8):
+        text, sampler = written(TOKENIZERS[kind], pattern, max_tokens, seed)
+        assert re.fullmatch(pattern, text), text
+        assert sampler.tokens <= max_tokens
+
+
+def test_a_branch_that_the_vocabulary_cannot_finish_is_never_entered():
+    tokenizer = CharTokenizer.learn("abc")
+    assert {"ab"} == {written(tokenizer, "ab|acZ|cZ", 9, seed)[0] for seed in range(9)}
+
+
+def test_a_loop_is_left_in_time():
+    tokenizer = CharTokenizer.learn("abc")
+    for seed in range(9):
+        assert re.fullmatch("a(ba)*c{3}", written(tokenizer, "a(ba)*c{3}", 9, seed)[0])
+
+
+def test_a_text_ends_where_nothing_may_follow():
+    text, sampler = written(CharTokenizer.learn("ab"), "ab", 50, 1)
+    assert ("ab", 2, True, False) == (text, sampler.tokens, sampler.over, sampler.cut)
+
+
+def test_a_token_that_leaves_a_match_ends_the_text_and_is_no_part_of_it():
+    ends = [written(CharTokenizer.learn("ab"), "a+", 50, seed) for seed in range(9)]
+    assert all(re.fullmatch("a+", text) for text, _ in ends)
+    assert all(len(text) + 1 == sampler.tokens for text, sampler in ends if sampler.cut)
+    assert any(sampler.cut for _, sampler in ends)
+
+
+def test_anchors_at_both_ends_are_those_of_the_whole():
+    tokenizer = CharTokenizer.learn("ab$^")
+    assert "ab" == written(tokenizer, "^ab$", 9, 1)[0]
+    assert "ab$" == written(tokenizer, r"ab\$", 9, 1)[0]
+
+
+@pytest.mark.parametrize("pattern", ["(a", "a(?=b)b", r"(a)\1", "[a", "*", "a" * 2000, "a$b"])
+def test_a_pattern_that_is_none_is_one_line(pattern):
+    with pytest.raises(ConfigError) as caught:
+        Pattern(pattern, CharTokenizer.learn("ab"))
+    assert 1 == len(str(caught.value).splitlines())
+
+
+def test_what_cannot_be_written_is_refused_before_anything_is():
+    tokenizer = CharTokenizer.learn("ab")
+    with pytest.raises(ConfigError, match="cannot write anything that matches 'aZ'"):
+        Pattern("aZ", tokenizer)
+    with pytest.raises(ConfigError, match="shortest match of the pattern has 4 tokens"):
+        PatternGuide(Pattern("a{4,9}", tokenizer), 3)
+
+
+@pytest.mark.parametrize("pattern", ["[a-z]{300000}", "((ab){99}){99}", ".{4000}", "(a{,9}){9999}"])
+def test_a_pattern_that_would_take_for_ever_is_refused_at_once(pattern):
+    with pytest.raises(ConfigError, match="too large"):
+        Pattern(pattern, ByteTokenizer())
+
+
+def test_without_the_package_the_line_to_install_it_is_said(monkeypatch):
+    monkeypatch.setitem(sys.modules, "outlines_core", None)
+    with pytest.raises(CharnnError, match=r"pip install 'charnn\[regex\]'"):
+        Pattern("a", CharTokenizer.learn("ab"))
+
+
+def test_a_saved_state_goes_on_in_the_middle_of_a_pattern():
+    tokenizer = CharTokenizer.learn(TEXT)
+    pattern = Pattern("[a-z]{30}", tokenizer)
+
+    def sampler(seed):
+        return Sampler(Noise(tokenizer.vocab_size), seed, guides=[PatternGuide(pattern, 30)])
+
+    first, fork = sampler(1), sampler(2)
+    first.feed([0])
+    list(first.stream(11))
+    fork.load_state_dict(first.state_dict())
+    assert list(first.stream(30)) == list(fork.stream(30))
+    assert 30 == fork.tokens
