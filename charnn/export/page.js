@@ -224,9 +224,8 @@
     due = Math.min(due + ((now - clock) / 1000) * speed, Math.max(1, speed / 4));
     clock = now;
     try {
-      const follow = atEnd();
       due -= writing.work(now + SLICE_MS, speed === Infinity ? 4096 : Math.floor(due));
-      if (follow) scrollTo(0, document.documentElement.scrollHeight);
+      follow();
     } catch (error) {
       halt(`${error.message} Use another model.`);
       return;
@@ -238,11 +237,18 @@
     else timer = setTimeout(tick, Math.max(8, 1000 / speed));
   }
 
-  const atEnd = () =>
-    scrollY > 0 && innerHeight + scrollY >= document.documentElement.scrollHeight - 40;
+  // The end of the text stays in sight until a person scrolls away from it, and again once they
+  // come back to it.
+  let following = true;
+  const below = () => at("foot").getBoundingClientRect().bottom - innerHeight;
+
+  function follow() {
+    if (following && below() > 0) scrollBy({ top: below(), behavior: "instant" });
+  }
 
   function run(message) {
     running = true;
+    following = true;
     due = 1;
     clock = performance.now();
     paceSince = { time: clock, written: writing.written };
@@ -257,6 +263,7 @@
     at("status").textContent = message;
     at("pace").textContent = "";
     showButtons();
+    follow();
   }
 
   function summary(how) {
@@ -307,6 +314,8 @@
 
   const named = (character) => {
     const code = `U+${character.codePointAt(0).toString(16).toUpperCase().padStart(4, "0")}`;
+    const name = { "\t": "the tab", "\n": "the newline", " ": "the space" }[character];
+    if (name) return name;
     return /[\p{C}\p{Z}]/u.test(character) ? code : `“${character}” (${code})`;
   };
 
@@ -333,7 +342,7 @@
     at("temperature-value").textContent = Number(at("temperature").value).toFixed(2);
     at("top-p-value").textContent = Number(at("top-p").value).toFixed(2);
     const speed = speedOf();
-    at("speed-hint").textContent = speed === Infinity ? "No limit." : `${speed} ${unit} a second.`;
+    at("speed-hint").textContent = speed === Infinity ? "As fast as it goes." : `${speed} ${unit} a second.`;
   }
 
   async function copy() {
@@ -452,6 +461,7 @@
     at("seed").focus();
   });
   window.addEventListener("hashchange", readAddress);
+  window.addEventListener("scroll", () => (following = below() < 60), { passive: true });
 
   for (const [name, value] of data.facts) {
     const group = document.createElement("div");

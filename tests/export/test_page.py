@@ -301,7 +301,12 @@ def browse(made: Path, folder: Path, address: dict[str, Any], *flags: str) -> st
     command = [
         *(str(CHROMIUM), "--headless", "--no-sandbox", "--disable-gpu", "--no-first-run"),
         *("--disable-background-networking", "--disable-component-update", "--disable-sync"),
-        *("--disable-default-apps", "--disable-extensions", "--disable-dev-shm-usage"),
+        *(
+            "--host-resolver-rules=MAP * ~NOTFOUND",
+            "--disable-default-apps",
+            "--disable-extensions",
+            "--disable-dev-shm-usage",
+        ),
         *(f"--user-data-dir={folder / 'profile'}", f"--log-net-log={folder / 'net.json'}"),
         *("--virtual-time-budget=20000", *flags, "--dump-dom"),
         f"{made.as_uri()}#{urlencode(address)}",
@@ -309,6 +314,16 @@ def browse(made: Path, folder: Path, address: dict[str, Any], *flags: str) -> st
     done = subprocess.run(command, capture_output=True, text=True, encoding="utf-8", timeout=100)
     assert 0 == done.returncode, done.stderr
     return done.stdout
+
+
+def requests_of(folder: Path) -> set[str]:
+    """What was asked of a network, without what the browser asks its makers by itself."""
+    log = (folder / "net.json").read_text("utf-8", "replace")
+    asked = set(re.findall(r'"url":"(\w+://[^"]*)"', log))
+    own = re.compile(
+        r"(file|chrome[\w-]*)://|https?://([\w-]+\.)*(google|googleapis|gvt1)\.com[/:]"
+    )
+    return {url for url in asked if not own.match(url)}
 
 
 def shown_in(document: str) -> str:
@@ -341,9 +356,23 @@ def test_a_browser_shows_the_text_of_the_int8_network(kind: str, tmp_path: Path)
     assert text_of(checkpoint, ids) == shown_in(document)
     assert re.search(r'id="status"[^>]*>Done: [\d,]+ characters, .* Seed 7\.<', document)
 
-    net_log = (tmp_path / "net.json").read_text("utf-8", "replace")
-    asked = set(re.findall(r'"url":"([^"]*)"', net_log))
-    assert set() == {url for url in asked if not url.startswith(("file:", "data:", "chrome"))}
+    assert set() == requests_of(tmp_path)
+
+
+@needs_chromium
+@pytest.mark.slow
+def test_the_policy_keeps_even_a_planted_request_from_being_made(
+    made: Path, tmp_path: Path
+) -> None:
+    planted = """<img src="http://planted.invalid/image"><script>fetch("http://planted.invalid/")
+    </script><link rel="stylesheet" href="http://planted.invalid/style"></body>"""
+    text = made.read_text("utf-8").replace("</body>", planted)
+    target = tmp_path / "planted.html"
+    for policy, expected in {"content": set[str](), "data-content": {"image", "style", ""}}.items():
+        target.write_text(text.replace('Policy" content="', f'Policy" {policy}="'), "utf-8")
+        document = browse(target, tmp_path, {"seed": 1, "length": 50, "speed": "max"})
+        assert 50 == len(shown_in(document))
+        assert {f"http://planted.invalid/{name}" for name in expected} == requests_of(tmp_path)
 
 
 @needs_chromium
