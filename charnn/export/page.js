@@ -253,6 +253,8 @@
     clock = performance.now();
     paceSince = { time: clock, written: writing.written };
     at("status").textContent = message;
+    // A field that is switched off would lose the keyboard.
+    if (fields.includes(document.activeElement)) at("write").focus({ preventScroll: true });
     showButtons();
     soon();
   }

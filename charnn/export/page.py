@@ -23,6 +23,7 @@ from charnn.config import MAX_SEED, SamplingConfig
 from charnn.errors import CharnnError
 from charnn.generation.arrangement import Matrix, arrange, quantise
 from charnn.tensor_file import replacing
+from charnn.text import pieces
 from charnn.text.tokenizers import SentencePieceTokenizer, Tokenizer, tokenizer_from_dict
 
 # Browsers hold a text of half a gigabyte at most, and are slow long before.
@@ -35,7 +36,7 @@ def write_page(checkpoint: Checkpoint, name: str, output: Path) -> None:
     """Writes the page of a model to `output`, whole or not at all.
 
     Raises:
-        CharnnError: the model is too large for a page.
+        CharnnError: the model is too large for a page, or its weights for arithmetic.
         FileError: the file cannot be written.
     """
     text = make_page(checkpoint, name)
@@ -47,7 +48,7 @@ def make_page(checkpoint: Checkpoint, name: str) -> str:
     """The page of a model that is called `name`.
 
     Raises:
-        CharnnError: the model is too large for a page.
+        CharnnError: the model is too large for a page, or its weights for arithmetic.
         DamagedFile: its tokenizer is garbage, or not of the size of its vocabulary.
     """
     config = checkpoint.config
@@ -96,9 +97,19 @@ def to_script_json(data: Any) -> str:
 
 
 def network_data(checkpoint: Checkpoint) -> dict[str, Any]:
-    """The int8 network: shapes as numbers, arrays in base64 of little-endian numbers."""
+    """The int8 network: shapes as numbers, arrays in base64 of little-endian numbers.
+
+    Raises:
+        CharnnError: the weights are too large to be multiplied.
+    """
     config = checkpoint.config
-    model = quantise(arrange(config, checkpoint.weights))
+    with np.errstate(over="ignore", invalid="ignore"):
+        arranged = arrange(config, checkpoint.weights)
+    matrices = [m for layer in arranged.layers for m in (layer.inputs, layer.recurrent)]
+    arrays = [a for m in (*matrices, arranged.head) for a in (m.weights, m.bias) if a is not None]
+    if not all(np.isfinite(array).all() for array in (*arrays, arranged.embedding)):
+        raise CharnnError("the model's weights are too large to compute with: use another one")
+    model = quantise(arranged)
     return {
         "cell": config.cell,
         "vocab_size": config.vocab_size,
@@ -120,10 +131,13 @@ def network_data(checkpoint: Checkpoint) -> dict[str, Any]:
 
 def tokenizer_data(tokenizer: Tokenizer) -> dict[str, Any]:
     """Each id's bytes as a string of characters below 256, and what encoding needs besides."""
+    scores = None
+    if isinstance(tokenizer, SentencePieceTokenizer):
+        scores = pieces.scores(tokenizer.model)
     return {
         "kind": tokenizer.kind,
         "tokens": [data.decode("latin-1") for data in tokenizer.token_bytes],
-        "scores": tokenizer.scores if isinstance(tokenizer, SentencePieceTokenizer) else None,
+        "scores": scores,
     }
 
 

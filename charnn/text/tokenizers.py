@@ -295,20 +295,6 @@ class SentencePieceTokenizer(Tokenizer):
             lists[index] += [self._newline] if cut == "\n" else self._bytes(cut)
         return np.fromiter(itertools.chain.from_iterable(lists), self.dtype)
 
-    @property
-    def scores(self) -> list[float | None]:
-        """For each id, how early its piece is merged, the highest first; None if it is none.
-
-        What another program needs, beside `token_bytes`, to encode as the library does.
-        """
-        processor = self._processor
-        return [
-            None
-            if processor.is_byte(i) or processor.is_unknown(i) or processor.is_control(i)
-            else processor.get_score(i) + 0.0
-            for i in range(self.vocab_size)
-        ]
-
     def _bytes(self, character: str) -> list[int]:
         return [self._byte_ids[value] for value in character.encode()]
 

@@ -119,9 +119,9 @@ def test_the_page_has_the_logits_of_the_int8_network_bit_for_bit(
 
 
 @needs_node
-@pytest.mark.parametrize("case", ["large", "tiny", "zero", "wide"])
+@pytest.mark.parametrize("case", ["huge", "large", "tiny", "zero", "wide"])
 def test_extreme_weights_give_the_same_bits_too(case: str, tmp_path: Path) -> None:
-    spread = {"large": 1e3, "tiny": 1e-6, "zero": 0.0, "wide": 0.5}[case]
+    spread = {"huge": 1e18, "large": 1e3, "tiny": 1e-6, "zero": 0.0, "wide": 0.5}[case]
     # Wider than two sums fit into one number.
     checkpoint = make("lstm", 2100 if case == "wide" else 24, 24, 2, spread=spread)
     write_page(checkpoint, "x", tmp_path / "x.html")
@@ -286,6 +286,11 @@ def test_a_model_that_no_browser_would_open_is_refused(monkeypatch: pytest.Monke
     monkeypatch.setattr(page, "MAX_PAGE_BYTES", 1000)
     with pytest.raises(CharnnError, match="export a smaller model"):
         make_page(make(), "x")
+
+
+def test_weights_that_overflow_are_refused() -> None:
+    with pytest.raises(CharnnError, match="too large to compute with"):
+        make_page(make(spread=1e37), "x")
 
 
 def test_an_unknown_format_lists_the_known_ones() -> None:
