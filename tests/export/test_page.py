@@ -13,7 +13,7 @@ from urllib.parse import urlencode
 
 import numpy as np
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from charnn.checkpoint import Checkpoint
@@ -141,9 +141,9 @@ def test_the_page_writes_what_the_int8_network_writes(
 ) -> None:
     checkpoint = make(cell, *shape, spread=0.25)
     write_page(checkpoint, "x", tmp_path / "x.html")
-    settings = [(0, 1, 1), (0.8, 1, 2), (1, 1, 3), (0.8, 0.9, 4), (1, 0.9, 2**32 - 1), (1, 0, 5)]
-    texts = drive(tmp_path / "x.html", "write", settings=settings, length=500)
-    for (temperature, top_p, seed), text in zip(settings, texts, strict=True):
+    choices = [(0, 1, 1), (0.8, 1, 2), (1, 1, 3), (0.8, 0.9, 4), (1, 0.9, 2**32 - 1), (1, 0, 5)]
+    texts = drive(tmp_path / "x.html", "write", settings=choices, length=500)
+    for (temperature, top_p, seed), text in zip(choices, texts, strict=True):
         sampler = Sampler(
             network_of(checkpoint), seed, 0, {"temperature": temperature, "top_p": top_p}
         )
@@ -165,7 +165,8 @@ def test_the_generator_gives_the_numbers_of_the_page_on_sampling(made: Path) -> 
 
 
 @needs_node
-@given(lists=st.lists(st.binary(max_size=12), max_size=30))
+@settings(max_examples=8)  # each starts node, with many lists
+@given(lists=st.lists(st.binary(max_size=12), min_size=50, max_size=200))
 def test_bytes_become_the_text_that_charnn_makes_of_them(made: Path, lists: list[bytes]) -> None:
     edges = [b"\xef\xbb\xbfa", b"\xed\xa0\x80", b"\xf4\x90\x80\x80", b"\xe2\x82", b"\xc0\x80", b""]
     edges += [b"\xf0\x9f\x98\x80\xf0\x9f(", b"\xe2\x82\xac\xe0\x9f\xbf", b"\xf4\x8f\xbf\xbf\xff"]
@@ -355,8 +356,8 @@ def test_a_browser_shows_the_text_of_the_int8_network(kind: str, tmp_path: Path)
         if data and (data[0] < 9 or 10 < data[0] < 32 or data == b"\x7f"):
             bias[token] = -1000
     write_page(checkpoint, "x", tmp_path / "x.html")
-    settings = {"seed": 7, "temperature": 0.8, "top-p": 0.9, "length": 500, "speed": "max"}
-    document = browse(tmp_path / "x.html", tmp_path, settings)
+    address = {"seed": 7, "temperature": 0.8, "top-p": 0.9, "length": 500, "speed": "max"}
+    document = browse(tmp_path / "x.html", tmp_path, address)
     ids = ids_of(checkpoint, 500, 7, temperature=0.8, top_p=0.9)
     assert text_of(checkpoint, ids) == shown_in(document)
     assert re.search(r'id="status"[^>]*>Done: [\d,]+ characters, .* Seed 7\.<', document)
@@ -385,8 +386,8 @@ def test_the_policy_keeps_even_a_planted_request_from_being_made(
 def test_a_browser_marks_surprise_and_begins_with_the_prompt(tmp_path: Path) -> None:
     checkpoint = make(spread=0.3)
     write_page(checkpoint, NASTY, tmp_path / "x.html")
-    settings = {"seed": 1, "prompt": "abc", "length": 200, "speed": "max", "surprisal": "1"}
-    document = browse(tmp_path / "x.html", tmp_path, settings)
+    address = {"seed": 1, "prompt": "abc", "length": 200, "speed": "max", "surprisal": "1"}
+    document = browse(tmp_path / "x.html", tmp_path, address)
     assert '<span class="given" title="your beginning">abc</span>' in document
     assert re.search(r'<span class="s[1-4]" title="\d+\.\d bits">', document)
     sampler = Sampler(network_of(checkpoint), 1, 0, {"temperature": 0.8})
