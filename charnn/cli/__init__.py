@@ -12,6 +12,7 @@ import typer
 from charnn.cli.console import give_up_stdout, guarded, say
 from charnn.cli.corpus import corpus
 from charnn.cli.evaluate import evaluate
+from charnn.cli.export import export
 from charnn.cli.options import Sectioned
 from charnn.cli.plan import plan
 from charnn.cli.runs import runs
@@ -61,6 +62,7 @@ COMMANDS: dict[str, Callable[..., None]] = {
     "runs": runs,
     "show": show,
     "corpus": corpus,
+    "export": export,
 }
 for name, command in COMMANDS.items():
     app.command(name, cls=Sectioned)(guarded(command))

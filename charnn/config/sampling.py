@@ -84,4 +84,9 @@ class SamplingConfig:
         Raises:
             ConfigError: a setting is unknown or out of range.
         """
-        return build(cls, values)
+        return build(cls, {name: _fixed(value) for name, value in values.items()})
+
+
+def _fixed(value: Any) -> Any:
+    """Lists, such as JSON has, as tuples."""
+    return tuple(map(_fixed, value)) if isinstance(value, list) else value

@@ -7,6 +7,7 @@ Shapes: V symbols, E features of a symbol, H units, G gates.
 
 from __future__ import annotations
 
+import tempfile
 from collections.abc import Generator, Iterable, Iterator
 from pathlib import Path
 from typing import NamedTuple
@@ -16,6 +17,7 @@ from numpy.typing import NDArray
 
 from charnn.checkpoint import Checkpoint
 from charnn.config import GATES, STATES
+from charnn.errors import FileError
 from charnn.generation.arrangement import Arrangement, Matrix, arrange, quantise
 from charnn.generation.int8 import Product
 from charnn.text.tokenizers import Tokenizer, tokenizer_from_dict
@@ -23,6 +25,7 @@ from charnn.text.tokenizers import Tokenizer, tokenizer_from_dict
 HERE = Path(__file__).parent
 ENGINE = HERE.parent / "generation" / "engine"
 LINE = 100
+BUILT = "writer"  # what the README of a program calls it once it is compiled
 CELLS = {"rnn": "CHARNN_RNN", "gru": "CHARNN_GRU", "lstm": "CHARNN_LSTM"}
 
 
@@ -65,6 +68,32 @@ def c_files(checkpoint: Checkpoint) -> tuple[dict[str, str], Sizes]:
             multiply_adds=sizes.multiply_adds,
         ),
     }, sizes
+
+
+def write_program(checkpoint: Checkpoint, name: str, output: Path) -> None:
+    """Writes the program's folder, whole, in place of an earlier one, or not at all.
+
+    Raises:
+        DamagedFile: the tokenizer of `checkpoint` is garbage.
+        FileError: the folder cannot be written, or `output` is something else than a program.
+    """
+    files, _ = c_files(checkpoint)
+    if output.exists():
+        here = {path.name for path in output.iterdir()} if output.is_dir() else {output.name}
+        if here - files.keys() - {BUILT}:
+            raise FileError(f"{output} holds something else than such a program: give another -o")
+    try:
+        output.parent.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryDirectory(dir=output.parent, prefix=f".{output.name}-") as room:
+            made, old = Path(room, "new"), Path(room, "old")
+            made.mkdir()
+            for file, text in files.items():
+                (made / file).write_text(text, "utf-8")
+            if output.exists():
+                output.rename(old)
+            made.rename(output)
+    except OSError as error:
+        raise FileError(f"cannot write {output}: {error.strerror or error}") from error
 
 
 class _Model:

@@ -11,7 +11,8 @@ import pytest
 
 from charnn.checkpoint import Checkpoint
 from charnn.config import GATES, ModelConfig
-from charnn.export.c_program import c_files
+from charnn.errors import FileError
+from charnn.export.c_program import c_files, write_program
 from charnn.generation import Model
 from charnn.text.tokenizers import ByteTokenizer, CharTokenizer, SentencePieceTokenizer
 
@@ -144,3 +145,19 @@ def test_without_a_seed_it_tells_the_one_it_drew(tmp_path):
     first = run(program, "-n", "50")
     seed = first.stderr.decode().split()[1]
     assert first.stdout == run(program, "-n", "50", "--seed", seed).stdout
+
+
+def test_a_folder_is_written_whole_and_only_a_program_is_replaced(tmp_path):
+    checkpoint, folder = checkpoint_of(), tmp_path / "a" / "program"
+    write_program(checkpoint, "goat", folder)
+    files, _ = c_files(checkpoint)
+    assert files == {path.name: path.read_text("utf-8") for path in folder.iterdir()}
+    (folder / "writer").write_bytes(b"")
+    write_program(checkpoint_of("gru"), "goat", folder)
+    assert "CHARNN_GRU" in (folder / "model.c").read_text("utf-8")
+    assert files.keys() == {path.name for path in folder.iterdir()}
+    (folder / "diary.txt").write_text("mine")
+    with pytest.raises(FileError, match="something else than such a program"):
+        write_program(checkpoint, "goat", folder)
+    assert "mine" == (folder / "diary.txt").read_text()
+    assert [folder] == list(folder.parent.iterdir())

@@ -1,0 +1,98 @@
+"""`charnn export`: a model as something that runs without charnn."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from charnn.cli.console import print_json, say
+from charnn.cli.options import DEFAULT_CHECKPOINTS, CheckpointsOption, JsonOption, QuietOption
+from charnn.errors import ConfigError, FileError
+
+
+def export(
+    to: Annotated[
+        str,
+        typer.Option(
+            "--to",
+            metavar="FORMAT",
+            help="c: a folder that a C compiler turns into a program that writes. html: one page "
+            "that writes in a browser, without a network.",
+            show_default=False,
+        ),
+    ],
+    model: Annotated[
+        str | None,
+        typer.Argument(
+            metavar="[MODEL]",
+            help="A run's name, its folder or a file. [default: the newest run's best]",
+            show_default=False,
+        ),
+    ] = None,
+    output: Annotated[
+        Path | None,
+        typer.Option(
+            "-o",
+            "--output",
+            metavar="PATH",
+            help="What to write. [default: the run's name in this folder]",
+            show_default=False,
+        ),
+    ] = None,
+    force: Annotated[bool, typer.Option("--force", help="Replace what is there already.")] = False,
+    as_json: JsonOption = False,
+    checkpoints: CheckpointsOption = DEFAULT_CHECKPOINTS,
+    quiet: QuietOption = False,
+) -> None:
+    """Make of a model something that runs without charnn.
+
+    \b
+    charnn export --to html
+    charnn export lighthouse --to html -o lighthouse.html
+    charnn export lighthouse --to c -o lighthouse-c
+    """
+    from charnn.checkpoint import load
+    from charnn.export import exporter
+    from charnn.runs import find_model
+
+    chosen = exporter(to)
+    path = find_model(model, checkpoints)
+    name = name_of(path)
+    target = output or Path((re.sub(r"[^\w.-]+", "-", name).strip("-.") or "model") + chosen.suffix)
+    if not target.name.endswith(chosen.suffix) or not target.name:
+        raise ConfigError(
+            f"-o names what --to {to} makes, which must end in {chosen.suffix}: "
+            f"try {target}{chosen.suffix}"
+        )
+    if target.exists() and not force:
+        raise FileError(f"{target} is there already: replace it with --force, or give another -o")
+    saved = load(path)
+    chosen.write(saved, name, target)
+    facts: dict[str, Any] = {
+        "format": to,
+        "path": str(target),
+        "bytes": size_of(target),
+        "model": str(path),
+        "digest": saved.digest,
+        "parameters": saved.config.parameters,
+    }
+    if as_json:
+        print_json(facts)
+    elif not quiet:
+        say(f"wrote {target}, {facts['bytes']:,} bytes, from {path}")
+        say(chosen.then.format(path=target))
+
+
+def name_of(path: Path) -> str:
+    """What a model file is called: by its run, or by itself where it lies alone."""
+    absolute = path.absolute()
+    return absolute.parent.name if path.stem in ("best", "last") else path.stem
+
+
+def size_of(path: Path) -> int:
+    """The bytes of a file, or of all files in a folder."""
+    files = [path] if path.is_file() else [p for p in path.rglob("*") if p.is_file()]
+    return sum(file.stat().st_size for file in files)

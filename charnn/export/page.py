@@ -1,0 +1,201 @@
+"""One offline page that writes: the model, an engine in JavaScript and the controls, in one file.
+
+The page asks nothing of any network, and its Content-Security-Policy forbids it to: only the two
+scripts and the style sheet that were put in here run, by their hashes. What a model brings, its
+name included, goes in as escaped text, or as JSON that no character can end.
+"""
+
+from __future__ import annotations
+
+import base64
+import hashlib
+import html
+import json
+import re
+from importlib import resources
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from charnn.checkpoint import Checkpoint
+from charnn.config import MAX_SEED, SamplingConfig
+from charnn.errors import CharnnError
+from charnn.generation.arrangement import Matrix, arrange, quantise
+from charnn.tensor_file import replacing
+from charnn.text import pieces
+from charnn.text.tokenizers import SentencePieceTokenizer, Tokenizer, tokenizer_from_dict
+
+# Browsers hold a text of half a gigabyte at most, and are slow long before.
+MAX_PAGE_BYTES = 256 << 20
+MAX_NAME = 80
+FIELD = re.compile(r"\{\{(\w+)\}\}")
+
+
+def write_page(checkpoint: Checkpoint, name: str, output: Path) -> None:
+    """Writes the page of a model to `output`, whole or not at all.
+
+    Raises:
+        CharnnError: the model is too large for a page, or its weights for arithmetic.
+        FileError: the file cannot be written.
+    """
+    text = make_page(checkpoint, name)
+    with replacing(output) as file:
+        file.write(text.encode())
+
+
+def make_page(checkpoint: Checkpoint, name: str) -> str:
+    """The page of a model that is called `name`.
+
+    Raises:
+        CharnnError: the model is too large for a page, or its weights for arithmetic.
+        DamagedFile: its tokenizer is garbage, or not of the size of its vocabulary.
+    """
+    config = checkpoint.config
+    vectors = config.vocab_size * config.embedding_size
+    size = (config.parameters + 3 * vectors) * 4 // 3
+    if size > MAX_PAGE_BYTES:
+        raise CharnnError(
+            f"the page would be {size >> 20:,} MiB, and browsers open {MAX_PAGE_BYTES >> 20} at "
+            "most: export a smaller model"
+        )
+    tokenizer = tokenizer_from_dict(checkpoint.tokenizer, config.vocab_size)
+    title = plain(name)
+    data = {
+        "name": title,
+        "network": network_data(checkpoint),
+        "tokenizer": tokenizer_data(tokenizer),
+        "start_token": checkpoint.start_token,
+        "facts": facts(checkpoint, tokenizer),
+        "max_seed": MAX_SEED,
+    }
+    style, engine, page = (_part(name) for name in ("page.css", "engine.js", "page.js"))
+    fields = {
+        "title": html.escape(title),
+        "policy": f"default-src 'none'; img-src data:; style-src {_hash(style)}; "
+        f"script-src {_hash(engine)} {_hash(page)}; base-uri 'none'; form-action 'none'",
+        "style": style,
+        "data": to_script_json(data),
+        "engine": engine,
+        "page": page,
+        "temperature": f"{SamplingConfig.temperature:g}",
+        "top_p": f"{SamplingConfig.top_p:g}",
+        "max_seed": str(MAX_SEED),
+    }
+    return FIELD.sub(lambda match: fields[match[1]], _part("page.html"))
+
+
+def plain(name: str) -> str:
+    """A name that can be shown anywhere: what is not printable is replaced, the rest is cut."""
+    shown = "".join(c if c.isprintable() else "\ufffd" for c in name[:MAX_NAME])
+    return shown.strip() or "charnn"
+
+
+def to_script_json(data: Any) -> str:
+    """JSON in ASCII, for a script element: nothing in it can end the element or begin another."""
+    return json.dumps(data, separators=(",", ":"), allow_nan=False).replace("<", "\\u003c")
+
+
+def network_data(checkpoint: Checkpoint) -> dict[str, Any]:
+    """The int8 network: shapes as numbers, arrays in base64 of little-endian numbers.
+
+    Raises:
+        CharnnError: the weights are too large to be multiplied.
+    """
+    config = checkpoint.config
+    with np.errstate(over="ignore", invalid="ignore"):
+        arranged = arrange(config, checkpoint.weights)
+    matrices = [m for layer in arranged.layers for m in (layer.inputs, layer.recurrent)]
+    arrays = [a for m in (*matrices, arranged.head) for a in (m.weights, m.bias) if a is not None]
+    if not all(np.isfinite(array).all() for array in (*arrays, arranged.embedding)):
+        raise CharnnError("the model's weights are too large to compute with: use another one")
+    model = quantise(arranged)
+    return {
+        "cell": config.cell,
+        "vocab_size": config.vocab_size,
+        "embedding_size": config.embedding_size,
+        "hidden_size": config.hidden_size,
+        "embedding": _base64(model.embedding),
+        "layers": [
+            {
+                "inputs": _matrix(layer.inputs),
+                "recurrent": _matrix(layer.recurrent),
+                "bias_hn": None if layer.bias_hn is None else _base64(layer.bias_hn),
+                "residual": layer.residual,
+            }
+            for layer in model.layers
+        ],
+        "head": _matrix(model.head),
+    }
+
+
+def tokenizer_data(tokenizer: Tokenizer) -> dict[str, Any]:
+    """Each id's bytes as a string of characters below 256, and what encoding needs besides."""
+    scores = None
+    if isinstance(tokenizer, SentencePieceTokenizer):
+        scores = pieces.scores(tokenizer.model)
+    return {
+        "kind": tokenizer.kind,
+        "tokens": [data.decode("latin-1") for data in tokenizer.token_bytes],
+        "scores": scores,
+    }
+
+
+def facts(checkpoint: Checkpoint, tokenizer: Tokenizer) -> list[tuple[str, str]]:
+    """What the page says of the model, each with its name; no path and nothing that is odd."""
+    config = checkpoint.config
+    info, layers = checkpoint.info, "layer" if config.num_layers == 1 else "layers"
+    symbols = {"char": "characters", "byte": "bytes", "sentencepiece": "pieces"}[tokenizer.kind]
+    listed = [
+        ("Network", f"{config.cell.upper()}, {config.num_layers} {layers} of {config.hidden_size}"),
+        ("Parameters", f"{config.parameters:,}"),
+        ("Alphabet", f"{config.vocab_size:,} {symbols}"),
+    ]
+    if chars := _number(info, "corpus", "chars") or _number(info, "corpus", "bytes"):
+        unit = "characters" if _number(info, "corpus", "chars") else "bytes"
+        listed.append(("Learnt from", f"{chars:,.0f} {unit}"))
+    if seconds := _number(info, "seconds"):
+        time = f"{seconds:,.0f} seconds" if seconds < 120 else f"{seconds / 60:,.0f} minutes"
+        listed.append(("Trained for", time))
+    carried = ("results", "carried")
+    if bits := _number(info, *carried, "bits_per_char"):
+        listed.append(("Held-out loss", f"{bits:.2f} bits per character"))
+    elif bits := _number(info, *carried, "bits_per_byte"):
+        listed.append(("Held-out loss", f"{bits:.2f} bits per byte"))
+    numbers = config.parameters + 3 * config.vocab_size * config.embedding_size
+    listed.append(("Weights", f"{numbers / 1e6:,.1f} MB, 8 bits each"))
+    return listed
+
+
+def _number(info: Any, *keys: str) -> float | None:
+    for key in keys:
+        info = info.get(key) if isinstance(info, dict) else None
+    usable = type(info) in (int, float) and 0 < info < 1e15
+    return float(info) if usable else None
+
+
+def _matrix(matrix: Matrix) -> dict[str, Any]:
+    assert matrix.scale is not None, "an int8 matrix has scales"
+    rows, columns = matrix.weights.shape
+    return {
+        "rows": rows,
+        "columns": columns,
+        "weights": _base64(matrix.weights),
+        "scale": _base64(matrix.scale),
+        "bias": None if matrix.bias is None else _base64(matrix.bias),
+    }
+
+
+def _base64(array: np.ndarray[Any, Any]) -> str:
+    little = array.astype(array.dtype.newbyteorder("<"), copy=False)
+    return base64.b64encode(little.tobytes()).decode("ascii")
+
+
+def _part(name: str) -> str:
+    return resources.files("charnn.export").joinpath(name).read_text("utf-8")
+
+
+def _hash(text: str) -> str:
+    """What allows one inline script or style in a Content-Security-Policy."""
+    digest = base64.b64encode(hashlib.sha256(text.encode()).digest())
+    return f"'sha256-{digest.decode('ascii')}'"

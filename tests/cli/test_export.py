@@ -1,0 +1,104 @@
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+from typer.testing import CliRunner, Result
+
+import charnn.cli
+from charnn.checkpoint import Checkpoint, save
+from charnn.config import ModelConfig
+from charnn.export.page import make_page
+from charnn.text.tokenizers import CharTokenizer
+
+
+@pytest.fixture(autouse=True)
+def saved(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Checkpoint:
+    """A run called book in a folder of runs, in which the command stands."""
+    monkeypatch.chdir(tmp_path)
+    tokenizer = CharTokenizer.learn("\nabc")
+    config = ModelConfig(tokenizer.vocab_size, "rnn", 4, 4, 1)
+    generator = np.random.default_rng(0)
+    weights = {
+        name: generator.normal(size=shape).astype(np.float32)
+        for name, shape in config.tensor_shapes().items()
+    }
+    checkpoint = Checkpoint(config, tokenizer.to_dict(), weights, 0)
+    Path("checkpoints/book").mkdir(parents=True)
+    save(Path("checkpoints/book/best.safetensors"), checkpoint)
+    return checkpoint
+
+
+def export(*words: str) -> Result:
+    return CliRunner().invoke(charnn.cli.app, ["export", *words])
+
+
+def test_it_writes_a_page_named_by_the_run_and_says_what_to_do_next(saved: Checkpoint) -> None:
+    result = export("--to", "html")
+    assert (0, "") == (result.exit_code, result.stdout), result.output
+    assert make_page(saved, "book") == Path("book.html").read_text("utf-8")
+    assert f"wrote book.html, {Path('book.html').stat().st_size:,} bytes" in result.stderr
+    assert "open book.html in a browser" in result.stderr
+
+
+def test_json_is_all_that_stdout_holds() -> None:
+    result = export("book", "--to", "html", "-o", "sub.html", "--json")
+    assert (0, "") == (result.exit_code, result.stderr)
+    facts = json.loads(result.stdout)
+    assert ("html", "sub.html") == (facts["format"], facts["path"])
+    assert Path("sub.html").stat().st_size == facts["bytes"]
+
+
+def test_quiet_says_nothing() -> None:
+    result = export("--to", "html", "-q")
+    assert (0, "") == (result.exit_code, result.output)
+
+
+def test_runs_of_another_folder_are_found_there() -> None:
+    Path("checkpoints").rename("elsewhere")
+    assert 1 == export("--to", "html").exit_code
+    assert 0 == export("--to", "html", "--checkpoints", "elsewhere").exit_code
+
+
+def test_a_model_file_by_itself_gives_the_page_its_name() -> None:
+    Path("checkpoints/book/best.safetensors").rename("odd name.safetensors")
+    assert 0 == export("odd name.safetensors", "--to", "html").exit_code
+    assert "<h1>odd name</h1>" in Path("odd-name.html").read_text("utf-8")
+
+
+def test_a_file_that_is_there_stays_without_force() -> None:
+    Path("book.html").write_text("mine")
+    result = export("--to", "html")
+    assert 1 == result.exit_code
+    assert "book.html is there already: replace it with --force" in result.stderr
+    assert "mine" == Path("book.html").read_text()
+    assert 0 == export("--to", "html", "--force").exit_code
+    assert "mine" != Path("book.html").read_text("utf-8")
+
+
+@pytest.mark.parametrize(
+    ("words", "code", "message"),
+    [
+        (["--to", "pdf"], 2, "--to is what to make: html"),
+        (["--to", "html", "-o", "page.txt"], 2, "must end in .html: try page.txt.html"),
+        (["--to", "html", "-o", "no/such/page.html"], 1, "no/such/page.html"),
+        (["bok", "--to", "html"], 1, "the nearest: book"),
+        ([], 2, "--to"),
+    ],
+)
+def test_what_cannot_be_done_is_said_in_one_line(words: list[str], code: int, message: str) -> None:
+    result = export(*words)
+    assert code == result.exit_code
+    assert message in result.stderr
+    assert "Traceback" not in result.output
+    assert [Path("checkpoints")] == list(Path().iterdir())
+
+
+def test_a_damaged_model_is_named() -> None:
+    path = Path("checkpoints/book/best.safetensors")
+    path.write_bytes(path.read_bytes()[:-4])
+    result = export("--to", "html")
+    assert 1 == result.exit_code
+    assert "best.safetensors" in result.stderr

@@ -1,0 +1,418 @@
+"""The exported page: the engine under node, the whole of it in Chromium, each where it is there."""
+
+from __future__ import annotations
+
+import html
+import json
+import re
+import shutil
+import subprocess
+from pathlib import Path
+from typing import Any
+from urllib.parse import urlencode
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from charnn.checkpoint import Checkpoint
+from charnn.config import GATES, ModelConfig
+from charnn.errors import CharnnError, ConfigError
+from charnn.export import EXPORTERS, exporter, page
+from charnn.export.page import make_page, plain, write_page
+from charnn.generation.arrangement import arrange, quantise
+from charnn.generation.int8 import Int8Model
+from charnn.generation.sampler import Sampler
+from charnn.text.tokenizers import (
+    ByteTokenizer,
+    CharTokenizer,
+    SentencePieceTokenizer,
+    Tokenizer,
+    tokenizer_from_dict,
+)
+
+DRIVER = Path(__file__).with_name("drive.js")
+ROOM = Path(page.__file__).parent
+NODE = shutil.which("node")
+BROWSERS = ("chromium", "chromium-browser", "google-chrome", "google-chrome-stable")
+CHROMIUM = next(filter(None, map(shutil.which, BROWSERS)), None)
+needs_node = pytest.mark.skipif(not NODE, reason="there is no node on the path")
+needs_chromium = pytest.mark.skipif(
+    not CHROMIUM, reason="there is no chromium or google-chrome on the path"
+)
+# Ends an element or a string, begins a comment or an entity, breaks a line, reverses it.
+NASTY = "</script><!--\"'`&amp;\\{{data}}$&\u2028\u2029\u202e\0\x7f\ufeff𝄞]]>\r\n"
+
+
+def make(
+    cell: str = "gru",
+    embedding: int = 24,
+    hidden: int = 24,
+    layers: int = 2,
+    tokenizer: Tokenizer | None = None,
+    spread: float = 0.4,
+    **info: Any,
+) -> Checkpoint:
+    tokenizer = tokenizer or CharTokenizer.learn("\n abcdefghijklmnopqrst")
+    config = ModelConfig(tokenizer.vocab_size, cell, embedding, hidden, layers)
+    generator = np.random.default_rng(hidden + embedding)
+    weights = {
+        name: generator.normal(0, spread, shape).astype(np.float32)
+        for name, shape in config.tensor_shapes().items()
+    }
+    return Checkpoint(config, tokenizer.to_dict(), weights, 1, info)
+
+
+def network_of(checkpoint: Checkpoint) -> Int8Model:
+    return Int8Model(quantise(arrange(checkpoint.config, checkpoint.weights)))
+
+
+def ids_of(checkpoint: Checkpoint, count: int, seed: int, **filters: float) -> list[int]:
+    sampler = Sampler(network_of(checkpoint), seed, 0, filters)
+    sampler.feed([checkpoint.start_token])
+    return list(sampler.stream(count))
+
+
+def text_of(checkpoint: Checkpoint, ids: list[int]) -> str:
+    text = tokenizer_from_dict(checkpoint.tokenizer).decode(ids)
+    return re.sub("[\udc80-\udcff]", lambda match: f"\\x{ord(match[0]) - 0xDC00:02x}", text)
+
+
+def drive(made: Path, what: str, **job: Any) -> Any:
+    done = subprocess.run(
+        [str(NODE), str(DRIVER), str(made)],
+        input=json.dumps({"what": what, **job}),
+        capture_output=True,
+        text=True,
+        encoding="utf-8",
+    )
+    assert 0 == done.returncode, done.stderr
+    return json.loads(done.stdout)
+
+
+@pytest.fixture(scope="module")
+def made(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    path = tmp_path_factory.mktemp("page") / "page.html"
+    write_page(make(), "page", path)
+    return path
+
+
+SHAPES = [(24, 24, 2), (13, 21, 3), (37, 10, 1), (5, 64, 2)]
+
+
+@needs_node
+@pytest.mark.parametrize("cell", GATES)
+@pytest.mark.parametrize("shape", SHAPES, ids=str)
+def test_the_page_has_the_logits_of_the_int8_network_bit_for_bit(
+    cell: str, shape: tuple[int, int, int], tmp_path: Path
+) -> None:
+    checkpoint = make(cell, *shape)
+    write_page(checkpoint, "x", tmp_path / "x.html")
+    tokens = np.random.default_rng(1).integers(0, checkpoint.config.vocab_size, 40).tolist()
+    network, expected = network_of(checkpoint), []
+    state = network.initial_state()
+    for token in tokens:
+        logits, state = network.step(token, state)
+        expected.append(logits.view(np.uint32).tolist())
+    assert expected == drive(tmp_path / "x.html", "read", tokens=tokens)
+
+
+@needs_node
+@pytest.mark.parametrize("case", ["huge", "large", "tiny", "zero", "wide"])
+def test_extreme_weights_give_the_same_bits_too(case: str, tmp_path: Path) -> None:
+    spread = {"huge": 1e18, "large": 1e3, "tiny": 1e-6, "zero": 0.0, "wide": 0.5}[case]
+    # Wider than two sums fit into one number.
+    checkpoint = make("lstm", 2100 if case == "wide" else 24, 24, 2, spread=spread)
+    write_page(checkpoint, "x", tmp_path / "x.html")
+    network, expected = network_of(checkpoint), []
+    state = network.initial_state()
+    for token in range(20):
+        logits, state = network.step(token, state)
+        expected.append(logits.view(np.uint32).tolist())
+    assert expected == drive(tmp_path / "x.html", "read", tokens=list(range(20)))
+
+
+@needs_node
+@pytest.mark.parametrize("cell", GATES)
+@pytest.mark.parametrize("shape", [(24, 24, 2), (13, 21, 3)], ids=str)
+def test_the_page_writes_what_the_int8_network_writes(
+    cell: str, shape: tuple[int, int, int], tmp_path: Path
+) -> None:
+    checkpoint = make(cell, *shape, spread=0.25)
+    write_page(checkpoint, "x", tmp_path / "x.html")
+    choices = [(0, 1, 1), (0.8, 1, 2), (1, 1, 3), (0.8, 0.9, 4), (1, 0.9, 2**32 - 1), (1, 0, 5)]
+    texts = drive(tmp_path / "x.html", "write", settings=choices, length=500)
+    for (temperature, top_p, seed), text in zip(choices, texts, strict=True):
+        sampler = Sampler(
+            network_of(checkpoint), seed, 0, {"temperature": temperature, "top_p": top_p}
+        )
+        sampler.feed([checkpoint.start_token])
+        assert list(sampler.stream(500)) == text["ids"]
+        assert pytest.approx(sampler.nats / np.log(2), rel=1e-9) == text["bits"]
+
+
+@needs_node
+def test_the_generator_gives_the_numbers_of_the_page_on_sampling(made: Path) -> None:
+    rows = re.findall(
+        r"^\| (\d+) \| (\d+) \| ([0-9a-f ]+) \|$",
+        (ROOM.parent.parent / "docs/sampling.md").read_text("utf-8"),
+        re.MULTILINE,
+    )
+    assert rows
+    outputs = drive(made, "generator", seeds=[[int(seed), int(index)] for seed, index, _ in rows])
+    assert [[int(word, 16) for word in words.split()] for *_, words in rows] == outputs
+
+
+@needs_node
+@settings(max_examples=8)  # each starts node, with many lists
+@given(lists=st.lists(st.binary(max_size=12), min_size=50, max_size=200))
+def test_bytes_become_the_text_that_charnn_makes_of_them(made: Path, lists: list[bytes]) -> None:
+    edges = [b"\xef\xbb\xbfa", b"\xed\xa0\x80", b"\xf4\x90\x80\x80", b"\xe2\x82", b"\xc0\x80", b""]
+    edges += [b"\xf0\x9f\x98\x80\xf0\x9f(", b"\xe2\x82\xac\xe0\x9f\xbf", b"\xf4\x8f\xbf\xbf\xff"]
+    cases = [*edges, *lists]
+    texts = drive(made, "decode", lists=[list(data) for data in cases])
+    checkpoint = make(tokenizer=ByteTokenizer())
+    assert [text_of(checkpoint, list(data)) for data in cases] == texts
+
+
+@needs_node
+def test_a_prompt_is_encoded_as_charnn_does(tmp_path: Path) -> None:
+    learnt = "The lamp was lit at dusk.\nÄ lamp, thé lamp; lamps and lamplight 12.\n" * 9
+    texts = [
+        *(learnt, "", " ", "\n\n", "  lamps  \tlit\r\n", "a\u2581b", "<0x41> <unk>"),
+        *("日本 lamp 😀", "\0lamplamplamp", "x" * 300),
+    ]
+    for tokenizer in (
+        ByteTokenizer(),
+        SentencePieceTokenizer.learn([learnt], 330),
+        CharTokenizer.learn("".join(texts)),
+    ):
+        path = tmp_path / f"{tokenizer.kind}.html"
+        write_page(make(tokenizer=tokenizer), "x", path)
+        expected = [{"ids": tokenizer.encode(text).tolist(), "unknown": []} for text in texts]
+        assert expected == drive(path, "encode", texts=texts)
+
+
+@needs_node
+def test_unknown_characters_of_a_prompt_are_named(made: Path) -> None:
+    (encoded,) = drive(made, "encode", texts=["abé𝄞é\ta"])
+    assert {"ids": [], "unknown": ["é", "𝄞", "\t"]} == encoded
+
+
+# ---- What a model brings cannot break the page ----
+
+
+def elements(text: str, name: str) -> list[str]:
+    return re.findall(rf"<{name}\b[^>]*>(.*?)</{name}\s*>", text, re.DOTALL | re.IGNORECASE)
+
+
+def test_nothing_in_a_model_ends_its_place_in_the_page() -> None:
+    checkpoint = make(tokenizer=CharTokenizer.learn(NASTY), corpus={"chars": NASTY}, seconds="1")
+    text = make_page(checkpoint, f"{NASTY}<img src=x onerror=alert(1)>")
+    data, engine, script = elements(text, "script")
+    tokens = json.loads(data)["tokenizer"]["tokens"]
+    assert sorted(set(NASTY)) == [token.encode("latin-1").decode() for token in tokens]
+    assert data.isascii()
+    assert "<" not in data
+    assert (ROOM / "engine.js").read_text("utf-8") == engine
+    assert (ROOM / "page.js").read_text("utf-8") == script
+    assert "<img" not in text
+    (title,) = elements(text, "title")
+    assert html.unescape(title).startswith("</script><!--\"'`&amp;\\{{data}}$&\ufffd\ufffd\ufffd")
+
+
+@pytest.mark.parametrize(
+    ("name", "shown"),
+    [
+        ("book", "book"),
+        ("a\nb", "a\ufffdb"),
+        ("\udcff", "\ufffd"),
+        ("  ", "charnn"),
+        ("", "charnn"),
+    ],
+)
+def test_a_name_is_shown_as_far_as_it_can_be(name: str, shown: str) -> None:
+    assert shown == plain(name)
+    make_page(make(), name).encode()
+
+
+def test_the_same_model_gives_the_same_page() -> None:
+    assert make_page(make(), "x") == make_page(make(), "x")
+
+
+def test_the_page_refers_to_nothing_outside_itself() -> None:
+    text = make_page(make(), "x")
+    assert "http:" not in text
+    assert "https:" not in text
+    assert ["data:,"] == re.findall(r"\b(?:src|href|action|srcset)\s*=\s*[\"']?([^\"'>\s]*)", text)
+    assert [] == re.findall(
+        r"@import|\burl\(|\bfetch\(|XMLHttp|WebSocket|sendBeacon|import\(", text
+    )
+    (policy,) = re.findall(r'Content-Security-Policy" content="([^"]*)"', text)
+    assert policy.startswith("default-src 'none'; img-src data:; style-src 'sha256-")
+    assert "unsafe" not in policy
+    # Before it, nothing is loaded.
+    assert text.index("Content-Security-Policy") < min(
+        text.index(f"<{name}") for name in ("link", "style", "script", "title")
+    )
+
+
+def test_the_page_says_no_more_of_a_model_than_numbers() -> None:
+    results = {"carried": {"bits_per_char": 2.125, "nats_per_token": 1.4, "targets": 9}}
+    checkpoint = make(
+        corpus={"chars": 61000, "bytes": 62000, "name": "/home/me/secret.txt"},
+        results=results,
+        seconds=185.0,
+        recipe={"host": "secret"},
+    )
+    text = make_page(checkpoint, "x")
+    facts = dict(json.loads(elements(text, "script")[0])["facts"])
+    assert "GRU, 2 layers of 24" == facts["Network"]
+    assert "61,000 characters" == facts["Learnt from"]
+    assert "2.12 bits per character" == facts["Held-out loss"]
+    assert "3 minutes" == facts["Trained for"]
+    assert f"{checkpoint.config.parameters:,}" == facts["Parameters"]
+    assert "secret" not in text
+
+
+@pytest.mark.parametrize("value", [None, True, "9", [], {}, float("nan"), -1, 10**40])
+def test_odd_information_is_left_out(value: Any) -> None:
+    checkpoint = make(corpus={"chars": value}, seconds=value, results={"carried": value})
+    names = [name for name, _ in page.facts(checkpoint, ByteTokenizer())]
+    assert ["Network", "Parameters", "Alphabet", "Weights"] == names
+
+
+def test_a_model_that_no_browser_would_open_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(page, "MAX_PAGE_BYTES", 1000)
+    with pytest.raises(CharnnError, match="export a smaller model"):
+        make_page(make(), "x")
+
+
+def test_weights_that_overflow_are_refused() -> None:
+    with pytest.raises(CharnnError, match="too large to compute with"):
+        make_page(make(spread=1e37), "x")
+
+
+def test_an_unknown_format_lists_the_known_ones() -> None:
+    with pytest.raises(ConfigError, match=", ".join(EXPORTERS)):
+        exporter("pdf")
+
+
+# ---- In a real browser ----
+
+
+def browse(made: Path, folder: Path, address: dict[str, Any], *flags: str) -> str:
+    """What the page has become after it has run: its document as text."""
+    command = [
+        *(str(CHROMIUM), "--headless", "--no-sandbox", "--disable-gpu", "--no-first-run"),
+        *("--disable-background-networking", "--disable-component-update", "--disable-sync"),
+        *(
+            "--host-resolver-rules=MAP * ~NOTFOUND",
+            "--disable-default-apps",
+            "--disable-extensions",
+            "--disable-dev-shm-usage",
+        ),
+        *(f"--user-data-dir={folder / 'profile'}", f"--log-net-log={folder / 'net.json'}"),
+        *("--virtual-time-budget=20000", *flags, "--dump-dom"),
+        f"{made.as_uri()}#{urlencode(address)}",
+    ]
+    done = subprocess.run(command, capture_output=True, text=True, encoding="utf-8", timeout=100)
+    assert 0 == done.returncode, done.stderr
+    return done.stdout
+
+
+def requests_of(folder: Path) -> set[str]:
+    """What was asked of a network, without what the browser asks its makers by itself."""
+    log = (folder / "net.json").read_text("utf-8", "replace")
+    asked = set(re.findall(r'"url":"(\w+://[^"]*)"', log))
+    own = re.compile(
+        r"(file|chrome[\w-]*)://|https?://([\w-]+\.)*(google|googleapis|gvt1)\.com[/:]"
+    )
+    return {url for url in asked if not own.match(url)}
+
+
+def shown_in(document: str) -> str:
+    match = re.search(
+        r'<div id="text"[^>]*>(.*?)</div><?/?d?i?v?>?\n?<p id="empty"', document, re.S
+    )
+    assert match, document[:4000]
+    return html.unescape(re.sub(r"<[^>]*>", "", match[1]))
+
+
+@needs_chromium
+@pytest.mark.slow
+@pytest.mark.parametrize("kind", ["char", "byte", "sentencepiece"])
+def test_a_browser_shows_the_text_of_the_int8_network(kind: str, tmp_path: Path) -> None:
+    tokenizer = {
+        "char": lambda: CharTokenizer.learn("\n abcdefgh<&>é😀"),
+        "byte": ByteTokenizer,
+        "sentencepiece": lambda: SentencePieceTokenizer.learn(["some text to learn\n" * 9], 280),
+    }[kind]()
+    # Without control characters, which a document as text does not bring back.
+    checkpoint = make("lstm", 24, 32, 2, tokenizer, spread=0.3)
+    bias = checkpoint.weights["head.bias"]
+    for token, data in enumerate(tokenizer.token_bytes):
+        if data and (data[0] < 9 or 10 < data[0] < 32 or data == b"\x7f"):
+            bias[token] = -1000
+    write_page(checkpoint, "x", tmp_path / "x.html")
+    address = {"seed": 7, "temperature": 0.8, "top-p": 0.9, "length": 500, "speed": "max"}
+    document = browse(tmp_path / "x.html", tmp_path, address)
+    ids = ids_of(checkpoint, 500, 7, temperature=0.8, top_p=0.9)
+    assert text_of(checkpoint, ids) == shown_in(document)
+    assert re.search(r'id="status"[^>]*>Done: [\d,]+ characters, .* Seed 7\.<', document)
+
+    assert set() == requests_of(tmp_path)
+
+
+@needs_chromium
+@pytest.mark.slow
+def test_the_policy_keeps_even_a_planted_request_from_being_made(
+    made: Path, tmp_path: Path
+) -> None:
+    planted = """<img src="http://planted.invalid/image"><script>fetch("http://planted.invalid/")
+    </script><link rel="stylesheet" href="http://planted.invalid/style"></body>"""
+    text = made.read_text("utf-8").replace("</body>", planted)
+    target = tmp_path / "planted.html"
+    for policy, expected in {"content": set[str](), "data-content": {"image", "style", ""}}.items():
+        target.write_text(text.replace('Policy" content="', f'Policy" {policy}="'), "utf-8")
+        document = browse(target, tmp_path, {"seed": 1, "length": 50, "speed": "max"})
+        assert 50 == len(shown_in(document))
+        assert {f"http://planted.invalid/{name}" for name in expected} == requests_of(tmp_path)
+
+
+@needs_chromium
+@pytest.mark.slow
+def test_a_browser_marks_surprise_and_begins_with_the_prompt(tmp_path: Path) -> None:
+    checkpoint = make(spread=0.3)
+    write_page(checkpoint, NASTY, tmp_path / "x.html")
+    address = {"seed": 1, "prompt": "abc", "length": 200, "speed": "max", "surprisal": "1"}
+    document = browse(tmp_path / "x.html", tmp_path, address)
+    assert '<span class="given" title="your beginning">abc</span>' in document
+    assert re.search(r'<span class="s[1-4]" title="\d+\.\d bits">', document)
+    sampler = Sampler(network_of(checkpoint), 1, 0, {"temperature": 0.8})
+    sampler.feed(tokenizer_from_dict(checkpoint.tokenizer).encode("abc"))
+    assert "abc" + text_of(checkpoint, list(sampler.stream(200))) == shown_in(document)
+
+
+@needs_chromium
+@pytest.mark.slow
+def test_a_browser_names_what_the_model_never_saw(made: Path, tmp_path: Path) -> None:
+    document = browse(made, tmp_path, {"prompt": "abé"})
+    assert "The model has never seen “é” (U+00E9)." in document
+    assert "" == shown_in(document)
+
+
+@needs_chromium
+@pytest.mark.slow
+def test_a_nasty_vocabulary_is_only_text_in_a_browser(tmp_path: Path) -> None:
+    letters = "".join(c for c in NASTY if c not in "\0\r\x7f")
+    checkpoint = make(tokenizer=CharTokenizer.learn(letters), spread=0.05)
+    write_page(checkpoint, "<img src=x onerror=document.title='broken'>", tmp_path / "x.html")
+    document = browse(
+        tmp_path / "x.html", tmp_path, {"seed": 3, "temperature": 1, "length": 400, "speed": 5000}
+    )
+    ids = ids_of(checkpoint, 400, 3)
+    assert text_of(checkpoint, ids) == shown_in(document)
+    assert "<img" not in document
+    assert "broken</title>" not in document
