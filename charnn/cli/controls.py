@@ -7,10 +7,9 @@ from typing import Annotated, Literal
 
 import typer
 
+from charnn.cli.options import CHOICE, CONTENT, DISPLAY, ENDS
 from charnn.config import COPIED_SPAN, MAX_COPY, SamplingConfig
 from charnn.errors import ConfigError
-
-CHOICE, CONTENT, ENDS, DISPLAY = "What is likely", "What is written", "How long", "What is shown"
 
 FrequencyPenaltyOption = Annotated[
     float,

@@ -11,6 +11,8 @@ from typer.core import TyperCommand
 from charnn.config import DEFAULT_TOKENIZER, MAX_SEED
 
 DEFAULT_CHECKPOINTS = Path("checkpoints")
+# Sections of the help of what writes.
+CHOICE, CONTENT, ENDS, DISPLAY = "What is likely", "What is written", "How long", "What is shown"
 
 
 class Sectioned(TyperCommand):
@@ -127,11 +129,17 @@ TemperatureOption = Annotated[
         "--temperature",
         metavar="X",
         help="Below 1 safer, above 1 wilder; 0 always takes the likeliest token.",
+        rich_help_panel=CHOICE,
     ),
 ]
 TopKOption = Annotated[
     int,
-    typer.Option("--top-k", metavar="N", help="Choose among the N likeliest tokens; 0: all."),
+    typer.Option(
+        "--top-k",
+        metavar="N",
+        help="Choose among the N likeliest tokens; 0: all.",
+        rich_help_panel=CHOICE,
+    ),
 ]
 TopPOption = Annotated[
     float,
@@ -139,6 +147,7 @@ TopPOption = Annotated[
         "--top-p",
         metavar="P",
         help="Choose among the fewest tokens that have probability P together; 1: all.",
+        rich_help_panel=CHOICE,
     ),
 ]
 MinPOption = Annotated[
@@ -147,6 +156,7 @@ MinPOption = Annotated[
         "--min-p",
         metavar="P",
         help="Rule out what is less likely than P times the likeliest token; 0: nothing.",
+        rich_help_panel=CHOICE,
     ),
 ]
 RepetitionPenaltyOption = Annotated[
@@ -155,6 +165,7 @@ RepetitionPenaltyOption = Annotated[
         "--repetition-penalty",
         metavar="X",
         help="Above 1 makes the latest 64 tokens less likely; 1: off.",
+        rich_help_panel=CHOICE,
     ),
 ]
 StopOption = Annotated[
@@ -164,6 +175,7 @@ StopOption = Annotated[
         metavar="TEXT",
         help="End before this text; may be given several times. A newline: --stop $'\\n'.",
         show_default=False,
+        rich_help_panel=ENDS,
     ),
 ]
 SeedOption = Annotated[

@@ -11,8 +11,6 @@ import typer
 
 from charnn.cli.console import no_talk, note, print_json, say
 from charnn.cli.controls import (
-    DISPLAY,
-    ENDS,
     BanOption,
     BestOfOption,
     BiasOption,
@@ -31,6 +29,8 @@ from charnn.cli.controls import (
 from charnn.cli.marks import LEGEND, Copies, Marks, Styled, likeliest, marks_for
 from charnn.cli.options import (
     DEFAULT_CHECKPOINTS,
+    DISPLAY,
+    ENDS,
     CheckpointsOption,
     EngineOption,
     Int8Option,

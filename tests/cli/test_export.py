@@ -81,7 +81,7 @@ def test_a_file_that_is_there_stays_without_force() -> None:
 @pytest.mark.parametrize(
     ("words", "code", "message"),
     [
-        (["--to", "pdf"], 2, "--to is what to make: html"),
+        (["--to", "pdf"], 2, "--to is what to make: c, html"),
         (["--to", "html", "-o", "page.txt"], 2, "must end in .html: try page.txt.html"),
         (["--to", "html", "-o", "no/such/page.html"], 1, "no/such/page.html"),
         (["bok", "--to", "html"], 1, "the nearest: book"),
