@@ -65,6 +65,7 @@ if TYPE_CHECKING:
     from charnn.generation import Writing
 
 RULE = "-" * 20
+MANY = 8  # texts from which on they are written side by side, each shown when it has ended
 # What the linear algebra libraries under numpy read when they are loaded.
 THREAD_VARIABLES = (
     "OPENBLAS_NUM_THREADS",
@@ -103,7 +104,8 @@ def sample(
             "--num-samples",
             metavar="N",
             min=1,
-            help=f"How many texts; a line of {len(RULE)} dashes stands between them.",
+            help=f"How many texts; a line of {len(RULE)} dashes stands between them. {MANY} or "
+            "more are written side by side, each shown as it ends.",
             rich_help_panel=ENDS,
         ),
     ] = 1,
@@ -178,6 +180,7 @@ def sample(
     set_threads(threads)
     # From here on numpy is loaded, with the threads just set.
     from charnn import load
+    from charnn.generation.batch import write_together
     from charnn.generation.sampler import draw_seed
     from charnn.runs import find_model
 
@@ -195,6 +198,17 @@ def sample(
     if show and not output.colour:
         (no_talk if quiet else note)("--show needs a terminal with colour; the text is as it is")
         show = None
+    if num_samples >= MANY and best_of == 1 and not show:
+        if seed is None and not quiet:
+            say(f"seed {drawn}")
+        texts = (
+            loaded.write(prompt, config, drawn, index, unknown, not no_echo)
+            for index in range(num_samples)
+        )
+        _write_many(write_together(texts, loaded.network, threads), output, drawn, copies, as_json)
+        if copies and not quiet and not as_json:
+            say(copies.report())
+        return
     for index in range(num_samples):
         candidates = (
             loaded.write(
@@ -251,6 +265,24 @@ def _write_text(pieces: Iterable[str], output: Output, marks: Marks | None) -> N
         output.flush()
 
 
+def _write_many(
+    texts: Iterable[Writing], output: Output, seed: int, copies: Copies | None, as_json: bool
+) -> None:
+    """Writes texts that have ended, each as it comes."""
+    for number, writing in enumerate(texts):
+        if as_json:
+            _write_json(writing, (), seed, copies)
+            continue
+        if number:
+            output.end_line()
+            output.write(f"{RULE}\n")
+        if shown := writing.shown:
+            output.write(shown)
+        if copies:
+            copies.share(writing)
+    output.flush()
+
+
 def _write_styled(output: Output, parts: Iterable[Styled]) -> None:
     for text, style in parts:
         output.write(text, style)
@@ -274,6 +306,7 @@ def _write_json(
             "tokens": writing.tokens,
             "finish_reason": writing.finish_reason,
             "bits_per_char": writing.bits_per_char,
+            "index": writing.index,
             **shares,
         }
     )

@@ -143,7 +143,9 @@ class Model:
         drawn = draw_seed() if seed is None else seed
         sampler = Sampler(self.network, drawn, index, filters, self.guides(config))
         start = self.start_token
-        return Writing(sampler, self.tokenizer, prompt, start, config, unknown, echo, surprisals)
+        return Writing(
+            sampler, self.tokenizer, prompt, start, config, unknown, echo, surprisals, index
+        )
 
     def lines(
         self,

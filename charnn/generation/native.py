@@ -8,6 +8,7 @@ from __future__ import annotations
 import ctypes
 from collections.abc import Iterable, Sequence
 from contextlib import suppress
+from copy import copy
 from functools import cache
 from importlib.machinery import EXTENSION_SUFFIXES
 from pathlib import Path
@@ -168,6 +169,14 @@ class NativeModel:
         self._scratch_array = np.empty(size + CACHE_LINE, np.uint8)
         start = address(self._scratch_array)
         self.scratch_at, self.streams = start + -start % CACHE_LINE, streams
+
+    def twin(self, streams: int) -> NativeModel:
+        """The same model, with working memory of its own for another thread; weights are shared."""
+        other = copy(self)
+        other._tokens = np.zeros(1, np.int32)
+        other._tokens_at = address(other._tokens)
+        other.reserve(streams)
+        return other
 
     def initial_state(self) -> Array:
         """The state at the start of a text: zeros (L, P, H)."""

@@ -69,6 +69,7 @@ class Writing:
         unknown: str = "error",
         echo: bool = True,
         surprisals: bool = False,
+        index: int = 0,
     ) -> None:
         """Prepares a fresh `sampler` to write after `prompt`.
 
@@ -81,16 +82,17 @@ class Writing:
             unknown: what becomes of unknown characters of the prompt: see `Tokenizer.encode`.
             echo: whether the prompt is the first piece.
             surprisals: whether the bits of each character are kept.
+            index: which of the texts of a seed it is, for whoever asks.
 
         Raises:
             UnknownCharacter: the prompt holds one, and `unknown` is "error".
             ConfigError: nothing may follow the prompt.
         """
-        self.prompt = prompt
+        self.prompt, self.index = prompt, index
         self.surprisals: list[float] | None = [] if surprisals else None
         self.finish_reason = "interrupt"
         self._ids: Ids | list[int] = tokenizer.encode(prompt, unknown) if prompt else []
-        self._sampler, self._tokenizer, self._config = sampler, tokenizer, config
+        self.sampler, self._tokenizer, self._config = sampler, tokenizer, config
         self._start_token, self._echo = start_token, echo
         for guide in sampler.guides:
             guide.feed(prompt)
@@ -101,14 +103,14 @@ class Writing:
     def __iter__(self) -> Iterator[str]:
         if self._echo and self.prompt:
             yield self.prompt
-        self._sampler.feed(self._ids if len(self._ids) else [self._start_token])
+        self.sampler.feed(self._ids if len(self._ids) else [self._start_token])
         decoder = self._tokenizer.stream_decoder()
         chars_per_token = self._tokenizer.chars_per_token
         matcher = StopMatcher(self._config.stop)
         ending = Ending(self._config.until) if self._config.until else None
-        for token in self._sampler.stream(self._config.max_tokens):
+        for token in self.sampler.stream(self._config.max_tokens):
             self._chars += int(chars_per_token[token])
-            if self._sampler.guides and self._sampler.cut:
+            if self.sampler.guides and self.sampler.cut:
                 break
             text = decoder.push(token)
             if self.surprisals is not None:
@@ -127,7 +129,7 @@ class Writing:
         rest = matcher.push(text) + matcher.flush()
         if ending:
             rest = ending.push(rest) + ending.flush()
-        stopped = matcher.found or (ending and ending.found) or self._sampler.over
+        stopped = matcher.found or (ending and ending.found) or self.sampler.over
         self.finish_reason = "stop" if stopped else "length"
         if rest:
             self._pieces.append(rest)
@@ -136,9 +138,14 @@ class Writing:
     def _share_bits(self, surprisals: list[float], characters: int) -> None:
         """Gives the bits that have come since the last time to as many characters."""
         if characters:
-            bits = (self._sampler.nats - self._nats_shared) / math.log(2) / characters
+            bits = (self.sampler.nats - self._nats_shared) / math.log(2) / characters
             surprisals += [bits] * characters
-            self._nats_shared = self._sampler.nats
+            self._nats_shared = self.sampler.nats
+
+    @property
+    def shown(self) -> str:
+        """What its pieces were so far, the prompt among them if it is echoed."""
+        return self.prompt * self._echo + self.text
 
     @property
     def text(self) -> str:
@@ -148,7 +155,7 @@ class Writing:
     @property
     def tokens(self) -> int:
         """How many tokens were chosen so far."""
-        return self._sampler.tokens
+        return self.sampler.tokens
 
     @property
     def bits_per_char(self) -> float | None:
@@ -156,4 +163,4 @@ class Writing:
 
         None where no character began, as with no token at all.
         """
-        return self._sampler.nats / math.log(2) / self._chars if self._chars else None
+        return self.sampler.nats / math.log(2) / self._chars if self._chars else None

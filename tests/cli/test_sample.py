@@ -124,10 +124,19 @@ def test_several_samples_are_those_of_one_seed_with_a_rule_between_them(sample):
     assert three.startswith(sample("x", "-n", "6", "--seed", "4")[1])
 
 
+def test_many_samples_are_those_of_one_seed_each_when_it_ends(sample):
+    words = ("x", "-n", "6", "--seed", "4", "--num-samples", "9")
+    texts = sample(*words)[1].split(b"-" * 20 + b"\n")
+    assert 9 == len(texts)
+    assert texts[0].rstrip(b"\n") == sample("x", "-n", "6", "--seed", "4")[1].rstrip(b"\n")
+    rows = [json.loads(line) for line in sample(*words, "--json")[1].splitlines()]
+    assert list(range(9)) == [row["index"] for row in rows]
+
+
 def test_json_is_one_object_a_sample_with_the_promised_keys(sample):
     _, out, _ = sample("x\xe9", "-n", "6", "--seed", "4", "--num-samples", "2", "--json")
     first, second = map(json.loads, out.splitlines())
-    keys = ["prompt", "text", "seed", "tokens", "finish_reason", "bits_per_char"]
+    keys = ["prompt", "text", "seed", "tokens", "finish_reason", "bits_per_char", "index"]
     assert keys == list(first) == list(second)
     assert ("x\xe9", 4, 6, "length") == tuple(
         first[key] for key in ("prompt", "seed", "tokens", "finish_reason")

@@ -172,7 +172,7 @@ def test_a_stop_string_is_compared_in_characters_not_bytes():
 
 def test_bits_per_char_count_the_characters_of_what_was_chosen():
     writing = write("é€", ByteTokenizer())
-    sampler = writing._sampler
+    sampler = writing.sampler
     list(writing)
     sampler.nats = 10 * math.log(2)
     assert writing.bits_per_char == pytest.approx(5)

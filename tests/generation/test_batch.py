@@ -1,0 +1,73 @@
+"""Texts that are written side by side are those that are written alone."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+
+from charnn.checkpoint import Checkpoint
+from charnn.config import GATES, ModelConfig, SamplingConfig
+from charnn.generation import Model, batch, native
+from charnn.text.tokenizers import ByteTokenizer, CharTokenizer
+
+
+def model_of(cell="lstm", engine="auto", tokenizer=None):
+    tokenizer = tokenizer or CharTokenizer.learn("\nabcdefgh .")
+    config = ModelConfig(tokenizer.vocab_size, cell, 12, 12, 2)
+    generator = np.random.default_rng(0)
+    weights = {
+        name: generator.normal(0, 0.5, shape).astype(np.float32)
+        for name, shape in config.tensor_shapes().items()
+    }
+    saved = Checkpoint(config, tokenizer.to_dict(), weights, 0, {})
+    return Model.from_checkpoint(saved, engine=engine)
+
+
+@pytest.mark.parametrize("engine", ["native", "numpy"] if native.kernels() else ["numpy"])
+@pytest.mark.parametrize("cell", GATES)
+@pytest.mark.parametrize(
+    "settings",
+    [{}, {"top_p": 0.8, "repetition_penalty": 1.3}, {"stop": ("a", "c ")}, {"ban": ("ab",)}],
+    ids=str,
+)
+def test_each_text_is_the_one_that_is_written_alone(cell, settings, engine, monkeypatch):
+    monkeypatch.setattr(batch, "SIDE_BY_SIDE", 5)
+    model, config = model_of(cell, engine), SamplingConfig(max_tokens=40, **settings)
+    expected = {}
+    for index in range(13):
+        alone = model.write("bad", config, 7, index)
+        expected[index] = ("".join(alone), alone.bits_per_char, alone.finish_reason, alone.tokens)
+    for threads in (1, 3):
+        texts = (model.write("bad", config, 7, index) for index in range(13))
+        found = {
+            each.index: (each.shown, each.bits_per_char, each.finish_reason, each.tokens)
+            for each in batch.write_together(texts, model.network, threads)
+        }
+        assert expected == found
+
+
+def test_bytes_that_make_no_character_yet_are_waited_for():
+    model, config = model_of(tokenizer=ByteTokenizer()), SamplingConfig(max_tokens=30)
+    expected = [model.write("", config, 3, index) for index in range(9)]
+    texts = (model.write("", config, 3, index) for index in range(9))
+    found = sorted(batch.write_together(texts, model.network), key=lambda each: each.index)
+    assert ["".join(each) for each in expected] == [each.shown for each in found]
+
+
+def test_texts_come_when_they_end_and_no_more_than_a_batch_is_begun(monkeypatch):
+    if not native.kernels():
+        pytest.skip("one after another without the native engine")
+    monkeypatch.setattr(batch, "SIDE_BY_SIDE", 4)
+    model, begun = model_of(), []
+
+    def texts():
+        for index in range(12):
+            begun.append(index)
+            length = 5 if index % 2 else 50
+            yield model.write("", SamplingConfig(max_tokens=length), 1, index)
+
+    together = batch.write_together(texts(), model.network)
+    assert 1 == next(together).index
+    assert len(begun) <= 5
+    assert [3, 5] == [next(together).index for _ in range(2)]
+    assert sorted({*range(12)} - {1, 3, 5}) == sorted(each.index for each in together)
