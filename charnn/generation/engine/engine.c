@@ -9,11 +9,12 @@
 #error "floats must be computed as floats here: on 32-bit x86, compile with -msse2 -mfpmath=sse"
 #endif
 
-/* A product and a sum must round twice, as they do everywhere else. */
+/* A product and a sum must round twice, as they do everywhere else. That a comparison could trap
+ * would keep loops from being vectorised. */
 #if defined(__clang__) || !defined(__GNUC__)
 #pragma STDC FP_CONTRACT OFF
 #else
-#pragma GCC optimize("fp-contract=off")
+#pragma GCC optimize("fp-contract=off", "no-trapping-math", "no-math-errno")
 #endif
 
 #ifdef __GNUC__
