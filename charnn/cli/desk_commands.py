@@ -204,6 +204,8 @@ def _show(session: Session, rest: str) -> None:
     if not rest:
         screen.say(f"showing {screen.show}; there is {', '.join([*SHOWS, OFF])}")
         return
+    if rest in SHOWS:
+        SHOWS[rest].painter(session.desk, None)  # raises where it cannot be had
     screen.show = rest
     screen.legend()
     if screen.output.colour:

@@ -11,7 +11,9 @@ from types import FrameType
 from typing import TYPE_CHECKING, NamedTuple
 
 from charnn.cli.console import say, visible
+from charnn.cli.marks import BITS, UNDERLINE, style_of
 from charnn.cli.output import Output
+from charnn.config import COPIED_SPAN
 
 if TYPE_CHECKING:
     from charnn.generation.desk import Desk
@@ -22,9 +24,6 @@ MIN_COLUMN = 24
 MAX_CONTEXT = 400
 OFF = "off"
 OLD, TYPED = "2", "1"  # faint, bold
-# From how many bits a character has which colour.
-BITS = ((8.0, "1;31"), (5.0, "35"), (3.0, "33"), (1.0, "36"), (0.0, ""))
-
 # Pieces of the text in their order, to ANSI numbers.
 Painter = Callable[["Piece"], str]
 
@@ -43,8 +42,22 @@ class Show(NamedTuple):
 
 def _surprisal(desk: Desk, point: Point | None) -> Painter:
     def style(piece: Piece) -> str:
-        bits = piece.nats / math.log(2) / len(piece.text)
-        return next((colour for least, colour in BITS if bits >= least), "")
+        return style_of(piece.nats / math.log(2) / len(piece.text))
+
+    return style
+
+
+def _copied(desk: Desk, point: Point | None) -> Painter:
+    from charnn.generation.guides import to_bytes
+
+    index = desk.model.training_text
+    latest = desk.tree.text(point)[-COPIED_SPAN:] if point else ""
+
+    def style(piece: Piece) -> str:
+        nonlocal latest
+        latest = (latest + piece.text)[-COPIED_SPAN:]
+        whole = len(latest) == COPIED_SPAN
+        return UNDERLINE if whole and to_bytes(latest) in index else ""
 
     return style
 
@@ -53,8 +66,9 @@ def _surprisal(desk: Desk, point: Point | None) -> Painter:
 SHOWS: dict[str, Show] = {
     "surprisal": Show(
         _surprisal,
-        [(style, f"{least:g} bits and more" if least else "less") for least, style in BITS[::-1]],
+        [("", "below 1 bit"), *((style, f"from {bits}") for bits, style in BITS.items())],
     ),
+    "copied": Show(_copied, [(UNDERLINE, f"ends {COPIED_SPAN} characters of the training text")]),
 }
 
 

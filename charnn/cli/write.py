@@ -15,6 +15,8 @@ from charnn.cli.console import say
 from charnn.cli.options import (
     DEFAULT_CHECKPOINTS,
     CheckpointsOption,
+    EngineOption,
+    Int8Option,
     MinPOption,
     ModelOption,
     OneThreadOption,
@@ -55,6 +57,8 @@ def write(
     stop: StopOption = None,
     seed: SeedOption = None,
     unknown: UnknownOption = "error",
+    engine: EngineOption = "auto",
+    int8: Int8Option = False,
     threads: OneThreadOption = None,
     checkpoints: CheckpointsOption = DEFAULT_CHECKPOINTS,
     quiet: QuietOption = False,
@@ -76,17 +80,16 @@ def write(
     output = Output()
     set_threads(threads)
     # From here on numpy is loaded, with the threads just set.
-    from charnn.checkpoint import load
+    from charnn import load
     from charnn.cli.desk_commands import Session
     from charnn.cli.desk_screen import Screen
     from charnn.cli.line_editor import has_editor
-    from charnn.generation import Model
     from charnn.generation.desk import Desk
     from charnn.generation.sampler import draw_seed
     from charnn.runs import find_model
 
     path = find_model(model, Path(checkpoints))
-    loaded = Model.from_checkpoint(load(path))
+    loaded = load(path, engine=engine, int8=int8)
     drawn = draw_seed() if seed is None else seed
     desk = Desk(loaded, drawn, settings, unknown)
     interactive = has_editor()

@@ -125,12 +125,13 @@ def test_several_samples_are_those_of_one_seed_with_a_rule_between_them(sample):
 
 
 def test_many_samples_are_those_of_one_seed_each_when_it_ends(sample):
-    words = ("x", "-n", "6", "--seed", "4", "--num-samples", "9")
-    texts = sample(*words)[1].split(b"-" * 20 + b"\n")
-    assert 9 == len(texts)
-    assert texts[0].rstrip(b"\n") == sample("x", "-n", "6", "--seed", "4")[1].rstrip(b"\n")
-    rows = [json.loads(line) for line in sample(*words, "--json")[1].splitlines()]
+    words = ("x", "-n", "6", "--seed", "4", "--num-samples")
+    rows = [json.loads(line) for line in sample(*words, "9", "--json")[1].splitlines()]
+    rows.sort(key=lambda row: row["index"])
     assert list(range(9)) == [row["index"] for row in rows]
+    alone = [json.loads(line) for line in sample(*words, "3", "--json")[1].splitlines()]
+    assert alone == rows[:3]
+    assert 8 == sample(*words, "9")[1].count(b"-" * 20 + b"\n")
 
 
 def test_json_is_one_object_a_sample_with_the_promised_keys(sample):

@@ -219,7 +219,7 @@ def test_every_command_once(script, tmp_path):
         ("/set temperature x", "temperature takes a number"),
         ("/set top_k 1.5", "top_k takes a whole number"),
         ("/set temperature -1", "from 0 to 1000"),
-        ("/show colours", "/show takes surprisal or off"),
+        ("/show colours", "/show takes surprisal, copied or off"),
         ("/columns a", "/columns takes temperatures"),
         ("/columns 0.5 -1", "from 0 to 1000"),
         ("/columns 1 1 1 1 1 1 1 1 1 1", "up to 9"),
@@ -373,15 +373,20 @@ def test_columns_stand_side_by_side_where_there_is_room(open_desk):
 
 def test_surprisal_is_shown_in_colours_only_where_there_are_any(open_desk):
     desk = open_desk("-n", "40")
-    assert "[8 bits and more]" in desk.say("/show surprisal")
+    assert "[from 8]" in desk.say("/show surprisal")
     before = len(desk.shown)
     desk.say("bad")
-    assert re.search(r"\x1b\[3[356]m", desk.shown[before:])
+    assert re.search(r"\x1b\[(1;)?38;5;\d+m", desk.shown[before:])
     plain = open_desk("-n", "40", NO_COLOR="1")
     assert "no colours here" in plain.say("/show surprisal")
     before = len(plain.shown)
     plain.say("bad")
-    assert not re.search(r"\x1b\[3[356]m", plain.shown[before:])
+    assert not re.search(r"\x1b\[(1;)?38;5;\d+m", plain.shown[before:])
+
+
+def test_copies_are_shown_where_the_text_of_the_run_is_there(open_desk):
+    desk = open_desk("-n", "40")
+    assert "the text that the model learnt from is not known" in desk.say("/show copied")
 
 
 def test_control_characters_are_shown_and_never_sent(open_desk):
