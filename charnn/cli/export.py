@@ -62,7 +62,11 @@ def export(
     path = find_model(model, checkpoints)
     name = name_of(path)
     target = output or Path((re.sub(r"[^\w.-]+", "-", name).strip("-.") or "model") + chosen.suffix)
-    if not target.name.endswith(chosen.suffix) or not target.name:
+    if not target.name:
+        raise ConfigError(
+            f"-o {target} is a folder that is there: give what --to {to} makes a name"
+        )
+    if not target.name.endswith(chosen.suffix):
         raise ConfigError(
             f"-o names what --to {to} makes, which must end in {chosen.suffix}: "
             f"try {target}{chosen.suffix}"
