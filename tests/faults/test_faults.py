@@ -174,14 +174,14 @@ def test_a_disk_too_full_for_the_log_warns_once_and_training_goes_on(workplace: 
 BAD_LOSS = """
 import os
 from charnn.cli import main
-from charnn.training import trainer
-good, bad = trainer.cross_entropy, [int(call) for call in os.environ["BAD"].split(",")]
+from charnn.training import gradient
+good, bad = gradient.cross_entropy, [int(call) for call in os.environ["BAD"].split(",")]
 calls = 0
 def cross_entropy(*args, **options):
     global calls
     calls += 1
     return good(*args, **options) * (float("nan") if calls in bad else 1.0)
-trainer.cross_entropy = cross_entropy
+gradient.cross_entropy = cross_entropy
 main()
 """
 
