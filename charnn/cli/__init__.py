@@ -13,6 +13,7 @@ from charnn.cli.console import give_up_stdout, guarded, say
 from charnn.cli.corpus import corpus
 from charnn.cli.evaluate import evaluate
 from charnn.cli.export import export
+from charnn.cli.horizon import horizon
 from charnn.cli.inspect import inspect
 from charnn.cli.options import Sectioned
 from charnn.cli.plan import plan
@@ -65,6 +66,7 @@ COMMANDS: dict[str, Callable[..., None]] = {
     "corpus": corpus,
     "export": export,
     "inspect": inspect,
+    "horizon": horizon,
 }
 for name, command in COMMANDS.items():
     app.command(name, cls=Sectioned)(guarded(command))
