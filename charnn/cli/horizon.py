@@ -113,9 +113,8 @@ def horizon(
                 chosen, texts or [], minutes or CELLS_MINUTES, encoding, samples, seed, progress
             )
         else:
-            found = _of_model(
-                texts or [], model, fresh, encoding, samples, seed, checkpoints, progress
-            )
+            path = find_model(model, checkpoints)
+            found = _of_model(path, texts or [], fresh, encoding, samples, seed, progress)
     if as_json:
         print_json({name: _to_json(each) for name, each in found.items()})
     elif chosen:

@@ -17,6 +17,15 @@ LAGS = np.array([1, 2, 4, 8])
 CELLS = list(GATES)
 
 
+@pytest.fixture(autouse=True)
+def one_thread():
+    """Threads wait for each other longer than these networks take."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(before)
+
+
 def quiet(_what, _done, _all):
     pass
 
