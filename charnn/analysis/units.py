@@ -7,7 +7,7 @@ Shapes: T tokens, L layers, P parts of a state, H units, G gates, K labels, N = 
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from typing import NamedTuple
 
 import numpy as np
@@ -158,6 +158,14 @@ def rank(
             second[order],
         )
     return rankings
+
+
+def first_apart(units: Sequence[Unit], count: int) -> list[Unit]:
+    """The first `count` units, of which no two are h and c of the same one."""
+    first: dict[tuple[int, int], Unit] = {}
+    for unit in units:
+        first.setdefault((unit.layer, unit.number), unit)
+    return list(first.values())[:count]
 
 
 def is_usable(flags: Flags) -> bool:

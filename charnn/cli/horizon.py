@@ -104,6 +104,7 @@ def horizon(
     if chosen and not texts:
         raise ConfigError("--cells learns from a text: name a TEXT")
 
+    from charnn.runs import find_model
     from charnn.training import machine  # before what loads torch
 
     progress = None if quiet else _Progress()

@@ -25,7 +25,10 @@ from charnn.errors import ConfigError, TextError
 
 if TYPE_CHECKING:
     from charnn.analysis.effect import Effect
+    from charnn.analysis.labels import Labeller
+    from charnn.analysis.units import Detector
     from charnn.checkpoint import Checkpoint
+    from charnn.generation.clamps import Unit
 
 MOST_CHARS = 1_000_000
 
@@ -188,29 +191,35 @@ def inspect(
         for each in labellers:
             if each.name in rankings:
                 ranking, flags = rankings[each.name], table[each.name]
-                best = ranking.units[: max(top, together)]
+                best = ranking.units[:top]
                 detectors = [core.detector(activity, config, one, flags) for one in best]
-                reports.append(Report(each, ranking, detectors, top))
+                reports.append(Report(each, ranking, detectors))
         measured = None
         if effect:
-            measured = _effect(saved, reports[0], together, effect_chars, seed, quiet)
+            flags = table[names[0]]
+            held = core.first_apart(reports[0].ranking.units, together)
+            found = [(one, core.detector(activity, config, one, flags)) for one in held]
+            measured = _effect(saved, reports[0].labeller, found, effect_chars, seed, quiet)
         show_rankings(reports, measured, head, as_json)
 
 
 def _effect(
-    saved: Checkpoint, report: Report, together: int, chars: int, seed: int | None, quiet: bool
+    saved: Checkpoint,
+    labeller: Labeller,
+    found: list[tuple[Unit, Detector]],
+    chars: int,
+    seed: int | None,
+    quiet: bool,
 ) -> tuple[Effect, int]:
-    """The effect of the best units of a report, and the seed it was measured with."""
+    """The effect of holding units, and the seed it was measured with."""
     from charnn.analysis.effect import measure_effect
     from charnn.generation.sampler import draw_seed
 
     drawn = draw_seed() if seed is None else seed
     if seed is None and not quiet:
         say(f"seed {drawn}")
-    units = report.ranking.units[:together]
-    found = list(zip(units, report.detectors[:together], strict=True))
     progress = None if quiet else progress_lines("writing")
-    return measure_effect(saved, report.labeller, found, drawn, chars, progress=progress), drawn
+    return measure_effect(saved, labeller, found, drawn, chars, progress=progress), drawn
 
 
 def _label_names(find: str | None, pattern: str | None) -> list[str]:

@@ -26,12 +26,11 @@ GOOD_AUC = 0.9
 
 
 class Report(NamedTuple):
-    """A label, how all units tell it, and the first of them as detectors; ``top`` are shown."""
+    """A label, how all units tell it, and the first of them, which are shown, as detectors."""
 
     labeller: Labeller
     ranking: Ranking
     detectors: list[Detector]
-    top: int
 
 
 def show_rankings(
@@ -53,7 +52,7 @@ def show_rankings(
         put(f"{report.labeller.name}: {report.labeller.says}, {ranking.share:.1%} of the text")
         put(f"  {'unit':<10}{'AUC':>6}{'right':>8}  says yes")
         rows = zip(ranking.units, ranking.auc, report.detectors, ranking.directions, strict=False)
-        for unit, area, detector, direction in list(rows)[: report.top]:
+        for unit, area, detector, direction in rows:
             side = "above" if direction > 0 else "below"
             put(
                 f"  {unit!s:<10}{area:>6.3f}{detector.accuracy:>8.1%}  {side} "
@@ -94,7 +93,7 @@ def _sentence(report: Report, effect: Effect) -> str:
     if effect.verdict == "cause":
         return f"{was} (AUC {best:.3f}), and {it} cause{'' if many else 's'} it too"
     if effect.verdict == "opposite":
-        return f"{was} (AUC {best:.3f}), but held so, {it} had the opposite effect"
+        return f"{was} (AUC {best:.3f}), but held as inside, {it} wrote less of it"
     return f"{was} (AUC {best:.3f}), but no clear cause: held or not, about as much is written"
 
 
@@ -195,16 +194,14 @@ def _report_json(report: Report) -> dict[str, Any]:
                 "direction": int(direction),
                 **detector._asdict(),
             }
-            for unit, area, chosen, direction, detector in list(
-                zip(
-                    ranking.units,
-                    ranking.auc,
-                    ranking.chosen_auc,
-                    ranking.directions,
-                    report.detectors,
-                    strict=False,
-                )
-            )[: report.top]
+            for unit, area, chosen, direction, detector in zip(
+                ranking.units,
+                ranking.auc,
+                ranking.chosen_auc,
+                ranking.directions,
+                report.detectors,
+                strict=False,
+            )
         ],
     }
 

@@ -12,6 +12,7 @@ from charnn.analysis.units import (
     Activity,
     areas,
     detector,
+    first_apart,
     gate_shares,
     is_usable,
     most_tokens,
@@ -99,6 +100,12 @@ def test_the_activity_is_what_stepping_gives(cell):
         assert np.array_equal(state, activity.states[at])
     unit = Unit(1, 3, STATES[cell][-1])
     assert np.array_equal(activity.states[:, 1, -1, 3], values_of(activity, config, unit))
+
+
+def test_h_and_c_of_one_unit_are_not_held_together():
+    units = [Unit(0, 1, "c"), Unit(0, 1, "h"), Unit(1, 1, "h"), Unit(1, 1, "c"), Unit(0, 2, "c")]
+    assert [units[0], units[2], units[4]] == first_apart(units, 9)
+    assert units[:1] == first_apart(units, 1)
 
 
 def test_a_label_of_characters_becomes_one_of_tokens():
