@@ -18,8 +18,8 @@ from charnn.config import STATES
 from charnn.model import LanguageModel, State
 
 Progress = Callable[[str, int, int], None]
-ITERATIONS = 20
-ENOUGH = 2e-3  # relative change from one iteration to the next
+ITERATIONS = 12
+ENOUGH = 5e-3  # relative change from one iteration to the next
 
 
 def flat_state(state: State) -> Tensor:

@@ -228,10 +228,8 @@ def _show(name: str, found: Horizon) -> None:
     for line in curves(lags, series, logarithmic=True):
         put(line)
     put("")
-    put(
-        f"within 0.01 nats of the longest context, {lags[-1]} tokens: the last "
-        f"{found.used(truncated)} alone, order within {found.used(shuffled)}"
-    )
+    put(f"within 0.01 nats of the longest context, {lags[-1]} tokens:")
+    put(f"the last {found.used(truncated)} alone, order within {found.used(shuffled)}")
 
 
 def _show_side_by_side(found: dict[str, Horizon]) -> None:

@@ -77,7 +77,7 @@ def test_singular_values_are_those_of_the_whole_jacobian(cell):
 
             jacobian = torch.autograd.functional.jacobian(onward, rows)[0, :, 0]
             expected = float(torch.linalg.matrix_norm(jacobian, ord=2))
-            assert expected == pytest.approx(value, rel=0.02)
+            assert expected == pytest.approx(value, rel=0.03)
 
 
 def test_a_jacobian_of_lags_in_any_order_is_the_same():
@@ -85,7 +85,7 @@ def test_a_jacobian_of_lags_in_any_order_is_the_same():
     rows = flat_state(model.initial_state(2))
     up = lagged_jacobian(model, read, rows, [1, 2, 8], 0, quiet)
     down = lagged_jacobian(model, read, rows, [8, 1, 2], 0, quiet)
-    assert up == pytest.approx(down[:, [1, 2, 0]], rel=0.01)
+    assert up == pytest.approx(down[:, [1, 2, 0]], rel=0.03)
 
 
 @pytest.mark.parametrize("cell", CELLS)

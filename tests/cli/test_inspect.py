@@ -166,6 +166,7 @@ def test_the_horizon_of_a_model_and_of_a_fresh_one(charnn):
     assert (2, 9) == np.shape(values["gradient"])
 
 
+@pytest.mark.slow
 def test_the_horizons_of_cells_lie_over_each_other(charnn):
     words = ("horizon", "--cells", "rnn,gru", "book.txt", "--minutes", "0.02", "--samples", "8")
     code, out, err = charnn(*words)
