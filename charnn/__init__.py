@@ -14,6 +14,7 @@ from __future__ import annotations
 
 import importlib
 import os
+from collections.abc import Iterable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -32,22 +33,27 @@ def load(
     checkpoints: str | os.PathLike[str] = "checkpoints",
     engine: str = "auto",
     int8: bool = False,
+    clamps: Iterable[str] = (),
 ) -> Model:
     """Loads a model: a run's name, a run's folder, a file, or None for the newest run's best.
 
     `engine` is native, numpy, or auto: native where it was built. With `int8` the weights are
-    rounded to 8 bits: faster, and the same text on every machine.
+    rounded to 8 bits: faster, and the same text on every machine. `clamps` hold units of the state
+    at a value, each written LAYER:UNIT=VALUE, such as "0:37=1".
 
     Raises:
         CharnnError: there is no such model, or its file is damaged.
     """
     from charnn.checkpoint import load as load_checkpoint
     from charnn.generation import Model
+    from charnn.generation.clamps import parse_clamp
     from charnn.runs import find_model
 
     path = find_model(None if model is None else os.fspath(model), Path(checkpoints))
     tokens = path.parent / "tokens"
-    return Model.from_checkpoint(load_checkpoint(path), tokens, engine, int8)
+    saved = load_checkpoint(path)
+    held = [parse_clamp(clamp, saved.config) for clamp in clamps]
+    return Model.from_checkpoint(saved, tokens, engine, int8, held)
 
 
 def train(

@@ -71,6 +71,17 @@ BanOption = Annotated[
         rich_help_panel=CONTENT,
     ),
 ]
+ClampOption = Annotated[
+    list[str] | None,
+    typer.Option(
+        "--clamp",
+        metavar="LAYER:UNIT=X",
+        help="Hold a unit of the state at X all the while, such as 0:37=1: h of an RNN or a GRU, c "
+        "of an LSTM (0:37:h=1 for its h); both count from 0. May be given several times.",
+        show_default=False,
+        rich_help_panel=CONTENT,
+    ),
+]
 MaxCopyOption = Annotated[
     int,
     typer.Option(

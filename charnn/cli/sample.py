@@ -14,6 +14,7 @@ from charnn.cli.controls import (
     BanOption,
     BestOfOption,
     BiasOption,
+    ClampOption,
     CopiedOption,
     FrequencyPenaltyOption,
     MaxCopyOption,
@@ -132,6 +133,7 @@ def sample(
     bias: BiasOption = None,
     best_of: BestOfOption = 1,
     ban: BanOption = None,
+    clamp: ClampOption = None,
     max_copy: MaxCopyOption = SamplingConfig.max_copy,
     regex: RegexOption = SamplingConfig.regex,
     until: UntilOption = None,
@@ -185,7 +187,7 @@ def sample(
     from charnn.runs import find_model
 
     path = find_model(model, checkpoints)
-    loaded = load(path, engine=engine, int8=int8)
+    loaded = load(path, engine=engine, int8=int8, clamps=clamp or ())
     drawn = draw_seed() if seed is None else seed
     if line_limits:
         if seed is None and not quiet:

@@ -3,6 +3,16 @@
 No torch and no numpy here: the command line borrows its defaults from this package.
 """
 
+from charnn.config.analysis import (
+    CELLS_MINUTES,
+    EFFECT_CHARS,
+    HORIZON_SAMPLES,
+    INSPECT_CHARS,
+    LABELS,
+    LAGS,
+    SHOWN_UNITS,
+    UNIT_CHARS,
+)
 from charnn.config.checks import MAX_SEED
 from charnn.config.lines import LINE_TOKENS, LINE_TRIES, LineConfig
 from charnn.config.model import (
@@ -36,12 +46,18 @@ TOKENS_SUFFIX = ".tokens"
 __all__ = [
     "ADAMW_MOMENTS",
     "BATCH_SIZES",
+    "CELLS_MINUTES",
     "COPIED_SPAN",
     "DEFAULT_MINUTES",
     "DEFAULT_TOKENIZER",
     "DESK_TOKENS",
     "DEVICES",
+    "EFFECT_CHARS",
     "GATES",
+    "HORIZON_SAMPLES",
+    "INSPECT_CHARS",
+    "LABELS",
+    "LAGS",
     "LINE_TOKENS",
     "LINE_TRIES",
     "MAX_COPY",
@@ -53,10 +69,12 @@ __all__ = [
     "OPTIMIZERS",
     "PRECISIONS",
     "PROTOCOLS",
+    "SHOWN_UNITS",
     "STATES",
     "STREAM_PROTOCOLS",
     "TOKENS_SUFFIX",
     "TRAIN_OPTIONS",
+    "UNIT_CHARS",
     "UNTIL",
     "LineConfig",
     "ModelConfig",

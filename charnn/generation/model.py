@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Collection, Iterable, Iterator, Mapping
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 from charnn.checkpoint import Checkpoint
 from charnn.config import LineConfig, SamplingConfig
 from charnn.errors import DamagedFile, FileError
+from charnn.generation.clamps import Clamp, Clamped, check_clamps, clamped_weights
 from charnn.generation.engines import Network, make_network
 from charnn.generation.filters import FILTERS
 from charnn.generation.guides import Guide, Phrases
@@ -41,7 +42,7 @@ class Model:
 
     def __init__(
         self,
-        network: Network,
+        network: Network | Clamped,
         tokenizer: Tokenizer,
         start_token: int,
         info: dict[str, Any] | None = None,
@@ -62,17 +63,21 @@ class Model:
         tokens: Path | None = None,
         engine: str = "auto",
         int8: bool = False,
+        clamps: Sequence[Clamp] = (),
     ) -> Model:
         """The model of a checkpoint, in an engine that `make_network` knows.
 
-        `tokens` is the file that it learnt from.
+        `tokens` is the file that it learnt from; `clamps` hold units at their values.
 
         Raises:
-            ConfigError: there is no such engine here.
+            ConfigError: there is no such engine here, or a clamp cannot be.
             DamagedFile: its tokenizer is garbage, or not of the size of its vocabulary.
         """
         tokenizer = tokenizer_from_dict(loaded.tokenizer, loaded.config.vocab_size)
-        network = make_network(loaded.config, loaded.weights, engine, int8)
+        check_clamps(clamps)
+        weights = clamped_weights(loaded.config, loaded.weights, clamps)
+        plain = make_network(loaded.config, weights, engine, int8)
+        network = Clamped(plain, clamps) if clamps else plain
         start, info = loaded.start_token, loaded.info
         return cls(network, tokenizer, start, info, loaded.lines, tokens, loaded.digest)
 

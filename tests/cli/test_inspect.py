@@ -1,0 +1,175 @@
+"""`charnn inspect`, `charnn horizon` and `charnn sample --clamp`, in processes of their own."""
+
+from __future__ import annotations
+
+import json
+import os
+import pty
+import subprocess
+import sys
+
+import numpy as np
+import pytest
+
+from charnn.checkpoint import Checkpoint, save
+from charnn.config import ModelConfig
+from charnn.text.sources import open_source
+from charnn.text.token_file import write_token_file
+
+COMMAND = [sys.executable, "-c", "from charnn.cli import main; main()"]
+TEXT = 'the "cat (12) sat". The "Mat" ate!\n\n  A rat sat on "the Hat" [3].\n' * 40
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory):
+    """A folder with a run of each cell, whose models write characters nearly at random."""
+    folder = tmp_path_factory.mktemp("inside")
+    (folder / "book.txt").write_text(TEXT)
+    for cell in ("lstm", "rnn"):
+        run = folder / "checkpoints" / cell
+        run.mkdir(parents=True)
+        with open_source([folder / "book.txt"]) as source:
+            tokens = write_token_file(run / "tokens", source, split=(50, 50))
+        config = ModelConfig(tokens.tokenizer.vocab_size, cell, 8, 8, 2)
+        generator = np.random.default_rng(0)
+        weights = {
+            n: generator.normal(0, 0.3, s).astype(np.float32)
+            for n, s in config.tensor_shapes().items()
+        }
+        model = Checkpoint(config, tokens.tokenizer.to_dict(), weights, 0, lines=cell == "rnn")
+        save(run / "best.safetensors", model)
+    return folder
+
+
+@pytest.fixture
+def charnn(folder):
+    """Runs to the end: exit code, stdout, stderr."""
+
+    def charnn(*words, terminal=False, **environment):
+        leader, follower = pty.openpty()
+        done = subprocess.run(
+            [*COMMAND, *words],
+            cwd=folder,
+            env={**os.environ, "PYTHONPATH": os.getcwd(), "OMP_NUM_THREADS": "1", **environment},
+            stdin=subprocess.DEVNULL,
+            stdout=follower if terminal else subprocess.PIPE,
+            stderr=subprocess.PIPE,
+        )
+        os.close(follower)
+        out = os.read(leader, 1 << 16) if terminal else done.stdout
+        os.close(leader)
+        return done.returncode, out.decode(), done.stderr.decode()
+
+    return charnn
+
+
+def test_find_ranks_units_for_people_and_for_programs(charnn):
+    code, out, err = charnn("inspect", "-m", "lstm", "--top", "2")
+    assert (0, "") == (code, err)
+    for says in ("quotes: inside quotes", "brackets: ", "number: ", "AUC"):
+        assert says in out
+    assert max(map(len, out.splitlines()[1:])) <= 80
+    found = json.loads(charnn("inspect", "-m", "lstm", "--find", "quotes,number", "--json")[1])
+    assert {"quotes", "number"} == set(found["labels"])
+    best = found["labels"]["quotes"]["units"][0]
+    assert 0.5 <= best["chosen_auc"] <= 1
+    assert f"{best['layer']}:{best['number']}:{best['part']}" == best["unit"]
+
+
+def test_a_label_of_ones_own_and_a_text_of_ones_own(charnn):
+    words = ("inspect", "book.txt", "-m", "lstm", "--label-regex", "[Tt]he", "--json")
+    found = json.loads(charnn(*words)[1])
+    assert ["regex"] == list(found["labels"])
+    assert len(TEXT) == found["tokens"]
+    expected = TEXT.lower().count("the") * 3 / len(TEXT)
+    assert expected == pytest.approx(found["labels"]["regex"]["share"])
+
+
+def test_the_effect_is_reported_and_repeats(charnn):
+    words = ("inspect", "-m", "lstm", "--find", "quotes", "--effect", "--effect-chars", "800")
+    code, out, err = charnn(*words, "--seed", "1", "--together", "2")
+    assert (0, "") == (code, err)
+    assert "held as not in quotes" in out
+    assert "predictor" in out.splitlines()[-1]
+    one, two = (json.loads(charnn(*words, "--seed", "1", "--json")[1]) for _ in range(2))
+    assert one == two
+    assert one["effect"]["verdict"] in ("cause", "opposite", "none")
+    assert [] == list(one["effect"]["alone"]["held"])
+
+
+def test_one_unit_in_colour_and_in_numbers(charnn):
+    words = ("inspect", "-m", "lstm", "--unit", "1:3", "--chars", "50")
+    lines = charnn(*words)[1].splitlines()
+    assert 50 == len(lines)
+    values = json.loads(charnn(*words, "--json")[1])["values"]
+    assert values == pytest.approx([float(line.split("\t")[0]) for line in lines], abs=1e-4)
+    shown = charnn(*words, terminal=True, TERM="xterm-256color")[1]
+    assert "\x1b[" in shown
+    assert "\x1b[" not in charnn(*words, terminal=True, NO_COLOR="1")[1]
+
+
+def test_gates(charnn):
+    assert "below 0.1" in charnn("inspect", "-m", "lstm", "--gates")[1]
+    found = json.loads(charnn("inspect", "-m", "lstm", "--gates", "--json")[1])
+    assert ["i", "f", "o"] == found["gates"]
+    assert 2 == len(found["layers"])
+    assert 8 == len(found["layers"][0]["i"]["units_below"])
+
+
+def test_a_clamp_changes_what_is_written_and_repeats(charnn):
+    words = ("sample", "-m", "lstm", "-n", "80", "--seed", "1", "-q")
+    plain = charnn(*words)[1]
+    held = charnn(*words, "--clamp", "1:3=4", "--clamp", "0:2:h=-1")[1]
+    assert plain != held
+    assert held == charnn(*words, "--clamp", "0:2:h=-1", "--clamp", "1:3=4")[1]
+    many = charnn(*words, "--num-samples", "9", "--clamp", "1:3=4", "--json")[1].splitlines()
+    assert charnn(*words, "--clamp", "1:3=4", "--json")[1].splitlines() == many[:1]
+
+
+@pytest.mark.parametrize(
+    ("words", "code", "says"),
+    [
+        (["inspect", "-m", "lstm", "--find", "rhymes"], 2, "choose from all, quotes"),
+        (["inspect", "-m", "lstm", "--effect"], 2, "one label"),
+        (["inspect", "-m", "lstm", "--find", "quotes,line", "--effect"], 2, "one label"),
+        (["inspect", "-m", "lstm", "--together", "2"], 2, "add --effect"),
+        (["inspect", "-m", "lstm", "--gates", "--unit", "0:1"], 2, "ask for one"),
+        (["inspect", "-m", "lstm", "--unit", "2:1"], 2, "layers are 0 to 1"),
+        (["inspect", "-m", "lstm", "--label-regex", "("], 2, "is no pattern"),
+        (["inspect", "-m", "lstm", "--label-regex", "zzz"], 1, "too rare"),
+        (["inspect", "-m", "rnn", "--gates"], 2, "no gates"),
+        (["inspect", "-m", "rnn", "--find", "quotes", "--effect"], 2, "--lines"),
+        (["inspect", "none.txt", "-m", "lstm"], 1, "none.txt"),
+        (["sample", "-m", "lstm", "--clamp", "1:3"], 2, "LAYER:UNIT=VALUE"),
+        (["sample", "-m", "rnn", "--clamp", "1:3=2"], 2, "held at -1 to 1"),
+        (["horizon", "-m", "rnn"], 2, "model of lines"),
+        (["horizon", "-m", "lstm", "--minutes", "0.1"], 2, "add --cells"),
+        (["horizon", "--cells", "rnn,tree", "book.txt"], 2, "unknown cell 'tree'"),
+        (["horizon", "--cells", "rnn"], 2, "name a TEXT"),
+        (["horizon", "--cells", "rnn", "--fresh", "book.txt"], 2, "leave --model"),
+    ],
+)
+def test_what_cannot_be_done_is_said_in_a_line(charnn, words, code, says):
+    found, out, err = charnn(*words)
+    assert (code, "", 1) == (found, out, len(err.splitlines()))
+    assert says in err
+
+
+def test_the_horizon_of_a_model_and_of_a_fresh_one(charnn):
+    code, out, err = charnn("horizon", "-m", "lstm", "--samples", "8", "-q")
+    assert (0, "") == (code, err)
+    assert "within 0.01 nats" in out
+    assert max(map(len, out.splitlines()[1:])) <= 80
+    found = json.loads(charnn("horizon", "-m", "lstm", "--fresh", "--samples", "8", "--json")[1])
+    (values,) = found.values()
+    assert [1, 2, 4, 8, 16, 32, 64, 128, 256] == values["lags"]
+    assert (2, 9) == np.shape(values["gradient"])
+
+
+@pytest.mark.slow
+def test_the_horizons_of_cells_lie_over_each_other(charnn):
+    words = ("horizon", "--cells", "rnn,gru", "book.txt", "--minutes", "0.02", "--samples", "8")
+    code, out, err = charnn(*words)
+    assert 0 == code, err
+    assert "* rnn  o gru" in out
+    assert "training gru" in err
