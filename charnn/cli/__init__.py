@@ -13,6 +13,7 @@ from charnn.cli.console import give_up_stdout, guarded, say
 from charnn.cli.corpus import corpus
 from charnn.cli.evaluate import evaluate
 from charnn.cli.export import export
+from charnn.cli.lab import lab
 from charnn.cli.options import Sectioned
 from charnn.cli.plan import plan
 from charnn.cli.runs import runs
@@ -63,6 +64,7 @@ COMMANDS: dict[str, Callable[..., None]] = {
     "show": show,
     "corpus": corpus,
     "export": export,
+    "lab": lab,
 }
 for name, command in COMMANDS.items():
     app.command(name, cls=Sectioned)(guarded(command))

@@ -4,6 +4,7 @@ No torch and no numpy here: the command line borrows its defaults from this pack
 """
 
 from charnn.config.checks import MAX_SEED
+from charnn.config.lab import LAB_SIZES, LAB_STEPS, LabOptions
 from charnn.config.lines import LINE_TOKENS, LINE_TRIES, LineConfig
 from charnn.config.model import (
     GATES,
@@ -42,6 +43,8 @@ __all__ = [
     "DESK_TOKENS",
     "DEVICES",
     "GATES",
+    "LAB_SIZES",
+    "LAB_STEPS",
     "LINE_TOKENS",
     "LINE_TRIES",
     "MAX_COPY",
@@ -58,6 +61,7 @@ __all__ = [
     "TOKENS_SUFFIX",
     "TRAIN_OPTIONS",
     "UNTIL",
+    "LabOptions",
     "LineConfig",
     "ModelConfig",
     "SamplingConfig",

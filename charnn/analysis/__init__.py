@@ -1,0 +1,1 @@
+"""A look inside: what networks do, and what they can learn at all."""
