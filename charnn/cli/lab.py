@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import shutil
 import statistics
 import sys
 from collections.abc import Iterator
@@ -12,6 +11,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from charnn.cli.console import print_json, put, say
+from charnn.cli.curves import columns_of
 from charnn.cli.options import JsonOption, QuietOption, option
 from charnn.config import LAB_SIZES, LAB_STEPS, MAX_SEED, LabOptions
 from charnn.config.checks import require_int
@@ -134,7 +134,7 @@ def lab(
     if json:
         print_json(as_json(report))
         return
-    for line in describe(report, _columns()):
+    for line in describe(report, columns_of(sys.stdout)):
         put(line)
 
 
@@ -197,10 +197,6 @@ def _watched(options: LabOptions, threads: int | None, quiet: bool) -> Report:
                     f"{event.steps:,} steps, {event.seconds:.1f} s"
                 )
     raise AssertionError("the events of an experiment end with Report")
-
-
-def _columns() -> int:
-    return shutil.get_terminal_size().columns if sys.stdout.isatty() else WIDE
 
 
 def report_digits(options: LabOptions) -> int:

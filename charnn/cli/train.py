@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import shlex
+import sys
 from dataclasses import replace
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
 from charnn.cli.console import BEGAN, no_talk, note, print_json, progress_lines, say, warn
+from charnn.cli.curves import columns_of, learning_curves
 from charnn.cli.options import (
     DEFAULT_CHECKPOINTS,
     CheckpointsOption,
@@ -41,6 +43,7 @@ if TYPE_CHECKING:
     from charnn.training.events import Ended
     from charnn.training.trainer import Trainer
 
+ENOUGH_POINTS = 4  # validations that make a curve
 BUDGET = ("minutes", "epochs", "max_steps")
 ON_RESUME = (*BUDGET, "resume", "name", "threads", "device", "checkpoints", "json", "quiet")
 
@@ -257,6 +260,10 @@ def _run(trainer: Trainer, end: OrderlyEnd, json: bool, quiet: bool) -> None:
     if json:
         print_json(_result(trainer, ended))
     if not quiet:
+        if not json:
+            info = {"recipe": trainer.config.to_dict(), "history": trainer.history}
+            for line in learning_curves(info, columns_of(sys.stderr), ENOUGH_POINTS):
+                say(line)
         _say_what_next(trainer, ended)
 
 
