@@ -1,9 +1,8 @@
 """The Reber grammar (Reber 1967), and strings of it inside a pair of letters that must agree.
 
-    BT S* XX… : B, then one of two ways that end in E; at each fork both letters have one half.
-
-The embedded grammar is B, T or P, a string of the inner grammar, the same T or P, and E. The lab
-may put several inner strings in a row, so that the outer letter must be remembered for longer.
+At each fork of the inner grammar both letters have one half. The embedded grammar is B, T or P, a
+string of the inner one, the same T or P again, and E. The lab may put several inner strings in a
+row, so that the outer letter must be remembered for longer.
 """
 
 from __future__ import annotations
