@@ -272,7 +272,7 @@ def _reaches(report: Report, rows: list[Row]) -> Iterator[str]:
             if middle == sizes[-1] != other:
                 line += f"; at least {middle / other:g} x rnn"
             elif middle != sizes[-1] and other != sizes[-1]:
-                line += f"; {middle / other:.2g} x rnn"
+                line += f"; {middle / other:.2g} x rnn" if middle != other else "; as far as rnn"
         yield line
 
 

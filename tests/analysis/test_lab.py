@@ -186,6 +186,8 @@ def test_the_report_claims_no_more_than_its_numbers() -> None:
     assert "  rnn         10 (10..10)" in lines
     assert "  lstm        20 (20..20), all tried; at least 2 x rnn" in lines
     assert "  lstm chrono none (0..0)" in lines
+    short = list(describe(report({RNN: half, LSTM: half, CHRONO: solved}), 80))
+    assert "  lstm        10 (10..10); as far as rnn" in short
     equal = list(describe(report({RNN: solved, LSTM: solved, CHRONO: none}), 80))
     assert "  lstm        20 (20..20), all tried" in equal
     nothing = list(describe(report({RNN: none, LSTM: solved, CHRONO: none}), 80))
