@@ -152,6 +152,17 @@ def test_the_answer_of_brackets_is_the_one_opened_last_and_not_closed(depth: int
     assert depth == deepest
 
 
+def test_the_baseline_of_brackets_is_that_of_naming_the_one_opened_last() -> None:
+    made = batch("brackets", 8, 1000)
+    right = []
+    for column, answers in zip(symbols(made.inputs).T, made.targets.T, strict=True):
+        last = -1
+        for id_, answer in zip(column, answers, strict=True):
+            last = last if id_ == BRACKET_KINDS else id_
+            right += [last == answer] * int(answer >= 0)
+    assert pytest.approx(TASKS["brackets"].baseline, abs=0.01) == np.mean(right)
+
+
 @pytest.mark.parametrize("name", TASKS)
 def test_a_task_is_made_from_its_seed_and_fits_its_table(name: str) -> None:
     task = TASKS[name]

@@ -41,7 +41,7 @@ class Task:
 
     ``make`` takes a generator, the number of sequences and the size. A score is a share of right
     answers, solved from 0.99 up, or a squared error, solved below a tenth of ``baseline``, which
-    is the score of the best answer that needs no memory.
+    is the score of an answer that remembers nothing, or next to nothing.
     """
 
     about: str
@@ -173,8 +173,8 @@ TASKS = {
         BRACKET_KINDS + 1,
         BRACKET_KINDS,
         "share right",
-        1 / BRACKET_KINDS,
-        "guessing",
+        0.69,
+        "naming the bracket opened last, at depth 8 (0.78 at depth 2)",
         brackets,
         lambda depth: BRACKETS_A_DEPTH * depth,
     ),
