@@ -1,1 +1,1 @@
-"""A look inside trained networks: what units do, how far they remember; data, nothing printed."""
+"""A look inside: what networks know, how far they remember, what they can learn; data alone."""

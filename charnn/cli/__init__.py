@@ -15,6 +15,7 @@ from charnn.cli.evaluate import evaluate
 from charnn.cli.export import export
 from charnn.cli.horizon import horizon
 from charnn.cli.inspect import inspect
+from charnn.cli.lab import lab
 from charnn.cli.options import Sectioned
 from charnn.cli.plan import plan
 from charnn.cli.runs import runs
@@ -67,6 +68,7 @@ COMMANDS: dict[str, Callable[..., None]] = {
     "export": export,
     "inspect": inspect,
     "horizon": horizon,
+    "lab": lab,
 }
 for name, command in COMMANDS.items():
     app.command(name, cls=Sectioned)(guarded(command))

@@ -1,42 +1,82 @@
-"""Curves over lags in plain characters: several in one plot, each with its mark."""
+"""Learning curves in plain characters: training and validation loss over the steps."""
 
 from __future__ import annotations
 
-import math
-from collections.abc import Mapping, Sequence
+import os
+from collections.abc import Iterator
+from contextlib import suppress
+from typing import Any, TextIO
 
-COLUMNS, HEIGHT = 7, 9  # characters a lag, lines a plot
-MARKS = "*o+x#@"
+WIDEST, NARROWEST, HEIGHT = 60, 10, 10
+LABEL = 10  # columns left of the plot: a number, a space and the axis
+DEFAULT_COLUMNS = 80  # where nobody says how wide the output is
+TRAINING, VALIDATION, BOTH = "o", "*", "@"
+
+Points = list[tuple[int, float]]
 
 
-def curves(
-    lags: Sequence[int], series: Mapping[str, Sequence[float]], logarithmic: bool = False
-) -> list[str]:
-    """Lines of a plot; where curves meet, the first has the place. Logarithmic: by powers of 10."""
-    least = min((v for ys in series.values() for v in ys if v > 0), default=1.0)
+def columns_of(stream: TextIO) -> int:
+    """How wide the terminal is that a stream leads to; COLUMNS says otherwise."""
+    with suppress(ValueError):
+        if (columns := int(os.environ.get("COLUMNS", ""))) > 0:
+            return columns
+    with suppress(OSError, ValueError):
+        return os.get_terminal_size(stream.fileno()).columns or DEFAULT_COLUMNS
+    return DEFAULT_COLUMNS
 
-    def scaled(value: float) -> float:
-        return math.log10(max(value, least)) if logarithmic else value
 
-    heights = {name: [scaled(value) for value in ys] for name, ys in series.items()}
-    every = [value for ys in heights.values() for value in ys]
-    low, high = min(every), max(every)
-    span = max(high - low, 1e-9)
-    grid = [[" "] * (COLUMNS * len(lags)) for _ in range(HEIGHT)]
-    for mark, ys in reversed(list(zip(MARKS, heights.values(), strict=False))):
-        for number, value in enumerate(ys):
-            grid[round((high - value) / span * (HEIGHT - 1))][number * COLUMNS + 3] = mark
-    top, bottom = (10**high, 10**low) if logarithmic else (high, low)
-    labels = [_label(top), *[" " * 9] * (HEIGHT - 2), _label(bottom)]
-    lines = [
-        f"{label} |{''.join(cells).rstrip()}" for label, cells in zip(labels, grid, strict=True)
+def learning_curves(
+    info: dict[str, Any], columns: int = DEFAULT_COLUMNS, at_least: int = 2
+) -> Iterator[str]:
+    """The losses of a model's history, with a title and a legend, in so many columns.
+
+    Nothing, if there are fewer than `at_least` points. The training loss is the mean since the
+    validation before, dropout included.
+    """
+    lines = (info.get("recipe") or {}).get("lines")
+    key = "lines" if lines else "cold_256"
+    history = info.get("history", [])
+    valid = [(h["step"], h[key]) for h in history if h[key] is not None]
+    train = [(h["step"], h["train_loss"]) for h in history if h.get("train_loss") is not None]
+    if len(valid) < at_least:
+        return
+    yield f"loss over the steps ({key.replace('_', '-')}):"
+    yield from plot(train, valid, columns)
+
+
+def plot(train: Points, valid: Points, columns: int = DEFAULT_COLUMNS) -> list[str]:
+    """Two curves with their highest and lowest value and their first and last step, and a legend.
+
+    Takes (step, loss), in the order of the steps; there is at least one.
+    """
+    width = max(NARROWEST, min(WIDEST, columns - LABEL))
+    points = [*train, *valid]
+    high, low = max(y for _, y in points), min(y for _, y in points)
+    first, last = min(x for x, _ in points), max(x for x, _ in points)
+    span_x, span_y = max(last - first, 1), max(high - low, 1e-9)
+
+    def places(curve: Points) -> set[tuple[int, int]]:
+        return {
+            (
+                round((high - y) / span_y * (HEIGHT - 1)),
+                round((x - first) / span_x * (width - 1)),
+            )
+            for x, y in curve
+        }
+
+    grid = [[" "] * width for _ in range(HEIGHT)]
+    trained, validated = places(train), places(valid)
+    for row, column in trained | validated:
+        both = (row, column) in trained & validated
+        one = VALIDATION if (row, column) in validated else TRAINING
+        grid[row][column] = BOTH if both else one
+    labels = [f"{high:8.4f}", *[" " * 8] * (HEIGHT - 2), f"{low:8.4f}"]
+    rows = [
+        f"{label} |{''.join(cells)}".rstrip() for label, cells in zip(labels, grid, strict=True)
     ]
-    lines.append(" " * 10 + "+" + "-" * (COLUMNS * len(lags)))
-    lines.append(" " * 11 + "".join(f"{lag:^{COLUMNS}}" for lag in lags).rstrip())
-    if len(series) > 1:
-        lines.append(" " * 11 + "  ".join(f"{m} {n}" for m, n in zip(MARKS, series, strict=False)))
-    return lines
-
-
-def _label(value: float) -> str:
-    return f"{value:9.2e}" if value and not 0.01 <= abs(value) < 1000 else f"{value:9.3f}"
+    end = f"{last:,}"
+    rows.append(" " * (LABEL - 1) + "+" + "-" * width)
+    rows.append(" " * LABEL + f"{first:,}".ljust(width - len(end)) + end)
+    legend = [f"{TRAINING} training"] * bool(train) + [f"{VALIDATION} validation"]
+    rows.append("  ".join([*legend, *[f"{BOTH} both"] * bool(trained & validated)]))
+    return rows

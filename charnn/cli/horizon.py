@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from charnn.cli.console import no_talk, print_json, progress_lines, put, say
-from charnn.cli.curves import curves
+from charnn.cli.lag_plot import curves
 from charnn.cli.options import (
     DEFAULT_CHECKPOINTS,
     CheckpointsOption,

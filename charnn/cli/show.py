@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Iterator
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
 from charnn.cli.console import print_json, put, visible
+from charnn.cli.curves import columns_of, learning_curves
 from charnn.cli.options import DEFAULT_CHECKPOINTS, CheckpointsOption, JsonOption
 from charnn.errors import DamagedFile
 
@@ -15,7 +17,7 @@ if TYPE_CHECKING:
     from charnn.checkpoint import Checkpoint
     from charnn.text.tokenizers import Tokenizer
 
-PLOT_WIDTH, PLOT_HEIGHT = 60, 10
+INDENT = 2
 
 
 def show(
@@ -62,7 +64,7 @@ def show(
     put(f"  engine: {built}")
     try:
         for line in _history(saved.info):
-            put(f"  {line}")
+            put(f"{' ' * INDENT}{line}")
     except (KeyError, TypeError, ValueError, AttributeError):
         raise DamagedFile(f"{path} says of its history what charnn cannot read") from None
 
@@ -89,11 +91,7 @@ def _history(info: dict[str, Any]) -> Iterator[str]:
     for name, score in info.get("results", {}).items():
         loss = f"{score['nats_per_token']:.4f} nats/token over {score['targets']:,} targets"
         yield f"validation, {name.replace('_', '-')}: {loss}"
-    key = "lines" if recipe and recipe.get("lines") else "cold_256"
-    history = [h for h in info.get("history", []) if h[key] is not None]
-    if len(history) > 1:
-        yield f"validation loss ({key.replace('_', '-')}) over the steps:"
-        yield from plot([h["step"] for h in history], [h[key] for h in history])
+    yield from learning_curves(info, columns_of(sys.stdout) - INDENT)
 
 
 def _symbols(tokenizer: Tokenizer) -> str:
@@ -102,22 +100,3 @@ def _symbols(tokenizer: Tokenizer) -> str:
     return ": " + visible("".join(t.decode() for t in tokenizer.token_bytes)).replace(
         "\n", "\\n"
     ).replace("\t", "\\t")
-
-
-def plot(xs: list[int], ys: list[float]) -> list[str]:
-    """A curve in plain characters, with its highest and lowest value and its first and last x."""
-    high, low = max(ys), min(ys)
-    grid = [[" "] * PLOT_WIDTH for _ in range(PLOT_HEIGHT)]
-    span_x, span_y = max(xs[-1] - xs[0], 1), max(high - low, 1e-9)
-    for x, y in zip(xs, ys, strict=True):
-        column = round((x - xs[0]) / span_x * (PLOT_WIDTH - 1))
-        row = round((high - y) / span_y * (PLOT_HEIGHT - 1))
-        grid[row][column] = "*"
-    labels = [f"{high:8.4f}", *[" " * 8] * (PLOT_HEIGHT - 2), f"{low:8.4f}"]
-    rows = [
-        f"{label} |{''.join(cells).rstrip()}" for label, cells in zip(labels, grid, strict=True)
-    ]
-    last = f"{xs[-1]:,}"
-    rows.append(" " * 9 + "+" + "-" * PLOT_WIDTH)
-    rows.append(" " * 10 + f"{xs[0]:,}".ljust(PLOT_WIDTH - len(last)) + last)
-    return rows

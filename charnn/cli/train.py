@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import shlex
+import sys
 from dataclasses import replace
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
 from charnn.cli.console import BEGAN, no_talk, note, print_json, progress_lines, say, warn
+from charnn.cli.curves import columns_of, learning_curves
 from charnn.cli.options import (
     DEFAULT_CHECKPOINTS,
     CheckpointsOption,
@@ -41,8 +43,10 @@ if TYPE_CHECKING:
     from charnn.training.events import Ended
     from charnn.training.trainer import Trainer
 
+ENOUGH_POINTS = 4  # validations that make a curve
 BUDGET = ("minutes", "epochs", "max_steps")
-ON_RESUME = (*BUDGET, "resume", "name", "threads", "device", "checkpoints", "json", "quiet")
+ALSO_ON_RESUME = ("threads", "device", "tensorboard", "checkpoints", "json", "quiet")
+ON_RESUME = (*BUDGET, "resume", "name", *ALSO_ON_RESUME)
 
 
 def train(
@@ -165,6 +169,14 @@ def train(
         bool,
         typer.Option("--dry-run", help="Show what would be trained, and leave nothing behind."),
     ] = False,
+    tensorboard: Annotated[
+        bool,
+        typer.Option(
+            "--tensorboard",
+            help="Write the losses for TensorBoard too, into the run's folder; give it again with "
+            "--resume. Needs 'charnn[tensorboard]'.",
+        ),
+    ] = False,
     checkpoints: CheckpointsOption = DEFAULT_CHECKPOINTS,
     json: JsonOption = False,
     quiet: QuietOption = False,
@@ -191,13 +203,20 @@ def train(
 
         # A path, since a dry run looks for names in a folder of its own.
         options = replace(options, from_model=str(find_model(from_model, checkpoints)))
+    if tensorboard and dry_run:
+        raise ConfigError("--dry-run trains nothing that --tensorboard could write: leave one out")
     with OrderlyEnd() as end:
         from charnn.training import launch
+
+        if tensorboard:
+            from charnn.training.tensorboard import writer_class
+
+            writer_class()  # before the text is read: it may not be installed
 
         notify = no_talk if quiet else note
         if resume:
             with launch.resume(name, options, checkpoints, began=BEGAN, notify=notify) as trainer:
-                _run(trainer, end, json, quiet)
+                _run(trainer, end, json, quiet, tensorboard)
         elif dry_run:
             show_plan(texts or [], options, json, quiet)
         else:
@@ -208,7 +227,7 @@ def train(
                 if not quiet:
                     for line in describe(trainer, plan):
                         say(line)
-                _run(trainer, end, json, quiet)
+                _run(trainer, end, json, quiet, tensorboard)
     if end.code:
         raise typer.Exit(end.code)
 
@@ -241,13 +260,17 @@ def _was_given(context: typer.Context, name: str) -> bool:
     return source is not None and source.name == "COMMANDLINE"
 
 
-def _run(trainer: Trainer, end: OrderlyEnd, json: bool, quiet: bool) -> None:
+def _run(trainer: Trainer, end: OrderlyEnd, json: bool, quiet: bool, tensorboard: bool) -> None:
     from charnn.cli.watch import watch
     from charnn.training.events import Ended, Warned
 
     end.stop = trainer.stop
     ended = None
     events = trainer.run()
+    if tensorboard:
+        from charnn.training.tensorboard import recorded
+
+        events = recorded(events, trainer.home, trainer.step)
     for event in events if quiet else watch(events, trainer):
         if isinstance(event, Ended):
             ended = event
@@ -257,6 +280,10 @@ def _run(trainer: Trainer, end: OrderlyEnd, json: bool, quiet: bool) -> None:
     if json:
         print_json(_result(trainer, ended))
     if not quiet:
+        if not json:
+            info = {"recipe": trainer.config.to_dict(), "history": trainer.history}
+            for line in learning_curves(info, columns_of(sys.stderr), ENOUGH_POINTS):
+                say(line)
         _say_what_next(trainer, ended)
 
 

@@ -14,6 +14,7 @@ from charnn.config.analysis import (
     UNIT_CHARS,
 )
 from charnn.config.checks import MAX_SEED
+from charnn.config.lab import LAB_SIZES, LAB_STEPS, LabOptions
 from charnn.config.lines import LINE_TOKENS, LINE_TRIES, LineConfig
 from charnn.config.model import (
     GATES,
@@ -57,6 +58,8 @@ __all__ = [
     "HORIZON_SAMPLES",
     "INSPECT_CHARS",
     "LABELS",
+    "LAB_SIZES",
+    "LAB_STEPS",
     "LAGS",
     "LINE_TOKENS",
     "LINE_TRIES",
@@ -76,6 +79,7 @@ __all__ = [
     "TRAIN_OPTIONS",
     "UNIT_CHARS",
     "UNTIL",
+    "LabOptions",
     "LineConfig",
     "ModelConfig",
     "SamplingConfig",

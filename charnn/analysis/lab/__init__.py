@@ -1,0 +1,1 @@
+"""The lab: classic toy tasks with known answers, and which cell learns them."""

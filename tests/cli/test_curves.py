@@ -1,0 +1,145 @@
+"""Learning curves in plain characters, and where they are shown."""
+
+from __future__ import annotations
+
+import re
+import sys
+from types import SimpleNamespace
+
+import pytest
+
+from charnn.cli import main
+from charnn.cli.curves import columns_of, learning_curves, plot
+
+HISTORY = [
+    {"step": 10 * i, "train_loss": 4 / i, "cold_256": 1 + 3 / i, "targets": 5} for i in range(1, 9)
+]
+TEXT = "the goat is not a sailor, and knows it.\n" * 40
+QUICK = [
+    *("--hidden-size", "12", "--num-layers", "1", "--batch-size", "2", "--bptt", "8"),
+    *("--threads", "1", "--seed", "1"),
+]
+
+
+@pytest.mark.parametrize("columns", [1, 38, 40, 78, 80, 200])
+def test_both_curves_stand_in_the_width_there_is(columns: int) -> None:
+    lines = list(learning_curves({"history": HISTORY}, columns))
+    assert all(line.isascii() for line in lines)
+    assert max(map(len, lines)) <= max(columns, 40)
+    marks = [line[10:] for line in lines[1:11]]
+    assert {"o", "*"} <= set("".join(marks))
+    assert "loss over the steps (cold-256):" == lines[0]
+    assert lines[-1].startswith("o training  * validation")
+    assert ("10", "80") == tuple(lines[-2].split())
+
+
+def test_a_point_stands_where_its_numbers_are() -> None:
+    lines = plot([(0, 2.0), (100, 1.0)], [(0, 3.0), (100, 1.0)], 30)
+    assert "  3.0000 |*" == lines[0]
+    assert "  1.0000 |" + " " * 19 + "@" == lines[9]
+    assert "o" == lines[round(9 / 2 - 0.1)][10]  # half way down, at the first step
+    assert "o training  * validation  @ both" == lines[-1]
+
+
+def test_a_flat_curve_and_a_lonely_point_are_drawn() -> None:
+    assert "*" in "".join(plot([], [(5, 1.5)])[:10])
+    assert "* validation" == plot([], [(5, 1.5), (6, 1.5)])[-1]
+
+
+def test_what_was_not_finite_is_left_out_and_a_short_history_is_no_curve() -> None:
+    bad = {"step": 90, "train_loss": None, "cold_256": None, "targets": 5}
+    assert list(learning_curves({"history": HISTORY})) == list(
+        learning_curves({"history": [*HISTORY, bad]})
+    )
+    assert [] == list(learning_curves({"history": HISTORY[:3]}, 80, 4))
+    assert [] == list(learning_curves({}))
+
+
+def test_a_model_of_lines_is_shown_by_its_own_protocol() -> None:
+    history = [{"step": h["step"], "train_loss": 1.0, "lines": h["cold_256"]} for h in HISTORY]
+    shown = list(learning_curves({"history": history, "recipe": {"lines": True}}))
+    assert "loss over the steps (lines):" == shown[0]
+
+
+def test_the_width_is_that_of_the_environment_or_eighty(monkeypatch) -> None:
+    stream = SimpleNamespace(fileno=lambda: -1)
+    assert 80 == columns_of(stream)
+    for said, expected in (("33", 33), ("0", 80), ("wide", 80)):
+        monkeypatch.setenv("COLUMNS", said)
+        assert expected == columns_of(stream)
+
+
+@pytest.fixture
+def charnn(tmp_path, monkeypatch, capsys):
+    """Runs a command in this process, in a folder that holds book.txt; gives the streams."""
+    (tmp_path / "book.txt").write_text(TEXT)
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr("charnn.training.machine.MEASURE_SECONDS", 0.0)
+
+    def run(*words: str) -> tuple[int, str, str]:
+        monkeypatch.setattr(sys, "argv", ["charnn", *words])
+        with pytest.raises(SystemExit) as end:
+            main()
+        return int(end.value.code or 0), *capsys.readouterr()
+
+    return run
+
+
+def test_the_end_of_a_training_shows_what_show_shows(charnn, monkeypatch) -> None:
+    train = ("train", "book.txt", *QUICK, "--max-steps", "8")
+    monkeypatch.setenv("COLUMNS", "60")
+    _, _, talk = charnn(*train, "--eval-every", "2")
+    assert re.search(r"^loss over the steps \(cold-256\):$", talk, re.MULTILINE)
+    assert "o training  * validation" in talk
+    monkeypatch.setenv("COLUMNS", "62")  # show moves it two to the right
+    _, shown, _ = charnn("show")
+    curve = talk[talk.index("loss over") :].splitlines()[:14]
+    best_only = shown[shown.index("loss over") :].splitlines()[:14]
+    assert [line.strip() for line in curve] == [line.strip() for line in best_only]
+    for more in (
+        ("--eval-every", "4"),
+        ("--eval-every", "2", "-q"),
+        ("--eval-every", "2", "--json"),
+    ):
+        _, _, talk = charnn(*train, *more)
+        assert "loss over" not in talk
+
+
+def test_tensorboard_that_is_not_there_is_told_before_anything_is_left_behind(
+    charnn, tmp_path, monkeypatch
+) -> None:
+    monkeypatch.setitem(sys.modules, "torch.utils.tensorboard", None)
+    code, out, talk = charnn("train", "book.txt", *QUICK, "--max-steps", "4", "--tensorboard")
+    assert (1, "", 1) == (code, out, len(talk.splitlines()))
+    assert "pip install 'charnn[tensorboard]'" in talk
+    assert not (tmp_path / "checkpoints").exists()
+    code, _, talk = charnn("train", "book.txt", "--dry-run", "--tensorboard")
+    assert 2 == code
+    assert "--dry-run" in talk
+
+
+def test_tensorboard_is_asked_for_by_a_flag_and_again_when_resuming(charnn, monkeypatch) -> None:
+    made = []
+
+    class Writer:
+        def __init__(self, log_dir: str, purge_step: int) -> None:
+            made.append((log_dir, purge_step))
+
+        def add_scalar(self, name: str, value: float, step: int) -> None:
+            made.append((name, step))
+
+        def close(self) -> None:
+            made.append("closed")
+
+    module = SimpleNamespace(SummaryWriter=Writer)
+    monkeypatch.setitem(sys.modules, "torch.utils.tensorboard", module)
+    assert 0 == charnn("train", "book.txt", *QUICK, "--max-steps", "4", "-q", "--tensorboard")[0]
+    assert ("checkpoints/book/tensorboard", 1) == made[0]
+    assert "closed" == made[-1]
+    assert ("loss/train", 4) in made
+    made.clear()
+    assert 0 == charnn("train", "--resume", "--max-steps", "2", "-q", "--tensorboard")[0]
+    assert ("checkpoints/book/tensorboard", 5) == made[0]
+    made.clear()
+    assert 0 == charnn("train", "--resume", "--max-steps", "2", "-q")[0]
+    assert [] == made
