@@ -44,11 +44,11 @@ PACKAGES = {
     "rich": {"cli"},
     "safetensors": {"checkpoint", "tensor_file", "text"},
     "sentencepiece": {"text"},
-    "torch": {"evaluation", "model", "training"},
+    "torch": {"analysis", "evaluation", "model", "training"},
     "typer": {"cli"},
 }
 UNSAFE_MODULES = {"dill", "joblib", "marshal", "pickle", "shelve"}
-TORCH_ROOMS = PACKAGES["torch"] | {"analysis"}
+TORCH_ROOMS = PACKAGES["torch"]
 
 
 def module_name(path: Path) -> str:

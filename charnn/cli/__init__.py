@@ -17,6 +17,7 @@ from charnn.cli.options import Sectioned
 from charnn.cli.plan import plan
 from charnn.cli.runs import runs
 from charnn.cli.sample import sample
+from charnn.cli.score import score
 from charnn.cli.show import show
 from charnn.cli.tokenize import tokenize
 from charnn.cli.train import train
@@ -59,6 +60,7 @@ COMMANDS: dict[str, Callable[..., None]] = {
     "write": write,
     "tokenize": tokenize,
     "eval": evaluate,
+    "score": score,
     "runs": runs,
     "show": show,
     "corpus": corpus,

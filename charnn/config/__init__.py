@@ -3,6 +3,15 @@
 No torch and no numpy here: the command line borrows its defaults from this package.
 """
 
+from charnn.config.analysis import (
+    DYNAMIC_RATES,
+    DYNAMIC_RULES,
+    HELD_OUT_CHARS,
+    MAX_TOP,
+    RESETS,
+    SCORE_UNITS,
+    DynamicConfig,
+)
 from charnn.config.checks import MAX_SEED
 from charnn.config.lines import LINE_TOKENS, LINE_TRIES, LineConfig
 from charnn.config.model import (
@@ -41,23 +50,30 @@ __all__ = [
     "DEFAULT_TOKENIZER",
     "DESK_TOKENS",
     "DEVICES",
+    "DYNAMIC_RATES",
+    "DYNAMIC_RULES",
     "GATES",
+    "HELD_OUT_CHARS",
     "LINE_TOKENS",
     "LINE_TRIES",
     "MAX_COPY",
     "MAX_HIDDEN_SIZE",
     "MAX_LAYERS",
     "MAX_SEED",
+    "MAX_TOP",
     "MAX_VOCAB_SIZE",
     "MUON_MOMENTUM",
     "OPTIMIZERS",
     "PRECISIONS",
     "PROTOCOLS",
+    "RESETS",
+    "SCORE_UNITS",
     "STATES",
     "STREAM_PROTOCOLS",
     "TOKENS_SUFFIX",
     "TRAIN_OPTIONS",
     "UNTIL",
+    "DynamicConfig",
     "LineConfig",
     "ModelConfig",
     "SamplingConfig",
