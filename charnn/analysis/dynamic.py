@@ -45,7 +45,7 @@ def dynamic_losses(
     """
     require_targets(tokens)
     network = deepcopy(model).eval()
-    weights = [weight.requires_grad_() for weight in network.parameters()]
+    weights: list[torch.Tensor] = [each.requires_grad_() for each in network.parameters()]
     origin = [weight.detach().clone() for weight in weights]
     scales = [torch.ones(()) for _ in weights]
     pulls = [torch.tensor(config.decay) for _ in weights]
@@ -76,7 +76,7 @@ def dynamic_losses(
 
 
 def _segment(
-    network: LanguageModel, weights: list[torch.nn.Parameter], ids: torch.Tensor, state: State
+    network: LanguageModel, weights: list[torch.Tensor], ids: torch.Tensor, state: State
 ) -> tuple[Array, tuple[torch.Tensor, ...], State]:
     """Nats of each target, the gradients of their mean, and the state after, without history."""
     logits, state = network(ids[:-1], detach(state))
@@ -86,7 +86,7 @@ def _segment(
 
 
 def _root_mean_squares(
-    network: LanguageModel, weights: list[torch.nn.Parameter], train: Array, segment: int
+    network: LanguageModel, weights: list[torch.Tensor], train: Array, segment: int
 ) -> list[torch.Tensor]:
     """How large the gradients of each weight are, over segments spread over the training text."""
     squares = [torch.zeros_like(weight) for weight in weights]

@@ -1,4 +1,4 @@
-"""The loss of each token under the protocols of `charnn.evaluation`: where in a window, and of what.
+"""The loss of each token under the stream protocols: where in a window it lies, and of what it is.
 
 Shapes: N tokens, W windows, S steps of a window, C characters.
 """
@@ -62,6 +62,28 @@ def carried_losses(model: LanguageModel, tokens: Array, progress: Progress | Non
             if progress:
                 progress(start + len(ids) - 1, len(tokens) - 1)
     return np.concatenate(parts).astype(np.float64)
+
+
+@torch.inference_mode()
+def line_losses(model: LanguageModel, tokens: Array, newline: int) -> tuple[Array, Array]:
+    """The tokens of all lines that are not empty, newlines among them, and the nats of each.
+
+    Each line begins at the start state after a newline; its state is carried to its end.
+    """
+    ends = np.flatnonzero(tokens == newline) + 1
+    targets, parts = [], []
+    with evaluating(model):
+        for line in np.split(tokens, ends):
+            if len(line) < 2 and (not len(line) or line[0] == newline):
+                continue
+            whole = line if line[-1] == newline else np.append(line, newline)
+            ids = as_tensor(np.concatenate([[newline], whole])[:, None], model)
+            logits, _ = model(ids[:-1], model.initial_state(1))
+            targets.append(whole)
+            parts.append(token_nats(logits, ids[1:])[:, 0].cpu().numpy())
+    if not parts:
+        raise TextError("nothing to score: the text has no line that is not empty")
+    return np.concatenate(targets), np.concatenate(parts).astype(np.float64)
 
 
 def by_position(losses: Array) -> Positions:
