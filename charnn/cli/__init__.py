@@ -9,6 +9,7 @@ from typing import Annotated
 
 import typer
 
+from charnn.cli.compare import compare
 from charnn.cli.console import give_up_stdout, guarded, say
 from charnn.cli.corpus import corpus
 from charnn.cli.evaluate import evaluate
@@ -61,6 +62,7 @@ COMMANDS: dict[str, Callable[..., None]] = {
     "tokenize": tokenize,
     "eval": evaluate,
     "score": score,
+    "compare": compare,
     "runs": runs,
     "show": show,
     "corpus": corpus,
