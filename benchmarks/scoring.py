@@ -3,8 +3,8 @@
     python benchmarks/scoring.py                 # untrained networks of the usual shapes
     python benchmarks/scoring.py --model RUN.safetensors --text FILE
 
-Every arm gives the bits of each character of the same lines, each from the start state. The baseline
-is a plain loop over torch's network, one token at a time. Arms in turn, medians.
+Every arm gives the bits of each character of the same lines, each from the start state. The
+baseline is a plain loop over torch's network, one token at a time. Arms in turn, medians.
 """
 
 from __future__ import annotations
