@@ -9,6 +9,7 @@ from typing import Annotated
 
 import typer
 
+from charnn.cli.compare import compare
 from charnn.cli.console import give_up_stdout, guarded, say
 from charnn.cli.corpus import corpus
 from charnn.cli.evaluate import evaluate
@@ -20,6 +21,7 @@ from charnn.cli.options import Sectioned
 from charnn.cli.plan import plan
 from charnn.cli.runs import runs
 from charnn.cli.sample import sample
+from charnn.cli.score import score
 from charnn.cli.show import show
 from charnn.cli.tokenize import tokenize
 from charnn.cli.train import train
@@ -62,6 +64,8 @@ COMMANDS: dict[str, Callable[..., None]] = {
     "write": write,
     "tokenize": tokenize,
     "eval": evaluate,
+    "score": score,
+    "compare": compare,
     "runs": runs,
     "show": show,
     "corpus": corpus,

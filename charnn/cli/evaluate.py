@@ -9,6 +9,18 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from charnn.cli.console import print_json, progress_lines, put
+from charnn.cli.eval_tables import (
+    BaselinesOption,
+    ClassesOption,
+    DynamicOption,
+    DynamicRateOption,
+    DynamicRuleOption,
+    Evaluated,
+    PositionsOption,
+    Wishes,
+    more,
+    put_more,
+)
 from charnn.cli.options import (
     DEFAULT_CHECKPOINTS,
     CheckpointsOption,
@@ -56,6 +68,12 @@ def evaluate(
     unknown: Annotated[
         str, typer.Option(help="Characters the model never saw: error or skip.")
     ] = "error",
+    dynamic: DynamicOption = False,
+    dynamic_rule: DynamicRuleOption = None,
+    dynamic_rate: DynamicRateOption = None,
+    baselines: BaselinesOption = False,
+    positions: PositionsOption = False,
+    classes: ClassesOption = False,
     encoding: EncodingOption = "utf-8",
     threads: ThreadsOption = None,
     device: DeviceOption = "auto",
@@ -69,6 +87,7 @@ def evaluate(
     charnn eval                        the newest run on its validation split
     charnn eval chapter.txt -m book    a run on another text
     charnn eval --protocol lines       each line by itself, from a fresh start
+    charnn eval --baselines --classes  beside n-grams and gzip, and where the bits go
     """
     chosen = [name.strip() for name in (protocol or "lines").split(",")]
     if bad := [name for name in chosen if name not in PROTOCOLS]:
@@ -77,6 +96,8 @@ def evaluate(
         raise ConfigError(f"--unknown must be error or skip, got {unknown!r}")
     if threads is not None and threads < 1:
         raise ConfigError(f"--threads must be 1 or more, got {threads}")
+    wishes = Wishes(dynamic, dynamic_rule, dynamic_rate, baselines, positions, classes)
+    wishes.check()
 
     from charnn.checkpoint import load
     from charnn.runs import find_model
@@ -87,13 +108,15 @@ def evaluate(
 
     path = find_model(model, checkpoints)
     saved = load(path)
+    if saved.lines:
+        wishes.check_lines()
     tokenizer = tokenizer_from_dict(saved.tokenizer, saved.config.vocab_size)
     if protocol is None and not saved.lines:
         chosen = list(STREAM_PROTOCOLS)
     ids, sizes, facts = _read(
         texts or [], split, path, tokenizer, unknown, encoding, of_lines=saved.lines
     )
-    newline = _newline(tokenizer) if "lines" in chosen else 0
+    newline = _newline(tokenizer) if "lines" in chosen or saved.lines else 0
     network = evaluation.network_of(saved, machine.choose_device(device))
     scores: dict[str, Any] = {}
     with machine.prepared(threads or machine.default_threads()):
@@ -105,6 +128,8 @@ def evaluate(
                 scorer = evaluation.carried if name == "carried" else evaluation.cold
                 score = scorer(network, ids, sizes, progress=progress)
             scores[name.replace("-", "_")] = score
+        it = Evaluated(network, path, tokenizer, ids, sizes, saved.lines, newline, quiet)
+        found = more(wishes, it)
     if json:
         print_json(
             {
@@ -114,6 +139,7 @@ def evaluate(
                 "parameters": saved.config.parameters,
                 **facts,
                 **{key: score.to_dict() for key, score in scores.items()},
+                **found,
             }
         )
         return
@@ -125,6 +151,7 @@ def evaluate(
         put(
             f"{label:<10}{score.nats_per_token:>12.4f}{bits[0]:>12}{bits[1]:>12}{score.targets:>12,}"
         )
+    put_more(found)
 
 
 def _read(

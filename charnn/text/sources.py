@@ -94,6 +94,12 @@ class Piece(NamedTuple):
 
     def _not_utf8(self, place: int, cut_off: bool) -> TextError:
         """Reads the part up to a wrong byte again: for its line, and for what stands around it."""
+        path = self.part.path
+        if self.part.spool is None and path is not None and not path.is_file():  # it went by
+            return TextError(
+                f"{self.part.name} is not UTF-8: byte 0x{self.data[place - self.offset]:02x} at "
+                f"offset {place:,}; give its --encoding"
+            )
         low, high = max(0, place - AROUND_BYTES) & ~1, place + AROUND_BYTES
         position, line, around = 0, 1, b""
         for data in self.part.read():

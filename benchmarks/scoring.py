@@ -1,0 +1,129 @@
+"""How fast `charnn score` reads lines: side by side, one after another, and beside torch.
+
+    python benchmarks/scoring.py                 # untrained networks of the usual shapes
+    python benchmarks/scoring.py --model RUN.safetensors --text FILE
+
+Every arm gives the bits of each character of the same lines, each from the start state. The
+baseline is a plain loop over torch's network, one token at a time. Arms in turn, medians.
+"""
+
+from __future__ import annotations
+
+import argparse
+import statistics
+import tempfile
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import harness
+import numpy as np
+import torch
+from harness import SHAPES, alternate, random_text, say
+from speed import save_untrained
+
+from charnn import checkpoint
+from charnn.analysis.surprisal import Scorer
+from charnn.checkpoint import Checkpoint
+from charnn.evaluation import network_of
+from charnn.generation import native
+from charnn.generation.engines import make_network
+from charnn.text.tokenizers import tokenizer_from_dict
+
+FEW, MANY = 1_500, 60_000  # characters for an arm that reads one at a time, and for the others
+LINE = 60
+
+
+@torch.inference_mode()
+def torch_speed(saved: Checkpoint, ids: np.ndarray, lengths: np.ndarray) -> float:
+    """Characters/s of a plain loop over the network in torch."""
+    model = network_of(saved).eval()
+    begin = time.perf_counter()
+    at = 0
+    for length in lengths.tolist():
+        state, token = model.initial_state(1), saved.start_token
+        for target in ids[at : at + length].tolist():
+            logits, state = model(torch.tensor([[token]]), state)
+            float(logits[0, 0].log_softmax(-1)[target])
+            token = target
+        at += length
+    return at / (time.perf_counter() - begin)
+
+
+def stream_speed(scorer: Scorer, ids: np.ndarray, lengths: np.ndarray) -> float:
+    """Characters/s of our own stream, line after line."""
+    begin = time.perf_counter()
+    at = 0
+    for length in lengths.tolist():
+        scorer.reset()
+        scorer.read(ids[at : at + length])
+        at += length
+    return at / (time.perf_counter() - begin)
+
+
+def lines_speed(scorer: Scorer, ids: np.ndarray, lengths: np.ndarray) -> float:
+    """Characters/s of all lines at once."""
+    begin = time.perf_counter()
+    scorer.lines(ids, lengths)
+    return len(ids) / (time.perf_counter() - begin)
+
+
+def cut(ids: np.ndarray, count: int) -> tuple[np.ndarray, np.ndarray]:
+    """The first `count` ids, in lines of random lengths around `LINE`."""
+    ids = np.resize(ids, count)
+    lengths = np.random.default_rng(0).integers(LINE // 2, LINE * 3 // 2, count // LINE * 2)
+    ends = np.cumsum(lengths)
+    lengths = lengths[ends <= count]
+    return ids[: lengths.sum()], lengths
+
+
+def main() -> None:
+    """Prints the table."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--model", type=Path)
+    parser.add_argument("--text", type=Path)
+    parser.add_argument("--repeats", type=int, default=5)
+    options = parser.parse_args()
+    torch.set_num_threads(1)
+    text = options.text.read_text() if options.text else random_text(MANY).decode()
+    rows = []
+    with tempfile.TemporaryDirectory() as folder:
+        paths = (
+            [options.model]
+            if options.model
+            else [save_untrained(Path(folder), layers, hidden) for layers, hidden in SHAPES]
+        )
+        for path in paths:
+            saved = checkpoint.load(path)
+            shape = f"{saved.config.cell} {saved.config.num_layers}x{saved.config.hidden_size}"
+            say(shape)
+            ids = tokenizer_from_dict(saved.tokenizer).encode(text, "skip").astype(np.int64)
+            few, many = cut(ids, FEW), cut(ids, MANY)
+            arms: dict[str, Callable[[], float]] = {
+                "torch, one token at a time": lambda saved=saved, few=few: torch_speed(saved, *few)
+            }
+            for engine in ("numpy", "native") if native.kernels() else ("numpy",):
+                for int8 in (False, True):
+                    network = make_network(saved.config, saved.weights, engine, int8)
+                    scorer = Scorer(network, saved.start_token)
+                    kind = f"{engine}, {'int8' if int8 else 'float32'}"
+                    if engine == "numpy" and int8:
+                        continue
+                    arms[f"{kind}, one line at a time"] = lambda s=scorer, few=few: stream_speed(
+                        s, *few
+                    )
+                    if engine == "native":
+                        arms[f"{kind}, side by side"] = lambda s=scorer, many=many: lines_speed(
+                            s, *many
+                        )
+            found = alternate(arms, options.repeats)
+            base = statistics.median(found["torch, one token at a time"])
+            rows += [
+                [shape, arm, f"{statistics.median(s):,.0f}", f"{statistics.median(s) / base:.1f}"]
+                for arm, s in found.items()
+            ]
+    print(harness.table(["network", "", "characters/s", "of torch"], rows))
+
+
+if __name__ == "__main__":
+    main()
