@@ -155,6 +155,7 @@ def test_what_cannot_be_done_is_said_in_a_line(charnn, words, code, says):
     assert says in err
 
 
+@pytest.mark.slow
 def test_the_horizon_of_a_model_and_of_a_fresh_one(charnn):
     code, out, err = charnn("horizon", "-m", "lstm", "--samples", "8", "-q")
     assert (0, "") == (code, err)

@@ -56,6 +56,7 @@ def test_training_tells_lines_where_it_tells_cold_256_of_prose(charnn):
     assert "carriage returns at line ends left out" in err
 
 
+@pytest.mark.slow
 def test_a_dry_run_and_a_plan_count_the_lines_and_leave_nothing(charnn, folder):
     before = sorted((folder / "checkpoints").iterdir())
     code, out, _ = charnn("train", "names.txt", "--lines", "--dry-run", *QUICK)

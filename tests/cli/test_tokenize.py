@@ -5,6 +5,7 @@ import os
 import signal
 import subprocess
 import sys
+import time
 from pathlib import Path
 
 import pytest
@@ -128,6 +129,7 @@ def test_a_signal_while_it_waits_for_stdin_leaves_nothing_behind(number: int, co
     ) as child:
         assert child.stderr is not None
         assert b"waiting\n" == child.stderr.readline()
+        time.sleep(0.5)  # a signal just before the system call that waits would wait, too
         child.send_signal(number)
         assert code == child.wait(20), child.stderr.read()
         assert b"" == child.stderr.read()
