@@ -11,10 +11,11 @@ from collections.abc import Sequence
 from typing import NamedTuple
 
 WIDTH, HEIGHT = 480, 300
-LEFT, RIGHT, BOTTOM = 58, 16, 46
-LETTER = 7.6  # how wide one is, about, in the size of the style sheet
+LEFT, RIGHT, BOTTOM = 58, 22, 46
+LETTER = 8.4  # how wide one is, about, in the size of the style sheet
 LEGEND_ROW, BAR, BAR_GAP = 22, 16, 10
 MOST_MARKS = 40
+LEAST, MOST = 1e-100, 1e15  # what can be drawn; the least where an axis is logarithmic
 SUPERSCRIPTS = str.maketrans("-0123456789", "⁻⁰¹²³⁴⁵⁶⁷⁸⁹")
 
 
@@ -43,7 +44,7 @@ def line_chart(
     log_x: bool = False,
     log_y: bool = False,
 ) -> str:
-    """Lines over two axes, with a legend; "" where there is no finite point.
+    """Lines over two axes, with a legend; "" where no point can be drawn.
 
     `key` begins the ids, which are unique on a page. `log_x` is in powers of 2, `log_y` of 10.
     """
@@ -51,9 +52,10 @@ def line_chart(
     points = [point for each in kept for point in each.points]
     if not points:
         return ""
-    xs, ys = _axis([x for x, _ in points], log_x, 2), _axis([y for _, y in points], log_y, 10)
+    xs = _axis([x for x, _ in points], log_x, 2, snug=True)
+    ys = _axis([y for _, y in points], log_y, 10)
     legend, rows = _legend([each.name for each in kept])
-    top = 24 + rows * LEGEND_ROW
+    top = 34 + rows * LEGEND_ROW
     height = HEIGHT + rows * LEGEND_ROW
     right, base = WIDTH - RIGHT, height - BOTTOM
 
@@ -73,7 +75,7 @@ def line_chart(
         drawn.append(f'<line class="axis" x1="{x:.1f}" x2="{x:.1f}" y1="{base}" y2="{base + 5}"/>')
         drawn.append(_text(x, base + 20, _number(value, False), "middle"))
     drawn.append(f'<line class="axis" x1="{LEFT}" x2="{right}" y1="{base}" y2="{base}"/>')
-    drawn.append(_text(4, top - 9, y_label, "start", "label"))
+    drawn.append(_text(4, top - 16, y_label, "start", "label"))
     drawn.append(_text((LEFT + right) / 2, height - 6, x_label, "middle", "label"))
     for number, each in enumerate(kept):
         places = [(across(x), up(y)) for x, y in each.points]
@@ -87,7 +89,7 @@ def line_chart(
 def bar_chart(key: str, title: str, description: str, bars: Sequence[Bar], most: float) -> str:
     """Bars one below the other, each with what it says in words; a length of `most` is all."""
     wide = max((len(bar.name) for bar in bars), default=0) * LETTER + 10
-    said = max((len(bar.says) for bar in bars), default=0) * LETTER + 10
+    said = max((len(bar.says) for bar in bars), default=0) * LETTER + 12
     room = WIDTH - wide - said
     drawn, y = [], 4.0
     for bar in bars:
@@ -122,35 +124,35 @@ class _Axis(NamedTuple):
         return (value - self.low) / (self.high - self.low)
 
 
-def _axis(values: Sequence[float], logarithmic: bool, base: int) -> _Axis:
+def _axis(values: Sequence[float], logarithmic: bool, base: int, snug: bool = False) -> _Axis:
+    """From the least value to the most, and to whole ticks beyond them unless `snug`."""
     low, high = min(values), max(values)
     if logarithmic:
         first, last = math.log(low, base), math.log(high, base)
         if base == 10:
-            first, last = math.floor(first), math.ceil(last)
+            first, last = float(math.floor(first)), float(math.ceil(last))
         last = max(last, first + 1)
         every = math.ceil((last - first + 1) / 10) if base == 2 else math.ceil((last - first) / 6)
         powers = range(math.ceil(first - 1e-9), math.floor(last + 1e-9) + 1, every)
         return _Axis(first, last, [float(base) ** power for power in powers], base)
-    span = high - low or abs(high) or 1.0
-    if high == low:
+    span = high - low
+    if span <= 1e-9 * max(1.0, abs(low), abs(high)):  # as good as one value
+        span = max(1.0, abs(high))
         low, high = low - span / 2, high + span / 2
     step = 10.0 ** math.floor(math.log10(span / 5))
     step *= next(m for m in (1, 2, 5, 10, 20) if span / (step * m) <= 5)
-    first = math.floor(low / step + 1e-9)
-    last = math.ceil(high / step - 1e-9)
-    ticks = [round(step * number, 10) for number in range(first, last + 1)]
+    numbers = range(math.floor(low / step + 1e-9), math.ceil(high / step - 1e-9) + 1)
+    ticks = [step * number for number in numbers]
+    if snug:
+        return _Axis(low, high, [tick for tick in ticks if low <= tick <= high], 0)
     return _Axis(ticks[0], ticks[-1], ticks, 0)
 
 
 def _usable(
     points: Sequence[tuple[float, float]], log_x: bool, log_y: bool
 ) -> list[tuple[float, float]]:
-    return [
-        (x, y)
-        for x, y in points
-        if math.isfinite(x) and math.isfinite(y) and (x > 0 or not log_x) and (y > 0 or not log_y)
-    ]
+    least_x, least_y = (LEAST if logarithmic else -MOST for logarithmic in (log_x, log_y))
+    return [(x, y) for x, y in points if least_x <= x <= MOST and least_y <= y <= MOST]
 
 
 def _legend(names: Sequence[str]) -> tuple[str, int]:

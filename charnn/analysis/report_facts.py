@@ -71,12 +71,16 @@ class Scores(NamedTuple):
 
 
 class LabelledUnits(NamedTuple):
-    """The best units for a label, and a passage: each piece, the best one's value, the label."""
+    """The best units for a label, and a passage: each piece, the best one's value, the label.
+
+    `most` is what the best one hardly goes beyond, up or down: 98% of its values are below it.
+    """
 
     labeller: Labeller
     ranking: units.Ranking
     detectors: list[units.Detector]
     passage: list[tuple[str, float, bool]]
+    most: float
 
 
 class Inside(NamedTuple):
@@ -259,10 +263,11 @@ def look_inside(model: Model, saved: Checkpoint, tokens: Array, say: Progress) -
             ranking, flags = rankings[each.name], table[each.name]
             best = ranking.units[:SHOWN_UNITS]
             detectors = [units.detector(activity, config, unit, flags) for unit in best]
-            values = units.values_of(activity, config, best[0]).tolist()
+            values = units.values_of(activity, config, best[0])
             some = _liveliest(flags, len(text))
-            rows = zip(pieces[some], values[some], flags[some].tolist(), strict=True)
-            found.append(LabelledUnits(each, ranking, detectors, list(rows)))
+            rows = zip(pieces[some], values[some].tolist(), flags[some].tolist(), strict=True)
+            most = float(np.quantile(np.abs(values), 0.98))
+            found.append(LabelledUnits(each, ranking, detectors, list(rows), most))
     rare = [each.name for each in labellers if each.name not in rankings]
     return Inside(len(ids), gates, found, rare)
 

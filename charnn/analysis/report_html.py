@@ -10,7 +10,7 @@ from collections.abc import Iterable, Sequence
 from itertools import pairwise
 
 SURPRISAL_STEPS = (1.0, 2.0, 4.0, 8.0)  # bits, from which on the ground is another
-ACTIVITY_STEPS = (0.2, 0.5, 0.8)  # as `charnn inspect --unit` has them
+ACTIVITY_STEPS = (0.2, 0.5, 0.8)  # of the most that a unit does
 MAX_NAME = 80
 
 
@@ -88,11 +88,11 @@ def surprisal_legend() -> str:
     return _legend([(f"s{level}" if level else "", name) for level, name in enumerate(names)])
 
 
-def by_activity(passage: Iterable[tuple[str, float, bool]], says: str) -> str:
+def by_activity(passage: Iterable[tuple[str, float, bool]], most: float, says: str) -> str:
     """Pieces on grounds by a unit's value, which each has as its title; labelled: underlined."""
     parts = []
     for piece, value, labelled in passage:
-        level = sum(abs(value) >= step for step in ACTIVITY_STEPS)
+        level = sum(abs(value) >= step * most > 0 for step in ACTIVITY_STEPS)
         names = [f"{'n' if value < 0 else 'p'}{level}"] * bool(level) + ["in"] * labelled
         kind = f' class="{" ".join(names)}"' if names else ""
         title = f"{value:+.2f}" + (f", {says}" if labelled else "")
@@ -103,7 +103,7 @@ def by_activity(passage: Iterable[tuple[str, float, bool]], says: str) -> str:
 
 def activity_legend() -> str:
     """What the grounds of `by_activity` mean."""
-    a, b, c = (f"{step:g}" for step in ACTIVITY_STEPS)
+    a, b, c = (f"{step:.0%}" for step in ACTIVITY_STEPS)
     rows = [(f"n{k}", f"−{step} or less") for k, step in ((3, c), (2, b), (1, a))]
     rows += [("", "between")]
     rows += [(f"p{k}", f"{step} or more") for k, step in ((1, a), (2, b), (3, c))]

@@ -213,12 +213,12 @@ def samples(facts: Facts) -> str:
             "note",
         )
     ]
-    parts += [
+    written = [
         f'<div class="sample"><h3>Temperature {temperature:g}</h3>'
         f'<p class="text">{shown(text)}</p></div>'
         for temperature, text in facts.samples
     ]
-    return "".join(parts)
+    return "".join([*parts, '<div class="samples">', *written, "</div>"])
 
 
 def passage(facts: Facts) -> str:
@@ -269,7 +269,7 @@ def units_of_labels(facts: Facts) -> str:
     ]
     if inside.labels:
         parts.append(activity_legend())
-    for labeller, ranking, detectors, shown_passage in inside.labels:
+    for labeller, ranking, detectors, shown_passage, most in inside.labels:
         best = list(zip(ranking.units, ranking.auc, detectors, ranking.directions, strict=False))
         rows = [
             (
@@ -285,8 +285,9 @@ def units_of_labels(facts: Facts) -> str:
         caption = f"{ranking.share:.1%} of the text"
         parts.append(table(caption, ("unit", "AUC", "right", "says yes"), rows))
         parts.append("</div><div>")
-        parts.append(paragraph(f"Unit {ranking.units[0]} over a passage:", "note"))
-        parts.append(by_activity(shown_passage, labeller.says))
+        said = f"Unit {ranking.units[0]} over a passage; 100% is {most:.2f}:"
+        parts.append(paragraph(said, "note"))
+        parts.append(by_activity(shown_passage, most, labeller.says))
         parts.append("</div></div>")
     if inside.rare:
         names = ", ".join(inside.rare)
