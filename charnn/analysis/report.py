@@ -11,6 +11,7 @@ import re
 from importlib import resources
 from pathlib import Path
 
+from charnn.analysis import report_measured as measured
 from charnn.analysis import report_parts as parts
 from charnn.analysis.report_facts import Facts
 from charnn.analysis.report_html import name_shown, paragraph
@@ -24,12 +25,12 @@ SECTIONS = {
     "data": ("What it learnt from", parts.data),
     "recipe": ("How it was trained", parts.recipe),
     "curves": ("Learning curves", parts.curves),
-    "held-out": ("On held-out text", parts.held_out),
-    "samples": ("What it writes", parts.samples),
-    "passage": ("What surprises it", parts.passage),
-    "gates": ("Its gates", parts.gates),
-    "units": ("What its units do", parts.units_of_labels),
-    "horizon": ("How far back it looks", parts.memory),
+    "held-out": ("On held-out text", measured.held_out),
+    "samples": ("What it writes", measured.samples),
+    "passage": ("What surprises it", measured.passage),
+    "gates": ("Its gates", measured.gates),
+    "units": ("What its units do", measured.units_of_labels),
+    "horizon": ("How far back it looks", measured.memory),
     "speed": ("Speed and size", parts.speed),
     "again": ("Run it again", parts.again),
 }

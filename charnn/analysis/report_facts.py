@@ -32,7 +32,7 @@ from charnn.config.analysis import (
     REPORT_UNITS,
     SHOWN_UNITS,
 )
-from charnn.errors import CharnnError, ConfigError
+from charnn.errors import CharnnError, ConfigError, TextError
 from charnn.evaluation import Score, TextSizes
 from charnn.generation import Model
 from charnn.generation.native import kernels
@@ -104,10 +104,14 @@ class Memory(NamedTuple):
 
 @dataclass
 class Facts:
-    """All of it. What is None was left out, and `left_out` says why, in a sentence by section."""
+    """All of it. What is None was left out, and `left_out` says why, in a sentence by section.
+
+    `name` is the model's for people, `called` what a command would take for it, without a folder.
+    """
 
     model: Checkpoint
     name: str
+    called: str
     size: int
     tokenizer: Tokenizer
     samples: list[Sample]
@@ -135,8 +139,9 @@ def find_facts(saved: Checkpoint, path: Path, name: str, progress: Progress | No
     model = Model.from_checkpoint(saved)
     samples, per_second, chars = write_samples(model, say)
     engine = f"native, {kernels()[0]}" if kernels() else "numpy"
+    called = name if path.stem in ("best", "last") else path.name
     size = path.stat().st_size
-    facts = Facts(saved, name, size, tokenizer, samples, per_second, chars, engine)
+    facts = Facts(saved, name, called, size, tokenizer, samples, per_second, chars, engine)
     found = find_held_out(path.parent / "tokens", tokenizer, saved.lines)
     if isinstance(found, str):
         facts.left_out = dict.fromkeys(("held-out", "passage", "units", "horizon"), found)
@@ -280,7 +285,7 @@ def measure_memory(network: LanguageModel, tokens: Array, say: Progress) -> Memo
     """
     ids = np.asarray(tokens, np.int64)
     if len(ids) < 8:
-        raise CharnnError("The held-out text is too short to look back in.")
+        raise TextError(f"the held-out text has {len(ids)} tokens, 8 are needed to look back")
     lags = np.array([lag for lag in LAGS if lag <= len(ids) // 2])
     count = min(REPORT_PLACES, len(ids) - int(lags[-1]))
     places = np.linspace(int(lags[-1]), len(ids) - 1, count).astype(np.int64)

@@ -261,6 +261,22 @@ def test_a_lone_model_is_told_of_without_text(tmp_path):
     assert "Temperature 0.5" in page
 
 
+def test_a_file_by_itself_is_called_by_its_name_in_commands(prose, tmp_path):
+    path = tmp_path / "it's <me>.safetensors"
+    path.write_bytes(prose[1].read_bytes())
+    facts = find_facts(load(path), path, path.stem)
+    part = read(section(make_report(facts), "again")).text
+    assert """charnn sample -m 'it'"'"'s <me>.safetensors' -n 500""" in part
+
+
+@pytest.mark.parametrize("text", ["ab\n", "a\nb" * 4])
+def test_a_text_that_is_too_short_is_no_error(tmp_path, text):
+    path = make_run(tmp_path / "run", text)
+    facts = find_facts(load(path), path, "short")
+    read(make_report(facts))
+    assert "needed" in facts.left_out["horizon"]
+
+
 def test_damaged_tokens_are_left_out_with_a_sentence(tmp_path):
     path = make_run(tmp_path / "run", PROSE)
     path.with_name("tokens").write_bytes(b"nonsense" * 9)
@@ -352,7 +368,7 @@ def report(*words):
 
 
 def test_the_command_writes_a_page_and_says_so(folder):
-    result = report("-o", "page.html")
+    result = report("-o", "page.html", "--threads", "1")
     assert (0, "") == (result.exit_code, result.stdout), result.output
     size = Path("page.html").stat().st_size
     assert (
