@@ -5,6 +5,7 @@ from __future__ import annotations
 import time
 from collections.abc import Callable
 from dataclasses import dataclass, field
+from itertools import pairwise
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -241,8 +242,8 @@ def score(
     kinds = class_rows(tokenizer, targets, nats, before)
     trained_on = 0 if held.train is None else len(held.train)
     text, bits = bits_of_characters(tokenizer, targets, nats)
-    start = _passage_start(text)
-    passage = list(zip(text[start:], bits[start:].tolist(), strict=True))[:REPORT_PASSAGE]
+    shown = _some_lines(text) if saved.lines else _one_place(text)
+    passage = [(text[at], float(bits[at])) for at in shown]
     return Scores(protocols, rows, trained_on, kinds, positions, passage)
 
 
@@ -298,13 +299,23 @@ def measure_memory(network: LanguageModel, tokens: Array, say: Progress) -> Memo
     return Memory(lags, len(places), gradient, truncated, shuffled)
 
 
-def _passage_start(text: str) -> int:
-    """Where the shown passage begins: at a paragraph or line, where the model has read a while."""
+def _one_place(text: str) -> range:
+    """Where a passage lies: from a paragraph or line on, where the model has read a while."""
+    start = 0
     for mark in ("\n\n", "\n", " "):
         at = text.find(mark, 500)
         if at >= 0 and at + len(mark) + REPORT_PASSAGE <= len(text):
-            return at + len(mark)
-    return 0
+            start = at + len(mark)
+            break
+    return range(start, min(start + REPORT_PASSAGE, len(text)))
+
+
+def _some_lines(text: str) -> list[int]:
+    """The characters of lines that lie evenly over a text, since lists are often in order."""
+    ends = np.flatnonzero(np.array(list(text)) == "\n") + 1
+    lines = list(pairwise([0, *ends.tolist()]))
+    every = max(1, -(-len(text) // REPORT_PASSAGE))
+    return [at for start, end in lines[::every] for at in range(start, end)][:REPORT_PASSAGE]
 
 
 def _liveliest(flags: units.Flags, chars: int) -> slice:

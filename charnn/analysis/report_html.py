@@ -67,14 +67,14 @@ def figure(chart: str, caption: str) -> str:
     return f"<figure>{chart}<figcaption>{shown(caption)}</figcaption></figure>" if chart else ""
 
 
-def by_surprisal(passage: Iterable[tuple[str, float]]) -> str:
-    """Characters on grounds by their bits, which each has as its title."""
+def by_surprisal(passage: Iterable[tuple[str, float]], of_lines: bool = False) -> str:
+    """Characters on grounds by their bits, which each has as its title; short lines in columns."""
     parts = []
     for character, bits in passage:
         level = sum(bits >= step for step in SURPRISAL_STEPS)
         kind = f' class="s{level}"' if level else ""
         parts.append(f'<span{kind} title="{bits:.2f} bits">{_with_signs(character)}</span>')
-    return f'<p class="text">{"".join(parts)}</p>'
+    return _text(parts, of_lines)
 
 
 def surprisal_legend() -> str:
@@ -88,7 +88,9 @@ def surprisal_legend() -> str:
     return _legend([(f"s{level}" if level else "", name) for level, name in enumerate(names)])
 
 
-def by_activity(passage: Iterable[tuple[str, float, bool]], most: float, says: str) -> str:
+def by_activity(
+    passage: Iterable[tuple[str, float, bool]], most: float, says: str, of_lines: bool = False
+) -> str:
     """Pieces on grounds by a unit's value, which each has as its title; labelled: underlined."""
     parts = []
     for piece, value, labelled in passage:
@@ -98,7 +100,7 @@ def by_activity(passage: Iterable[tuple[str, float, bool]], most: float, says: s
         title = f"{value:+.2f}" + (f", {says}" if labelled else "")
         if piece:
             parts.append(f'<span{kind} title="{shown(title)}">{_with_signs(piece)}</span>')
-    return f'<p class="text">{"".join(parts)}</p>'
+    return _text(parts, of_lines)
 
 
 def activity_legend() -> str:
@@ -108,6 +110,10 @@ def activity_legend() -> str:
     rows += [("", "between")]
     rows += [(f"p{k}", f"{step} or more") for k, step in ((1, a), (2, b), (3, c))]
     return _legend([*rows, ("in", "has the label")])
+
+
+def _text(parts: Sequence[str], of_lines: bool) -> str:
+    return f'<p class="text{" of-lines" if of_lines else ""}">{"".join(parts)}</p>'
 
 
 def _legend(rows: Iterable[tuple[str, str]]) -> str:

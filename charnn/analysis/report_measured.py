@@ -112,7 +112,9 @@ def passage(facts: Facts) -> str:
         "Held-out text; the ground of each character says how much it surprised the model after "
         "all that came before. Strong surprises are underlined too, and a title holds the bits."
     )
-    return paragraph(said) + surprisal_legend() + by_surprisal(facts.scores.passage)
+    return (
+        paragraph(said) + surprisal_legend() + by_surprisal(facts.scores.passage, facts.model.lines)
+    )
 
 
 def gates(facts: Facts) -> str:
@@ -171,7 +173,7 @@ def units_of_labels(facts: Facts) -> str:
         parts.append("</div><div>")
         said = f"Unit {ranking.units[0]} over a passage; 100% is {most:.2f}:"
         parts.append(paragraph(said, "note"))
-        parts.append(by_activity(shown_passage, most, labeller.says))
+        parts.append(by_activity(shown_passage, most, labeller.says, facts.model.lines))
         parts.append("</div></div>")
     if inside.rare:
         names = ", ".join(inside.rare)

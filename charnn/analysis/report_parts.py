@@ -89,7 +89,8 @@ def recipe(facts: Facts) -> str:
     if tokens := found_number(info, "tokens"):
         listed.append(("Tokens read", f"{tokens:,.0f}"))
     if seconds := found_number(info, "seconds"):
-        listed.append(("Time", f"{seconds / 60:,.1f} minutes"))
+        short = seconds < 120
+        listed.append(("Time", f"{seconds:,.0f} s" if short else f"{seconds / 60:,.1f} minutes"))
     settings = [(key.replace("_", " "), text) for key, text in _settings(info)]
     if not listed and not settings:
         return paragraph("The model's file does not say how it was trained.", "note")
@@ -187,7 +188,7 @@ def _settings(info: Any) -> list[tuple[str, str]]:
         if isinstance(value, bool):
             found.append((key, "yes" if value else "no"))
         elif found_number(settings, key) is not None:
-            found.append((key, f"{value:,}" if isinstance(value, int) else f"{value:g}"))
+            found.append((key, f"{value:g}" if isinstance(value, float) else str(value)))
         elif isinstance(value, str) and PLAIN_WORD.match(value):
             found.append((key, value))
     return found

@@ -295,6 +295,9 @@ def test_a_model_of_lines_has_its_own_protocol_and_no_horizon(tmp_path):
     score = facts.scores.protocols["lines"]
     assert f"{score.bits_per_char:.4f}" in section(page, "held-out")
     assert "fresh start" in section(page, "horizon")
+    lines = "".join(character for character, _ in facts.scores.passage).splitlines()
+    assert lines
+    assert set(lines) <= set(NAMES.splitlines())
     assert 12 == facts.samples[0].text.count("\n") + 1
     assert "--lines 20" in section(page, "again")
 
