@@ -19,6 +19,7 @@ from charnn.cli.inspect import inspect
 from charnn.cli.lab import lab
 from charnn.cli.options import Sectioned
 from charnn.cli.plan import plan
+from charnn.cli.report import report
 from charnn.cli.runs import runs
 from charnn.cli.sample import sample
 from charnn.cli.score import score
@@ -70,6 +71,7 @@ COMMANDS: dict[str, Callable[..., None]] = {
     "show": show,
     "corpus": corpus,
     "export": export,
+    "report": report,
     "inspect": inspect,
     "horizon": horizon,
     "lab": lab,

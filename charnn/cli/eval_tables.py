@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal, NamedTuple
@@ -194,13 +193,9 @@ def _dynamic(wishes: Wishes, it: Evaluated, train: Ids | None) -> dict[str, Any]
 
 def _baselines(it: Evaluated, train: Ids | None) -> dict[str, Any]:
     from charnn.analysis import baselines
+    from charnn.analysis.held_out import baseline_rows
 
-    score = it.score(0.0)
-    counted = baselines.counted(it.tokens, it.tokenizer.vocab_size, train)
-    rows = [_row(each, score.chars, score.bytes) for each in counted]
-    data = b"".join([it.tokenizer.token_bytes[token] for token in it.tokens.tolist()])
-    whole = it.sizes.add(score, 0.0, it.tokens[:1])
-    rows += [_row(each, whole.chars, whole.bytes) for each in baselines.compressed(data)]
+    rows = baseline_rows(it.tokenizer, it.tokens, it.sizes, train)
     if not it.quiet and not baselines.zstd():
         say("note: no zstd here: Python has it from 3.14 on, or the package zstandard")
     return {
@@ -209,20 +204,9 @@ def _baselines(it: Evaluated, train: Ids | None) -> dict[str, Any]:
     }
 
 
-def _row(each: Any, chars: int | None, size: int) -> dict[str, Any]:
-    return {
-        "name": each.name,
-        "bits_per_char": each.bits / chars if chars else None,
-        "bits_per_byte": each.bits / size if size else None,
-    }
-
-
 def _classes(it: Evaluated) -> list[dict[str, Any]]:
-    import numpy as np
-
-    from charnn.analysis import classes
+    from charnn.analysis.held_out import class_rows
     from charnn.analysis.losses import carried_losses, line_losses
-    from charnn.analysis.reading import CharacterBits
 
     if it.of_lines:
         targets, nats = line_losses(it.network, it.tokens, it.newline)
@@ -231,24 +215,7 @@ def _classes(it: Evaluated) -> list[dict[str, Any]]:
         targets = it.tokens[1:]
         nats = carried_losses(it.network, it.tokens, it.progress("classes"))
         before = it.tokenizer.decode(it.tokens[:1])
-    characters = CharacterBits(it.tokenizer)
-    text, bits = characters.push(targets, nats / math.log(2))
-    rest, last = characters.push(targets[:0], bits[:0], final=True)
-    found = classes.by_class(text + rest, np.concatenate([bits, last]), before)
-    chars, total = max(1, int(found.chars.sum())), float(found.bits.sum()) or 1.0
-    return [
-        {
-            "class": name,
-            "chars": count,
-            "share_of_chars": count / chars,
-            "bits": spent,
-            "share_of_bits": spent / total,
-            "bits_per_char": spent / count if count else None,
-        }
-        for name, count, spent in zip(
-            classes.CLASSES, found.chars.tolist(), found.bits.tolist(), strict=True
-        )
-    ]
+    return class_rows(it.tokenizer, targets, nats, before)
 
 
 def _training_tokens(it: Evaluated) -> Ids | None:

@@ -10,3 +10,17 @@ SHOWN_UNITS = 5
 LAGS = (1, 2, 4, 8, 16, 32, 64, 128, 256)
 HORIZON_SAMPLES = 400  # places of the text whose losses are averaged
 CELLS_MINUTES = 0.5  # for each of the cells that are compared
+
+# What a report looks at, so that a network of three layers of 256 takes about a minute.
+REPORT_HELD_OUT = 50_000  # tokens of the validation split, from its beginning
+REPORT_LINES = 20_000  # the same for a model of lines, which is read line by line
+REPORT_TRAIN = 1_000_000  # tokens of the training text that n-grams are counted on, the latest
+REPORT_UNITS = 12_000  # tokens that units are ranked on
+REPORT_PLACES = 48  # of the text, whose losses are averaged to see how far back matters
+REPORT_GRADIENTS = 12  # of these, for gradients
+REPORT_PASSAGE = 1_200  # characters
+REPORT_UNIT_PASSAGE = 420  # characters for each label
+REPORT_TEMPERATURES = (0.5, 0.8, 1.1)
+REPORT_SAMPLE = {"char": 600, "byte": 600, "sentencepiece": 180}  # tokens
+REPORT_SAMPLE_LINES = 12
+REPORT_SEED = 1

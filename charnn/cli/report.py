@@ -1,0 +1,107 @@
+"""`charnn report`: one page about a model, to be read and printed."""
+
+from __future__ import annotations
+
+import time
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from charnn.cli.console import note, print_json, progress_lines, say
+from charnn.cli.export import name_of
+from charnn.cli.options import (
+    DEFAULT_CHECKPOINTS,
+    CheckpointsOption,
+    JsonOption,
+    QuietOption,
+    ThreadsOption,
+)
+from charnn.errors import ConfigError, FileError
+
+
+def report(
+    output: Annotated[
+        Path,
+        typer.Option(
+            "-o", "--output", metavar="FILE.html", help="The page to write.", show_default=False
+        ),
+    ],
+    model: Annotated[
+        str | None,
+        typer.Argument(
+            metavar="[MODEL]",
+            help="A run's name, its folder or a file. [default: the newest run's best]",
+            show_default=False,
+        ),
+    ] = None,
+    force: Annotated[bool, typer.Option("--force", help="Replace what is there already.")] = False,
+    threads: ThreadsOption = None,
+    checkpoints: CheckpointsOption = DEFAULT_CHECKPOINTS,
+    as_json: JsonOption = False,
+    quiet: QuietOption = False,
+) -> None:
+    """Write one page about a model: facts, curves, samples, a look inside.
+
+    \b
+    charnn report -o report.html             the newest run
+    charnn report lighthouse -o report.html  a run by its name
+    """
+    if threads is not None and threads < 1:
+        raise ConfigError(f"--threads must be 1 or more, got {threads}")
+    if not output.name.endswith(".html"):
+        raise ConfigError(f"-o names the page, which must end in .html: try {output}.html")
+    if output.is_dir():
+        raise ConfigError(f"-o {output} is a folder: give the page a name in it")
+    if output.exists() and not force:
+        raise FileError(f"{output} is there already: replace it with --force, or give another -o")
+    if not output.absolute().parent.is_dir():
+        raise FileError(f"cannot write {output}: there is no folder {output.parent}")
+
+    from charnn.checkpoint import load
+    from charnn.runs import find_model
+    from charnn.training import machine  # before what loads torch
+
+    from charnn.analysis.report import write_report  # isort: skip - see the line above
+    from charnn.analysis.report_facts import find_facts  # isort: skip
+
+    began = time.monotonic()
+    path = find_model(model, checkpoints)
+    saved = load(path)
+    with machine.prepared(threads or machine.default_threads()):
+        facts = find_facts(saved, path, name_of(path), None if quiet else _Progress())
+    write_report(facts, output)
+    size = output.stat().st_size
+    if as_json:
+        scores = facts.scores.protocols if facts.scores else {}
+        print_json(
+            {
+                "path": str(output),
+                "bytes": size,
+                "model": str(path),
+                "digest": saved.digest,
+                "parameters": saved.config.parameters,
+                "seconds": round(time.monotonic() - began, 3),
+                **{key.replace("-", "_"): each.to_dict() for key, each in scores.items()},
+                "chars_per_second": facts.chars_per_second,
+                "left_out": facts.left_out,
+            }
+        )
+    if not quiet:
+        for why in dict.fromkeys(facts.left_out.values()):
+            sections = ", ".join(key for key, each in facts.left_out.items() if each == why)
+            note(f"{sections}: {why}")
+        say(f"wrote {output}, {size:,} bytes, from {path}")
+
+
+class _Progress:
+    """A line now and then for each thing that is measured."""
+
+    def __init__(self) -> None:
+        self._lines: dict[str, Any] = {}
+
+    def __call__(self, what: str, done: int, total: int) -> None:
+        if what not in self._lines:
+            say(what)
+            self._lines[what] = progress_lines(what)
+        self._lines[what](done, total)
