@@ -136,7 +136,7 @@ def folder_with_a_run(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, d
 
 
 @pytest.mark.slow
-@pytest.mark.timeout(300)
+@pytest.mark.timeout(900)  # a process for each of some sixty examples
 def test_the_commands_of_the_readme_work_one_after_another(tmp_path: Path) -> None:
     lines = list(examples(page("README.md")))
     assert {"charnn train", "charnn sample"} <= {" ".join(line.split()[:2]) for line in lines}
