@@ -74,10 +74,11 @@ def make_quick():
     )
 """
 CHARNN = f"""{QUICK}
-if {{"train", "plan"}} & set(sys.argv):
-    make_quick()
-from charnn.cli import main
-main()
+if __name__ == "__main__":  # a worker of the lab imports this script
+    if {{"train", "plan"}} & set(sys.argv):
+        make_quick()
+    from charnn.cli import main
+    main()
 """
 
 
