@@ -18,6 +18,7 @@ from charnn.cli.options import (
     JsonOption,
     ModelOption,
     QuietOption,
+    ReadTextsArgument,
     ThreadsOption,
 )
 from charnn.config import CELLS_MINUTES, GATES, HORIZON_SAMPLES, MAX_SEED, TrainOptions
@@ -31,14 +32,7 @@ COMPARED_UNITS, COMPARED_EMBEDDING = 128, 64  # of one layer
 
 
 def horizon(
-    texts: Annotated[
-        list[str] | None,
-        typer.Argument(
-            metavar="[TEXT]...",
-            help="What the network reads. [default: the run's own validation split]",
-            show_default=False,
-        ),
-    ] = None,
+    texts: ReadTextsArgument = None,
     model: ModelOption = None,
     fresh: Annotated[
         bool, typer.Option("--fresh", help="Measure a network of that shape before any training.")

@@ -16,6 +16,7 @@ from charnn.cli.options import (
     ModelOption,
     OneThreadOption,
     QuietOption,
+    ReadTextsArgument,
     SeedOption,
 )
 from charnn.cli.output import Output
@@ -34,14 +35,7 @@ MOST_CHARS = 1_000_000
 
 
 def inspect(
-    texts: Annotated[
-        list[str] | None,
-        typer.Argument(
-            metavar="[TEXT]...",
-            help="What the network reads. [default: the run's own validation split]",
-            show_default=False,
-        ),
-    ] = None,
+    texts: ReadTextsArgument = None,
     model: ModelOption = None,
     find: Annotated[
         str | None,

@@ -49,6 +49,14 @@ TextsArgument = Annotated[
         show_default=False,
     ),
 ]
+ReadTextsArgument = Annotated[
+    list[str] | None,
+    typer.Argument(
+        metavar="[TEXT]...",
+        help="What the network reads. [default: the run's own validation split]",
+        show_default=False,
+    ),
+]
 ModelOption = Annotated[
     str | None,
     typer.Option(

@@ -142,7 +142,7 @@ class NativeModel:
                 "the compiled engine was not built: install charnn where there is a C compiler"
             )
         use()
-        self.library, self._arrays = found, list[NDArray[np.generic]]()
+        self.compiled, self._arrays = found, list[NDArray[np.generic]]()
         self.config = config = arrangement.config
         layers = (CLayer * config.num_layers)()
         for place, layer in zip(layers, arrangement.layers, strict=True):
@@ -165,7 +165,7 @@ class NativeModel:
 
     def reserve(self, streams: int) -> None:
         """Makes room for so many streams at once."""
-        size = self.library.charnn_scratch_bytes(self.c_model, streams)
+        size = self.compiled.charnn_scratch_bytes(self.c_model, streams)
         self._scratch_array = np.empty(size + CACHE_LINE, np.uint8)
         start = address(self._scratch_array)
         self.scratch_at, self.streams = start + -start % CACHE_LINE, streams
@@ -203,7 +203,7 @@ class NativeModel:
 
     def surprisal(self, logits: Array, token: int) -> float:
         """The nats of a token by `logits`, at temperature 1."""
-        nats: float = self.library.charnn_surprisal(address(logits), logits.size, token)
+        nats: float = self.compiled.charnn_surprisal(address(logits), logits.size, token)
         return nats
 
     def step_batch(self, tokens: Sequence[int], states: Array) -> Array:
@@ -216,14 +216,14 @@ class NativeModel:
         assert states.flags.c_contiguous, "the engine takes arrays without gaps"
         logits = np.empty((len(ids), self.config.vocab_size), np.float32)
         at = address(states)
-        self.library.charnn_step(
+        self.compiled.charnn_step(
             self.c_model, len(ids), address(ids), at, at, address(logits), self.scratch_at
         )
         return logits
 
     def _read(self, token: int, state: int, logits: int | None) -> None:
         self._tokens[0] = token
-        self.library.charnn_step(
+        self.compiled.charnn_step(
             self.c_model, 1, self._tokens_at, state, state, logits, self.scratch_at
         )
 
@@ -234,7 +234,7 @@ class NativeModel:
         if 4 * config.vocab_size * rows > MAX_TABLE_BYTES:
             return
         table = np.empty((config.vocab_size, rows), np.float32)
-        self.library.charnn_make_table(self.c_model, address(table), self.scratch_at)
+        self.compiled.charnn_make_table(self.c_model, address(table), self.scratch_at)
         self.c_model.table = self._keep(table)
 
     def _matrix(self, matrix: Matrix) -> CMatrix:
@@ -273,8 +273,8 @@ class NativeStream:
         self.logits = np.array(logits, np.float32, order="C")
         self.state = np.array(state, np.float32, order="C")
         self._weights, self._token = np.empty(logits.size, np.float64), np.zeros(1, np.int32)
-        self._choose, self._read = model.library.charnn_choose, model.library.charnn_step
-        self._surprisal = model.library.charnn_surprisal
+        self._choose, self._read = model.compiled.charnn_choose, model.compiled.charnn_step
+        self._surprisal = model.compiled.charnn_surprisal
         self._by = (address(self.logits), logits.size)
         self._room = address(self._weights)
         at = address(self.state)
