@@ -43,6 +43,7 @@ def c_files(checkpoint: Checkpoint) -> tuple[dict[str, str], Sizes]:
 
     Raises:
         DamagedFile: the tokenizer of `checkpoint` is garbage.
+        FileError: its weights overflow.
     """
     config = checkpoint.config
     tokenizer = tokenizer_from_dict(checkpoint.tokenizer, config.vocab_size)
@@ -167,6 +168,8 @@ class _Model:
         return f"{{{rows}, {columns}, {columns}, {name}, {name}_scale, 0, {bias}}}"
 
     def _array(self, kind: str, name: str, values: NDArray[np.generic]) -> Iterator[str]:
+        if kind == "float" and not np.isfinite(values).all():
+            raise FileError("the weights of this model are too large to export: use another model")
         self.bytes += values.nbytes
         flat = values.reshape(-1).tolist()
         words = map(_float, flat) if kind == "float" else map(str, flat)

@@ -103,8 +103,7 @@ def network_data(checkpoint: Checkpoint) -> dict[str, Any]:
         CharnnError: the weights are too large to be multiplied.
     """
     config = checkpoint.config
-    with np.errstate(over="ignore", invalid="ignore"):
-        arranged = arrange(config, checkpoint.weights)
+    arranged = arrange(config, checkpoint.weights)
     matrices = [m for layer in arranged.layers for m in (layer.inputs, layer.recurrent)]
     arrays = [a for m in (*matrices, arranged.head) for a in (m.weights, m.bias) if a is not None]
     if not all(np.isfinite(array).all() for array in (*arrays, arranged.embedding)):

@@ -45,6 +45,8 @@ class Arrangement(NamedTuple):
     head: Matrix
 
 
+# Weights so large that a fold overflows give logits that are not finite, which the sampler tells.
+@np.errstate(over="ignore", invalid="ignore")
 def arrange(config: ModelConfig, weights: Mapping[str, Array]) -> Arrangement:
     """Arranges `weights`, named and shaped as ``config.tensor_shapes()`` says; copies them."""
     layers = []
@@ -70,6 +72,7 @@ def fold_norm(weight: Array, bias: Array, weights: Mapping[str, Array], norm: st
     return Matrix(weight * weights[f"{norm}.weight"], (bias + shifted).astype(np.float32))
 
 
+@np.errstate(over="ignore", invalid="ignore")
 def quantise(arrangement: Arrangement) -> Arrangement:
     """The same with int8 matrices: each row in steps of 1/127 of its greatest number."""
     layers = tuple(

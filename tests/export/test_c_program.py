@@ -161,3 +161,12 @@ def test_a_folder_is_written_whole_and_only_a_program_is_replaced(tmp_path):
         write_program(checkpoint, "goat", folder)
     assert "mine" == (folder / "diary.txt").read_text()
     assert [folder] == list(folder.parent.iterdir())
+
+
+def test_weights_that_overflow_are_refused(tmp_path):
+    checkpoint = checkpoint_of()
+    for name in ("layers.0.norm.weight", "layers.0.cell.weight_ih"):
+        checkpoint.weights[name] = np.full_like(checkpoint.weights[name], 3e38)
+    with pytest.raises(FileError, match="too large to export"):
+        write_program(checkpoint, "goat", tmp_path / "program")
+    assert [] == list(tmp_path.iterdir())
