@@ -16,8 +16,8 @@ import numpy as np
 import safetensors.numpy
 from safetensors import SafetensorError
 
-from charnn.config import ModelConfig, TrainConfig
-from charnn.errors import ConfigError, FileError
+from charnn.config import MAX_NGRAM, ModelConfig, TrainConfig
+from charnn.errors import ConfigError, DamagedFile, FileError
 from charnn.tensor_file import (
     MAX_HEADER_BYTES,
     METADATA_KEY,
@@ -33,12 +33,15 @@ from charnn.tensor_file import (
     seal,
     to_json,
 )
+from charnn.text.ngram_tree import ARRAYS, NGramTree
 from charnn.version import __version__
 
-FORMAT = 3
-PLAIN_FORMAT = 2  # of what is not a model of lines: older charnn read it, and are let
+FORMAT = 4  # of a model with n-grams
+LINES_FORMAT = 3  # of a model of lines without
+PLAIN_FORMAT = 2  # of all else: older charnn read it, and are let
 NO_DIGEST = "0" * 64
 TOKENIZER_DTYPES = ("U8", "U32")
+NGRAM_DTYPES = ("U8", "U16", "U32")
 
 
 @dataclass
@@ -61,6 +64,8 @@ class Checkpoint:
 
     ``tokenizer`` is what `Tokenizer.to_dict` gave: a kind, and arrays of one dimension. ``lines``
     says that the model read lines, each from the start state after the start token, a newline.
+    ``ngrams`` is what `charnn.training.counts.count` gave: the n-grams that the network is mixed
+    with, as arrays of one dimension, their ``order`` and ``share``.
     """
 
     config: ModelConfig
@@ -71,6 +76,29 @@ class Checkpoint:
     training: TrainingState | None = None
     digest: str = ""
     lines: bool = False
+    ngrams: dict[str, Any] | None = None
+
+    def ngram_facts(self) -> dict[str, Any] | None:
+        """How many n-grams the network is mixed with, of what order, with what share; or None."""
+        if self.ngrams is None:
+            return None
+        return {"count": len(self.ngrams["symbols"])} | {
+            key: self.ngrams[key] for key in ("order", "share")
+        }
+
+    def counts(self) -> tuple[NGramTree, float] | None:
+        """The n-grams that the network is mixed with, and their share; None where there are none.
+
+        Raises:
+            DamagedFile: they are no n-grams.
+        """
+        if self.ngrams is None:
+            return None
+        order, share = self.ngrams["order"], self.ngrams["share"]
+        try:
+            return NGramTree.from_arrays(self.config.vocab_size, order, self.ngrams), share
+        except (KeyError, ValueError) as error:
+            raise DamagedFile(f"the n-grams of this model are damaged: {error}") from None
 
 
 def save(path: Path, checkpoint: Checkpoint) -> None:
@@ -83,7 +111,7 @@ def save(path: Path, checkpoint: Checkpoint) -> None:
     kind = {key: value for key, value in checkpoint.tokenizer.items() if not _is_array(value)}
     metadata: dict[str, Any] = {
         "kind": "model",
-        "format": FORMAT if checkpoint.lines else PLAIN_FORMAT,
+        "format": _format(checkpoint),
         "charnn": __version__,
         "model": checkpoint.config.to_dict(),
         "tokenizer": kind,
@@ -93,6 +121,9 @@ def save(path: Path, checkpoint: Checkpoint) -> None:
     }
     arrays = dict(checkpoint.weights)
     arrays |= {f"tokenizer.{k}": v for k, v in checkpoint.tokenizer.items() if _is_array(v)}
+    if checkpoint.ngrams is not None:
+        metadata["ngrams"] = {k: v for k, v in checkpoint.ngrams.items() if not _is_array(v)}
+        arrays |= {f"ngrams.{k}": v for k, v in checkpoint.ngrams.items() if _is_array(v)}
     if checkpoint.training:
         metadata["training"] = {
             "config": checkpoint.training.config.to_dict(),
@@ -167,6 +198,7 @@ def load(path: Path) -> Checkpoint:
         training,
         metadata["digest"],
         metadata.get("lines", False),
+        {**metadata["ngrams"], **_under(arrays, "ngrams.")} if "ngrams" in metadata else None,
     )
 
 
@@ -184,6 +216,12 @@ def peek(path: Path) -> dict[str, Any]:
         raise FileError(os_error_line(error, path, "read")) from error
     _check(header, path)
     return header.metadata
+
+
+def _format(checkpoint: Checkpoint) -> int:
+    if checkpoint.ngrams is not None:
+        return FORMAT
+    return LINES_FORMAT if checkpoint.lines else PLAIN_FORMAT
 
 
 def _is_array(value: Any) -> bool:
@@ -212,6 +250,11 @@ def _check(header: Header, path: Path) -> tuple[ModelConfig, TrainConfig | None]
         lines = metadata.get("lines", False)
         if type(lines) is not bool:
             raise ValueError("'lines' is neither true nor false")
+        if "ngrams" in metadata:
+            _check_ngrams(_object(metadata, "ngrams"))
+            for name in ARRAYS:
+                if f"ngrams.{name}" not in header.tensors:
+                    raise ValueError(f"its n-grams have no {name}")
         wanted = {name: ("F32", shape) for name, shape in config.tensor_shapes().items()}
         train_config = None
         if "training" in metadata:
@@ -228,7 +271,10 @@ def _check(header: Header, path: Path) -> tuple[ModelConfig, TrainConfig | None]
     except (ConfigError, ValueError, RecursionError) as error:
         raise damaged(path, error) from None
     found = {
-        name: tensor for name, tensor in header.tensors.items() if not _is_tokenizer(name, tensor)
+        name: tensor
+        for name, tensor in header.tensors.items()
+        if not _lies_flat(name, tensor, "tokenizer.", TOKENIZER_DTYPES)
+        and not ("ngrams" in metadata and _lies_flat(name, tensor, "ngrams.", NGRAM_DTYPES))
     }
     for name in [*wanted, *found]:
         if name not in found:
@@ -238,9 +284,17 @@ def _check(header: Header, path: Path) -> tuple[ModelConfig, TrainConfig | None]
     return config, train_config
 
 
-def _is_tokenizer(name: str, tensor: Tensor) -> bool:
-    one_dimension = tensor.dtype in TOKENIZER_DTYPES and len(tensor.shape) == 1
-    return name.startswith("tokenizer.") and one_dimension
+def _lies_flat(name: str, tensor: Tensor, prefix: str, dtypes: tuple[str, ...]) -> bool:
+    """Whether a tensor of a given kind of name has one dimension and one of these types."""
+    return name.startswith(prefix) and tensor.dtype in dtypes and len(tensor.shape) == 1
+
+
+def _check_ngrams(values: dict[str, Any]) -> None:
+    order, share = values.get("order"), values.get("share")
+    if type(order) is not int or not 1 <= order <= MAX_NGRAM:
+        raise ValueError("its n-grams are of no length")
+    if type(share) is not float or not 0 <= share <= 1:
+        raise ValueError("its n-grams have no share")
 
 
 def _object(metadata: Mapping[str, Any], key: str) -> dict[str, Any]:

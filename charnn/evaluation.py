@@ -15,7 +15,7 @@ import math
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import numpy.typing as npt
@@ -24,7 +24,8 @@ from torch.nn.functional import cross_entropy
 
 from charnn.checkpoint import Checkpoint
 from charnn.errors import DamagedFile, TextError
-from charnn.model import LanguageModel
+from charnn.model import LanguageModel, State
+from charnn.model.mixture import Mixture
 
 COLD_WINDOW = 256
 CARRIED_WINDOW = 512
@@ -32,8 +33,24 @@ LINE_WINDOW = 256  # a longer line is read in several, its state carried
 MAX_BATCH, MAX_LINES, MAX_LOGITS = 64, 512, 1 << 24
 IGNORED = -100  # a target that is padding, as torch's cross entropy knows it
 
+Predictor = LanguageModel | Mixture
+
 Ids = npt.NDArray[Any]
 Progress = Callable[[int, int], None]
+
+
+class Batch(NamedTuple):
+    """What a model said: logits (T, B, V) of targets (T, B), of which some may be `IGNORED`.
+
+    ``total`` is how many targets there will be in all batches.
+    """
+
+    logits: torch.Tensor
+    targets: Ids
+    total: int
+
+
+Batches = Iterator[Batch]
 
 
 @dataclass(frozen=True)
@@ -83,6 +100,15 @@ class TextSizes:
         self.chars_per_token, self.bytes_per_token = chars_per_token, bytes_per_token
         self.is_text = is_text
 
+    def score(self, batches: Batches, progress: Progress | None = None) -> Score:
+        """The score of all batches together."""
+        score = NOTHING
+        for logits, targets, total in batches:
+            score = self.add(score, _loss(logits, targets), targets[targets != IGNORED])
+            if progress:
+                progress(score.targets, total)
+        return score
+
     def add(self, score: Score, nats: float, targets: Ids) -> Score:
         """A score with a loss over more targets."""
         chars = None
@@ -104,9 +130,18 @@ def network_of(saved: Checkpoint, device: str = "cpu") -> LanguageModel:
     return network.to(device)
 
 
-@torch.inference_mode()
+def predictor_of(saved: Checkpoint, device: str = "cpu") -> Predictor:
+    """What a checkpoint predicts by: its network, mixed with its n-grams where it has any.
+
+    Raises:
+        DamagedFile: they are no n-grams.
+    """
+    network, counts = network_of(saved, device), saved.counts()
+    return Mixture(network, *counts) if counts else network
+
+
 def cold(
-    model: LanguageModel,
+    model: Predictor,
     tokens: Ids,
     sizes: TextSizes,
     max_tokens: int | None = None,
@@ -117,29 +152,31 @@ def cold(
     Raises:
         TextError: there is nothing to predict.
     """
+    return sizes.score(cold_batches(model, tokens, max_tokens), progress)
+
+
+def cold_batches(model: Predictor, tokens: Ids, max_tokens: int | None = None) -> Batches:
+    """What `model` says under cold-256, see `cold`.
+
+    Raises:
+        TextError: there is nothing to predict.
+    """
     _require_targets(tokens)
     window = min(COLD_WINDOW, len(tokens) - 1)
     count = (len(tokens) - 1) // window
     chosen = np.arange(count)
     if max_tokens is not None and count * window > max_tokens:
         chosen = np.linspace(0, count - 1, max(1, max_tokens // window)).round().astype(np.int64)
-    score = NOTHING
-    with evaluating(model):
-        batch = evaluation_batch(model.config.vocab_size)
-        for start in range(0, len(chosen), batch):
-            at = chosen[start : start + batch, None] * window + np.arange(window + 1)
-            ids = tokens[at].T
-            state = model.initial_state(ids.shape[1])
-            logits, _ = model(_tensor(ids[:-1], model), state)
-            score = sizes.add(score, _loss(logits, _tensor(ids[1:], model)), ids[1:])
-            if progress:
-                progress(min(start + batch, len(chosen)) * window, len(chosen) * window)
-    return score
+    batch = evaluation_batch(model.config.vocab_size)
+    for start in range(0, len(chosen), batch):
+        at = chosen[start : start + batch, None] * window + np.arange(window + 1)
+        ids = tokens[at].T
+        logits, _ = _read(model, ids[:-1], model.initial_state(ids.shape[1]))
+        yield Batch(logits, ids[1:], len(chosen) * window)
 
 
-@torch.inference_mode()
 def carried(
-    model: LanguageModel, tokens: Ids, sizes: TextSizes, progress: Progress | None = None
+    model: Predictor, tokens: Ids, sizes: TextSizes, progress: Progress | None = None
 ) -> Score:
     """Scores every token but the first of tokens (N,) in one pass that carries its state.
 
@@ -147,21 +184,19 @@ def carried(
         TextError: there is nothing to predict.
     """
     _require_targets(tokens)
-    score = NOTHING
-    with evaluating(model):
-        state = model.initial_state(1)
-        for start in range(0, len(tokens) - 1, CARRIED_WINDOW):
-            ids = np.asarray(tokens[start : start + CARRIED_WINDOW + 1])[:, None]
-            logits, state = model(_tensor(ids[:-1], model), state)
-            score = sizes.add(score, _loss(logits, _tensor(ids[1:], model)), ids[1:])
-            if progress:
-                progress(start + len(ids) - 1, len(tokens) - 1)
-    return score
+    return sizes.score(_carried_batches(model, tokens), progress)
 
 
-@torch.inference_mode()
+def _carried_batches(model: Predictor, tokens: Ids) -> Batches:
+    state = model.initial_state(1)
+    for start in range(0, len(tokens) - 1, CARRIED_WINDOW):
+        ids = np.asarray(tokens[start : start + CARRIED_WINDOW + 1])[:, None]
+        logits, state = _read(model, ids[:-1], state)
+        yield Batch(logits, ids[1:], len(tokens) - 1)
+
+
 def lines(
-    model: LanguageModel,
+    model: Predictor,
     tokens: Ids,
     newline: int,
     sizes: TextSizes,
@@ -172,6 +207,17 @@ def lines(
 
     What stands before the first newline is a line like others, and so is what follows the last,
     as if it ended with one.
+
+    Raises:
+        TextError: there is no line that is not empty.
+    """
+    return sizes.score(line_batches(model, tokens, newline, max_tokens), progress)
+
+
+def line_batches(
+    model: Predictor, tokens: Ids, newline: int, max_tokens: int | None = None
+) -> Batches:
+    """What `model` says under lines, see `lines`.
 
     Raises:
         TextError: there is no line that is not empty.
@@ -191,26 +237,15 @@ def lines(
         total = int(lengths[chosen].sum())
     chosen = chosen[np.argsort(-lengths[chosen], kind="stable")]
     rows = max(1, min(MAX_LINES, MAX_LOGITS // (LINE_WINDOW * model.config.vocab_size)))
-    score = NOTHING
-    with evaluating(model):
-        for at in range(0, len(chosen), rows):
-            some = chosen[at : at + rows]
-            score = _score_lines(model, tokens, newline, starts[some], lengths[some], sizes, score)
-            if progress:
-                progress(score.targets, total)
-    return score
+    for at in range(0, len(chosen), rows):
+        some = chosen[at : at + rows]
+        yield from _some_lines(model, tokens, newline, starts[some], lengths[some], total)
 
 
-def _score_lines(
-    model: LanguageModel,
-    tokens: Ids,
-    newline: int,
-    starts: Ids,
-    lengths: Ids,
-    sizes: TextSizes,
-    score: Score,
-) -> Score:
-    """Adds lines, (B,), the longest first, to a score."""
+def _some_lines(
+    model: Predictor, tokens: Ids, newline: int, starts: Ids, lengths: Ids, total: int
+) -> Batches:
+    """Reads lines, (B,), the longest first."""
     state = model.initial_state(len(starts))
     before: Ids = np.full(len(starts), newline)  # what each reads next
     for done in range(0, int(lengths[0]), LINE_WINDOW):
@@ -220,17 +255,13 @@ def _score_lines(
         steps = done + np.arange(min(LINE_WINDOW, int(lengths[0]) - done))[:, None]
         text = steps < lengths - 1
         targets = np.where(text, tokens[np.where(text, starts + steps, 0)], newline)
-        real = steps < lengths
-        logits, state = model(_tensor(np.concatenate([before[None], targets[:-1]]), model), state)
-        wanted = _tensor(targets, model)
-        wanted[torch.from_numpy(~real).to(wanted.device)] = IGNORED
-        score = sizes.add(score, _loss(logits, wanted), targets[real])
+        logits, state = _read(model, np.concatenate([before[None], targets[:-1]]), state)
+        yield Batch(logits, np.where(steps < lengths, targets, IGNORED), total)
         before = targets[-1]
-    return score
 
 
 @contextmanager
-def evaluating(model: LanguageModel) -> Iterator[None]:
+def evaluating(model: Predictor) -> Iterator[None]:
     """Puts a model into evaluation mode for a block, and back into the mode that it was in."""
     was_training = model.training
     model.eval()
@@ -247,14 +278,22 @@ def _require_targets(tokens: Ids) -> None:
         )
 
 
-def _tensor(ids: Ids, model: LanguageModel) -> torch.Tensor:
+@torch.inference_mode()
+def _read(model: Predictor, ids: Ids, state: State) -> tuple[torch.Tensor, State]:
+    """Reads ids (T, B) in evaluation mode."""
     wide = np.ascontiguousarray(ids, dtype=np.int64)
     if wide.size and wide.max() >= model.config.vocab_size:
         raise DamagedFile("the tokens hold an id outside the vocabulary: tokenize the text again")
-    return torch.from_numpy(wide).to(model.embedding.weight.device)
+    with evaluating(model):
+        result: tuple[torch.Tensor, State] = model(
+            torch.from_numpy(wide).to(next(model.parameters()).device), state
+        )
+        return result
 
 
-def _loss(logits: torch.Tensor, targets: torch.Tensor) -> float:
+def _loss(logits: torch.Tensor, targets: Ids) -> float:
     """Sum of the loss in nats: logits (T, B, V), targets (T, B), of which some may be ignored."""
-    flat = logits.flatten(0, 1), targets.flatten()
-    return float(cross_entropy(*flat, reduction="sum", ignore_index=IGNORED))
+    wanted = torch.from_numpy(np.ascontiguousarray(targets, dtype=np.int64)).to(logits.device)
+    return float(
+        cross_entropy(logits.flatten(0, 1), wanted.flatten(), reduction="sum", ignore_index=IGNORED)
+    )

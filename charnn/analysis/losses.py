@@ -15,8 +15,7 @@ from torch.nn.functional import cross_entropy
 
 from charnn.analysis.surprisal import Array
 from charnn.errors import DamagedFile, TextError
-from charnn.evaluation import CARRIED_WINDOW, COLD_WINDOW, evaluating, evaluation_batch
-from charnn.model import LanguageModel
+from charnn.evaluation import CARRIED_WINDOW, COLD_WINDOW, Predictor, evaluating, evaluation_batch
 
 Progress = Callable[[int, int], None]
 
@@ -30,7 +29,7 @@ class Positions(NamedTuple):
 
 
 @torch.inference_mode()
-def cold_losses(model: LanguageModel, tokens: Array, progress: Progress | None = None) -> Array:
+def cold_losses(model: Predictor, tokens: Array, progress: Progress | None = None) -> Array:
     """The nats (W, S) of each token of windows that begin at the start state."""
     require_targets(tokens)
     window = min(COLD_WINDOW, len(tokens) - 1)
@@ -49,7 +48,7 @@ def cold_losses(model: LanguageModel, tokens: Array, progress: Progress | None =
 
 
 @torch.inference_mode()
-def carried_losses(model: LanguageModel, tokens: Array, progress: Progress | None = None) -> Array:
+def carried_losses(model: Predictor, tokens: Array, progress: Progress | None = None) -> Array:
     """The nats (N - 1,) of every token but the first, in one pass that carries its state."""
     require_targets(tokens)
     parts = []
@@ -65,7 +64,7 @@ def carried_losses(model: LanguageModel, tokens: Array, progress: Progress | Non
 
 
 @torch.inference_mode()
-def line_losses(model: LanguageModel, tokens: Array, newline: int) -> tuple[Array, Array]:
+def line_losses(model: Predictor, tokens: Array, newline: int) -> tuple[Array, Array]:
     """The tokens of all lines that are not empty, newlines among them, and the nats of each.
 
     Each line begins at the start state after a newline; its state is carried to its end.
@@ -98,12 +97,12 @@ def token_nats(logits: torch.Tensor, targets: torch.Tensor) -> torch.Tensor:
     return flat.view(targets.shape)
 
 
-def as_tensor(ids: Array, model: LanguageModel) -> torch.Tensor:
+def as_tensor(ids: Array, model: Predictor) -> torch.Tensor:
     """Ids where the model is; raises DamagedFile for one outside the vocabulary."""
     wide = np.ascontiguousarray(ids, dtype=np.int64)
     if wide.size and wide.max() >= model.config.vocab_size:
         raise DamagedFile("the tokens hold an id outside the vocabulary: tokenize the text again")
-    return torch.from_numpy(wide).to(model.embedding.weight.device)
+    return torch.from_numpy(wide).to(next(model.parameters()).device)
 
 
 def require_targets(tokens: Array) -> None:

@@ -150,7 +150,7 @@ def find_facts(saved: Checkpoint, path: Path, name: str, progress: Progress | No
     facts.held = found
     network = evaluation.network_of(saved)
     try:
-        facts.scores = score(saved, network, tokenizer, found, say)
+        facts.scores = score(saved, evaluation.predictor_of(saved), tokenizer, found, say)
     except CharnnError as error:
         facts.left_out |= dict.fromkeys(("held-out", "passage"), _sentence(error))
     facts.inside = look_inside(model, saved, found.tokens, say)
@@ -214,7 +214,11 @@ def write_samples(model: Model, say: Progress) -> tuple[list[Sample], float, flo
 
 
 def score(
-    saved: Checkpoint, network: LanguageModel, tokenizer: Tokenizer, held: Held, say: Progress
+    saved: Checkpoint,
+    network: evaluation.Predictor,
+    tokenizer: Tokenizer,
+    held: Held,
+    say: Progress,
 ) -> Scores:
     """The scores of the held-out text, as `charnn eval --baselines --classes --positions` has them.
 

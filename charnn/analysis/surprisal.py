@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 
 from charnn.errors import CharnnError
 from charnn.generation.batch import available_cores
-from charnn.generation.engines import Network
+from charnn.generation.mixture import Predictor
 from charnn.generation.native import NativeModel, NativeStream
 from charnn.generation.sampler import NOT_FINITE
 
@@ -49,7 +49,7 @@ class Scorer:
 
     def __init__(
         self,
-        network: Network,
+        network: Predictor,
         start_token: int,
         details: bool = False,
         top: int = 0,
@@ -180,7 +180,7 @@ class Scorer:
 class _Stream:
     """One text that a network in numpy reads; see `NativeStream`."""
 
-    def __init__(self, network: Network, logits: Array, state: Array) -> None:
+    def __init__(self, network: Predictor, logits: Array, state: Array) -> None:
         self._network, self.logits, self._state = network, logits, state
 
     def read(self, token: int) -> None:

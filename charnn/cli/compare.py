@@ -78,7 +78,7 @@ def compare(
     from charnn.analysis import compare as core
     from charnn.analysis.surprisal import Scorer
     from charnn.checkpoint import load
-    from charnn.generation.engines import make_network
+    from charnn.generation.mixture import predictor
     from charnn.runs import find_model
     from charnn.text.tokenizers import tokenizer_from_dict
 
@@ -88,7 +88,7 @@ def compare(
     readers: list[Reader] = []
     for file in files:
         saved = load(file)
-        network = make_network(saved.config, saved.weights, engine)
+        network = predictor(saved, engine)
         tokenizer = tokenizer_from_dict(saved.tokenizer, saved.config.vocab_size)
         readers.append(core.Reader(Scorer(network, saved.start_token), tokenizer))
     known = core.known_characters(readers)

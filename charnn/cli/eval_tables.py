@@ -13,7 +13,7 @@ from charnn.config import DYNAMIC_RATES, DynamicConfig
 from charnn.errors import CharnnError, ConfigError
 
 if TYPE_CHECKING:
-    from charnn.evaluation import Score, TextSizes
+    from charnn.evaluation import Predictor, Score, TextSizes
     from charnn.model import LanguageModel
     from charnn.text.tokenizers import Ids, Tokenizer
 
@@ -105,6 +105,7 @@ class Evaluated(NamedTuple):
     """A model and the text that it is scored on."""
 
     network: LanguageModel
+    predictor: Predictor
     path: Path
     tokenizer: Tokenizer
     tokens: Ids
@@ -135,7 +136,7 @@ def more(wishes: Wishes, it: Evaluated) -> dict[str, Any]:
     if wishes.positions:
         from charnn.analysis import losses
 
-        cold = losses.cold_losses(it.network, it.tokens, it.progress("positions"))
+        cold = losses.cold_losses(it.predictor, it.tokens, it.progress("positions"))
         places = losses.by_position(cold)
         found["positions"] = {
             "windows": places.windows,
@@ -209,11 +210,11 @@ def _classes(it: Evaluated) -> list[dict[str, Any]]:
     from charnn.analysis.losses import carried_losses, line_losses
 
     if it.of_lines:
-        targets, nats = line_losses(it.network, it.tokens, it.newline)
+        targets, nats = line_losses(it.predictor, it.tokens, it.newline)
         before = "\n"
     else:
         targets = it.tokens[1:]
-        nats = carried_losses(it.network, it.tokens, it.progress("classes"))
+        nats = carried_losses(it.predictor, it.tokens, it.progress("classes"))
         before = it.tokenizer.decode(it.tokens[:1])
     return class_rows(it.tokenizer, targets, nats, before)
 

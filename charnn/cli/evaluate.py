@@ -117,18 +117,20 @@ def evaluate(
         texts or [], split, path, tokenizer, unknown, encoding, of_lines=saved.lines
     )
     newline = _newline(tokenizer) if "lines" in chosen or saved.lines else 0
-    network = evaluation.network_of(saved, machine.choose_device(device))
+    chosen_device = machine.choose_device(device)
+    network = evaluation.network_of(saved, chosen_device)
+    predictor = evaluation.predictor_of(saved, chosen_device)
     scores: dict[str, Any] = {}
     with machine.prepared(threads or machine.default_threads()):
         for name in chosen:
             progress = None if quiet else progress_lines(name)
             if name == "lines":
-                score = evaluation.lines(network, ids, newline, sizes, progress=progress)
+                score = evaluation.lines(predictor, ids, newline, sizes, progress=progress)
             else:
                 scorer = evaluation.carried if name == "carried" else evaluation.cold
-                score = scorer(network, ids, sizes, progress=progress)
+                score = scorer(predictor, ids, sizes, progress=progress)
             scores[name.replace("-", "_")] = score
-        it = Evaluated(network, path, tokenizer, ids, sizes, saved.lines, newline, quiet)
+        it = Evaluated(network, predictor, path, tokenizer, ids, sizes, saved.lines, newline, quiet)
         found = more(wishes, it)
     if json:
         print_json(

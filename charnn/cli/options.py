@@ -96,6 +96,16 @@ LinesOption = Annotated[
         "in any order.",
     ),
 ]
+NgramOption = Annotated[
+    int | None,
+    typer.Option(
+        "--ngram",
+        help="Count the n-grams of the text too, up to so many characters, 2 to 16, and mix them "
+        "in at the end: the loss falls, the file grows, and more is copied. 7 does well. "
+        "[default: none]",
+        show_default=False,
+    ),
+]
 PrecisionOption = Annotated[
     str,
     typer.Option(

@@ -125,13 +125,13 @@ def score(
     from charnn.analysis import reading, spans
     from charnn.analysis.surprisal import Scorer
     from charnn.checkpoint import load
-    from charnn.generation.engines import make_network
+    from charnn.generation.mixture import predictor
     from charnn.runs import find_model
     from charnn.text.tokenizers import tokenizer_from_dict
 
     saved = load(find_model(model, checkpoints))
     tokenizer = tokenizer_from_dict(saved.tokenizer, saved.config.vocab_size)
-    network = make_network(saved.config, saved.weights, engine, int8)
+    network = predictor(saved, engine, int8)
     where = reset or (RESETS[0] if saved.lines else RESETS[1])
     details = per == "token" and not coloured
     scorer = Scorer(network, saved.start_token, details, top, threads)

@@ -52,6 +52,7 @@ def show(
         "training_state": saved.training is not None,
         "engine": {"name": "native" if there else "numpy", "kernel": there[0] if there else None},
         "lines": saved.lines,
+        "ngrams": saved.ngram_facts(),
         **saved.info,
     }
     if json:
@@ -76,8 +77,16 @@ def _describe(saved: Checkpoint, tokenizer: Tokenizer, size: int) -> list[str]:
         f"dropout {shape.dropout:g}: {shape.parameters:,} parameters",
         f"{tokenizer.kind} tokenizer, {tokenizer.vocab_size:,} symbols{_symbols(tokenizer)}",
         f"{size:,} bytes, digest {saved.digest[:16]}",
+        *_counted(saved),
         *(["a model of lines: each begins from a fresh start"] if saved.lines else []),
     ]
+
+
+def _counted(saved: Checkpoint) -> list[str]:
+    facts = saved.ngram_facts()
+    if not facts:
+        return []
+    return ["mixed with {count:,} n-grams, up to {order} long, share {share:.2f}".format(**facts)]
 
 
 def _history(info: dict[str, Any]) -> Iterator[str]:

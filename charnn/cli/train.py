@@ -18,6 +18,7 @@ from charnn.cli.options import (
     EncodingOption,
     JsonOption,
     LinesOption,
+    NgramOption,
     PrecisionOption,
     QuietOption,
     SplitOption,
@@ -151,6 +152,7 @@ def train(
     valid: ValidOption = None,
     encoding: EncodingOption = TrainOptions.encoding,
     lines: LinesOption = False,
+    ngram: NgramOption = None,
     eval_every: Annotated[
         int | None, option("--eval-every", text="Steps between validations; 0: at the end only.")
     ] = None,
@@ -300,6 +302,7 @@ def _result(trainer: Trainer, ended: Ended) -> dict[str, Any]:
         "seconds": trainer.seconds,
         "parameters": trainer.network.config.parameters,
         "seed": trainer.config.seed,
+        **({"ngrams": ended.ngrams} if ended.ngrams else {}),
         **{key: score.to_dict() for key, score in ended.scores.items()},
     }
 
@@ -313,6 +316,12 @@ def _say_what_next(trainer: Trainer, ended: Ended) -> None:
         say(f"saved at step {ended.step:,} of {trainer.config.max_steps:,}; go on with:")
         say(f"  charnn train --resume --name {run.name}{where}")
         return
+    if ended.ngrams:
+        say(
+            "mixed in: {count:,} n-grams, up to {order} long, share {share:.2f}".format(
+                **ended.ngrams
+            )
+        )
     whole = len(trainer.valid) if trainer.valid is not None else 0
     for key, score in ended.scores.items():
         bits = f", {score.bits_per_char:.3f} bits/char" if score.bits_per_char else ""

@@ -14,6 +14,7 @@ BATCH_SIZES = {"muon": 64, "adamw": 32}  # streams that suit them, for a text th
 ADAMW_MOMENTS = ("exp_avg", "exp_avg_sq")
 MUON_MOMENTUM = "momentum"
 PRECISIONS = ("auto", "float32", "bfloat16")
+MAX_NGRAM = 16
 DEVICES = ("auto", "cpu", "cuda", "mps")
 
 
@@ -26,7 +27,8 @@ class TrainConfig:
     the present budget began: 0, unless a finished run was given another one. An
     evaluation during training reads ``valid_tokens`` of the validation split, spread over it;
     those at the end ``final_tokens``, from its start. With ``lines`` a stream reads one line after
-    another, each from the start state.
+    another, each from the start state. ``ngram`` is the length of the n-grams that the best network
+    is mixed with at the end; 0 is none.
     """
 
     max_steps: int
@@ -49,6 +51,7 @@ class TrainConfig:
     valid_tokens: int = 100_000
     final_tokens: int = 200_000
     lines: bool = False
+    ngram: int = 0
 
     def __post_init__(self) -> None:
         require_int("max_steps", self.max_steps, 1, 2**40)
@@ -78,6 +81,10 @@ class TrainConfig:
         require_int("schedule_start", self.schedule_start, 0, self.max_steps - 1)
         require_int("valid_tokens", self.valid_tokens, 2, 2**40)
         require_int("final_tokens", self.final_tokens, 2, 2**40)
+        require(
+            type(self.ngram) is int and self.ngram in {0, *range(2, MAX_NGRAM + 1)},
+            f"ngram must be 0 or a whole number from 2 to {MAX_NGRAM}, got {self.ngram!r}",
+        )
         require(type(self.lines) is bool, f"lines must be true or false, got {self.lines!r}")
 
     def tensor_shapes(self, model: ModelConfig) -> dict[str, tuple[int, ...]]:
@@ -93,9 +100,9 @@ class TrainConfig:
         return shapes
 
     def to_dict(self) -> dict[str, Any]:
-        """As JSON values; ``lines`` only where it is set, as older files know nothing of it."""
-        values = asdict(self)
-        return values if self.lines else {k: v for k, v in values.items() if k != "lines"}
+        """As JSON values; ``lines`` and ``ngram`` only where set: older files know neither."""
+        later = ("lines", "ngram")
+        return {k: v for k, v in asdict(self).items() if v or k not in later}
 
     @classmethod
     def from_dict(cls, values: Mapping[str, Any]) -> TrainConfig:
@@ -113,9 +120,9 @@ class TrainOptions:
 
     At most one budget (``minutes``, ``epochs``, ``max_steps``) may be given; without one it is
     `DEFAULT_MINUTES`. ``valid`` names a text of its own to validate on, instead of a part of
-    ``split``. With ``lines`` each line is a sample of its own. ``from_model`` names a model to
-    fine-tune, which then settles shape and tokenizer. The rest is as in `ModelConfig` and
-    `TrainConfig`.
+    ``split``. With ``lines`` each line is a sample of its own. With ``ngram`` the n-grams
+    of the text, up to that length, are mixed in. ``from_model`` names a model to fine-tune, which
+    then settles shape and tokenizer. The rest is as in `ModelConfig` and `TrainConfig`.
     """
 
     name: str | None = None
@@ -141,6 +148,7 @@ class TrainOptions:
     valid: str | None = None
     encoding: str = "utf-8"
     lines: bool = False
+    ngram: int | None = None
     eval_every: int | None = None
     sample_every: int | None = None
     save_every: int | None = None
@@ -200,6 +208,7 @@ TRAIN_OPTIONS = (
     "learning_rate",
     "muon_rate",
     "weight_decay",
+    "ngram",
     "eval_every",
     "sample_every",
     "save_every",

@@ -10,8 +10,7 @@ from collections.abc import Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from itertools import islice
 
-from charnn.generation.clamps import Clamped
-from charnn.generation.engines import Network
+from charnn.generation.mixture import Predictor
 from charnn.generation.native import NativeModel
 from charnn.generation.sampler import read_together
 from charnn.generation.writer import Writing
@@ -20,7 +19,7 @@ SIDE_BY_SIDE = 64  # texts; as many states are held, however many texts there ar
 
 
 def write_together(
-    writings: Iterable[Writing], network: Network | Clamped, threads: int | None = None
+    writings: Iterable[Writing], network: Predictor, threads: int | None = None
 ) -> Iterator[Writing]:
     """Writes texts of `network` to their ends, a few at once; each comes when it has ended.
 

@@ -12,10 +12,11 @@ from charnn.checkpoint import Checkpoint
 from charnn.config import LineConfig, SamplingConfig
 from charnn.errors import DamagedFile, FileError
 from charnn.generation.clamps import Clamp, Clamped, check_clamps, clamped_weights
-from charnn.generation.engines import Network, make_network
+from charnn.generation.engines import make_network
 from charnn.generation.filters import FILTERS
 from charnn.generation.guides import Guide, Phrases
 from charnn.generation.lines import LineWriter
+from charnn.generation.mixture import Predictor, mixed
 from charnn.generation.sampler import Sampler, draw_seed
 from charnn.generation.writer import Writing
 from charnn.text.tokenizers import Tokenizer, tokenizer_from_dict
@@ -42,7 +43,7 @@ class Model:
 
     def __init__(
         self,
-        network: Network | Clamped,
+        network: Predictor,
         tokenizer: Tokenizer,
         start_token: int,
         info: dict[str, Any] | None = None,
@@ -77,7 +78,7 @@ class Model:
         check_clamps(clamps)
         weights = clamped_weights(loaded.config, loaded.weights, clamps)
         plain = make_network(loaded.config, weights, engine, int8)
-        network = Clamped(plain, clamps) if clamps else plain
+        network = mixed(Clamped(plain, clamps) if clamps else plain, loaded)
         start, info = loaded.start_token, loaded.info
         return cls(network, tokenizer, start, info, loaded.lines, tokens, loaded.digest)
 

@@ -32,8 +32,14 @@ class LSTMState(NamedTuple):
     c: Tensor
 
 
+class NGramState(NamedTuple):
+    """Where texts stand in a tree of n-grams of K symbols: nodes (B, K), whole numbers."""
+
+    nodes: Tensor
+
+
 CellState = RNNState | GRUState | LSTMState
-State = tuple[CellState, ...]
+State = tuple[CellState | NGramState, ...]
 
 
 def detach(state: State) -> State:

@@ -49,21 +49,10 @@ class NGram:
     def __init__(self, ids: Array, vocab_size: int, order: int = MAX_ORDER) -> None:
         """`vocab_size` includes characters that are only in texts to be scored."""
         self.vocab_size = vocab_size
-        ids = ids.astype(np.int64)
-        contexts = np.zeros(len(ids), np.int64)  # the empty one, before each character
-        found = []  # of each length: keys, the first place of each, the key at each place, counts
-        for skip in range(min(order, len(ids))):
-            keys = contexts * vocab_size + ids[skip:]
-            found.append(
-                np.unique(keys, return_index=True, return_inverse=True, return_counts=True)
-            )
-            contexts = found[-1][2][:-1]
         self.levels: list[Level] = []
         below = 1
-        for (keys, _, places, counts), longer in zip(found, [*found[1:], None], strict=True):
-            contexts, before = keys // vocab_size, counts
-            if longer:  # each n-gram one longer is another character before the one that it ends in
-                before = np.bincount(places[longer[1] + 1], minlength=len(keys))
+        for keys, counts, before in count_ngrams(ids, vocab_size, order):
+            contexts = keys // vocab_size
             whole, kept = (discount(some, contexts, below) for some in (counts, before))
             self.levels.append(Level(keys, whole, kept))
             below = len(keys)
@@ -98,6 +87,37 @@ class NGram:
         """Mean nats by order, in one pass."""
         losses: Array = self.nats(ids, np.arange(len(ids)))[:, 1:].mean(1)
         return losses
+
+
+def count_ngrams(
+    ids: Array, vocab_size: int, order: int, most: int | None = None
+) -> list[tuple[Array, Array, Array]]:
+    """The different n-grams of ids (T,) by length: keys as in `Level`, counts, and counts before.
+
+    The latter say how many symbols come before each; those of the last length are its counts.
+    Lengths that would bring more than `most` n-grams in all are left out.
+    """
+    ids = ids.astype(np.int64)
+    contexts = np.zeros(len(ids), np.int64)  # the empty one, before each symbol
+    found: list[tuple[Array, Array, Array]] = []
+    places = contexts
+    for skip in range(min(order, len(ids))):
+        keys, first, longer, counts = np.unique(
+            contexts * vocab_size + ids[skip:],
+            return_index=True,
+            return_inverse=True,
+            return_counts=True,
+        )
+        if most is not None and sum(len(each[0]) for each in found) + len(keys) > most:
+            break
+        if found:  # each n-gram one longer is another symbol before the one that it ends in
+            found[-1] = (
+                *found[-1][:2],
+                np.bincount(places[first + 1], minlength=len(found[-1][0])),
+            )
+        found.append((keys, counts, counts))
+        places, contexts = longer, longer[:-1]
+    return found
 
 
 def discount(counts: Array, contexts: Array, below: int) -> Counts:

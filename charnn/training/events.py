@@ -72,12 +72,13 @@ class Ended:
 
     The scores, by protocol ("cold_256" and "carried", or "lines"), are those of the best model over
     the start of the validation split, `final_tokens` of it, where training is finished and there is
-    one.
+    one. ``ngrams`` says what was mixed in, if anything: count, order and share.
     """
 
     step: int
     reason: str
     scores: dict[str, Score] = field(default_factory=dict)
+    ngrams: dict[str, Any] | None = None
 
 
 Event = StepDone | Evaluated | Sampled | Saved | Warned | Ended
@@ -99,6 +100,8 @@ def log_line(event: Event, counters: dict[str, Any]) -> dict[str, Any]:
     if isinstance(event, Warned):
         return {"event": "warning", **counters, "message": event.message}
     found = {name: score.to_dict() for name, score in event.scores.items()}
+    if event.ngrams:
+        found["ngrams"] = event.ngrams
     return {"event": "end", **counters, "reason": event.reason, **found}
 
 

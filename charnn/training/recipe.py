@@ -19,6 +19,7 @@ from charnn.config import (
     TrainOptions,
 )
 from charnn.errors import TextError
+from charnn.text.ngram_tree import MAX_TOKENS
 from charnn.training.line_recipe import fit_lines, line_shapes
 from charnn.training.lines import Ids, LineLayout
 from charnn.training.machine import Speed, has_bfloat16, measure, require_memory
@@ -36,6 +37,8 @@ SHAPES: tuple[tuple[float, int, int], ...] = (
 USUAL_WORK = 5e10  # a second, of two ordinary cores; a first guess
 SAMPLES, SAMPLE_SECONDS = 8, 10.0
 SAVE_SECONDS, SAVES_SECONDS = 30.0, 1.0  # between saves; all of them together, about
+# Counting n-grams, seconds a token and a length, and asking them at the end, seconds a target.
+COUNTED_TOKEN, COUNTED_TARGET = 2e-7, 1.5e-5
 STREAM_WINDOWS = 4
 # Muon learns faster, and learns a text by heart sooner: beyond so many passes, AdamW ends lower.
 FEW_PASSES = 10.0
@@ -263,6 +266,10 @@ def set_budget(
     """
     pass_steps = epoch_steps(config, train_tokens, lengths)
     scoring = speed.cold_token + (0.0 if config.lines else speed.carried_token)
+    counting = 0.0
+    if config.ngram:
+        counting = COUNTED_TOKEN * config.ngram * min(train_tokens, MAX_TOKENS)
+        scoring += COUNTED_TARGET * (1 if config.lines else 2)
     final_tokens, watched = valid_tokens, min(valid_tokens, TrainConfig.valid_tokens)
     bears = math.inf
     if options.max_steps is not None:
@@ -271,7 +278,7 @@ def set_budget(
         steps = max(1, math.ceil(options.epochs * pass_steps))
     else:
         whole = 60 * (options.minutes or DEFAULT_MINUTES)
-        left = max(whole - elapsed - SAVES_SECONDS, 0.2 * whole)
+        left = max(whole - elapsed - SAVES_SECONDS - counting, 0.2 * whole)
         final_tokens = int(min(valid_tokens, FINAL_SHARE * left / scoring))
         watched = int(min(watched, WATCH_SHARE * left / MIN_EVALUATIONS / speed.cold_token))
         left = (left - final_tokens * scoring) * (1 - WATCH_SHARE)
@@ -301,7 +308,7 @@ def set_budget(
         valid_tokens=max(2, watched),
         **{name: n for name, n in automatic.items() if name not in kept},
     )
-    seconds = training + evaluations * evaluation + settled.final_tokens * scoring
+    seconds = training + evaluations * evaluation + settled.final_tokens * scoring + counting
     step_tokens = config.batch_size * config.bptt if lengths is None else train_tokens / pass_steps
     plan = Plan(model, settled, speed, seconds, steps / pass_steps, step_tokens)
     if ends_early:

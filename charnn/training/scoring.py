@@ -8,7 +8,18 @@ from typing import Any
 import numpy as np
 
 from charnn.config import TrainConfig
-from charnn.evaluation import Ids, Score, TextSizes, carried, cold, lines
+from charnn.evaluation import (
+    Batches,
+    Ids,
+    Predictor,
+    Score,
+    TextSizes,
+    carried,
+    cold,
+    cold_batches,
+    line_batches,
+    lines,
+)
 from charnn.model import LanguageModel
 from charnn.text.token_file import TokenFile
 
@@ -29,11 +40,15 @@ class Scorer:
 
     def watch(self, network: LanguageModel, valid: Ids) -> Score:
         """The score that `best` is chosen by, on a part spread over the split."""
-        if self.config.lines:
-            return lines(network, valid, self.newline, self.sizes, self.config.valid_tokens)
-        return cold(network, valid, self.sizes, self.config.valid_tokens)
+        return self.sizes.score(self.batches(network, valid))
 
-    def final(self, valid: Ids) -> dict[str, Callable[[LanguageModel], Score]]:
+    def batches(self, model: Predictor, valid: Ids) -> Batches:
+        """What a model says on that part."""
+        if self.config.lines:
+            return line_batches(model, valid, self.newline, self.config.valid_tokens)
+        return cold_batches(model, valid, self.config.valid_tokens)
+
+    def final(self, valid: Ids) -> dict[str, Callable[[Predictor], Score]]:
         """The scores at the end by their keys, each a function of the network."""
         config, sizes = self.config, self.sizes
         if config.lines:

@@ -15,14 +15,15 @@ import torch
 from charnn import checkpoint as checkpoints
 from charnn.checkpoint import Checkpoint, TrainingState
 from charnn.config import LineConfig, ModelConfig, TrainConfig
-from charnn.errors import CharnnError, DamagedFile, FileError, TrainingError
-from charnn.evaluation import Score, network_of
+from charnn.errors import CharnnError, DamagedFile, FileError, TextError, TrainingError
+from charnn.evaluation import Score, network_of, predictor_of
 from charnn.generation.model import Model
 from charnn.model import LanguageModel, State
 from charnn.model.state import pack_state, unpack_state
 from charnn.runs import MetricsLog, Run
 from charnn.text.token_file import TokenFile
 from charnn.training.batches import StreamBatches
+from charnn.training.counts import count
 from charnn.training.events import (
     Ended,
     Evaluated,
@@ -64,7 +65,8 @@ class Trainer:
         """`deadline`, on the clock of `time.monotonic`, is not enforced: a risk is reported.
 
         Raises:
-            TextError: the training part does not fill one window.
+            TextError: the training part does not fill one window, or what is asked for needs a
+                validation split that is not there.
         """
         self.home, self.token_file, self.config = run, tokens, config
         self.deadline = deadline
@@ -83,6 +85,11 @@ class Trainer:
         )
         valid = tokens.split("valid") if "valid" in tokens.splits else None
         self.valid = valid if valid is not None and len(valid) > 1 else None
+        if config.ngram and self.valid is None:
+            raise TextError(
+                "--ngram weighs the n-grams by a validation split, and this text has none: "
+                "give it one with --split or --valid, or leave --ngram out"
+            )
         self.scorer = Scorer(tokens, config)
         self.log = MetricsLog(run.metrics)
         self.stopping = False
@@ -240,19 +247,25 @@ class Trainer:
     def _finish(self) -> Iterator[Event]:
         """Scores the best model, and writes the scores into it."""
         scores: dict[str, Score] = {}
+        mixed_in = None
         if self.valid is not None and self.best_loss is not None:
             best = checkpoints.load(self.home.best)
             network = network_of(best, self.config.device)
+            if self.config.ngram and not self.stopping:
+                train = self.token_file.split("train")
+                best.ngrams = count(network, self.config.ngram, train, self.valid, self.scorer)
+                mixed_in = best.ngram_facts()
+            predictor = predictor_of(best, self.config.device)
             for name, score in self.scorer.final(self.valid).items():
                 if not self.stopping:
-                    scores[name] = score(network)
+                    scores[name] = score(predictor)
             self.results = {name: score.to_dict() for name, score in scores.items()}
             best.info["results"] = self.results
             checkpoints.save(self.home.best, best)
         self.finished = not self.stopping
         yield from self._save()
         reason = "finished" if self.finished else "interrupted"
-        yield from self._report(Ended(self.step, reason, scores))
+        yield from self._report(Ended(self.step, reason, scores, mixed_in))
 
     def checkpoint(self, training: bool = True) -> Checkpoint:
         """The run as it stands: a copy that later steps do not touch."""

@@ -1,0 +1,53 @@
+"""A network and the n-grams of its text, mixed, for scoring; see `charnn.generation.mixture`.
+
+Shapes: B streams, T steps, V symbols, K = order of the n-grams.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from charnn.config import ModelConfig
+from charnn.model.language_model import LanguageModel
+from charnn.model.state import NGramState, State
+from charnn.text.ngram_tree import NGramTree
+
+
+class Mixture(nn.Module):
+    """Scores as a `LanguageModel` does, with a share of counts in each probability."""
+
+    def __init__(self, network: LanguageModel, tree: NGramTree, share: float) -> None:
+        super().__init__()
+        self.network, self.tree, self.share = network, tree, share
+
+    @property
+    def config(self) -> ModelConfig:
+        """The shape of the network."""
+        return self.network.config
+
+    def initial_state(self, batch_size: int) -> State:
+        """The state from which every text starts: that of the network, and the empty context."""
+        nodes = torch.from_numpy(self.tree.start()).repeat(batch_size, 1)
+        return (*self.network.initial_state(batch_size), NGramState(nodes))
+
+    def forward(self, tokens: Tensor, state: State) -> tuple[Tensor, State]:
+        """Reads tokens (T, B) from `state`; returns logits (T, B, V), logarithms, and the state."""
+        *layers, last = state
+        assert isinstance(last, NGramState), "the state is one of `initial_state`"
+        logits, after = self.network(tokens, tuple(layers))
+        counted, nodes = self.counted(tokens, last)
+        mixed = (1 - self.share) * logits.softmax(-1) + self.share * counted.to(logits.device)
+        return mixed.log(), (*after, nodes)
+
+    def counted(self, tokens: Tensor, state: NGramState) -> tuple[Tensor, NGramState]:
+        """What the counts alone say after each of tokens (T, B): (T, B, V), and the state."""
+        nodes = state.nodes.numpy()
+        places = []
+        for symbols in tokens.cpu().numpy():
+            nodes = self.tree.after(nodes, symbols)
+            places.append(nodes)
+        p = self.tree.probabilities_at(np.concatenate(places))
+        shape = (*tokens.shape, self.config.vocab_size)
+        return torch.from_numpy(p).float().view(shape), NGramState(torch.from_numpy(nodes))
