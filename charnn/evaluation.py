@@ -256,7 +256,8 @@ def _some_lines(
         text = steps < lengths - 1
         targets = np.where(text, tokens[np.where(text, starts + steps, 0)], newline)
         logits, state = _read(model, np.concatenate([before[None], targets[:-1]]), state)
-        yield Batch(logits, np.where(steps < lengths, targets, IGNORED), total)
+        wanted = np.where(steps < lengths, targets.astype(np.int64), IGNORED)
+        yield Batch(logits, wanted, total)
         before = targets[-1]
 
 

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from charnn.cli.console import print_json, progress_lines, put
+from charnn.cli.console import note, print_json, progress_lines, put
 from charnn.cli.eval_tables import (
     BaselinesOption,
     ClassesOption,
@@ -110,6 +110,8 @@ def evaluate(
     saved = load(path)
     if saved.lines:
         wishes.check_lines()
+    if saved.ngrams and dynamic and not quiet:
+        note("--dynamic is of the network alone, without the n-grams that it is mixed with")
     tokenizer = tokenizer_from_dict(saved.tokenizer, saved.config.vocab_size)
     if protocol is None and not saved.lines:
         chosen = list(STREAM_PROTOCOLS)

@@ -7,25 +7,25 @@ from typing import Any
 import numpy as np
 import torch
 
-from charnn.evaluation import IGNORED, Batches, Ids
-from charnn.model import LanguageModel
+from charnn.checkpoint import Checkpoint
+from charnn.evaluation import IGNORED, Batches, network_of
 from charnn.model.mixture import Mixture
 from charnn.text.ngram_tree import NGramTree, fit_share
+from charnn.text.token_file import TokenFile
 from charnn.training.scoring import Scorer
 
 
-def count(
-    network: LanguageModel, order: int, train: Ids, valid: Ids, scorer: Scorer
-) -> dict[str, Any]:
-    """The n-grams of a training text, as a checkpoint holds them, with the share that suits best.
+def count(best: Checkpoint, tokens: TokenFile, scorer: Scorer) -> dict[str, Any]:
+    """The n-grams of a run's training text, as a checkpoint holds them, for its best network.
 
-    The share is one number, the one with the lowest loss on the part of the validation split that
-    `best` is chosen by.
+    Their share is the one with the lowest loss on the part of the validation split that `best` is
+    chosen by.
     """
-    tree = NGramTree.of(train, network.config.vocab_size, order)
-    alone = Mixture(network, tree, 1.0)
+    network = network_of(best, scorer.config.device)
+    tree = NGramTree.of(tokens.split("train"), best.config.vocab_size, scorer.config.ngram)
+    valid = tokens.split("valid")
     model = _of_targets(scorer.batches(network, valid))
-    counted = _of_targets(scorer.batches(alone, valid))
+    counted = _of_targets(scorer.batches(Mixture(network, tree, 1.0), valid))
     return {"order": tree.order, "share": fit_share(model, counted), **tree.to_arrays()}
 
 

@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 
 from charnn.config import TrainConfig
+from charnn.errors import TextError
 from charnn.evaluation import (
     Batches,
     Ids,
@@ -32,6 +33,12 @@ class Scorer:
     """
 
     def __init__(self, tokens: TokenFile, config: TrainConfig) -> None:
+        """Raises TextError where n-grams are asked for, and nothing is there to weigh them by."""
+        if config.ngram and "valid" not in tokens.splits:
+            raise TextError(
+                "--ngram weighs the n-grams by a validation split, and this text has none: "
+                "give it one with --split or --valid, or leave --ngram out"
+            )
         tokenizer = tokens.tokenizer
         is_text = tokens.source["chars"] is not None
         self.sizes = TextSizes(tokenizer.chars_per_token, tokenizer.bytes_per_token, is_text)

@@ -15,8 +15,8 @@ import torch
 from charnn import checkpoint as checkpoints
 from charnn.checkpoint import Checkpoint, TrainingState
 from charnn.config import LineConfig, ModelConfig, TrainConfig
-from charnn.errors import CharnnError, DamagedFile, FileError, TextError, TrainingError
-from charnn.evaluation import Score, network_of, predictor_of
+from charnn.errors import CharnnError, DamagedFile, FileError, TrainingError
+from charnn.evaluation import Score, predictor_of
 from charnn.generation.model import Model
 from charnn.model import LanguageModel, State
 from charnn.model.state import pack_state, unpack_state
@@ -65,8 +65,7 @@ class Trainer:
         """`deadline`, on the clock of `time.monotonic`, is not enforced: a risk is reported.
 
         Raises:
-            TextError: the training part does not fill one window, or what is asked for needs a
-                validation split that is not there.
+            TextError: the text is too short, or has no validation split to weigh n-grams by.
         """
         self.home, self.token_file, self.config = run, tokens, config
         self.deadline = deadline
@@ -85,18 +84,11 @@ class Trainer:
         )
         valid = tokens.split("valid") if "valid" in tokens.splits else None
         self.valid = valid if valid is not None and len(valid) > 1 else None
-        if config.ngram and self.valid is None:
-            raise TextError(
-                "--ngram weighs the n-grams by a validation split, and this text has none: "
-                "give it one with --split or --valid, or leave --ngram out"
-            )
         self.scorer = Scorer(tokens, config)
         self.log = MetricsLog(run.metrics)
         self.stopping = False
         self.state: State = self.network.initial_state(config.batch_size)
-        self.step = 0
-        self.updates = 0
-        self.bad_windows = 0
+        self.step = self.updates = self.bad_windows = 0
         self.rate_scale = 1.0
         self.seconds = 0.0
         self.loss_sum, self.loss_count = 0.0, 0  # since the last evaluation
@@ -246,19 +238,15 @@ class Trainer:
 
     def _finish(self) -> Iterator[Event]:
         """Scores the best model, and writes the scores into it."""
-        scores: dict[str, Score] = {}
-        mixed_in = None
+        scores, mixed_in = dict[str, Score](), None
         if self.valid is not None and self.best_loss is not None:
             best = checkpoints.load(self.home.best)
-            network = network_of(best, self.config.device)
             if self.config.ngram and not self.stopping:
-                train = self.token_file.split("train")
-                best.ngrams = count(network, self.config.ngram, train, self.valid, self.scorer)
+                best.ngrams = count(best, self.token_file, self.scorer)
                 mixed_in = best.ngram_facts()
             predictor = predictor_of(best, self.config.device)
-            for name, score in self.scorer.final(self.valid).items():
-                if not self.stopping:
-                    scores[name] = score(predictor)
+            final = self.scorer.final(self.valid).items()
+            scores = {name: score(predictor) for name, score in final if not self.stopping}
             self.results = {name: score.to_dict() for name, score in scores.items()}
             best.info["results"] = self.results
             checkpoints.save(self.home.best, best)

@@ -1,0 +1,159 @@
+"""Training with n-grams: what is mixed in at the end, and what every reader makes of it."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+import charnn
+from charnn import checkpoint, evaluation
+from charnn.analysis.surprisal import Scorer
+from charnn.config import TrainOptions
+from charnn.errors import DamagedFile, TextError
+from charnn.generation.mixture import Mixture, predictor
+from charnn.text.ngram import NGram
+from charnn.text.token_file import TokenFile
+from charnn.training import launch
+
+TEXT = "".join(f"{n} times {n % 7} is {n * (n % 7)}, said the {('cat', 'dog')[n % 3 == 0]}.\n"
+               for n in range(400))  # fmt: skip
+SMALL = TrainOptions(
+    cell="gru", num_layers=1, hidden_size=8, max_steps=4, batch_size=4, bptt=16, seed=3, threads=1
+)
+
+
+def train(folder: Path, name: str, options: TrainOptions) -> Path:
+    text = folder / "text.txt"
+    text.write_text(TEXT, encoding="utf-8")
+    with launch.start([str(text)], replace(options, name=name), folder) as (trainer, _):
+        for _ in trainer.run():
+            pass
+    return folder / name
+
+
+@pytest.fixture(scope="module")
+def run(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return train(tmp_path_factory.mktemp("counts"), "mixed", replace(SMALL, ngram=4))
+
+
+def split(run: Path, name: str) -> np.ndarray:
+    return np.asarray(TokenFile.open(run / "tokens").split(name)).astype(np.int64)
+
+
+def test_training_is_the_same_with_n_grams_and_without(run: Path) -> None:
+    plain = checkpoint.load(train(run.parent, "plain", SMALL) / "last.safetensors")
+    mixed = checkpoint.load(run / "last.safetensors")
+    for name, array in plain.weights.items():
+        assert (array == mixed.weights[name]).all()
+    assert mixed.ngrams is None, "a training goes on from the network alone"
+
+
+def test_the_score_at_the_end_is_that_of_the_mixture(run: Path) -> None:
+    saved = checkpoint.load(run / "best.safetensors")
+    assert saved.ngrams is not None
+    share, valid = saved.ngrams["share"], split(run, "valid")
+    network = evaluation.network_of(saved).eval()
+    with torch.inference_mode():
+        logits, _ = network(torch.from_numpy(valid[:-1, None]), network.initial_state(1))
+    model = logits[:, 0].double().softmax(-1).numpy()[np.arange(len(valid) - 1), valid[1:]]
+    losses = NGram(split(run, "train"), saved.config.vocab_size, 4).nats(
+        valid, np.full(len(valid), 4)
+    )[-1]
+    counted = np.exp(-losses[1:])
+    expected = -np.log((1 - share) * model + share * counted)[4:].sum()
+    rest = -np.log(model[:4]).sum()  # before there is a context, the n-grams are shorter
+    found = saved.info["results"]["carried"]["nats_per_token"] * (len(valid) - 1)
+    assert expected == pytest.approx(found, abs=rest)
+    assert expected + rest < -np.log(model).sum() * 0.8
+
+
+@pytest.mark.parametrize("int8", [False, True])
+@pytest.mark.parametrize("engine", ["auto", "numpy"])
+def test_what_writes_and_what_scores_agree(run: Path, engine: str, int8: bool) -> None:
+    saved = checkpoint.load(run / "best.safetensors")
+    network = predictor(saved, engine, int8)
+    assert isinstance(network, Mixture)
+    ids = split(run, "valid")[:300]
+    bits = Scorer(network, int(ids[0])).read(ids[1:]).bits
+    tokens = evaluation.TextSizes(np.ones(99, int), np.ones(99, int))
+    score = evaluation.carried(evaluation.predictor_of(saved), ids, tokens)
+    found = float(bits.sum() * np.log(2))
+    assert score.nats == pytest.approx(found, rel=0.01 if int8 else 1e-5)
+
+
+def test_a_text_is_read_at_once_or_in_pieces_alike(run: Path) -> None:
+    network = predictor(checkpoint.load(run / "best.safetensors"))
+    ids = split(run, "valid")[:40].tolist()
+    whole, state = network.feed(ids, network.initial_state())
+    pieces = network.initial_state()
+    for token in ids:
+        logits, pieces = network.step(token, pieces)
+    assert logits == pytest.approx(whole, abs=1e-5)
+    assert state == pytest.approx(pieces, abs=1e-5)
+    assert np.exp(whole.astype(float)).sum() == pytest.approx(1, abs=1e-6)
+
+
+def test_it_writes_what_it_has_read_and_repeats(run: Path) -> None:
+    model = charnn.load(run / "best.safetensors")
+    text = model.generate("3 times ", max_tokens=200, seed=1, temperature=0.5)
+    assert "said the" in text
+    assert text == model.generate("3 times ", max_tokens=200, seed=1, temperature=0.5)
+
+
+def test_lines_are_weighed_as_lines(tmp_path: Path) -> None:
+    run = train(tmp_path, "lines", replace(SMALL, bptt=None, batch_size=None, ngram=5, lines=True))
+    saved = checkpoint.load(run / "best.safetensors")
+    valid, newline = split(run, "valid"), saved.start_token
+    sizes = evaluation.TextSizes(np.ones(99, int), np.ones(99, int))
+    mixed = evaluation.lines(evaluation.predictor_of(saved), valid, newline, sizes)
+    alone = evaluation.lines(evaluation.network_of(saved), valid, newline, sizes)
+    assert saved.info["results"]["lines"]["nats_per_token"] == pytest.approx(mixed.nats_per_token)
+    assert mixed.nats < 0.8 * alone.nats
+
+
+def test_a_training_that_goes_on_weighs_them_anew(run: Path) -> None:
+    name = "further"
+    train(run.parent, name, replace(SMALL, ngram=4))
+    with launch.resume(name, TrainOptions(max_steps=4), run.parent) as trainer:
+        events = list(trainer.run())
+    best = checkpoint.load(run.parent / name / "best.safetensors")
+    assert best.ngrams is not None
+    assert best.ngram_facts() == events[-1].ngrams
+
+
+def test_without_a_validation_split_there_is_nothing_to_weigh_by(tmp_path: Path) -> None:
+    with pytest.raises(TextError, match="--ngram weighs"):
+        train(tmp_path, "unsplit", replace(SMALL, ngram=4, split=(100,)))
+
+
+def test_a_file_with_spoilt_n_grams_is_refused(run: Path, tmp_path: Path) -> None:
+    saved = checkpoint.load(run / "best.safetensors")
+    assert saved.ngrams is not None
+    spoilt = {**saved.ngrams, "children": saved.ngrams["children"][::-1].copy()}
+    checkpoint.save(tmp_path / "model.safetensors", replace(saved, ngrams=spoilt))
+    with pytest.raises(DamagedFile, match="n-grams of this model are damaged"):
+        charnn.load(tmp_path / "model.safetensors")
+
+
+@pytest.mark.parametrize(
+    ("change", "said"),
+    [
+        ({"share": 1.5}, "no share"),
+        ({"share": None}, "no share"),
+        ({"order": 0}, "of no length"),
+        ({"order": 7.0}, "of no length"),
+        ({"symbols": None}, "have no symbols"),
+        ({"counts": np.ones((2, 2), np.uint8)}, "does not fit"),
+        ({"more": np.ones(2, np.float32)}, "does not fit"),
+    ],
+)
+def test_a_header_of_n_grams_is_not_believed(run: Path, tmp_path: Path, change, said) -> None:
+    saved = checkpoint.load(run / "best.safetensors")
+    assert saved.ngrams is not None
+    ngrams = {k: v for k, v in {**saved.ngrams, **change}.items() if v is not None}
+    with pytest.raises(DamagedFile, match=said):
+        checkpoint.save(tmp_path / "model.safetensors", replace(saved, ngrams=ngrams))
