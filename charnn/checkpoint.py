@@ -36,7 +36,7 @@ from charnn.tensor_file import (
 from charnn.text.ngram_tree import ARRAYS, NGramTree
 from charnn.version import __version__
 
-FORMAT = 4  # of a model with n-grams
+FORMAT = 4  # of a model with n-grams, or that will have some
 LINES_FORMAT = 3  # of a model of lines without
 PLAIN_FORMAT = 2  # of all else: older charnn read it, and are let
 NO_DIGEST = "0" * 64
@@ -219,7 +219,8 @@ def peek(path: Path) -> dict[str, Any]:
 
 
 def _format(checkpoint: Checkpoint) -> int:
-    if checkpoint.ngrams is not None:
+    training = checkpoint.training
+    if checkpoint.ngrams is not None or (training and training.config.ngram):
         return FORMAT
     return LINES_FORMAT if checkpoint.lines else PLAIN_FORMAT
 

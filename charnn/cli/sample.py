@@ -207,7 +207,9 @@ def sample(
             loaded.write(prompt, config, drawn, index, unknown, not no_echo)
             for index in range(num_samples)
         )
-        _write_many(write_together(texts, loaded.network, threads), output, drawn, copies, as_json)
+        _write_many(
+            write_together(texts, loaded.predictor, threads), output, drawn, copies, as_json
+        )
         if copies and not quiet and not as_json:
             say(copies.report())
         return

@@ -70,7 +70,7 @@ def save_desk(desk: Desk, path: Path, model_name: str = "") -> None:
             ends = at == len(point.ids) and point in heads
             if ends or (point.begin + at) % SAVE_EVERY == 0:
                 kept.append((point, at, point.states[at]))
-    shape = desk.model.network.initial_state().shape
+    shape = desk.model.predictor.initial_state().shape
     arrays: dict[str, Any] = {
         "points": [
             (
@@ -211,7 +211,7 @@ def _arrays(header: Header, data: bytes, model: Model) -> dict[str, np.ndarray[A
         "states": (states, 3),
         "generator": (states, 4),
         "logits": (states, model.config.vocab_size),
-        "state": (states, *model.network.initial_state().shape),
+        "state": (states, *model.predictor.initial_state().shape),
     }
     for name, shape in shapes.items():
         if arrays[name].shape != shape:

@@ -65,16 +65,12 @@ class Mixture:
 Predictor = Network | Clamped | Mixture
 
 
-def mixed(network: Network | Clamped, saved: Checkpoint) -> Predictor:
-    """A network of the checkpoint `saved`, mixed with its counts where it has any."""
-    counts = saved.counts()
-    return Mixture(network, *counts) if counts else network
-
-
 def predictor(saved: Checkpoint, engine: str = "auto", int8: bool = False) -> Predictor:
-    """What a checkpoint predicts by, in an engine that `make_network` knows.
+    """What a checkpoint predicts by, its network in an engine that `make_network` knows.
 
     Raises:
         ConfigError: there is no such engine, or not here.
+        DamagedFile: its n-grams are none.
     """
-    return mixed(make_network(saved.config, saved.weights, engine, int8), saved)
+    network, counts = make_network(saved.config, saved.weights, engine, int8), saved.counts()
+    return Mixture(network, *counts) if counts else network

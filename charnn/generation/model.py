@@ -12,13 +12,14 @@ from charnn.checkpoint import Checkpoint
 from charnn.config import LineConfig, SamplingConfig
 from charnn.errors import DamagedFile, FileError
 from charnn.generation.clamps import Clamp, Clamped, check_clamps, clamped_weights
-from charnn.generation.engines import make_network
+from charnn.generation.engines import Network, make_network
 from charnn.generation.filters import FILTERS
 from charnn.generation.guides import Guide, Phrases
 from charnn.generation.lines import LineWriter
-from charnn.generation.mixture import Predictor, mixed
+from charnn.generation.mixture import Mixture, Predictor
 from charnn.generation.sampler import Sampler, draw_seed
 from charnn.generation.writer import Writing
+from charnn.text.ngram_tree import NGramTree
 from charnn.text.tokenizers import Tokenizer, tokenizer_from_dict
 
 if TYPE_CHECKING:
@@ -33,6 +34,7 @@ class Model:
 
     Attributes:
         network: the network in one of the engines; ``config`` is its shape.
+        predictor: what it writes by: the network, or its mixture with n-grams.
         tokenizer: text to ids and back.
         start_token: the id that a text without a prompt is begun with; not shown.
         of_lines: whether it was trained on lines, each from the start state.
@@ -43,15 +45,17 @@ class Model:
 
     def __init__(
         self,
-        network: Predictor,
+        network: Network | Clamped,
         tokenizer: Tokenizer,
         start_token: int,
         info: dict[str, Any] | None = None,
         of_lines: bool = False,
         tokens: Path | None = None,
         digest: str = "",
+        counts: tuple[NGramTree, float] | None = None,
     ) -> None:
         self.network, self.tokenizer, self.start_token = network, tokenizer, start_token
+        self.predictor: Predictor = Mixture(network, *counts) if counts else network
         self.of_lines = of_lines
         self.config, self.info, self.digest = network.config, info or {}, digest
         self.tokens = tokens
@@ -72,15 +76,24 @@ class Model:
 
         Raises:
             ConfigError: there is no such engine here, or a clamp cannot be.
-            DamagedFile: its tokenizer is garbage, or not of the size of its vocabulary.
+            DamagedFile: its tokenizer is garbage, or not of the size of its vocabulary, or its
+                n-grams are none.
         """
         tokenizer = tokenizer_from_dict(loaded.tokenizer, loaded.config.vocab_size)
         check_clamps(clamps)
         weights = clamped_weights(loaded.config, loaded.weights, clamps)
         plain = make_network(loaded.config, weights, engine, int8)
-        network = mixed(Clamped(plain, clamps) if clamps else plain, loaded)
-        start, info = loaded.start_token, loaded.info
-        return cls(network, tokenizer, start, info, loaded.lines, tokens, loaded.digest)
+        network = Clamped(plain, clamps) if clamps else plain
+        return cls(
+            network,
+            tokenizer,
+            loaded.start_token,
+            loaded.info,
+            loaded.lines,
+            tokens,
+            loaded.digest,
+            loaded.counts(),
+        )
 
     @cached_property
     def training_text(self) -> TextIndex:
@@ -147,7 +160,7 @@ class Model:
         config = config or SamplingConfig()
         filters = {name: getattr(config, name) for name in FILTERS}
         drawn = draw_seed() if seed is None else seed
-        sampler = Sampler(self.network, drawn, index, filters, self.guides(config))
+        sampler = Sampler(self.predictor, drawn, index, filters, self.guides(config))
         start = self.start_token
         return Writing(
             sampler, self.tokenizer, prompt, start, config, unknown, echo, surprisals, index
@@ -173,7 +186,7 @@ class Model:
         config = config or SamplingConfig()
         filters = {name: getattr(config, name) for name in FILTERS}
         seed = draw_seed() if seed is None else seed
-        return LineWriter(self.network, self.tokenizer, lines, seed, filters, known, unknown)
+        return LineWriter(self.predictor, self.tokenizer, lines, seed, filters, known, unknown)
 
     def stream(
         self,

@@ -131,7 +131,7 @@ class Tree:
 
     def sampler(self, point: Point | None, filters: dict[str, float] | None = None) -> Sampler:
         """A sampler that has read all up to a point: from the latest state that was kept."""
-        sampler = Sampler(self.model.network, self.seed, 0, filters)
+        sampler = Sampler(self.model.predictor, self.seed, 0, filters)
         todo = []
         while point and not point.states:
             todo.append(point)
