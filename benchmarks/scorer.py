@@ -57,6 +57,22 @@ def average(networks: Sequence[Network]) -> Network:
     return network
 
 
+def mix(network: Network, tree: Any, share: float) -> Network:
+    """A model that gives a share of each probability to n-grams, looked up place by place."""
+
+    def mixed(ids: Tensor, memory: Any) -> tuple[Tensor, Any]:
+        own, nodes = memory or (None, [tree.start()] * len(ids))
+        logits, own = network(ids, own)
+        counted = torch.empty(logits.shape, dtype=torch.float64)
+        for stream, symbols in enumerate(ids.tolist()):
+            for step, symbol in enumerate(symbols):
+                nodes[stream] = tree.after(nodes[stream], symbol)
+                counted[stream, step] = torch.from_numpy(tree.probabilities(nodes[stream]))
+        return ((1 - share) * logits.double().softmax(-1) + share * counted).log(), (own, nodes)
+
+    return mixed
+
+
 def _sum(logits: Tensor, targets: Tensor) -> float:
     losses = cross_entropy(logits.flatten(0, 1).float(), targets.flatten(), reduction="none")
     return float(losses.double().sum())
@@ -88,7 +104,10 @@ def load_charnn(path: Path) -> Loaded:
         logits, state = model(ids.T, state)
         return logits.transpose(0, 1), state
 
+    counts = saved.counts()
+    predictor = mix(network, *counts) if counts else network
+
     def encode(text: str) -> Tensor:
         return torch.from_numpy(tokenizer.encode(text).astype("int64"))
 
-    return Loaded(network, encode, saved.config.parameters, saved.info)
+    return Loaded(predictor, encode, saved.config.parameters, saved.info)

@@ -56,12 +56,15 @@ class Charnn:
     precision: str
     root: Path
     keep: bool
+    ngram: int = 0
 
     @property
     def name(self) -> str:
         """What results and tables call it."""
         known = f"charnn {self.cell}, {self.minutes:g} min"
-        return known if self.precision == "auto" else f"{known}, {self.precision}"
+        if self.precision != "auto":
+            known += f", {self.precision}"
+        return f"{known}, --ngram {self.ngram}" if self.ngram else known
 
     def __call__(self, text: Text, seed: int) -> Result:
         """Trains in a process of its own, and scores what came out."""
@@ -77,6 +80,7 @@ class Charnn:
                 *("--minutes", f"{self.minutes:g}", "--seed", str(seed)),
                 *("--cell", self.cell),
                 *(() if self.precision == "auto" else ("--precision", self.precision)),
+                *(("--ngram", str(self.ngram)) if self.ngram else ()),
                 *("--name", free_name(self.root, wanted)),
                 *("--checkpoints", str(self.root), "--json"),
             )

@@ -29,9 +29,10 @@ from charnn import checkpoint, evaluation
 from charnn.config import GATES, ModelConfig
 from charnn.model import LanguageModel
 from charnn.runs import Run
+from charnn.text.ngram_tree import NGramTree
 from charnn.text.sources import open_source
 from charnn.text.token_file import write_token_file
-from charnn.text.tokenizers import CharTokenizer
+from charnn.text.tokenizers import CharTokenizer, tokenizer_from_dict
 
 TEXT = "To be, or not to be.\n" * 30
 
@@ -116,6 +117,24 @@ def test_the_scorer_agrees_with_the_evaluation_that_it_does_not_share(
     assert carried == pytest.approx(scorer.carried(loaded.network, ids), rel=1e-6)
     assert abs(cold - carried) > 1e-5  # or the comparison would prove little
     assert model.config.parameters == loaded.parameters
+
+
+def test_the_scorer_mixes_n_grams_as_the_evaluation_does(tmp_path: Path) -> None:
+    saved = checkpoint.load(save_model(tmp_path, "gru"))
+    tokenizer = tokenizer_from_dict(saved.tokenizer)
+    ids = tokenizer.encode(TEXT)
+    tree = NGramTree.of(ids, saved.config.vocab_size, 3)
+    saved.ngrams = {"order": 3, "share": 0.25, **tree.to_arrays()}
+    path = tmp_path / "mixed.safetensors"
+    checkpoint.save(path, saved)
+    ones = np.ones(saved.config.vocab_size, np.int64)
+    sizes = evaluation.TextSizes(ones, ones)
+    expected = evaluation.carried(evaluation.predictor_of(saved), ids, sizes).nats_per_token
+    loaded = scorer.load_charnn(path)
+    found = scorer.carried(loaded.network, loaded.encode(TEXT))
+    assert expected == pytest.approx(found, rel=1e-6)
+    alone = evaluation.carried(evaluation.network_of(saved), ids, sizes).nats_per_token
+    assert found < alone - 0.1
 
 
 def test_a_row_shows_medians_and_a_dash_for_what_a_model_has_not() -> None:
