@@ -2,8 +2,8 @@ r"""How well charnn has learnt a text after so many minutes, scored on its last 
 
     python benchmarks/quality.py tinyshakespeare.txt
     python benchmarks/quality.py tinyshakespeare.txt quijote.txt --cells lstm,gru,rnn \
-        --minutes 0.3,1,2,10 --float32 --mixed 7 --char-rnn 2 --nanogpt ../nanoGPT --ngram --members 3 \
-        --results campaign.jsonl --curve curve.svg
+        --minutes 0.3,1,2,10 --float32 --mixed 7 --char-rnn 2 --nanogpt ../nanoGPT --ngram \
+        --members 3 --results campaign.jsonl --curve curve.svg
 
 Every training is the whole command, `charnn train TEXT --cell C --minutes M --seed S`, and the wall
 time around it. The arms take turns, seed by seed, and one scorer, which is not charnn's own, scores
