@@ -17,7 +17,7 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
-from charnn.errors import BusyError, FileError
+from charnn.errors import BusyError, ConfigError, FileError
 from charnn.tensor_file import leftovers, os_error_line, replacing, sweep
 
 NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}\Z")
@@ -31,9 +31,9 @@ class Run:
     """One run's folder. Names that come from elsewhere never leave ``root``."""
 
     def __init__(self, root: Path, name: str) -> None:
-        """Raises FileError for a name that could be taken for a path or an option."""
+        """Raises ConfigError for a name that could be taken for a path or an option."""
         if not NAME.match(name):
-            raise FileError(
+            raise ConfigError(
                 f"{name[:80]!r} cannot name a run: use letters, digits, '.', '_' and '-', "
                 "starting with a letter or digit, 64 at most"
             )

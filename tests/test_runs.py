@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 
 from charnn import runs
-from charnn.errors import BusyError, FileError
+from charnn.errors import BusyError, ConfigError, FileError
 from charnn.runs import (
     MetricsLog,
     Run,
@@ -43,11 +43,11 @@ def saved(root: Path, name: str, best: bool = True) -> Run:
 
 @pytest.mark.parametrize("name", BAD_NAMES)
 def test_a_name_that_could_be_a_path_or_an_option_is_refused(tmp_path: Path, name: str) -> None:
-    with pytest.raises(FileError, match="cannot name a run") as caught:
+    with pytest.raises(ConfigError, match="cannot name a run") as caught:
         Run(tmp_path / "root", name)
     assert "\n" not in str(caught.value)
     assert len(str(caught.value)) < 300
-    with pytest.raises(FileError):
+    with pytest.raises(ConfigError):
         find_run(tmp_path / "root", name or ".")
     assert [] == os.listdir(tmp_path)
 

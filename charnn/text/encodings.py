@@ -6,7 +6,7 @@ import codecs
 import difflib
 from encodings.aliases import aliases
 
-from charnn.errors import TextError
+from charnn.errors import ConfigError
 
 BOM = codecs.BOM_UTF8
 # The longer marks first: that of UTF-32 begins like that of UTF-16.
@@ -23,7 +23,7 @@ def resolve(encoding: str) -> str:
     """The one spelling of an encoding's name: "UTF8" gives "utf-8".
 
     Raises:
-        TextError: Python has no such encoding of text.
+        ConfigError: Python has no such encoding of text.
     """
     try:
         "".encode(encoding)  # refuses also what is no encoding of text, such as base64
@@ -33,7 +33,7 @@ def resolve(encoding: str) -> str:
         spelt = encoding.lower().replace("-", "_")
         near = difflib.get_close_matches(spelt, sorted({*aliases, *aliases.values()}), n=3)
         hint = f" (near it: {', '.join(near)})" if near else ""
-        raise TextError(
+        raise ConfigError(
             f"unknown encoding {encoding!r}{hint}; use a name that Python knows, such as utf-8, "
             "utf-16, cp1252, latin-1 or shift_jis"
         ) from None

@@ -203,6 +203,7 @@ def open_source(
         spool_folder: where spools go; the system's folder for temporary files if None.
 
     Raises:
+        ConfigError: there is no such encoding.
         TextError: no such text, nothing in it, or not in this encoding.
         FileError: something cannot be read, or the disk is full.
     """

@@ -185,10 +185,35 @@ def test_a_value_out_of_range_is_a_usage_error_before_any_work(charnn, tmp_path,
         (["train", "a.tokens", "--tokenizer", "byte"], "--tokenizer"),
         (["train", "a.tokens", "b.txt"], "other texts"),
         (["eval", "--protocol", "warm"], "choose from carried, cold-256"),
+        (["train", "my book.txt", "--name", "../out"], "cannot name a run"),
+        (["train", "my book.txt", "--encoding", "utf-9"], "unknown encoding 'utf-9'"),
     ],
 )
 def test_a_contradiction_is_a_usage_error_that_says_what_to_do(charnn, words, expected):
     assert expected in one_line(charnn(*words), 2)
+
+
+@pytest.mark.parametrize(
+    ("words", "expected"),
+    [
+        (["trian", "my book.txt"], "no such command 'trian'; did you mean 'train'?; 'charnn --h"),
+        (["--nope"], "no such option: --nope; 'charnn --help' lists what there is"),
+        (["sample", "--temprature", "1"], "no such option: --temprature (did you mean --temp"),
+        (["sample", "-t", "abc"], "invalid value for '-t' / '--temperature': 'abc' is not"),
+        (["sample", "--unknown", "x"], "'error', 'skip', 'replace'; 'charnn sample --help' lists"),
+        (["sample", "--num-samples", "0"], "0 is not in the range x>=1"),
+        (["sample", "a", "b"], "got unexpected extra argument(s) (b)"),
+        (["sample", "-n"], "option '-n' requires an argument; 'charnn sample --help'"),
+        (["runs", "--json=1"], "option '--json' does not take a value; 'charnn runs --help'"),
+        (["tokenize", "my book.txt"], "missing option '-o' / '--output'; 'charnn tokenize --h"),
+        (["tokenize"], "missing argument 'TEXT...'; 'charnn tokenize --help'"),
+        (["score", "--per", "a\x1b[31m\nb", "x"], "invalid value for '--per': 'a"),
+    ],
+)
+def test_a_wrong_word_of_the_command_line_is_one_line(charnn, words, expected):
+    done = charnn(*words)
+    assert expected in one_line(done, 2)
+    assert 1 == done.stderr.count("\n")
 
 
 @pytest.mark.parametrize(
@@ -199,7 +224,6 @@ def test_a_contradiction_is_a_usage_error_that_says_what_to_do(charnn, words, ex
         (["sample"], "charnn train TEXT"),
         (["show", "nothing"], "nothing"),
         (["eval", "-m", "my book.txt"], "not a charnn file"),
-        (["train", "my book.txt", "--name", "../out"], "cannot name a run"),
         (["train", "my book.txt", "--from", "nothing"], "no run called 'nothing'"),
         (["train", "my book.txt", "--from", ""], "cannot use ''"),
     ],

@@ -15,7 +15,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from charnn.errors import FileError, TextError
+from charnn.errors import CharnnError, FileError, TextError
 from charnn.text import encodings, sources
 from charnn.text.sources import open_source, run_name
 
@@ -39,7 +39,7 @@ def whole(*texts: str, encoding: str = "utf-8") -> bytes:
 
 
 def complaint(*texts: str, encoding: str = "utf-8") -> str:
-    with pytest.raises((TextError, FileError)) as error, open_source(texts, encoding) as source:
+    with pytest.raises(CharnnError) as error, open_source(texts, encoding) as source:
         list(source.texts())
     assert "\n" not in str(error.value)
     return str(error.value)

@@ -39,10 +39,11 @@ def test_the_rate_rises_then_falls_to_zero_over_the_budget():
 
 def test_weight_decay_spares_biases_and_norms(launch):
     with launch() as trainer:
-        decayed, spared = trainer.optimizer.adamw.param_groups
-        assert all(p.ndim > 1 for p in decayed["params"])
-        assert all(p.ndim == 1 for p in spared["params"])
-        assert 0.0 == spared["weight_decay"]
+        (decayed, decay), (spared, none) = trainer.optimizer.groups
+        weights = dict(trainer.network.named_parameters())
+        assert all(weights[name].ndim > 1 for name in decayed)
+        assert all(weights[name].ndim == 1 for name in spared)
+        assert (trainer.config.weight_decay, 0.0) == (decay, none)
 
 
 def test_the_step_equals_a_bare_loop_over_torchs_adamw(launch):
