@@ -139,7 +139,7 @@ class Trainer:
                 yield from self._evaluate(self.valid)
             if config.sample_every and (last or _due(self.step, config.sample_every)):
                 yield from self._sample()
-            if last or _due(self.step, config.save_every):
+            if not last and _due(self.step, config.save_every):
                 yield from self._save()
         if self.step == config.max_steps:
             yield from self._finish()
@@ -241,6 +241,7 @@ class Trainer:
         """Scores the best model, and writes the scores into it."""
         scores: dict[str, Score] = {}
         if self.valid is not None and self.best_loss is not None:
+            checkpoints.save(self.home.last, self.checkpoint())  # what follows may take long
             best = checkpoints.load(self.home.best)
             network = network_of(best, self.config.device)
             for name, score in self.scorer.final(self.valid).items():

@@ -16,6 +16,7 @@ import charnn as api
 from charnn import checkpoint
 from charnn.cli import main
 from charnn.cli.watch import clock
+from charnn.runs import Run
 
 ROOT = Path(__file__).resolve().parents[2]
 MAIN = "from charnn.cli import main; main()"
@@ -230,6 +231,37 @@ def test_a_wrong_word_of_the_command_line_is_one_line(charnn, words, expected):
 )
 def test_what_cannot_be_done_is_one_line(charnn, words, expected):
     assert expected in one_line(charnn(*words))
+
+
+def test_a_resume_that_is_refused_changes_nothing_of_which_run_is_the_newest(charnn):
+    for name in ("older", "newer"):
+        assert 0 == charnn("train", "my book.txt", *QUICK, "--name", name).returncode
+    assert "is finished" in one_line(charnn("train", "--resume", "--name", "older"))
+    names = [run["name"] for run in json.loads(charnn("runs", "--json").stdout)["runs"]]
+    assert ["newer", "older"] == names
+    assert 0 == charnn("train", "--resume", "--name", "older", "--max-steps", "2").returncode
+    assert charnn("show").stdout.startswith("checkpoints/older/best")
+
+
+def test_runs_says_which_one_is_being_trained(charnn, tmp_path):
+    assert 0 == charnn("train", "my book.txt", *QUICK).returncode
+    assert "in use" not in charnn("runs").stdout
+    with Run(tmp_path / "checkpoints", "my-book").lock():
+        assert f"finished, in use by process {os.getpid()} on " in charnn("runs").stdout
+        [run] = json.loads(charnn("runs", "--json").stdout)["runs"]
+        assert run["in_use"].startswith(f"process {os.getpid()} ")
+    assert [None] == [run["in_use"] for run in json.loads(charnn("runs", "--json").stdout)["runs"]]
+
+
+def test_a_damaged_training_says_that_the_best_model_is_still_there(charnn, tmp_path):
+    assert 0 == charnn("train", "my book.txt", *QUICK).returncode
+    last = tmp_path / "checkpoints" / "my-book" / "last.safetensors"
+    data = bytearray(last.read_bytes())
+    data[-1] ^= 1
+    last.write_bytes(data)
+    line = one_line(charnn("train", "--resume", "--name", "my-book"))
+    assert "sample with -m my-book, or begin a new run as it with --from my-book" in line
+    assert 0 == charnn("sample", "-m", "my-book", "-n", "3").returncode
 
 
 def test_a_wrong_model_name_lists_the_nearest(charnn):
