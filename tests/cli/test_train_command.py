@@ -113,9 +113,30 @@ def test_eval_scores_another_text_and_names_what_it_does_not_know(charnn, tmp_pa
     line = one_line(charnn("eval", "other.txt", "-m", "my-book"))
     assert "£" in line
     assert "U+00A3" in line
-    scored = json.loads(charnn("eval", "other.txt", "--unknown", "skip", "--json").stdout)
+    assert line.endswith("; --unknown skip leaves it out")  # eval replaces nothing
+    done = charnn("eval", "other.txt", "--unknown", "skip", "--json")
+    expected = "note: --unknown skip: 6 unknown characters: '£' left out (3 times), '5' left"
+    assert expected in done.stderr
+    scored = json.loads(done.stdout)
     assert 6 == scored["unknown"]
     assert scored["split"] is None
+
+
+def test_sample_says_what_it_made_of_unknown_characters(charnn):
+    charnn("train", "my book.txt", *QUICK)
+    line = one_line(charnn("sample", "THE £"))
+    assert line.endswith("; --unknown skip leaves it out, --unknown replace puts the nearest")
+    words = ["sample", "THE £", "-n", "1", "--seed", "1", "--unknown", "replace"]
+    done = charnn(*words)
+    assert (
+        "note: --unknown replace: 4 unknown characters: 'T' became 't', 'H' became 'h', "
+        "'E' became 'e', '£' left out\n"
+    ) == done.stderr
+    assert "" == charnn(*words, "-q").stderr
+    assert "" == charnn("sample", "the", *words[2:]).stderr
+    assert "'T' became 't'" in charnn("sample", "--lines", "1", "--prefix", "T", *words[4:]).stderr
+    Path("the.txt").write_text("THE GOAT")
+    assert one_line(charnn("inspect", "the.txt")).endswith("; leave it out of the text")
 
 
 def test_a_second_run_gets_a_name_of_its_own_and_a_given_one_is_kept(charnn, tmp_path):
