@@ -101,6 +101,14 @@ def test_metrics_hold_an_object_a_line_with_the_promised_keys(launch):
     assert {"cold_256", "carried"} <= set(by_event["end"])
 
 
+def test_no_file_is_said_to_be_saved_twice_at_one_step(launch):
+    with launch(max_steps=12, save_every=4, eval_every=4) as trainer:
+        saves = [(e.step, e.path.name) for e in trainer.run() if isinstance(e, events.Saved)]
+    assert len(set(saves)) == len(saves)
+    assert (12, "last.safetensors") in saves
+    assert checkpoint.load(trainer.home.last).training.progress["finished"]
+
+
 def test_best_is_the_lowest_validation_loss_and_holds_no_training_state(launch):
     with launch(max_steps=60) as trainer:
         found = [e for e in trainer.run() if isinstance(e, events.Evaluated)]
