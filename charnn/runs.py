@@ -17,7 +17,7 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
-from charnn.errors import BusyError, FileError
+from charnn.errors import BusyError, ConfigError, FileError
 from charnn.tensor_file import leftovers, os_error_line, replacing, sweep
 
 NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}\Z")
@@ -31,9 +31,9 @@ class Run:
     """One run's folder. Names that come from elsewhere never leave ``root``."""
 
     def __init__(self, root: Path, name: str) -> None:
-        """Raises FileError for a name that could be taken for a path or an option."""
+        """Raises ConfigError for a name that could be taken for a path or an option."""
         if not NAME.match(name):
-            raise FileError(
+            raise ConfigError(
                 f"{name[:80]!r} cannot name a run: use letters, digits, '.', '_' and '-', "
                 "starting with a letter or digit, 64 at most"
             )
@@ -79,14 +79,35 @@ class Run:
         ours = {self.tokens, self.metrics, self.lock_file, *leftovers(self.folder)}
         return self.folder.exists() and not ours.issuperset(self.folder.iterdir())
 
+    @property
+    def holder(self) -> str | None:
+        """Who trains the run just now, as far as this machine can tell."""
+        with suppress(OSError):
+            descriptor = os.open(self.lock_file, os.O_RDONLY | NO_LINKS)
+            try:
+                fcntl.flock(descriptor, fcntl.LOCK_SH | fcntl.LOCK_NB)
+            except OSError as error:
+                if error.errno in (errno.EWOULDBLOCK, errno.EACCES):
+                    return self._who()
+            finally:
+                os.close(descriptor)
+        return None
+
+    @property
+    def abandoned(self) -> bool:
+        """Whether a training was killed here before its first save, and left nothing else."""
+        return self.lock_file.exists() and not self.taken and self.holder is None
+
     def discard(self) -> None:
         """Removes the folder of a training that saved nothing."""
         if not self.taken:
             shutil.rmtree(self.folder, ignore_errors=True)
 
     @contextmanager
-    def lock(self) -> Iterator[list[str]]:
+    def lock(self, newest: bool = True) -> Iterator[list[str]]:
         """Holds the run for this process; yields warnings for the caller to show.
+
+        It becomes the run worked on latest, or does not until `mark_newest` if `newest` is False.
 
         The lock is the kernel's (flock): it is gone when the process is, however it ended, and the
         file stays, since its contents say who came last.
@@ -105,33 +126,56 @@ class Run:
                 fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
             except OSError as error:
                 if error.errno in (errno.EWOULDBLOCK, errno.EACCES):
-                    who = self._holder()
-                    raise BusyError(
-                        f"run {self.name!r} is in use: process {who.get('pid', '?')} on "
-                        f"{who.get('host', '?')} has held it since {who.get('since', '?')}"
-                    ) from None
+                    raise BusyError(f"run {self.name!r} is in use by {self._who()}") from None
                 warnings.append(
                     f"{self.folder} cannot be locked ({error.strerror}): "
                     "make sure that nothing else trains this run"
                 )
-            order = 1 + max((run.order for run in list_runs(self.root)), default=0)
-            holder = {
-                "pid": os.getpid(),
-                "host": socket.gethostname(),
-                "since": time.strftime("%Y-%m-%d %H:%M:%S"),
-                "order": order,
-            }
-            try:
-                # One write over the old one: a kill between two would lose the order.
-                text = json.dumps(holder).encode().ljust(LOCK_BYTES)
-                os.pwrite(descriptor, text, 0)
-                os.ftruncate(descriptor, len(text))
-            except OSError as error:
-                raise FileError(os_error_line(error, self.lock_file, "write")) from error
+            self._sign(descriptor, self._next_order() if newest else self.order)
             sweep(self.folder)
             yield warnings
         finally:
             os.close(descriptor)
+
+    def mark_newest(self) -> None:
+        """Makes this the run worked on latest; only for who holds its lock.
+
+        Raises:
+            FileError: the lock file cannot be written.
+        """
+        try:
+            descriptor = os.open(self.lock_file, os.O_RDWR | NO_LINKS)
+        except OSError as error:
+            raise FileError(os_error_line(error, self.lock_file, "open")) from error
+        try:
+            self._sign(descriptor, self._next_order())
+        finally:
+            os.close(descriptor)
+
+    def _next_order(self) -> int:
+        return 1 + max((run.order for run in list_runs(self.root)), default=0)
+
+    def _sign(self, descriptor: int, order: int) -> None:
+        """Writes into the lock file who holds it."""
+        holder = {
+            "pid": os.getpid(),
+            "host": socket.gethostname(),
+            "since": time.strftime("%Y-%m-%d %H:%M:%S"),
+            "order": order,
+        }
+        try:
+            # One write over the old one: a kill between two would lose the order.
+            text = json.dumps(holder).encode().ljust(LOCK_BYTES)
+            os.pwrite(descriptor, text, 0)
+            os.ftruncate(descriptor, len(text))
+        except OSError as error:
+            raise FileError(os_error_line(error, self.lock_file, "write")) from error
+
+    def _who(self) -> str:
+        who = self._holder()
+        return (
+            f"process {who.get('pid', '?')} on {who.get('host', '?')} since {who.get('since', '?')}"
+        )
 
     def _holder(self) -> dict[str, Any]:
         with suppress(OSError, ValueError, RecursionError):
@@ -152,10 +196,15 @@ def list_runs(root: Path) -> list[Run]:
 
 
 def free_name(root: Path, wanted: str) -> str:
-    """`wanted`, or `wanted-2`, `wanted-3` … whichever is the first that no run has."""
+    """`wanted`, or `wanted-2`, `wanted-3` … whichever is the first that no run has.
+
+    What a training left that was killed before its first save is no run, and is taken over.
+    """
     stem = re.sub(r"[^A-Za-z0-9._-]+", "-", wanted).strip("-._")[:56] or "run"
     name, number = stem, 1
-    while (root / name).exists():
+    while os.path.lexists(root / name) and (
+        (root / name).is_symlink() or not Run(root, name).abandoned
+    ):
         number += 1
         name = f"{stem}-{number}"
     return name

@@ -38,6 +38,7 @@ ROOFS = {"__init__", "__main__", "cli"}
 
 # Package -> the rooms that may import it. Anything else must come with Python.
 PACKAGES = {
+    "charset_normalizer": {"text"},
     "numpy": {*MAY_IMPORT, *ROOFS} - {"errors", "version", "config"},
     "outlines_core": {"generation"},
     "prompt_toolkit": {"cli"},

@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 
 from charnn import runs
-from charnn.errors import BusyError, FileError
+from charnn.errors import BusyError, ConfigError, FileError
 from charnn.runs import (
     MetricsLog,
     Run,
@@ -43,11 +43,11 @@ def saved(root: Path, name: str, best: bool = True) -> Run:
 
 @pytest.mark.parametrize("name", BAD_NAMES)
 def test_a_name_that_could_be_a_path_or_an_option_is_refused(tmp_path: Path, name: str) -> None:
-    with pytest.raises(FileError, match="cannot name a run") as caught:
+    with pytest.raises(ConfigError, match="cannot name a run") as caught:
         Run(tmp_path / "root", name)
     assert "\n" not in str(caught.value)
     assert len(str(caught.value)) < 300
-    with pytest.raises(FileError):
+    with pytest.raises(ConfigError):
         find_run(tmp_path / "root", name or ".")
     assert [] == os.listdir(tmp_path)
 
@@ -126,7 +126,7 @@ def test_a_run_that_is_held_is_refused_and_its_holder_named(tmp_path: Path) -> N
         with pytest.raises(BusyError) as caught, second.lock():
             pass
     line = str(caught.value)
-    assert f"process {os.getpid()} on {os.uname().nodename} has held it since 2" in line
+    assert f"in use by process {os.getpid()} on {os.uname().nodename} since 2" in line
     assert "\n" not in line
     with second.lock():  # free again, though the file stays
         assert second.lock_file.exists()
@@ -184,6 +184,29 @@ def test_links_in_the_folder_of_a_stranger_are_not_written_through(tmp_path: Pat
     assert "precious" == victim.read_text()
 
 
+def test_a_run_says_who_holds_it_and_only_while_it_is_held(tmp_path: Path) -> None:
+    run = saved(tmp_path, "a")
+    assert run.holder is None
+    with run.lock():
+        assert (Run(tmp_path, "a").holder or "").startswith(f"process {os.getpid()} on ")
+    assert run.holder is None
+    assert Run(tmp_path, "never").holder is None
+
+
+def test_a_name_whose_training_was_killed_before_its_first_save_is_free_again(
+    tmp_path: Path,
+) -> None:
+    crashed = Run(tmp_path, "book")
+    with crashed.lock():
+        crashed.tokens.write_bytes(b"half")
+        assert "book-2" == free_name(tmp_path, "book")  # it is being trained
+    assert "book" == free_name(tmp_path, "book")
+    (crashed.folder / "letter.txt").write_text("mine")
+    assert "book-2" == free_name(tmp_path, "book")
+    (tmp_path / "page").write_text("a file")
+    assert "page-2" == free_name(tmp_path, "page")
+
+
 # --- finding
 
 
@@ -200,6 +223,17 @@ def test_the_newest_run_is_the_one_worked_on_last_whatever_the_clock_says(
         pass
     assert "c" == find_run(tmp_path, None).name
     assert tmp_path / "c" / "best.safetensors" == find_model(None, tmp_path)
+
+
+def test_a_run_can_be_held_without_becoming_the_newest(tmp_path: Path) -> None:
+    old, new = saved(tmp_path, "old"), saved(tmp_path, "new")
+    with old.lock(newest=False):
+        assert [new.name, old.name] == [run.name for run in list_runs(tmp_path)]
+        old.mark_newest()
+        assert old.name == find_run(tmp_path, None).name
+        with pytest.raises(BusyError), Run(tmp_path, "old").lock():
+            pass
+    assert old.name == find_run(tmp_path, None).name
 
 
 def test_what_has_saved_nothing_is_no_run(tmp_path: Path) -> None:

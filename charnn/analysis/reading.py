@@ -6,6 +6,7 @@ Shapes: T tokens, C characters.
 from __future__ import annotations
 
 import codecs
+from collections import Counter
 from collections.abc import Iterator
 from typing import NamedTuple
 
@@ -29,7 +30,7 @@ class Block(NamedTuple):
         text: the characters; bytes that are not UTF-8 are surrogate escapes.
         char_bits: (C,) the bits of the tokens that complete each one; those that a token completes
             several of share them equally.
-        unknown: characters that were left out.
+        unknown: the characters that were left out, and how often each.
     """
 
     document: int
@@ -38,7 +39,7 @@ class Block(NamedTuple):
     chars: Array
     text: str
     char_bits: Array
-    unknown: int
+    unknown: Counter[str]
 
 
 class CharacterBits:
@@ -114,11 +115,11 @@ def read(
                 scorer.reset()
                 fresh = True
         if tokenizer.kind == "byte":
-            ids, missing = tokenizer.encode_bytes(piece.data), 0
+            ids, missing = tokenizer.encode_bytes(piece.data), Counter[str]()
         else:
             text = piece.text()
             ids = tokenizer.encode(text, unknown, offset)
-            missing = len(text) - len(ids) if tokenizer.kind == "char" else 0
+            missing = Counter(tokenizer.unknown_in(text) if unknown == "skip" else ())
             offset += len(text)
         for some, anew in _score(scorer, ids, ends_line, reset == "line", fresh):
             fresh = anew
@@ -127,7 +128,7 @@ def read(
             lines, chars = line + np.cumsum(breaks) - breaks, char + np.cumsum(per_token)
             text, bits = characters.push(some.tokens, some.bits)
             yield Block(document, some, lines, chars - per_token, text, bits, missing)
-            missing = 0
+            missing = Counter()
             line, char = line + int(breaks.sum()), char + int(per_token.sum())
     if document >= 0 and (rest := _rest(characters, document, line, char)):
         yield rest
@@ -165,4 +166,4 @@ def _rest(characters: CharacterBits, document: int, line: int, char: int) -> Blo
     text, bits = characters.push(none, np.zeros(0), final=True)
     if not text:
         return None
-    return Block(document, Surprisals(none, np.zeros(0)), none, none, text, bits, 0)
+    return Block(document, Surprisals(none, np.zeros(0)), none, none, text, bits, Counter())

@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import os
 import sys
+import traceback
 from collections.abc import Callable
 from typing import Annotated
 
 import typer
 
 from charnn.cli.compare import compare
-from charnn.cli.console import give_up_stdout, guarded, say
+from charnn.cli.console import debugging, give_up_stdout, guarded, say
 from charnn.cli.corpus import corpus
 from charnn.cli.evaluate import evaluate
 from charnn.cli.export import export
@@ -80,6 +81,14 @@ for name, command in COMMANDS.items():
     app.command(name, cls=Sectioned)(guarded(command))
 
 
+def usage_line(error: typer.TyperException, words: list[str]) -> str:
+    """What typer found wrong with the words of the command line, and where help is."""
+    message = " ".join(error.format_message().split()).removesuffix(".")
+    message = message.replace("(Possible options: ", "(did you mean ").replace(". Did", "; did")
+    name = next((f"charnn {word}" for word in words if word in COMMANDS), "charnn")
+    return f"{message[:1].lower()}{message[1:]}; '{name} --help' lists what there is"
+
+
 def main() -> None:
     """Entry point. `--debug` is understood anywhere before a lone `--`."""
     words = sys.argv[1:]
@@ -88,7 +97,12 @@ def main() -> None:
         os.environ["CHARNN_DEBUG"] = "1"
         sys.argv.remove("--debug")
     try:
-        app()
+        sys.exit(app(standalone_mode=False))  # it would print usage errors itself, in four lines
+    except typer.TyperException as error:
+        if debugging():
+            traceback.print_exc()
+        say(f"error: {usage_line(error, words)}", "31")
+        sys.exit(error.exit_code)
     except OSError as error:  # of help and version, which typer prints by itself
         give_up_stdout()
         say(f"error: cannot write to stdout: {error.strerror or error}", "31")

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import typer
 
-from charnn.cli.console import print_json, put, say
+from charnn.cli.console import note_unknown, print_json, put, say
 from charnn.cli.options import (
     DEFAULT_CHECKPOINTS,
     CheckpointsOption,
@@ -98,9 +99,9 @@ def compare(
     offsets = found.offsets if found else np.zeros(len(files))
     names = [str(path) for path in paths]
     total, chars, won, count = np.zeros(len(files)), 0, np.zeros(len(files), np.int64), 0
-    for part in _text(
-        readers, texts or [], encoding, known if unknown == "skip" else None, newline
-    ):
+    missing: Counter[str] = Counter()
+    keep = known if unknown == "skip" else None
+    for part in _text(readers, texts or [], encoding, keep, newline, missing):
         winners = core.verdicts(part.bits, part.chars, offsets)
         total, chars, count = (
             total + part.bits.sum(axis=0),
@@ -111,6 +112,8 @@ def compare(
         if jsonl:
             for row in _rows(part, winners, offsets, names):
                 print_json(row)
+    if not quiet:
+        note_unknown(missing, known or (), unknown)
     if texts and not count:
         raise TextError("nothing to compare: the text has no line that is not empty")
     if jsonl:
@@ -179,9 +182,17 @@ def _rows(part: LineBits, winners: Any, offsets: Any, names: list[str]) -> Itera
 
 
 def _text(
-    readers: Sequence[Reader], texts: list[str], encoding: str, keep: set[str] | None, newline: bool
+    readers: Sequence[Reader],
+    texts: list[str],
+    encoding: str,
+    keep: set[str] | None,
+    newline: bool,
+    missing: Counter[str],
 ) -> Iterator[LineBits]:
-    """The lines of a text that are not empty, about a megabyte at a time."""
+    """The lines of a text that are not empty, about a megabyte at a time.
+
+    Characters that are not to be kept are counted in `missing`.
+    """
     from charnn.analysis.compare import line_bits
     from charnn.text.sources import open_source
 
@@ -190,6 +201,8 @@ def _text(
     with open_source(texts, encoding) as source:
         held = ""
         for text in source.texts():
+            if keep is not None:
+                missing.update(c for c in text if c not in keep and c != "\n")
             *lines, held = (held + text).split("\n")
             yield line_bits(readers, _clean(lines, keep), newline)
         yield line_bits(readers, _clean([held], keep), newline)

@@ -11,13 +11,13 @@ import signal
 import sys
 import time
 import traceback
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Collection, Iterator, Mapping
 from contextlib import contextmanager
-from typing import Any, NoReturn, TextIO
+from typing import Any, NoReturn, TextIO, get_args, get_type_hints
 
 import typer
 
-from charnn.errors import CharnnError, ConfigError, FileError
+from charnn.errors import CharnnError, ConfigError, FileError, UnknownCharacter
 
 # Bidirectional controls reorder what a terminal shows; line separators break lines.
 HIDDEN = {0x061C, 0x200E, 0x200F, 0x2028, 0x2029, *range(0x202A, 0x202F), *range(0x2066, 0x206A)}
@@ -179,9 +179,33 @@ def guarded(command: Callable[..., None]) -> Callable[..., None]:
         except Exception as error:
             if debugging():
                 traceback.print_exc()
-            fail(*_explain(error))
+            message, code = _explain(error)
+            if isinstance(error, UnknownCharacter):
+                message += remedy(command)
+            fail(message, code)
 
     return run
+
+
+def remedy(command: Callable[..., None]) -> str:
+    """What a command can do about a character that its model does not know."""
+    hint = get_type_hints(command).get("unknown")
+    said = {"skip": "--unknown skip leaves it out", "replace": "--unknown replace puts the nearest"}
+    can = [words for choice, words in said.items() if choice in get_args(hint)]
+    return f"; {', '.join(can) or 'leave it out of the text'}"
+
+
+def note_unknown(
+    missing: Mapping[str, int],
+    known: Collection[str],
+    unknown: str,
+    say_it: Callable[[str], None] = note,
+) -> None:
+    """Says what --unknown changed, if it changed anything."""
+    if missing and unknown != "error":
+        from charnn.text.unknown import what_changed
+
+        say_it(what_changed(missing, known, unknown))
 
 
 def _explain(error: Exception) -> tuple[str, int]:

@@ -11,9 +11,10 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
+from charnn.cli.console import note_unknown
 from charnn.cli.desk_screen import OFF, SHOWS, Screen
 from charnn.config import SamplingConfig
-from charnn.errors import CharnnError, ConfigError, FileError
+from charnn.errors import CharnnError, ConfigError, FileError, UnknownCharacter
 
 if TYPE_CHECKING:
     from charnn.generation.desk import Desk
@@ -55,12 +56,17 @@ class Session:
             act(words)
         except CharnnError as error:
             self.failed = True
-            self.screen.say(f"error: {error}", "31")
+            known = isinstance(error, UnknownCharacter)
+            hint = "; 'charnn write --unknown skip' leaves it out, replace puts the nearest"
+            self.screen.say(f"error: {error}{hint * known}", "31")
 
     def write(self, text: str) -> None:
         """Adds text and goes on with it."""
         desk, before = self.desk, len(self.desk.text)
         desk.type(text)
+        tokenizer = desk.model.tokenizer
+        missing = tokenizer.unknown_in(text)
+        note_unknown(missing, tokenizer.known, desk.unknown, self.screen.note)
         self.screen.go_on(desk, len(desk.text) - before, desk.draw(), desk.point)
 
     def _command(self, line: str) -> None:
@@ -82,10 +88,15 @@ class Session:
         else:
             command.run(self, rest)
 
+    @property
+    def unsaved(self) -> bool:
+        """Whether there is text that was not saved."""
+        written = any(branch.point for branch in self.desk.branches.values())
+        return self.desk.changed and written
+
     def leave(self) -> None:
         """Leaves; where there is text that was not saved, not before this was said once."""
-        written = any(branch.point for branch in self.desk.branches.values())
-        if self.desk.changed and written and not self._warned:
+        if self.unsaved and not self._warned:
             self._warned = True
             how = "/save FILE keeps it with all its branches, /export FILE the text alone"
             if self.interactive:

@@ -6,7 +6,7 @@ import math
 import shutil
 import signal
 from collections.abc import Callable, Generator, Iterator
-from contextlib import contextmanager
+from contextlib import closing, contextmanager
 from types import FrameType
 from typing import TYPE_CHECKING, NamedTuple
 
@@ -140,12 +140,12 @@ class Screen:
             begin = max(before.rfind("\n", 0, new) + 1, new - MAX_CONTEXT)
             self._write(desk, base, begin, new)
         length, paint = 0, self._painter(desk, base)
-        for piece in pieces:
-            length += len(piece.text)
-            self.output.write(piece.text, paint(piece))
-            if self.stop.asked:
-                break
-        pieces.close()
+        with closing(pieces):  # whatever ends it, the desk has what was drawn
+            for piece in pieces:
+                length += len(piece.text)
+                self.output.write(piece.text, paint(piece))
+                if self.stop.asked:
+                    break
         if self.stop.asked:
             # What was held back, since a stop string might have begun in it.
             if rest := desk.text[len(before) + length :]:

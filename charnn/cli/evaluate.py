@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Iterator
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import typer
 
-from charnn.cli.console import note, print_json, progress_lines, put
+from charnn.cli.console import note, note_unknown, print_json, progress_lines, put
 from charnn.cli.eval_tables import (
     BaselinesOption,
     ClassesOption,
@@ -66,7 +67,8 @@ def evaluate(
         ),
     ] = None,
     unknown: Annotated[
-        str, typer.Option(help="Characters the model never saw: error or skip.")
+        Literal["error", "skip"],
+        typer.Option(help="Characters the model never saw: error or skip."),
     ] = "error",
     dynamic: DynamicOption = False,
     dynamic_rule: DynamicRuleOption = None,
@@ -92,8 +94,6 @@ def evaluate(
     chosen = [name.strip() for name in (protocol or "lines").split(",")]
     if bad := [name for name in chosen if name not in PROTOCOLS]:
         raise ConfigError(f"unknown protocol {bad[0]!r}: choose from {', '.join(PROTOCOLS)}")
-    if unknown not in ("error", "skip"):
-        raise ConfigError(f"--unknown must be error or skip, got {unknown!r}")
     if threads is not None and threads < 1:
         raise ConfigError(f"--threads must be 1 or more, got {threads}")
     wishes = Wishes(dynamic, dynamic_rule, dynamic_rate, baselines, positions, classes)
@@ -115,9 +115,12 @@ def evaluate(
     tokenizer = tokenizer_from_dict(saved.tokenizer, saved.config.vocab_size)
     if protocol is None and not saved.lines:
         chosen = list(STREAM_PROTOCOLS)
+    missing: Counter[str] = Counter()
     ids, sizes, facts = _read(
-        texts or [], split, path, tokenizer, unknown, encoding, of_lines=saved.lines
+        texts or [], split, path, tokenizer, unknown, encoding, saved.lines, missing
     )
+    if not quiet:
+        note_unknown(missing, tokenizer.known, unknown)
     newline = _newline(tokenizer) if "lines" in chosen or saved.lines else 0
     chosen_device = machine.choose_device(device)
     network = evaluation.network_of(saved, chosen_device)
@@ -166,10 +169,12 @@ def _read(
     unknown: str,
     encoding: str,
     of_lines: bool,
+    missing: Counter[str],
 ) -> tuple[Ids, TextSizes, dict[str, Any]]:
     """The ids to score, what they stand for, and the facts of the text for people and programs.
 
-    For a model of lines a text is made into lines as it was in training.
+    For a model of lines a text is made into lines as it was in training. Characters that are
+    skipped are counted in `missing`.
     """
     if not texts or any(text.endswith(TOKENS_SUFFIX) for text in texts):
         if len(texts) > 1 or unknown != "error" or encoding != "utf-8":
@@ -202,16 +207,17 @@ def _read(
             else:
                 text = piece.text()
                 parts.append(tokenizer.encode(text, unknown, chars))
+                if unknown == "skip":
+                    missing.update(tokenizer.unknown_in(text))
                 chars += len(text)
     ids = np.concatenate(parts) if parts else np.zeros(0, np.uint8)
     sizes = TextSizes(tokenizer.chars_per_token, tokenizer.bytes_per_token, is_text)
-    skipped = chars - len(ids) if tokenizer.kind == "char" else 0
     facts = {
         "split": None,
         "tokens": len(ids),
         "chars": chars if is_text else None,
         "bytes": size,
-        "unknown": skipped,
+        "unknown": missing.total(),
     }
     return ids, sizes, facts
 

@@ -15,7 +15,10 @@ def runs(checkpoints: CheckpointsOption = DEFAULT_CHECKPOINTS, json: JsonOption 
     from charnn.runs import list_runs
 
     found = [
-        describe(run.name, run.last if run.last.exists() else run.best)
+        {
+            **describe(run.name, run.last if run.last.exists() else run.best),
+            "in_use": run.holder,
+        }
         for run in list_runs(checkpoints)
     ]
     if json:
@@ -27,12 +30,15 @@ def runs(checkpoints: CheckpointsOption = DEFAULT_CHECKPOINTS, json: JsonOption 
     width = max(len(row["name"]) for row in found)
     put(f"{'name':<{width}}  {'model':<12}{'steps':>16}  {'valid':>7}  status")
     for row in found:
+        status = row.get("status", row.get("error"))
+        if row["in_use"]:
+            status = f"{status}, in use by {row['in_use']}"
         if "error" in row:
-            put(f"{row['name']:<{width}}  {row['error']}")
+            put(f"{row['name']:<{width}}  {status}")
             continue
         steps = f"{row['step']:,}/{row['max_steps']:,}" if row["max_steps"] else f"{row['step']:,}"
         loss = "-" if row["best_loss"] is None else f"{row['best_loss']:.4f}"
-        put(f"{row['name']:<{width}}  {row['model']:<12}{steps:>16}  {loss:>7}  {row['status']}")
+        put(f"{row['name']:<{width}}  {row['model']:<12}{steps:>16}  {loss:>7}  {status}")
 
 
 def describe(name: str, path: Path) -> dict[str, Any]:

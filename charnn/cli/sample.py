@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from charnn.cli.console import no_talk, note, print_json, say
+from charnn.cli.console import no_talk, note, note_unknown, print_json, say
 from charnn.cli.controls import (
     BanOption,
     BestOfOption,
@@ -189,6 +189,9 @@ def sample(
     path = find_model(model, checkpoints)
     loaded = load(path, engine=engine, int8=int8, clamps=clamp or ())
     drawn = draw_seed() if seed is None else seed
+    if not quiet:
+        missing = loaded.tokenizer.unknown_in(prefix if line_limits else prompt)
+        note_unknown(missing, loaded.tokenizer.known, unknown)
     if line_limits:
         if seed is None and not quiet:
             say(f"seed {drawn}")
@@ -216,7 +219,14 @@ def sample(
     for index in range(num_samples):
         candidates = (
             loaded.write(
-                prompt, config, drawn, each, unknown, not no_echo, surprisals=show == "surprisal"
+                prompt,
+                config,
+                drawn,
+                each,
+                unknown,
+                not no_echo,
+                surprisals=show == "surprisal",
+                keep=as_json or counted or best_of > 1,
             )
             for each in range(index * best_of, (index + 1) * best_of)
         )

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json as json_module
 import sys
 import time
+from collections import Counter
 from collections.abc import Iterable, Iterator
 from contextlib import closing
 from itertools import groupby
@@ -13,7 +14,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import typer
 
-from charnn.cli.console import has_colour, say
+from charnn.cli.console import has_colour, note_unknown, say
 from charnn.cli.marks import LEGEND, style_of
 from charnn.cli.options import (
     DEFAULT_CHECKPOINTS,
@@ -155,6 +156,7 @@ def score(
     if not totals.tokens:
         raise TextError("nothing to score: the text is empty")
     if not quiet:
+        note_unknown(totals.unknown, tokenizer.known, unknown)
         say(totals.report())
 
 
@@ -162,7 +164,8 @@ class Totals:
     """What was scored, for the last line of talk."""
 
     def __init__(self) -> None:
-        self.tokens = self.chars = self.unknown = 0
+        self.tokens = self.chars = 0
+        self.unknown: Counter[str] = Counter()
         self.bits, self.began = 0.0, time.monotonic()
 
     def count(self, blocks: Iterable[Block]) -> Iterator[Block]:
@@ -170,17 +173,16 @@ class Totals:
         for block in blocks:
             self.tokens += len(block.surprisals.tokens)
             self.chars += len(block.text)
-            self.unknown += block.unknown
+            self.unknown.update(block.unknown)
             self.bits += float(block.char_bits.sum())
             yield block
 
     def report(self) -> str:
         """One line on all of it."""
         seconds = max(time.monotonic() - self.began, 1e-3)
-        skipped = f", {self.unknown:,} unknown characters skipped" if self.unknown else ""
         return (
             f"{self.chars:,} characters, {self.bits:,.0f} bits, "
-            f"{self.bits / max(1, self.chars):.3f} bits/char{skipped}; "
+            f"{self.bits / max(1, self.chars):.3f} bits/char; "
             f"{self.chars / seconds:,.0f} characters/s"
         )
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import os
 import signal
 from collections.abc import Callable
@@ -32,9 +33,13 @@ from charnn.cli.options import (
 from charnn.cli.output import Output
 from charnn.cli.sample import set_threads
 from charnn.config import DESK_TOKENS, SamplingConfig
+from charnn.errors import CharnnError
 
 if TYPE_CHECKING:
     from charnn.cli.desk_commands import Session
+
+ENDING = (signal.SIGHUP, signal.SIGTERM)
+RESCUED = "charnn-write.saved"  # a text that has no file yet
 
 
 def write(
@@ -65,8 +70,9 @@ def write(
 ) -> None:
     """Write a text together with a model: type, let it go on, take back, try again.
 
-    At the desk, /help lists what can be said. Where stdin is no terminal, its lines are taken as
-    if they were typed, and the exit code is 1 if one of them went wrong.
+    At the desk, /help lists what can be said; a signal that ends it saves the text first. Where
+    stdin is no terminal, its lines are taken as if they were typed, and the exit code is 1 if one
+    of them went wrong.
     """
     settings = SamplingConfig(
         max_tokens=max_tokens,
@@ -109,16 +115,36 @@ def write(
 def _at_a_terminal(session: Session, prompt: str) -> None:
     from charnn.cli.line_editor import make_editor
 
-    for number in (signal.SIGHUP, signal.SIGTERM):
+    for number in ENDING:
         signal.signal(number, _end)
-    if prompt:
-        _say(session, _as_given(prompt))
-    ask = make_editor(session)
-    while not session.done:
-        line = _line(ask, session)
-        session.screen.prompted()
-        if line is not None:
-            _say(session, line, as_command=True)
+    try:
+        if prompt:
+            _say(session, _as_given(prompt))
+        ask = make_editor(session)
+        while not session.done:
+            line = _line(ask, session)
+            session.screen.prompted()
+            if line is not None:
+                _say(session, line, as_command=True)
+    except SystemExit:  # of `_end`
+        _rescue(session)
+        raise
+
+
+def _rescue(session: Session) -> None:
+    """Saves what was not saved, into its file or a new one here; the terminal may be gone."""
+    from charnn.generation.desk_file import save_desk
+
+    if not session.unsaved:
+        return
+    names = itertools.chain([RESCUED], (f"{RESCUED}-{n}" for n in itertools.count(2)))
+    path = session.file or Path(next(name for name in names if not os.path.lexists(name)))
+    try:
+        save_desk(session.desk, path, session.model_name)
+    except CharnnError as error:
+        say(f"error: {error}", "31")
+    else:
+        say(f"saved; in 'charnn write', /load {path} opens it again")
 
 
 def _line(ask: Callable[[], str], session: Session) -> str | None:
@@ -161,5 +187,7 @@ def _as_given(prompt: str) -> str:
 
 
 def _end(number: int, _: FrameType | None) -> NoReturn:
-    """Leaves at a signal, by way of whatever sets the terminal right again."""
+    """Leaves at a signal, by way of whatever sets the terminal right again and saves the text."""
+    for each in ENDING:
+        signal.signal(each, signal.SIG_IGN)
     raise SystemExit(128 + number)

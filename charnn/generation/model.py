@@ -147,10 +147,12 @@ class Model:
         unknown: str = "error",
         echo: bool = True,
         surprisals: bool = False,
+        keep: bool = True,
     ) -> Writing:
         """A text to iterate over, which knows afterwards why it ended and how probable it was.
 
         The same model, prompt, settings, seed and index give the same text; no seed is a drawn one.
+        Without `keep` it does not know afterwards what it wrote, and takes no memory for it.
 
         Raises:
             ConfigError: seed or index is out of range, or the settings leave nothing to write.
@@ -163,7 +165,7 @@ class Model:
         sampler = Sampler(self.predictor, drawn, index, filters, self.guides(config))
         start = self.start_token
         return Writing(
-            sampler, self.tokenizer, prompt, start, config, unknown, echo, surprisals, index
+            sampler, self.tokenizer, prompt, start, config, unknown, echo, surprisals, index, keep
         )
 
     def lines(
@@ -258,7 +260,7 @@ class Model:
             until=until,
             stop=(stop,) if isinstance(stop, str) else tuple(stop),
         )
-        return iter(self.write(prompt, config, seed, index, unknown, echo))
+        return iter(self.write(prompt, config, seed, index, unknown, echo, keep=False))
 
     def generate(self, prompt: str = "", **options: Any) -> str:
         """The whole text at once; the options are those of `stream`."""

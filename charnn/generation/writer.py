@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections import deque
 from collections.abc import Iterable, Iterator
 
 from charnn.config import SamplingConfig
@@ -70,6 +71,7 @@ class Writing:
         echo: bool = True,
         surprisals: bool = False,
         index: int = 0,
+        keep: bool = True,
     ) -> None:
         """Prepares a fresh `sampler` to write after `prompt`.
 
@@ -83,6 +85,7 @@ class Writing:
             echo: whether the prompt is the first piece.
             surprisals: whether the bits of each character are kept.
             index: which of the texts of a seed it is, for whoever asks.
+            keep: whether `text` will be asked for; a stream without end cannot keep what it wrote.
 
         Raises:
             UnknownCharacter: the prompt holds one, and `unknown` is "error".
@@ -96,7 +99,7 @@ class Writing:
         self._start_token, self._echo = start_token, echo
         for guide in sampler.guides:
             guide.feed(prompt)
-        self._pieces: list[str] = []
+        self._pieces: deque[str] = deque(maxlen=None if keep else 0)
         self._chars = 0
         self._nats_shared = 0.0
 

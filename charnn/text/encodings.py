@@ -4,10 +4,16 @@ from __future__ import annotations
 
 import codecs
 import difflib
+import itertools
+import re
+from collections.abc import Iterable
+from contextlib import suppress
 from encodings.aliases import aliases
 
-from charnn.errors import TextError
+from charnn.errors import ConfigError
 
+ENOUGH_HIGH, ENOUGH_ZEROS = 100, 8  # bytes above ASCII, and zeros, to guess by them
+ESCAPED, BEYOND = re.compile("[\udc80-\udcff]"), re.compile("[^\0-\x7f]")
 BOM = codecs.BOM_UTF8
 # The longer marks first: that of UTF-32 begins like that of UTF-16.
 OTHER_MARKS = {
@@ -17,13 +23,16 @@ OTHER_MARKS = {
     codecs.BOM_UTF16_BE: "utf-16",
 }
 BINARY = frozenset(range(32)) - set(b"\t\n\v\f\r\x1a\x1b")
+# What is told apart with some confidence. Other encodings of Latin letters differ in too few bytes.
+GUESSED = ("cp1251", "koi8_r", "cp866", "cp1253", "cp932", "euc_jp", "gb18030", "big5", "cp949")
+WESTERN = frozenset("àâäáãåæçèéêëìíîïñòóôöõøùúûüœßÀÂÄÁÃÅÆÇÈÉÊËÌÍÎÏÑÒÓÔÖÕØÙÚÛÜŒ‘’“”–—…«»°€£§¿¡·\xa0")
 
 
 def resolve(encoding: str) -> str:
     """The one spelling of an encoding's name: "UTF8" gives "utf-8".
 
     Raises:
-        TextError: Python has no such encoding of text.
+        ConfigError: Python has no such encoding of text.
     """
     try:
         "".encode(encoding)  # refuses also what is no encoding of text, such as base64
@@ -33,7 +42,7 @@ def resolve(encoding: str) -> str:
         spelt = encoding.lower().replace("-", "_")
         near = difflib.get_close_matches(spelt, sorted({*aliases, *aliases.values()}), n=3)
         hint = f" (near it: {', '.join(near)})" if near else ""
-        raise TextError(
+        raise ConfigError(
             f"unknown encoding {encoding!r}{hint}; use a name that Python knows, such as utf-8, "
             "utf-16, cp1252, latin-1 or shift_jis"
         ) from None
@@ -56,25 +65,54 @@ def character_boundary(data: bytes) -> int:
     return len(data)
 
 
-def likely_encoding(sample: bytes) -> str | None:
-    """The encoding that bytes, not all of them UTF-8, are probably in.
+def zeros_of_utf16(sample: bytes, share: float) -> str | None:
+    """UTF-16 without a mark, told by its zeros: that `share` of the bytes, on one side of pairs.
 
-    Only what can be told with some confidence: UTF-16 by its zeros, Windows Western European by
-    lone accented letters among ASCII ones. `sample` begins at an even place of its file.
+    `sample` begins at an even place of its file.
     """
     zeros = [sample[parity::2].count(0) for parity in (0, 1)]
-    if 10 * max(zeros) > len(sample) and 10 * min(zeros) < max(zeros):
+    if max(zeros) > max(share * len(sample), ENOUGH_ZEROS) and 10 * min(zeros) < max(zeros):
         return "utf-16-be" if zeros[0] > zeros[1] else "utf-16-le"
+    return None
+
+
+def likely_encoding(sample: bytes) -> str | None:
+    """The encoding that bytes, which are not UTF-8, are probably in.
+
+    Only what can be told with some confidence: UTF-16 by its zeros, Windows Western European by
+    lone accented letters among ASCII ones, some others as charset-normalizer tells them.
+    `sample` begins at an even place of its file.
+    """
+    if utf16 := zeros_of_utf16(sample, 0.1):
+        return utf16
     if BINARY.intersection(sample):
         return None
     high = len(sample) - len(sample.translate(None, bytes(range(0x80, 0x100))))
-    valid = sum(not c.isascii() for c in sample.decode("utf-8", "ignore"))
-    if valid and 2 * valid >= high - 2 * valid:
-        return None  # UTF-8 with some bytes damaged: another encoding would garble the rest
-    try:
+    with suppress(UnicodeDecodeError):
         accented = [c for c in sample.decode("cp1252") if not c.isascii()]
-    except UnicodeDecodeError:
+        western = sum(c in WESTERN for c in accented)
+        if 4 * high <= len(sample) and 10 * western >= 9 * len(accented):
+            return "cp1252"
+    if high < ENOUGH_HIGH:
         return None
-    letters = sum(c.isalpha() or c in "‘’“”–—…«»°€£§ \xa0" for c in accented)
-    plausible = 4 * high <= len(sample) and 10 * letters >= 8 * len(accented)
-    return "cp1252" if plausible else None
+    import charset_normalizer  # a tenth of a second, which only a text that is refused pays for
+
+    best = charset_normalizer.from_bytes(
+        sample[: sample.rfind(b"\n") + 1] or sample,  # whole lines, so whole characters
+        cp_isolation=[*GUESSED],
+        enable_fallback=False,
+    ).best()
+    return best.encoding if best else None
+
+
+def wrong_bytes(chunks: Iterable[bytes]) -> tuple[int, int]:
+    """How many bytes of a text are not UTF-8, and how many characters beyond ASCII it has."""
+    decoder = codecs.getincrementaldecoder("utf-8")("surrogateescape")
+    wrong = beyond = 0
+    for data in itertools.chain(chunks, [b""]):
+        text = decoder.decode(data, final=not data)
+        if not text.isascii():
+            strays = len(ESCAPED.findall(text))
+            wrong += strays
+            beyond += len(BEYOND.findall(text)) - strays
+    return wrong, beyond

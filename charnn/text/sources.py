@@ -85,6 +85,11 @@ class Piece(NamedTuple):
             raise TextError(
                 f"{self.part.name} is marked as {other.upper()}: use --encoding {other}"
             )
+        if self.offset == 0 and (other := encodings.zeros_of_utf16(self.data[:PROBE_BYTES], 0.4)):
+            raise TextError(
+                f"{self.part.name} looks like {other}, half of its bytes being zero: use "
+                f"--encoding {other}, or take the bytes as they are: --tokenizer byte"
+            )
         try:
             text = self.data.decode("utf-8")
         except UnicodeDecodeError as error:
@@ -108,6 +113,18 @@ class Piece(NamedTuple):
             position += len(data)
             if position >= high:
                 break
+        what = f"byte 0x{around[place - low]:02x} at offset {place:,}, line {line:,}"
+        wrong, beyond = encodings.wrong_bytes(self.part.read())
+        if 2 * beyond >= wrong and beyond:  # another encoding would garble the rest
+            others = (
+                "all else in it is UTF-8: mend it"
+                if wrong == 1
+                else (f"the first of {wrong:,} such bytes, all else is UTF-8: mend them")
+            )
+            return TextError(
+                f"{self.part.name} is not UTF-8: {what}; {others}, or take the bytes as they are: "
+                "--tokenizer byte"
+            )
         likely = None if cut_off else encodings.likely_encoding(around)
         advice = (
             f"the text looks like {likely}: use --encoding {likely}"
@@ -115,10 +132,7 @@ class Piece(NamedTuple):
             else "give its --encoding if you know it, or take the bytes as they are: "
             "--tokenizer byte"
         )
-        return TextError(
-            f"{self.part.name} is not UTF-8: byte 0x{around[place - low]:02x} at offset {place:,}, "
-            f"line {line:,}; {advice}"
-        )
+        return TextError(f"{self.part.name} is not UTF-8: {what}; {advice}")
 
 
 class TextSource:
@@ -203,6 +217,7 @@ def open_source(
         spool_folder: where spools go; the system's folder for temporary files if None.
 
     Raises:
+        ConfigError: there is no such encoding.
         TextError: no such text, nothing in it, or not in this encoding.
         FileError: something cannot be read, or the disk is full.
     """

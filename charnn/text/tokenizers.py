@@ -11,7 +11,7 @@ import codecs
 import itertools
 import re
 from abc import ABC, abstractmethod
-from collections.abc import Iterable, Mapping
+from collections.abc import Collection, Iterable, Mapping
 from functools import cached_property
 from typing import Any, ClassVar
 
@@ -61,10 +61,12 @@ class Tokenizer(ABC):
 
     Attributes:
         token_bytes: for each id, the bytes it stands for.
+        known: the characters to choose from for one that is not known.
     """
 
     kind: ClassVar[str]
     token_bytes: list[bytes]
+    known: Collection[str] = ()
 
     @property
     def vocab_size(self) -> int:
@@ -87,6 +89,11 @@ class Tokenizer(ABC):
         Raises:
             UnknownCharacter: something in `text` is not known.
         """
+
+    def unknown_in(self, text: str) -> dict[str, int]:
+        """The characters of `text` that are not known, and how often each comes."""
+        characters = dict.fromkeys(text)
+        return {c: text.count(c) for c in characters if not len(self.encode(c, "skip"))}
 
     @abstractmethod
     def to_dict(self) -> dict[str, Any]:
@@ -142,7 +149,7 @@ class CharTokenizer(Tokenizer):
         self.vocabulary = codes.astype("<u4")
         characters = codes.astype("<u4").tobytes().decode("utf-32-le")
         self.token_bytes = [character.encode() for character in characters]
-        self._known = dict.fromkeys(characters)
+        self.known = dict.fromkeys(characters)
         # Id + 1 of every code point up to the greatest known one and one more; 0 is unknown.
         self._table = np.zeros(int(codes[-1]) + 2, np.uint32)
         self._table[codes] = np.arange(1, codes.size + 1)
@@ -180,10 +187,10 @@ class CharTokenizer(Tokenizer):
             first = int(places[0])
             if SURROGATES.match(text[first]):
                 raise not_a_character(ord(text[first]), offset + first + 1)
-            raise unknown_character(text[first], offset + first + 1, self._known, len(places) - 1)
+            raise unknown_character(text[first], offset + first + 1, self.known, len(places) - 1)
         if unknown == "replace":
             for code in np.unique(codes[places]):
-                near = nearest(chr(code), self._known, 1)
+                near = nearest(chr(code), self.known, 1)
                 if near:
                     ids[codes == code] = self._table[ord(near[0])]
         return ids[ids > 0]

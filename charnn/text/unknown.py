@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import unicodedata
-from collections.abc import Collection
+from collections.abc import Collection, Mapping
 
 from charnn.errors import ConfigError, UnknownCharacter
 
@@ -16,6 +16,7 @@ PLAIN = {
     **dict.fromkeys("\u00a0\u2028\u2029\t\r", " "),
 }
 ENOUGH_SHARED_WORDS = 0.65
+MOST_SHOWN = 5
 
 
 def check_choice(unknown: str) -> None:
@@ -75,8 +76,8 @@ def unknown_character(
     more = f", the first of {others + 1:,} unknown ones" if others else ""
     hint = f"nearest known: {', '.join(near)}" if near else "no known character is near it"
     return UnknownCharacter(
-        f"the tokenizer does not know {describe(character)}, at character {position:,}{more}; "
-        f"{hint}; leave it out with --unknown skip, put the nearest with --unknown replace"
+        f"the tokenizer does not know {describe(character)}, "
+        f"at character {position:,}{more}; {hint}"
     )
 
 
@@ -90,4 +91,22 @@ def not_a_character(code: int, position: int) -> UnknownCharacter:
         what = f"byte 0x{code - 0xDC00:02x} at position {position:,} is not UTF-8"
     else:
         what = f"U+{code:04X} at position {position:,} is half of a surrogate pair, no character"
-    return UnknownCharacter(f"{what}; leave it out with --unknown skip, or use a byte tokenizer")
+    return UnknownCharacter(f"{what}; only a byte tokenizer takes it")
+
+
+def what_changed(missing: Mapping[str, int], known: Collection[str], unknown: str) -> str:
+    """What "skip" or "replace" made of unknown characters, for people.
+
+    Args:
+        missing: each of them, and how often it came.
+    """
+    changes = []
+    for character in sorted(missing, key=lambda each: -missing[each])[:MOST_SHOWN]:
+        near = nearest(character, known, 1) if unknown == "replace" else []
+        times = f" ({missing[character]:,} times)" if missing[character] > 1 else ""
+        changes.append(f"{character!r} {f'became {near[0]!r}' if near else 'left out'}{times}")
+    rest = len(missing) - len(changes)
+    more = f", and {rest:,} others" if rest else ""
+    total = sum(missing.values())
+    few = f"{total:,} unknown character{'s' * (total > 1)}"
+    return f"--unknown {unknown}: {few}: {', '.join(changes)}{more}"

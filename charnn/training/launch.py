@@ -11,6 +11,7 @@ from dataclasses import replace
 from pathlib import Path
 
 from charnn import checkpoint as checkpoints
+from charnn.checkpoint import Checkpoint
 from charnn.config import (
     DEFAULT_MINUTES,
     DEFAULT_TOKENIZER,
@@ -133,10 +134,10 @@ def resume(
     began = time.monotonic() if began is None else began
     budget = options.given(("minutes", "epochs", "max_steps"))
     run = find_run(root, name) if name else _newest_unfinished(root, bool(budget))
-    with run.lock() as warnings, ExitStack() as settings:
+    with run.lock(newest=False) as warnings, ExitStack() as settings:
         for warning in warnings:
             notify(warning)
-        saved = checkpoints.load(run.last)
+        saved = _load_last(run)
         if saved.training is None:
             raise DamagedFile(f"{run.last} holds a model only, no training that could go on")
         config, progress = saved.training.config, saved.training.progress
@@ -190,7 +191,20 @@ def resume(
         deadline = _deadline(options, began) if budget else None
         trainer = Trainer(run, tokens, saved.config, config, deadline)
         trainer.restore(saved)
+        run.mark_newest()  # not before: a resume that is refused changes nothing
         yield trainer
+
+
+def _load_last(run: Run) -> Checkpoint:
+    try:
+        return checkpoints.load(run.last)
+    except DamagedFile as error:
+        if not run.best.exists():
+            raise
+        raise DamagedFile(
+            f"{error}; this training cannot go on, but its best model is there: sample with "
+            f"-m {run.name}, or begin a new run as it with --from {run.name}"
+        ) from None
 
 
 def _new_run(texts: Sequence[str], options: TrainOptions, root: Path) -> Run:

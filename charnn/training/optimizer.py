@@ -11,11 +11,13 @@ from collections.abc import Mapping
 import numpy as np
 import torch
 from torch import Tensor
+from torch.optim.adamw import adamw
 
 from charnn.config import ADAMW_MOMENTS, MUON_MOMENTUM, TrainConfig, is_gate_matrix
 from charnn.model import LanguageModel
 
 BETAS = (0.9, 0.99)
+EPSILON = 1e-8
 MOMENTUM = 0.95
 TURNS = 2  # every matrix moves at every second step, half of them at each: half the products
 # Odd polynomials a x + b x^3 + c x^5 that, one after another, bring singular values to about 1.
@@ -34,7 +36,8 @@ class Optimizer:
 
     With ``optimizer`` "muon", the input and recurrent matrices follow Muon (Jordan et al. 2024),
     gate by gate: momentum, orthogonalised. Everything else, and with "adamw" everything, follows
-    AdamW (Loshchilov and Hutter 2019); of that, matrices decay, biases and norms do not.
+    AdamW (Loshchilov and Hutter 2019); of that, matrices decay, biases and norms do not. torch's
+    function for it is called, since its class takes as long to load as the half of torch.
     """
 
     def __init__(self, network: LanguageModel, config: TrainConfig) -> None:
@@ -45,23 +48,45 @@ class Optimizer:
         chosen = [name for name in named if config.optimizer == "muon" and is_gate_matrix(name)]
         self.momentum = {name: torch.zeros_like(named[name]) for name in chosen}
         rest = {name: p for name, p in named.items() if name not in self.momentum}
-        groups = [
-            {
-                "params": [p for p in rest.values() if p.ndim > 1],
-                "weight_decay": config.weight_decay,
-            },
-            {"params": [p for p in rest.values() if p.ndim == 1], "weight_decay": 0.0},
-        ]
-        self.adamw = torch.optim.AdamW(groups, lr=config.learning_rate, betas=BETAS, fused=True)
+        self.moments = {
+            moment: {name: torch.zeros_like(p) for name, p in rest.items()}
+            for moment in ADAMW_MOMENTS
+        }
+        self.groups = (
+            ([name for name, p in rest.items() if p.ndim > 1], config.weight_decay),
+            ([name for name, p in rest.items() if p.ndim == 1], 0.0),
+        )
 
     def step(self, fraction: float) -> None:
         """Moves the weights along their gradients, at this fraction of the peak rates."""
-        for group in self.adamw.param_groups:
-            group["lr"] = fraction * self.config.learning_rate
-        self.adamw.step()
+        self._adamw_step(fraction * self.config.learning_rate)
         if self.momentum:
             self._muon_step(fraction * self.config.muon_rate)
         self.updates += 1
+
+    @torch.no_grad()
+    def _adamw_step(self, rate: float) -> None:
+        averages, squares = (self.moments[moment] for moment in ADAMW_MOMENTS)
+        for names, decay in self.groups:
+            weights: list[Tensor] = [self.network.get_parameter(name) for name in names]
+            adamw(
+                weights,
+                grads=[weight.grad for weight in weights if weight.grad is not None],
+                exp_avgs=[averages[name] for name in names],
+                exp_avg_sqs=[squares[name] for name in names],
+                max_exp_avg_sqs=[],
+                state_steps=[
+                    torch.full((), float(self.updates), device=weight.device) for weight in weights
+                ],
+                fused=True,
+                amsgrad=False,
+                beta1=BETAS[0],
+                beta2=BETAS[1],
+                lr=rate,
+                weight_decay=decay,
+                eps=EPSILON,
+                maximize=False,
+            )
 
     @torch.no_grad()
     def _muon_step(self, rate: float) -> None:
@@ -87,29 +112,16 @@ class Optimizer:
     def pack(self) -> dict[str, np.ndarray]:
         """The memory of every weight, as copies; zeros before the first update."""
         arrays = {f"{MUON_MOMENTUM}.{name}": _copy(m) for name, m in self.momentum.items()}
-        for name, weight in self.network.named_parameters():
-            if name not in self.momentum:
-                memory = self.adamw.state.get(weight, {})
-                for moment in ADAMW_MOMENTS:
-                    arrays[f"{moment}.{name}"] = _copy(memory.get(moment, torch.zeros_like(weight)))
+        for moment, memory in self.moments.items():
+            arrays |= {f"{moment}.{name}": _copy(array) for name, array in memory.items()}
         return arrays
 
     def unpack(self, arrays: Mapping[str, np.ndarray], updates: int) -> None:
         """Inverse of `pack`, after `updates` updates."""
         self.updates = updates
-        for name, weight in self.network.named_parameters():
-            if name in self.momentum:
-                self.momentum[name].copy_(torch.from_numpy(arrays[f"{MUON_MOMENTUM}.{name}"]))
-            elif updates:
-                self.adamw.state[weight] = {
-                    "step": torch.tensor(float(updates), device=weight.device),
-                    **{
-                        moment: torch.from_numpy(arrays[f"{moment}.{name}"].copy()).to(
-                            weight.device
-                        )
-                        for moment in ADAMW_MOMENTS
-                    },
-                }
+        for kind, memory in {MUON_MOMENTUM: self.momentum, **self.moments}.items():
+            for name, tensor in memory.items():
+                tensor.copy_(torch.from_numpy(arrays[f"{kind}.{name}"]))
 
 
 def orthogonalize(matrices: Tensor) -> Tensor:

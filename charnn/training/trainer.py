@@ -138,7 +138,7 @@ class Trainer:
                 yield from self._evaluate(self.valid)
             if config.sample_every and (last or _due(self.step, config.sample_every)):
                 yield from self._sample()
-            if last or _due(self.step, config.save_every):
+            if not last and _due(self.step, config.save_every):
                 yield from self._save()
         if self.step == config.max_steps:
             yield from self._finish()
@@ -240,6 +240,7 @@ class Trainer:
         """Scores the best model, and writes the scores into it."""
         scores, mixed_in = dict[str, Score](), None
         if self.valid is not None and self.best_loss is not None:
+            checkpoints.save(self.home.last, self.checkpoint())  # what follows may take long
             best = checkpoints.load(self.home.best)
             if self.config.ngram and not self.stopping:
                 best.ngrams = count(best, self.token_file, self.scorer)

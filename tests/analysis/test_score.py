@@ -252,7 +252,7 @@ def test_what_cannot_be_scored_is_said_in_one_line(charnn, words, stdin, code, s
 def test_unknown_characters_can_be_left_out(charnn):
     code, out, err = charnn("score", "-", "-m", "m.safetensors", "--unknown", "skip", stdin=b"azb")
     assert (0, 2) == (code, len(out.splitlines()))
-    assert "1 unknown characters skipped" in err
+    assert "note: --unknown skip: 1 unknown character: 'z' left out\n" in err
 
 
 def test_scoring_leaves_torch_out():

@@ -80,12 +80,10 @@ def test_another_encoding_is_read() -> None:
         (["book.txt", "-o", "a.tokens", "--split", "most"], 2, "90,10"),
         (["book.txt", "-o", "a.tokens", "--tokenizer", "words"], 2, "char, byte, sentencepiece"),
         (["book.txt", "-o", "a.tokens", "--vocab-size", "9"], 2, "vocab_size"),
-        (["book.txt", "-o", "a.tokens", "--encoding", "utf-9"], 1, "unknown encoding 'utf-9'"),
+        (["book.txt", "-o", "a.tokens", "--encoding", "utf-9"], 2, "unknown encoding 'utf-9'"),
         (["boook.txt", "-o", "a.tokens"], 1, "did you mean book.txt?"),
         (["a.tokens", "-o", "b.tokens"], 1, "tokens already"),
         (["book.txt", "-o", "nowhere/a.tokens"], 1, "there is no folder nowhere"),
-        (["book.txt"], 2, "-o"),
-        ([], 2, "TEXT"),
     ],
 )
 def test_what_cannot_be_done_is_said_in_one_line(words: list[str], code: int, message: str) -> None:

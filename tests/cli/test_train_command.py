@@ -16,6 +16,7 @@ import charnn as api
 from charnn import checkpoint
 from charnn.cli import main
 from charnn.cli.watch import clock
+from charnn.runs import Run
 
 ROOT = Path(__file__).resolve().parents[2]
 MAIN = "from charnn.cli import main; main()"
@@ -112,9 +113,30 @@ def test_eval_scores_another_text_and_names_what_it_does_not_know(charnn, tmp_pa
     line = one_line(charnn("eval", "other.txt", "-m", "my-book"))
     assert "£" in line
     assert "U+00A3" in line
-    scored = json.loads(charnn("eval", "other.txt", "--unknown", "skip", "--json").stdout)
+    assert line.endswith("; --unknown skip leaves it out")  # eval replaces nothing
+    done = charnn("eval", "other.txt", "--unknown", "skip", "--json")
+    expected = "note: --unknown skip: 6 unknown characters: '£' left out (3 times), '5' left"
+    assert expected in done.stderr
+    scored = json.loads(done.stdout)
     assert 6 == scored["unknown"]
     assert scored["split"] is None
+
+
+def test_sample_says_what_it_made_of_unknown_characters(charnn):
+    charnn("train", "my book.txt", *QUICK)
+    line = one_line(charnn("sample", "THE £"))
+    assert line.endswith("; --unknown skip leaves it out, --unknown replace puts the nearest")
+    words = ["sample", "THE £", "-n", "1", "--seed", "1", "--unknown", "replace"]
+    done = charnn(*words)
+    assert (
+        "note: --unknown replace: 4 unknown characters: 'T' became 't', 'H' became 'h', "
+        "'E' became 'e', '£' left out\n"
+    ) == done.stderr
+    assert "" == charnn(*words, "-q").stderr
+    assert "" == charnn("sample", "the", *words[2:]).stderr
+    assert "'T' became 't'" in charnn("sample", "--lines", "1", "--prefix", "T", *words[4:]).stderr
+    Path("the.txt").write_text("THE GOAT")
+    assert one_line(charnn("inspect", "the.txt")).endswith("; leave it out of the text")
 
 
 def test_a_second_run_gets_a_name_of_its_own_and_a_given_one_is_kept(charnn, tmp_path):
@@ -185,10 +207,35 @@ def test_a_value_out_of_range_is_a_usage_error_before_any_work(charnn, tmp_path,
         (["train", "a.tokens", "--tokenizer", "byte"], "--tokenizer"),
         (["train", "a.tokens", "b.txt"], "other texts"),
         (["eval", "--protocol", "warm"], "choose from carried, cold-256"),
+        (["train", "my book.txt", "--name", "../out"], "cannot name a run"),
+        (["train", "my book.txt", "--encoding", "utf-9"], "unknown encoding 'utf-9'"),
     ],
 )
 def test_a_contradiction_is_a_usage_error_that_says_what_to_do(charnn, words, expected):
     assert expected in one_line(charnn(*words), 2)
+
+
+@pytest.mark.parametrize(
+    ("words", "expected"),
+    [
+        (["trian", "my book.txt"], "no such command 'trian'; did you mean 'train'?; 'charnn --h"),
+        (["--nope"], "no such option: --nope; 'charnn --help' lists what there is"),
+        (["sample", "--temprature", "1"], "no such option: --temprature (did you mean --temp"),
+        (["sample", "-t", "abc"], "invalid value for '-t' / '--temperature': 'abc' is not"),
+        (["sample", "--unknown", "x"], "'error', 'skip', 'replace'; 'charnn sample --help' lists"),
+        (["sample", "--num-samples", "0"], "0 is not in the range x>=1"),
+        (["sample", "a", "b"], "got unexpected extra argument(s) (b)"),
+        (["sample", "-n"], "option '-n' requires an argument; 'charnn sample --help'"),
+        (["runs", "--json=1"], "option '--json' does not take a value; 'charnn runs --help'"),
+        (["tokenize", "my book.txt"], "missing option '-o' / '--output'; 'charnn tokenize --h"),
+        (["tokenize"], "missing argument 'TEXT...'; 'charnn tokenize --help'"),
+        (["score", "--per", "a\x1b[31m\nb", "x"], "invalid value for '--per': 'a"),
+    ],
+)
+def test_a_wrong_word_of_the_command_line_is_one_line(charnn, words, expected):
+    done = charnn(*words)
+    assert expected in one_line(done, 2)
+    assert 1 == done.stderr.count("\n")
 
 
 @pytest.mark.parametrize(
@@ -199,13 +246,43 @@ def test_a_contradiction_is_a_usage_error_that_says_what_to_do(charnn, words, ex
         (["sample"], "charnn train TEXT"),
         (["show", "nothing"], "nothing"),
         (["eval", "-m", "my book.txt"], "not a charnn file"),
-        (["train", "my book.txt", "--name", "../out"], "cannot name a run"),
         (["train", "my book.txt", "--from", "nothing"], "no run called 'nothing'"),
         (["train", "my book.txt", "--from", ""], "cannot use ''"),
     ],
 )
 def test_what_cannot_be_done_is_one_line(charnn, words, expected):
     assert expected in one_line(charnn(*words))
+
+
+def test_a_resume_that_is_refused_changes_nothing_of_which_run_is_the_newest(charnn):
+    for name in ("older", "newer"):
+        assert 0 == charnn("train", "my book.txt", *QUICK, "--name", name).returncode
+    assert "is finished" in one_line(charnn("train", "--resume", "--name", "older"))
+    names = [run["name"] for run in json.loads(charnn("runs", "--json").stdout)["runs"]]
+    assert ["newer", "older"] == names
+    assert 0 == charnn("train", "--resume", "--name", "older", "--max-steps", "2").returncode
+    assert charnn("show").stdout.startswith("checkpoints/older/best")
+
+
+def test_runs_says_which_one_is_being_trained(charnn, tmp_path):
+    assert 0 == charnn("train", "my book.txt", *QUICK).returncode
+    assert "in use" not in charnn("runs").stdout
+    with Run(tmp_path / "checkpoints", "my-book").lock():
+        assert f"finished, in use by process {os.getpid()} on " in charnn("runs").stdout
+        [run] = json.loads(charnn("runs", "--json").stdout)["runs"]
+        assert run["in_use"].startswith(f"process {os.getpid()} ")
+    assert [None] == [run["in_use"] for run in json.loads(charnn("runs", "--json").stdout)["runs"]]
+
+
+def test_a_damaged_training_says_that_the_best_model_is_still_there(charnn, tmp_path):
+    assert 0 == charnn("train", "my book.txt", *QUICK).returncode
+    last = tmp_path / "checkpoints" / "my-book" / "last.safetensors"
+    data = bytearray(last.read_bytes())
+    data[-1] ^= 1
+    last.write_bytes(data)
+    line = one_line(charnn("train", "--resume", "--name", "my-book"))
+    assert "sample with -m my-book, or begin a new run as it with --from my-book" in line
+    assert 0 == charnn("sample", "-m", "my-book", "-n", "3").returncode
 
 
 def test_a_wrong_model_name_lists_the_nearest(charnn):

@@ -151,6 +151,17 @@ def script(models: Path, tmp_path: Path):
 # --- through a pipe
 
 
+def test_what_becomes_of_unknown_characters_is_said(script):
+    code, _, err = script("aÄz", "/more 1", words=("-n", "0", "--unknown", "skip", "--seed", "1"))
+    assert (0, "--unknown skip: 2 unknown characters: 'Ä' left out, 'z' left out") == (
+        code,
+        err.splitlines()[0].removeprefix("note: "),
+    )
+    code, _, err = script("aÄz", words=("--seed", "1"))
+    assert 1 == code
+    assert "; 'charnn write --unknown skip' leaves it out, " in err
+
+
 def test_what_is_piped_in_gives_the_text_that_sample_gives(script, models):
     sampled = subprocess.run(
         [*COMMAND[:-1], "sample", "bad", "-n", "50", "--seed", "1", "-m", "m.safetensors"],
@@ -415,6 +426,34 @@ def test_a_poor_terminal_of_40_columns_is_survived(open_desk, env):
     desk.type("/quit\r")
     assert 0 == desk.end()
     assert "Traceback" not in desk.shown
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGHUP])
+def test_a_signal_to_end_saves_the_text(open_desk, script, tmp_path, number):
+    desk = open_desk("-n", "5", "--seed", "1")
+    desk.say("bad")
+    desk.process.send_signal(number)
+    assert 128 + number == desk.end()
+    assert "saved; in 'charnn write', /load charnn-write.saved opens it" in desk.shown
+    kept = script("/load charnn-write.saved", "/text")[1]
+    assert kept.startswith("bad")
+    again = open_desk("-n", "5")  # what was loaded goes back to where it came from
+    again.say("/load charnn-write.saved")
+    again.say("cab")
+    again.process.send_signal(number)
+    assert 128 + number == again.end()
+    assert f"{kept[:8]}cab" in script("/load charnn-write.saved", "/text")[1]
+    assert ["charnn-write.saved"] == [p.name for p in tmp_path.glob("charnn-write*")]
+
+
+def test_a_signal_while_it_writes_keeps_what_was_written(open_desk, script):
+    desk = open_desk("-n", "900000")
+    desk.type("bad\r")
+    for _ in range(20):
+        desk.until("a")
+    desk.process.send_signal(signal.SIGTERM)
+    assert 143 == desk.end()
+    assert len(script("/load charnn-write.saved", "/text")[1]) > 20
 
 
 def test_a_signal_to_end_leaves_the_terminal_as_it_was(open_desk):

@@ -31,7 +31,6 @@ NURSERY = """
 import json, os, signal, sys
 if sys.platform == "linux":
     import charnn.cli, charnn.cli.watch, charnn.generation.model, charnn.training.launch
-    import torch._dynamo  # as torch's optimizers do, in more than a second
     charnn.training.machine.MEASURE_SECONDS = 0.0
 for line in iter(sys.stdin.buffer.raw.readline, b""):
     request = json.loads(line)

@@ -59,7 +59,7 @@ def test_a_read_only_folder_is_refused(workplace: Any) -> None:
 @pytest.mark.parametrize("name", ["../x", "/abs", "-rf", "a\nb", "x" * 300])
 def test_a_name_that_could_be_a_path_is_refused(workplace: Any, name: str) -> None:
     for words in (("book.txt", *STEPS, f"--name={name}"), ("--resume", f"--name={name}")):
-        line = workplace.start("train", *words).error()
+        line = workplace.start("train", *words).error(2)
         assert "cannot name a run" in line
     assert not workplace.root.exists()
     assert workplace.folder.parent.joinpath("x").exists() is False

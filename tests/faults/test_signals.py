@@ -195,7 +195,7 @@ def test_a_second_trainer_is_refused_and_told_who_holds_the_run(workplace: Any) 
     began = time.monotonic()
     for words in (("train", "--resume", "--name", "book"), ("train", "--resume")):
         line = workplace.start(*words).error()
-        assert f"process {first.pid} on {os.uname().nodename} has held it since 20" in line
+        assert f"process {first.pid} on {os.uname().nodename} since 20" in line
     assert time.monotonic() - began < 10
     line = workplace.train(*FOREVER, "--name", "book").error()
     assert "run 'book' is there already" in line

@@ -1,4 +1,5 @@
 import math
+import tracemalloc
 
 import numpy as np
 import pytest
@@ -78,6 +79,22 @@ def test_no_token_asked_for_writes_the_prompt_alone():
     writing = write("b", prompt="a", max_tokens=0)
     assert ["a"] == list(writing)
     assert ("length", 0, None) == (writing.finish_reason, writing.tokens, writing.bits_per_char)
+
+
+def test_a_text_that_is_not_kept_takes_no_memory():
+    tokenizer = CharTokenizer.learn("\nab")
+    config = SamplingConfig(max_tokens=6000)
+    sizes = {}
+    for keep in (True, False):
+        sampler = Sampler(Script(3, [1, 2] * 3000), 1)
+        pieces = iter(Writing(sampler, tokenizer, "", 0, config, keep=keep))
+        for _ in range(1000):
+            next(pieces)
+        tracemalloc.start()
+        assert 5000 == sum(1 for _ in pieces)
+        sizes[keep] = tracemalloc.get_traced_memory()[1]
+        tracemalloc.stop()
+    assert sizes[False] < sizes[True] - 8 * 4000
 
 
 def test_an_unknown_character_is_refused_before_anything_is_written():

@@ -15,7 +15,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from charnn.errors import FileError, TextError
+from charnn.errors import CharnnError, FileError, TextError
 from charnn.text import encodings, sources
 from charnn.text.sources import open_source, run_name
 
@@ -39,7 +39,7 @@ def whole(*texts: str, encoding: str = "utf-8") -> bytes:
 
 
 def complaint(*texts: str, encoding: str = "utf-8") -> str:
-    with pytest.raises((TextError, FileError)) as error, open_source(texts, encoding) as source:
+    with pytest.raises(CharnnError) as error, open_source(texts, encoding) as source:
         list(source.texts())
     assert "\n" not in str(error.value)
     return str(error.value)
@@ -293,20 +293,65 @@ def test_the_place_of_a_wrong_byte_is_right_far_into_a_file(
 @pytest.mark.parametrize(
     "data",
     [
-        "Большой дом\n".encode("cp1251") * 20,
-        "日本語のテキスト\n".encode("shift_jis") * 20,
+        "Zażółć gęślą jaźń\n".encode("iso8859_2") * 20,
         bytes(range(256)) * 4,
         f"{FRENCH}{FRENCH}".encode() + b" damaged \xe9 here",
         b"cut in a charact" + "é".encode()[:1],
         b"\x80\x81\x82",
     ],
-    ids=["cyrillic", "japanese", "binary", "damaged", "cut", "undefined"],
+    ids=["polish", "binary", "damaged", "cut", "undefined"],
 )
 def test_no_encoding_is_suggested_that_would_garble_the_text(data: bytes) -> None:
     message = complaint(put("book.txt", data))
     assert "not UTF-8: byte 0x" in message
     assert "--tokenizer byte" in message
     assert "looks like" not in message
+
+
+@pytest.mark.parametrize(
+    ("text", "encoding"),
+    [
+        ("Большой дом стоял на берегу реки.\n", "cp1251"),
+        ("Большой дом стоял на берегу реки.\n", "koi8_r"),
+        ("吾輩は猫である。名前はまだ無い。どこで生れたかとんと見当がつかぬ。\n", "cp932"),
+        ("吾輩は猫である。名前はまだ無い。どこで生れたかとんと見当がつかぬ。\n", "euc_jp"),
+        ("天地玄黄，宇宙洪荒。日月盈昃，辰宿列张。\n", "gb18030"),
+        ("Ο γέρος καθόταν κάθε πρωί δίπλα στη θάλασσα.\n", "cp1253"),
+        ("nothing but “quotes” here\n", "cp1252"),
+        ("x = 1  # naïve\n", "cp1252"),
+        ("¿Dónde está la señora? ¡Aquí!\n", "cp1252"),
+        ("déjà\n", "utf-16-le"),
+        ("déjà\n", "utf-16-be"),
+    ],
+)
+def test_the_likely_encoding_is_the_one_that_the_text_is_in(text: str, encoding: str) -> None:
+    message = complaint(put("book.txt", (text * 20).encode(encoding)))
+    assert f"looks like {encoding}" in message
+    assert f"use --encoding {encoding}" in message
+
+
+def test_utf8_with_stray_bytes_is_said_to_be_that() -> None:
+    data = FRENCH.encode() + b"na\xefve\n"
+    expected = "byte 0xef at offset 66, line 2; all else in it is UTF-8: mend it, or take"
+    assert expected in complaint(put("book.txt", data))
+    more = complaint(put("book.txt", data + b"\xff\xfe"))
+    assert "line 2; the first of 3 such bytes, all else is UTF-8: mend them, or take" in more
+
+
+@given(st.lists(st.sampled_from(["a", "é", "日", b"\xff", b"\x80", b"\xe6"]), max_size=30))
+def test_wrong_bytes_and_characters_beyond_ascii_are_counted(parts: list[str | bytes]) -> None:
+    spaced = [p + b" " if isinstance(p, bytes) else p.encode() for p in parts]
+    expected = sum(isinstance(p, bytes) for p in parts), sum(p in ("é", "日") for p in parts)
+    assert expected == encodings.wrong_bytes(b"".join(spaced)[i : i + 1] for i in range(99))
+
+
+@pytest.mark.parametrize("encoding", ["utf-16-le", "utf-16-be"])
+def test_utf16_without_a_mark_is_not_taken_for_ascii_with_zeros(encoding: str) -> None:
+    data = ("plain words\n" * 9).encode(encoding)
+    message = complaint(put("book.txt", data))
+    assert f"book.txt looks like {encoding}, half of its bytes being zero: use" in message
+    assert ("plain words\n" * 9).encode() == whole("book.txt", encoding=encoding)
+    assert "a\0b\n" * 20 == whole(put("zeros.txt", "a\0b\n" * 20)).decode()
 
 
 def test_a_text_that_is_not_in_the_encoding_given_names_the_byte() -> None:

@@ -22,6 +22,7 @@ from charnn.text.tokenizers import (
     Tokenizer,
     tokenizer_from_dict,
 )
+from charnn.text.unknown import what_changed
 
 VERSE = "the wind was high, the glass was low;\nthe keeper said he told you so.\n" * 40
 
@@ -193,8 +194,27 @@ def test_an_unknown_character_is_named_with_its_place_and_its_neighbours() -> No
     assert "'é' (U+00E9 LATIN SMALL LETTER E WITH ACUTE)" in message
     assert "at character 4, the first of 2" in message
     assert "'e' (U+0065 LATIN SMALL LETTER E), 'E'" in message
-    assert "--unknown skip" in message
     assert "\n" not in message
+
+
+@pytest.mark.parametrize(
+    ("tokenizer", "expected"),
+    [
+        (CharTokenizer.learn("abc"), {"é": 2, **dict.fromkeys("\udcff\ud800", 1)}),
+        (ByteTokenizer(), {"\ud800": 1}),
+    ],
+)
+def test_unknown_characters_are_counted(tokenizer: Tokenizer, expected: dict[str, int]) -> None:
+    assert expected == tokenizer.unknown_in("aéb\udcffcé\ud800a")
+    assert {} == tokenizer.unknown_in("abcab")
+
+
+def test_what_was_changed_is_said_of_a_few_and_the_rest_counted() -> None:
+    missing = {"É": 2, "x": 1, **dict.fromkeys("12345", 1)}
+    assert (
+        "--unknown replace: 8 unknown characters: 'É' became 'e' (2 times), 'x' left out, "
+        "'1' left out, '2' left out, '3' left out, and 2 others"
+    ) == what_changed(missing, set("abcde"), "replace")
 
 
 def test_the_place_of_an_unknown_character_counts_what_came_before() -> None:

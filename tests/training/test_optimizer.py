@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import math
+import subprocess
+import sys
 
 import numpy as np
 import pytest
@@ -77,9 +79,47 @@ def test_muon_moves_the_gate_matrices_and_adamw_the_rest():
     optimizer = Optimizer(model, TrainConfig(9, optimizer="muon"))
     assert {name for name in model.state_dict() if is_gate_matrix(name)} == set(optimizer.momentum)
     assert 4 == len(optimizer.momentum)
-    adamw = [p for group in optimizer.adamw.param_groups for p in group["params"]]
+    adamw = [name for names, _ in optimizer.groups for name in names]
+    assert set(model.state_dict()) == {*adamw, *optimizer.momentum}
     assert len(list(model.parameters())) == len(adamw) + 4
     assert not Optimizer(model, TrainConfig(9, optimizer="adamw")).momentum
+
+
+def test_adamw_is_that_of_torch_to_the_bit():
+    model, twin = network(), network()
+    config = TrainConfig(9, optimizer="adamw", learning_rate=0.01, weight_decay=0.1)
+    optimizer = Optimizer(model, config)
+    groups = [
+        {"params": [p for p in twin.parameters() if p.ndim > 1], "weight_decay": 0.1},
+        {"params": [p for p in twin.parameters() if p.ndim == 1], "weight_decay": 0.0},
+    ]
+    expected = torch.optim.AdamW(groups, betas=(0.9, 0.99), fused=True)
+    for seed, fraction in ((1, 0.5), (2, 1.0), (3, 0.25)):
+        for each in (model, twin):
+            give_gradients(each, seed)
+        for group in expected.param_groups:
+            group["lr"] = 0.01 * fraction
+        optimizer.step(fraction)
+        expected.step()
+    for name, weight in twin.named_parameters():
+        assert torch.equal(weight, model.get_parameter(name)), name
+        assert torch.equal(expected.state[weight]["exp_avg"], optimizer.moments["exp_avg"][name])
+
+
+def test_a_step_leaves_the_compiler_of_torch_out():
+    code = (
+        "import sys, torch\n"
+        "from charnn.config import ModelConfig, TrainConfig\n"
+        "from charnn.model import LanguageModel\n"
+        "from charnn.training.optimizer import Optimizer\n"
+        "network = LanguageModel(ModelConfig(7, 'gru', 6, 8, 1))\n"
+        "for weight in network.parameters():\n"
+        "    weight.grad = torch.ones_like(weight)\n"
+        "Optimizer(network, TrainConfig(9)).step(1.0)\n"
+        "assert 'torch._dynamo' not in sys.modules  # over a second of every start\n"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
+    assert 0 == done.returncode, done.stderr
 
 
 @pytest.mark.parametrize("kind", ["muon", "adamw"])

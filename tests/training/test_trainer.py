@@ -39,10 +39,11 @@ def test_the_rate_rises_then_falls_to_zero_over_the_budget():
 
 def test_weight_decay_spares_biases_and_norms(launch):
     with launch() as trainer:
-        decayed, spared = trainer.optimizer.adamw.param_groups
-        assert all(p.ndim > 1 for p in decayed["params"])
-        assert all(p.ndim == 1 for p in spared["params"])
-        assert 0.0 == spared["weight_decay"]
+        (decayed, decay), (spared, none) = trainer.optimizer.groups
+        weights = dict(trainer.network.named_parameters())
+        assert all(weights[name].ndim > 1 for name in decayed)
+        assert all(weights[name].ndim == 1 for name in spared)
+        assert (trainer.config.weight_decay, 0.0) == (decay, none)
 
 
 def test_the_step_equals_a_bare_loop_over_torchs_adamw(launch):
@@ -98,6 +99,14 @@ def test_metrics_hold_an_object_a_line_with_the_promised_keys(launch):
         by_event["eval"]["cold_256"]
     )
     assert {"cold_256", "carried"} <= set(by_event["end"])
+
+
+def test_no_file_is_said_to_be_saved_twice_at_one_step(launch):
+    with launch(max_steps=12, save_every=4, eval_every=4) as trainer:
+        saves = [(e.step, e.path.name) for e in trainer.run() if isinstance(e, events.Saved)]
+    assert len(set(saves)) == len(saves)
+    assert (12, "last.safetensors") in saves
+    assert checkpoint.load(trainer.home.last).training.progress["finished"]
 
 
 def test_best_is_the_lowest_validation_loss_and_holds_no_training_state(launch):
