@@ -29,7 +29,7 @@ check: .venv/tools ## format, lint, types
 	.venv/bin/python -m mypy
 
 quick: .venv/tools ## the tests, without the slow ones
-	.venv/bin/python -m pytest -m "not slow"
+	.venv/bin/python -m pytest -m "not slow" -n auto --maxprocesses 4 --dist worksteal
 
 slow: .venv/tools ## the slow tests
 	.venv/bin/python -m pytest -m slow
