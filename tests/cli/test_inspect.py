@@ -142,7 +142,6 @@ def test_a_clamp_changes_what_is_written_and_repeats(charnn):
         (["inspect", "none.txt", "-m", "lstm"], 1, "none.txt"),
         (["sample", "-m", "lstm", "--clamp", "1:3"], 2, "LAYER:UNIT=VALUE"),
         (["sample", "-m", "rnn", "--clamp", "1:3=2"], 2, "held at -1 to 1"),
-        (["horizon", "-m", "rnn"], 2, "model of lines"),
         (["horizon", "-m", "lstm", "--minutes", "0.1"], 2, "add --cells"),
         (["horizon", "--cells", "rnn,tree", "book.txt"], 2, "unknown cell 'tree'"),
         (["horizon", "--cells", "rnn"], 2, "name a TEXT"),
@@ -165,6 +164,34 @@ def test_the_horizon_of_a_model_and_of_a_fresh_one(charnn):
     (values,) = found.values()
     assert [1, 2, 4, 8, 16, 32, 64, 128, 256] == values["lags"]
     assert (2, 9) == np.shape(values["gradient"])
+
+
+@pytest.mark.slow
+def test_the_horizon_of_a_model_of_lines_ends_where_its_lines_do(charnn):
+    code, out, err = charnn("horizon", "-m", "rnn", "--samples", "8")
+    assert 0 == code, err
+    assert "each line is read from its beginning" in err
+    assert "too few places have so many tokens before them" in err
+    assert "too far" not in out
+
+
+def test_norms_that_are_not_finite_are_null_in_json_and_leave_the_report_whole(charnn, monkeypatch):
+    from charnn.analysis import horizon as core
+
+    lags, bad = np.array([1, 2, 4]), np.array([1.0, np.inf, np.nan])
+    found = core.Horizon(
+        lags, (8,), 9, np.stack([bad, bad]), bad, 1.5, np.full(3, np.nan), bad, np.full(4, 2.0)
+    )
+    monkeypatch.setattr(core, "measure_horizon", lambda *_, **__: found)
+    code, out, err = charnn("horizon", "-m", "lstm")
+    assert 0 == code, err
+    assert "lag 8" in err
+    assert "inf" in out
+    assert "the last more than 4 alone" in out
+    code, out, _ = charnn("horizon", "-m", "lstm", "--json")
+    (values,) = json.loads(out, parse_constant=pytest.fail).values()
+    assert [1.0, None, None] == values["singular"] == values["gradient"][1]
+    assert ([None] * 3, [8], 1.5) == (values["truncated"], values["too_far"], values["whole"])
 
 
 @pytest.mark.slow
