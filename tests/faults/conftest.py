@@ -31,6 +31,7 @@ NURSERY = """
 import json, os, signal, sys
 if sys.platform == "linux":
     import charnn.cli, charnn.cli.watch, charnn.generation.model, charnn.training.launch
+    import charnn.analysis.report, charnn.export
     import torch._dynamo  # as torch's optimizers do, in more than a second
     charnn.training.machine.MEASURE_SECONDS = 0.0
 for line in iter(sys.stdin.buffer.raw.readline, b""):
