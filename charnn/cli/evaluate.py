@@ -108,8 +108,6 @@ def evaluate(
 
     path = find_model(model, checkpoints)
     saved = load(path)
-    if saved.lines:
-        wishes.check_lines()
     tokenizer = tokenizer_from_dict(saved.tokenizer, saved.config.vocab_size)
     if protocol is None and not saved.lines:
         chosen = list(STREAM_PROTOCOLS)

@@ -138,7 +138,6 @@ def test_a_clamp_changes_what_is_written_and_repeats(charnn):
         (["inspect", "-m", "lstm", "--label-regex", "("], 2, "is no pattern"),
         (["inspect", "-m", "lstm", "--label-regex", "zzz"], 1, "too rare"),
         (["inspect", "-m", "rnn", "--gates"], 2, "no gates"),
-        (["inspect", "-m", "rnn", "--find", "quotes", "--effect"], 2, "--lines"),
         (["inspect", "none.txt", "-m", "lstm"], 1, "none.txt"),
         (["sample", "-m", "lstm", "--clamp", "1:3"], 2, "LAYER:UNIT=VALUE"),
         (["sample", "-m", "rnn", "--clamp", "1:3=2"], 2, "held at -1 to 1"),
