@@ -87,7 +87,7 @@ def test_charts_are_drawn_in_the_colours_of_the_page_on_white(tmp_path, small):
 def test_no_variable_and_no_layout_is_left_in_the_style():
     plain = report_png.plain_style(STYLE)
     assert "var(" not in plain
-    assert "font-size: 15px" in plain
+    assert "font-size: 14px" in plain
     assert {"chart", "grid", "axis", "line", "mark", "trough"} == set(
         re.findall(r"^\.(\w+)", plain, re.MULTILINE)
     )
