@@ -7,7 +7,7 @@ it is outside, and what is written has as much of the label either way, it is no
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from typing import NamedTuple
 
 import numpy as np
@@ -16,13 +16,15 @@ from numpy.typing import NDArray
 from charnn.analysis.labels import Labeller
 from charnn.analysis.units import Detector
 from charnn.checkpoint import Checkpoint
-from charnn.config import EFFECT_CHARS, SamplingConfig
+from charnn.config import EFFECT_CHARS, LineConfig, SamplingConfig
 from charnn.generation.clamps import Clamp, Unit, check_clamps
+from charnn.generation.lines import Line
 from charnn.generation.model import Model
 
 Numbers = NDArray[np.float64]
 Progress = Callable[[int, int], None]
 TEXTS = 8  # with each setting, which say how much chance there is in the numbers
+MOST_LINES = 1 << 20  # more than are ever written
 CLEAR = 3.0  # standard errors from which on a difference is called one
 
 
@@ -75,8 +77,11 @@ def measure_effect(
 ) -> Effect:
     """Writes about `chars` tokens with each setting, at temperature 1, and labels them.
 
+    A model of lines writes lines, each from a fresh start with the unit held from there on.
+
     Raises:
         ConfigError: a unit is given twice.
+        TextError: a model of lines ends none, with a unit held.
     """
     settings = (
         (),
@@ -89,8 +94,15 @@ def measure_effect(
     for number, clamps in enumerate(settings):
         model = Model.from_checkpoint(saved, engine=engine, clamps=clamps)
         texts = []
+        lines = None
+        if model.of_lines:
+            lines = iter(model.lines(LineConfig(MOST_LINES), config, seed))
         for index in range(TEXTS):
-            texts.append("".join(model.write("", config, seed, index)))
+            texts.append(
+                _some_lines(lines, config.max_tokens)
+                if lines
+                else "".join(model.write("", config, seed, index))
+            )
             if progress:
                 progress(number * TEXTS + index + 1, len(settings) * TEXTS)
         sizes = [max(1, len(text)) for text in texts]
@@ -101,3 +113,13 @@ def measure_effect(
         ]
         results.append(Written(clamps, np.array(shares), np.array(marks), texts[0]))
     return Effect(*results)
+
+
+def _some_lines(lines: Iterator[Line], tokens: int) -> str:
+    """The next lines, as many as have so many tokens together."""
+    written, count = [], 0
+    while count < tokens:
+        line = next(lines)
+        written.append(line.text + "\n")
+        count += line.tokens
+    return "".join(written)

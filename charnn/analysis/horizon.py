@@ -7,12 +7,16 @@ d state_(t-k), the whole state of all layers (after Verwimp et al. 2018, who tak
 before them in any order (Khandelwal et al. 2018). **by position**: the loss of the n-th token after
 a cold start (Kaplan et al. 2020).
 
+A norm that float32 cannot hold is infinite. Where places lie, and what is read before each, is
+said by `charnn.analysis.places`.
+
 Shapes: K lags, S places in the text, L layers, P parts of a state, H units, N = L P H, T steps.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from typing import NamedTuple
 
 import numpy as np
@@ -21,35 +25,43 @@ from numpy.typing import NDArray
 from torch import Tensor
 from torch.nn.functional import cross_entropy
 
+from charnn.analysis.places import Ids, Places, choose_places
 from charnn.analysis.steps import flat_state, lagged_jacobian
 from charnn.config import HORIZON_SAMPLES, LAGS
-from charnn.errors import DamagedFile, TextError
+from charnn.errors import DamagedFile
 from charnn.evaluation import MAX_LOGITS, evaluating
 from charnn.model import LanguageModel, State
 
-Ids = NDArray[np.integer]
 Numbers = NDArray[np.float64]
 Progress = Callable[[str, int, int], None]
 
 GRADIENT_PLACES, JACOBIAN_PLACES = 32, 4
+SHUFFLED_PLACES = 100  # shuffling is the dearest by far; see `Horizon.shuffled`
 MAX_TOKENS_AT_ONCE = 1 << 15
 
 
 class Horizon(NamedTuple):
-    """What was measured; losses in nats a token.
+    """What was measured; losses in nats a token, the means over places.
 
     Attributes:
         lags: (K,) tokens.
-        gradient: (L, K) norms, the means over places.
-        singular: (K,) the largest singular values, the geometric means over places.
-        truncated: (S, K) loss at each place with k tokens of context.
-        shuffled: (S, K) the same with the longest context, shuffled beyond k.
+        too_far: lags that too few places reach back.
+        places: how many places there were.
+        gradient: (L, K) norms, the means over some of the places.
+        singular: (K,) the largest singular values, the geometric means over a few places.
+        whole: the loss after all that there is to read: the longest lag, or the line so far.
+        truncated: (K,) loss with the last k tokens alone.
+        shuffled: (K,) loss with the whole, shuffled beyond k. What shuffling costs is the mean over
+            some of the places; `whole` is added, so that both curves end where they meet.
         by_position: (W,) loss of the token after n tokens read from a cold start, n from 1.
     """
 
     lags: NDArray[np.int64]
+    too_far: tuple[int, ...]
+    places: int
     gradient: Numbers
     singular: Numbers
+    whole: float
     truncated: Numbers
     shuffled: Numbers
     by_position: Numbers
@@ -62,10 +74,11 @@ class Horizon(NamedTuple):
             self.by_position[a:b].mean() for a, b in zip(before, self.lags, strict=True)
         ])  # fmt: skip
 
-    def used(self, losses: Numbers, within: float = 0.01) -> int:
-        """The least lag from which on mean losses (K,) stay `within` nats of that of the last."""
-        far = np.flatnonzero(losses > losses[-1] + within)
-        return int(self.lags[far[-1] + 1]) if far.size else int(self.lags[0])
+    def used(self, losses: Numbers, within: float = 0.01) -> int | None:
+        """The least lag from which on losses (K,) stay `within` nats of that of the whole."""
+        near = np.append(losses <= self.whole + within, True)
+        first = len(near) - int(np.argmin(near[::-1])) if not near.all() else 0
+        return int(self.lags[first]) if first < len(self.lags) else None
 
 
 def measure_horizon(
@@ -75,114 +88,158 @@ def measure_horizon(
     samples: int = HORIZON_SAMPLES,
     lags: Sequence[int] = LAGS,
     progress: Progress | None = None,
+    newline: int | None = None,
+    gradients: int = GRADIENT_PLACES,
+    jacobians: int = JACOBIAN_PLACES,
 ) -> Horizon:
-    """Measures all four at places drawn from tokens (T,); lags beyond half of them are left out.
+    """Measures all four at places drawn from tokens (T,), at the lags that enough places have.
+
+    Args:
+        newline: for a model of lines, the token that ends one.
+        gradients: at how many of the places there are gradients.
+        jacobians: at how many of these there are singular values.
 
     Raises:
-        TextError: the text has fewer than 8 tokens.
+        TextError: the text, or every line of it, is too short to look back.
     """
     ids = np.asarray(tokens, np.int64)
-    if len(ids) < 8:
-        raise TextError(f"the text has {len(ids)} tokens, at least 8 are needed to look back")
-    if ids.max() >= model.config.vocab_size:
+    if len(ids) and ids.max() >= model.config.vocab_size:
         raise DamagedFile("the tokens hold an id outside the vocabulary: tokenize the text again")
-    kept = np.array([lag for lag in lags if lag <= len(ids) // 2])
-    longest = int(kept[-1])
     generator = np.random.default_rng(seed)
-    # A place is that of the target; before it lies the longest context, whole.
-    room = len(ids) - longest
-    places = longest + np.sort(generator.choice(room, min(samples, room), replace=False))
-    few = places[np.linspace(0, len(places) - 1, min(GRADIENT_PLACES, len(places))).astype(int)]
-    fewer = few[:: max(1, len(few) // JACOBIAN_PLACES)][:JACOBIAN_PLACES]
+    chosen = choose_places(ids, lags, samples, generator, newline)
+    kept, places = chosen.lags, chosen.places
+    few = places.some(gradients)
+    some = places.numbers(SHUFFLED_PLACES)
     say = progress or (lambda _what, _done, _all: None)
-    with evaluating(model):
-        gradient = gradient_norms(model, ids, few, kept, say)
-        singular = largest_singular_values(model, ids, fewer, kept, seed, say)
-        truncated = truncated_losses(model, ids, places, kept, say)
-        shuffled = shuffled_losses(model, ids, places, kept, generator, say)
-        positions = losses_by_position(model, ids, places, longest, say)
+    with evaluating(model), _without_weights(model):
+        gradient = gradient_norms(model, few, kept, say)
+        singular = largest_singular_values(model, few.some(jacobians), kept, seed, say)
+        whole, positions = whole_losses(model, places, int(kept[-1]), say)
+        truncated = truncated_losses(model, places, kept, whole, say)
+        shuffled = shuffled_losses(model, places.at(some), kept, whole[some], generator, say)
     means = np.exp(np.log(np.maximum(singular, 1e-300)).mean(axis=0))
-    return Horizon(kept, gradient.mean(axis=0), means, truncated, shuffled, positions)
+    cost = (shuffled - whole[some, None]).mean(axis=0)
+    return Horizon(
+        kept,
+        chosen.too_far,
+        len(places),
+        gradient.mean(axis=0),
+        means,
+        float(whole.mean()),
+        truncated.mean(axis=0),
+        whole.mean() + cost,
+        positions,
+    )
 
 
-def contexts(ids: NDArray[np.int64], places: NDArray[np.int64], length: int) -> NDArray[np.int64]:
-    """The `length` tokens before each place: (length, S)."""
-    read: NDArray[np.int64] = ids[places[None] + np.arange(-length, 0)[:, None]]
-    return read
+@contextmanager
+def _without_weights(model: LanguageModel) -> Iterator[None]:
+    """Gradients are of states alone in this block, which spares the most of their time."""
+    wanted = [(each, each.requires_grad) for each in model.parameters()]
+    try:
+        for each, _ in wanted:
+            each.requires_grad_(False)
+        yield
+    finally:
+        for each, before in wanted:
+            each.requires_grad_(before)
 
 
 def gradient_norms(
-    model: LanguageModel,
-    ids: NDArray[np.int64],
-    places: NDArray[np.int64],
-    lags: NDArray[np.int64],
-    say: Progress,
+    model: LanguageModel, places: Places, lags: NDArray[np.int64], say: Progress
 ) -> Numbers:
     """(S, L, K): norms of d loss / d state of a layer, h and c together, k tokens before the loss.
 
     The loss is that of the token at a place; the state k back is the one that the last k tokens
     before it were read from, itself the memory of the tokens before those from a cold start.
     """
-    longest = int(lags[-1])
-    warm = min(longest, int(places.min()) - longest)
-    state = model.initial_state(len(places))
-    if warm:
-        before = contexts(ids, places - longest, warm)
-        with torch.no_grad():
-            _, state = model(torch.from_numpy(before), state)
-    read = torch.from_numpy(contexts(ids, places, longest))
+    order = sorted(map(int, lags), reverse=True)
+    read = torch.from_numpy(places.last(order[0]))
+    state = _as_leaves(state_before(model, places, order[0]))
     watched: dict[int, list[Tensor]] = {}
-    logits = None
-    for step in range(longest):
-        if longest - step in lags:
-            if step == 0:
-                state = _as_leaves(state)
-            watched[longest - step] = [part for layer in state for part in layer]
-        logits, state = model(read[step : step + 1], state)
-        say("gradients", step, longest)
-    assert logits is not None, "a lag is 1 or more"
-    loss = cross_entropy(logits[0], torch.from_numpy(ids[places]), reduction="sum")
+    for number, lag in enumerate(order):
+        watched[lag] = [part for layer in state for part in layer]
+        following = order[number + 1] if number + 1 < len(order) else 0
+        logits, state = model(read[order[0] - lag : order[0] - following], state)
+        say("gradients", order[0] - following, order[0])
+    wanted = torch.from_numpy(places.targets)
+    loss = cross_entropy(logits[-1], wanted, reduction="sum")
     found = torch.autograd.grad(loss, [part for lag in lags for part in watched[int(lag)]])
     layers, parts = len(state), len(state[0])
     norms = np.zeros((len(places), layers, len(lags)))
     for number, part in enumerate(found):
         lag, layer = divmod(number // parts, layers)
         norms[:, layer, lag] += part.double().square().sum(dim=1).numpy()
-    return np.sqrt(norms)
+    return np.where(np.isnan(norms), np.inf, np.sqrt(norms))
 
 
 def largest_singular_values(
-    model: LanguageModel,
-    ids: NDArray[np.int64],
-    places: NDArray[np.int64],
-    lags: NDArray[np.int64],
-    seed: int,
-    say: Progress,
+    model: LanguageModel, places: Places, lags: NDArray[np.int64], seed: int, say: Progress
 ) -> Numbers:
     """(S, K): the largest singular value of the (N, N) Jacobian of the state over k tokens."""
     longest = int(lags[-1])
-    warm = min(longest, int(places.min()) - longest)
-    state = model.initial_state(len(places))
-    with torch.no_grad():
-        if warm:
-            before = contexts(ids, places - longest, warm)
-            _, state = model(torch.from_numpy(before), state)
-    read = torch.from_numpy(contexts(ids, places, longest))
-    return lagged_jacobian(model, read, flat_state(state), [int(lag) for lag in lags], seed, say)
+    state = flat_state(state_before(model, places, longest))
+    read = torch.from_numpy(places.last(longest))
+    return lagged_jacobian(model, read, state, [int(lag) for lag in lags], seed, say)
+
+
+@torch.no_grad()
+def state_before(model: LanguageModel, places: Places, lag: int) -> State:
+    """The states `lag` tokens before places, each the memory of what its place allows to read."""
+    rows = places.before(lag)
+    lengths = np.array([len(row) for row in rows])
+    state = tuple(
+        type(layer)(*(part.clone() for part in layer))  # which may be one and the same
+        for layer in model.initial_state(len(rows))
+    )
+    for length in np.unique(lengths[lengths > 0]):
+        here = np.flatnonzero(lengths == length)
+        read = torch.from_numpy(np.stack([rows[n] for n in here], axis=1))
+        _, found = model(read, model.initial_state(len(here)))
+        for layer, new in zip(state, found, strict=True):
+            for part, values in zip(layer, new, strict=True):
+                part[here] = values
+    return state
+
+
+@torch.inference_mode()
+def whole_losses(
+    model: LanguageModel, places: Places, length: int, say: Progress
+) -> tuple[Numbers, Numbers]:
+    """(S,), (length,): losses after all that there is to read, and after n = 1 … length of it.
+
+    The latter are means over the different beginnings.
+    """
+    rows = [
+        np.append(row, target) for row, target in zip(places.all(), places.targets, strict=True)
+    ]
+    first = set(np.unique(places.begins, return_index=True)[1].tolist())
+    whole, sums = np.empty(len(rows)), np.zeros(length)
+    for some in _portions(rows, model):
+        windows, ends = _padded(rows[some])
+        read = torch.from_numpy(windows)
+        logits, _ = model(read[:-1], model.initial_state(read.shape[1]))
+        flat = cross_entropy(logits.flatten(0, 1), read[1:].flatten(), reduction="none")
+        losses = flat.view(-1, read.shape[1]).double().numpy()
+        whole[some] = losses[ends - 2, np.arange(len(ends))]  # the row ends with the target
+        once = [n for n in range(len(ends)) if n + some.start in first]
+        sums += losses[:length, once].sum(axis=1)
+        say("whole contexts", some.start + len(ends), len(rows))
+    return whole, sums / len(first)
 
 
 @torch.inference_mode()
 def truncated_losses(
-    model: LanguageModel,
-    ids: NDArray[np.int64],
-    places: NDArray[np.int64],
-    lags: NDArray[np.int64],
-    say: Progress,
+    model: LanguageModel, places: Places, lags: NDArray[np.int64], whole: Numbers, say: Progress
 ) -> Numbers:
     """(S, K): loss of the tokens at places after the last k tokens, from the start state."""
     losses = np.empty((len(places), len(lags)))
     for number, lag in enumerate(lags):
-        losses[:, number] = _last_losses(model, contexts(ids, places, int(lag)), ids[places])
+        losses[:, number] = (
+            whole
+            if places.reaches(lag)
+            else _last_losses(model, places.ending(int(lag)), places.targets)
+        )
         say("truncated contexts", number + 1, len(lags))
     return losses
 
@@ -190,67 +247,54 @@ def truncated_losses(
 @torch.inference_mode()
 def shuffled_losses(
     model: LanguageModel,
-    ids: NDArray[np.int64],
-    places: NDArray[np.int64],
+    places: Places,
     lags: NDArray[np.int64],
+    whole: Numbers,
     generator: np.random.Generator,
     say: Progress,
 ) -> Numbers:
-    """(S, K): loss after the longest context, of which what lies beyond the last k is shuffled."""
-    longest = int(lags[-1])
-    whole = contexts(ids, places, longest)
+    """(S, K): loss after the whole, of which what lies beyond the last k is shuffled."""
     losses = np.empty((len(places), len(lags)))
     for number, lag in enumerate(lags):
-        mixed = whole.copy()
-        far = longest - int(lag)
-        mixed[:far] = generator.permuted(whole[:far], axis=0)
-        losses[:, number] = _last_losses(model, mixed, ids[places])
+        losses[:, number] = (
+            whole
+            if places.reaches(lag)
+            else _last_losses(model, places.shuffled(int(lag), generator), places.targets)
+        )
         say("shuffled contexts", number + 1, len(lags))
     return losses
 
 
-@torch.inference_mode()
-def losses_by_position(
-    model: LanguageModel,
-    ids: NDArray[np.int64],
-    places: NDArray[np.int64],
-    length: int,
-    say: Progress,
-) -> Numbers:
-    """(length,): mean loss of the token after n = 1 … length tokens, read from the start state."""
-    windows = np.concatenate([contexts(ids, places, length), ids[places][None]])
-    sums, done = np.zeros(length), 0
-    for some in _portions(windows, model):
-        read = torch.from_numpy(windows[:, some])
-        logits, _ = model(read[:-1], model.initial_state(read.shape[1]))
-        losses = cross_entropy(logits.flatten(0, 1), read[1:].flatten(), reduction="none")
-        sums += losses.view(length, -1).double().sum(dim=1).numpy()
-        done += read.shape[1]
-        say("cold starts", done, len(places))
-    return sums / len(places)
-
-
 def _last_losses(
-    model: LanguageModel, read: NDArray[np.int64], targets: NDArray[np.int64]
+    model: LanguageModel, rows: Sequence[NDArray[np.int64]], targets: NDArray[np.int64]
 ) -> Numbers:
-    """(S,): loss of targets (S,) after what was read (T, S) from the start state."""
+    """(S,): loss of targets (S,) after rows that are read from the start state."""
     losses = np.empty(len(targets))
-    for some in _portions(read, model):
-        logits, _ = model(
-            torch.from_numpy(np.ascontiguousarray(read[:, some])),
-            model.initial_state(read[:, some].shape[1]),
-        )
-        wanted = torch.from_numpy(targets[some])
-        losses[some] = cross_entropy(logits[-1], wanted, reduction="none").numpy()
+    for some in _portions(rows, model):
+        read, ends = _padded(rows[some])
+        logits, _ = model(torch.from_numpy(read), model.initial_state(len(ends)))
+        last = logits[torch.from_numpy(ends - 1), torch.arange(len(ends))]
+        losses[some] = cross_entropy(
+            last, torch.from_numpy(targets[some]), reduction="none"
+        ).numpy()
     return losses
 
 
-def _portions(read: NDArray[np.int64], model: LanguageModel) -> list[slice]:
-    """Columns of (T, S) that are read at once, so that activations and logits stay small."""
-    length, count = read.shape
-    most = min(MAX_TOKENS_AT_ONCE, MAX_LOGITS // model.config.vocab_size) // length
+def _padded(rows: Sequence[NDArray[np.int64]]) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+    """Rows side by side, (T, S), and how long each is; what follows its end changes nothing."""
+    lengths = np.array([len(row) for row in rows])
+    read = np.zeros((lengths.max(), len(rows)), np.int64)
+    for number, row in enumerate(rows):
+        read[: len(row), number] = row
+    return read, lengths
+
+
+def _portions(rows: Sequence[NDArray[np.int64]], model: LanguageModel) -> list[slice]:
+    """Rows that are read at once, so that activations and logits stay small."""
+    longest = max(len(row) for row in rows)
+    most = min(MAX_TOKENS_AT_ONCE, MAX_LOGITS // model.config.vocab_size) // longest
     size = max(1, most)
-    return [slice(start, start + size) for start in range(0, count, size)]
+    return [slice(start, start + size) for start in range(0, len(rows), size)]
 
 
 def _as_leaves(state: State) -> State:

@@ -21,11 +21,15 @@ Progress = Callable[[int, int], None]
 
 
 class Positions(NamedTuple):
-    """Mean bits of a token at places (P,) of a cold window, from 1, over `windows` of them."""
+    """Mean bits of a token at places (P,) of a cold window or a line, from 1.
+
+    Means are over `windows` windows, or over the lines that reach so far, `counts` (P,).
+    """
 
     positions: Array
     bits: Array
     windows: int
+    counts: Array
 
 
 @torch.inference_mode()
@@ -69,26 +73,52 @@ def line_losses(model: Predictor, tokens: Array, newline: int) -> tuple[Array, A
 
     Each line begins at the start state after a newline; its state is carried to its end.
     """
-    ends = np.flatnonzero(tokens == newline) + 1
-    targets, parts = [], []
+    targets, parts = whole_lines(tokens, newline), []
     with evaluating(model):
-        for line in np.split(tokens, ends):
-            if len(line) < 2 and (not len(line) or line[0] == newline):
-                continue
-            whole = line if line[-1] == newline else np.append(line, newline)
+        for whole in targets:
             ids = as_tensor(np.concatenate([[newline], whole])[:, None], model)
             logits, _ = model(ids[:-1], model.initial_state(1))
-            targets.append(whole)
             parts.append(token_nats(logits, ids[1:])[:, 0].cpu().numpy())
-    if not parts:
-        raise TextError("nothing to score: the text has no line that is not empty")
     return np.concatenate(targets), np.concatenate(parts).astype(np.float64)
+
+
+def whole_lines(tokens: Array, newline: int) -> list[Array]:
+    """The lines of a text that are not empty, each with the newline that ends it.
+
+    Raises:
+        TextError: there is none.
+    """
+    lines = [
+        line if line[-1] == newline else np.append(line, newline)
+        for line in np.split(tokens, np.flatnonzero(tokens == newline) + 1)
+        if len(line) > 1 or (len(line) and line[0] != newline)
+    ]
+    if not lines:
+        raise TextError("nothing to score: the text has no line that is not empty")
+    return lines
 
 
 def by_position(losses: Array) -> Positions:
     """The mean bits at places 1, 2, 4 and so on of windows, from their nats (W, S)."""
     places = 2 ** np.arange(int(math.log2(losses.shape[1])) + 1)
-    return Positions(places, losses.mean(axis=0)[places - 1] / math.log(2), len(losses))
+    counts = np.full(len(places), len(losses))
+    return Positions(places, losses.mean(axis=0)[places - 1] / math.log(2), len(losses), counts)
+
+
+def by_place_in_line(targets: Array, losses: Array, newline: int) -> Positions:
+    """The same at places of lines, up to `COLD_WINDOW`, from what `line_losses` returns.
+
+    The newline that ends a line has a place in it too. Further places have fewer lines, the long
+    ones, so it is not one set of lines that is followed.
+    """
+    ends = np.flatnonzero(targets == newline) + 1
+    starts = np.concatenate([[0], ends[:-1]])
+    lengths = ends - starts
+    last = min(COLD_WINDOW, int(lengths.max()))
+    places = 2 ** np.arange(int(math.log2(last)) + 1)
+    reach = [starts[lengths >= place] + place - 1 for place in places]
+    bits = np.array([losses[each].mean() / math.log(2) for each in reach])
+    return Positions(places, bits, len(starts), np.array([len(each) for each in reach]))
 
 
 def token_nats(logits: torch.Tensor, targets: torch.Tensor) -> torch.Tensor:

@@ -15,6 +15,7 @@ from charnn.analysis import report_measured as measured
 from charnn.analysis import report_parts as parts
 from charnn.analysis.report_facts import Facts
 from charnn.analysis.report_html import name_shown, paragraph
+from charnn.analysis.report_png import write_charts
 from charnn.tensor_file import replacing
 from charnn.version import __version__
 
@@ -36,15 +37,20 @@ SECTIONS = {
 }
 
 
-def write_report(facts: Facts, output: Path) -> None:
-    """Writes the page to `output`, whole or not at all.
+def write_report(facts: Facts, output: Path, charts: Path | None = None) -> list[Path]:
+    """Writes the page to `output`, and its charts as PNG into a folder; each whole or not at all.
+
+    Returns what the charts were written to.
 
     Raises:
-        FileError: the file cannot be written.
+        FileError: a file cannot be written.
+        CharnnError: what draws charts, or a font for it, is not installed.
     """
     text = make_report(facts)
+    drawn = write_charts(text, _part("report.css"), charts) if charts else []
     with replacing(output) as file:
         file.write(text.encode())
+    return drawn
 
 
 def make_report(facts: Facts) -> str:

@@ -12,8 +12,9 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from charnn import evaluation
-from charnn.analysis import horizon, losses, units
+from charnn.analysis import losses, units
 from charnn.analysis.held_out import baseline_rows, bits_of_characters, class_rows
+from charnn.analysis.horizon import Horizon, measure_horizon
 from charnn.analysis.labels import Labeller, make_labeller
 from charnn.analysis.surprisal import Array
 from charnn.checkpoint import Checkpoint
@@ -21,6 +22,7 @@ from charnn.config import LABELS, LAGS, LineConfig, SamplingConfig
 from charnn.config.analysis import (
     REPORT_GRADIENTS,
     REPORT_HELD_OUT,
+    REPORT_JACOBIANS,
     REPORT_LINES,
     REPORT_PASSAGE,
     REPORT_PLACES,
@@ -33,7 +35,7 @@ from charnn.config.analysis import (
     REPORT_UNITS,
     SHOWN_UNITS,
 )
-from charnn.errors import CharnnError, ConfigError, TextError
+from charnn.errors import CharnnError, ConfigError
 from charnn.evaluation import Score, TextSizes
 from charnn.generation import Model
 from charnn.generation.native import kernels
@@ -93,16 +95,6 @@ class Inside(NamedTuple):
     rare: list[str]
 
 
-class Memory(NamedTuple):
-    """How far back matters: the four of `charnn horizon` but the singular values, at lags (K,)."""
-
-    lags: Array
-    places: int
-    gradient: Array
-    truncated: Array
-    shuffled: Array
-
-
 @dataclass
 class Facts:
     """All of it. What is None was left out, and `left_out` says why, in a sentence by section.
@@ -122,7 +114,7 @@ class Facts:
     held: Held | None = None
     scores: Scores | None = None
     inside: Inside | None = None
-    memory: Memory | None = None
+    memory: Horizon | None = None
     left_out: dict[str, str] = field(default_factory=dict)
 
 
@@ -154,16 +146,11 @@ def find_facts(saved: Checkpoint, path: Path, name: str, progress: Progress | No
     except CharnnError as error:
         facts.left_out |= dict.fromkeys(("held-out", "passage"), _sentence(error))
     facts.inside = look_inside(model, saved, found.tokens, say)
-    if saved.lines:
-        facts.left_out["horizon"] = (
-            "This model reads each line from a fresh start and remembers nothing from line to "
-            "line, so there is no horizon to measure."
-        )
-    else:
-        try:
-            facts.memory = measure_memory(network, found.tokens, say)
-        except CharnnError as error:
-            facts.left_out["horizon"] = _sentence(error)
+    newline = saved.start_token if saved.lines else None
+    try:
+        facts.memory = measure_memory(network, found.tokens, newline, say)
+    except CharnnError as error:
+        facts.left_out["horizon"] = _sentence(error)
     return facts
 
 
@@ -282,25 +269,25 @@ def look_inside(model: Model, saved: Checkpoint, tokens: Array, say: Progress) -
     return Inside(len(ids), gates, found, rare)
 
 
-def measure_memory(network: LanguageModel, tokens: Array, say: Progress) -> Memory:
-    """What `charnn horizon` measures, at fewer places that lie evenly over the text.
+def measure_memory(
+    network: LanguageModel, tokens: Array, newline: int | None, say: Progress
+) -> Horizon:
+    """What `charnn horizon` measures, at fewer places.
 
     Raises:
         TextError: the text is too short to look back.
     """
-    ids = np.asarray(tokens, np.int64)
-    if len(ids) < 8:
-        raise TextError(f"the held-out text has {len(ids)} tokens, 8 are needed to look back")
-    lags = np.array([lag for lag in LAGS if lag <= len(ids) // 2])
-    count = min(REPORT_PLACES, len(ids) - int(lags[-1]))
-    places = np.linspace(int(lags[-1]), len(ids) - 1, count).astype(np.int64)
-    few = places[:: -(-len(places) // REPORT_GRADIENTS)]
-    with evaluation.evaluating(network):
-        gradient = horizon.gradient_norms(network, ids, few, lags, say).mean(axis=0)
-        truncated = horizon.truncated_losses(network, ids, places, lags, say).mean(axis=0)
-        generator = np.random.default_rng(REPORT_SEED)
-        shuffled = horizon.shuffled_losses(network, ids, places, lags, generator, say).mean(axis=0)
-    return Memory(lags, len(places), gradient, truncated, shuffled)
+    return measure_horizon(
+        network,
+        tokens,
+        REPORT_SEED,
+        REPORT_PLACES,
+        LAGS,
+        say,
+        newline,
+        REPORT_GRADIENTS,
+        REPORT_JACOBIANS,
+    )
 
 
 def _one_place(text: str) -> range:

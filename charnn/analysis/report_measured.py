@@ -182,7 +182,7 @@ def units_of_labels(facts: Facts) -> str:
 
 
 def memory(facts: Facts) -> str:
-    """How far back matters: losses and gradients over lags."""
+    """How far back matters: losses and norms over lags."""
     found = facts.memory
     assert found is not None, "else it is left out"
     lags = found.lags.tolist()
@@ -190,10 +190,8 @@ def memory(facts: Facts) -> str:
     def points(values: Any) -> list[tuple[float, float]]:
         return list(zip(lags, values.tolist(), strict=True))
 
-    said = (
-        f"the last token alone {found.truncated[0]:.3f}, the last {lags[-1]} "
-        f"{found.truncated[-1]:.3f}"
-    )
+    one = "token alone" if not facts.model.lines else "token of its line alone"
+    said = f"the last {one} {found.truncated[0]:.3f}, the last {lags[-1]} {found.truncated[-1]:.3f}"
     losses = line_chart(
         "losses",
         "Loss by how much the network sees",
@@ -201,43 +199,58 @@ def memory(facts: Facts) -> str:
         [
             Series("last k tokens alone", points(found.truncated)),
             Series("rest shuffled", points(found.shuffled)),
+            Series("k-th token after a fresh start", points(found.position_at_lags)),
         ],
         "k, in tokens",
         "loss, nats a token",
         log_x=True,
     )
-    layers = found.gradient[:4]
-    series = [Series(f"layer {n}", points(norms)) for n, norms in enumerate(layers)]
+    layers = len(found.gradient)
+    shown_layers = range(layers) if layers < 4 else (0, layers // 2, layers - 1)
+    series = [Series(f"gradient, layer {n}", points(found.gradient[n])) for n in shown_layers]
+    series.append(Series("singular value", points(found.singular)))
     falls = "; ".join(
         f"{s.name} from {s.points[0][1]:.2e} to {s.points[-1][1]:.2e}" for s in series
     )
-    gradients = line_chart(
-        "gradients",
-        "Gradient of a loss by the state k tokens back",
-        f"Norms from 1 token back to {lags[-1]}: {falls}.",
+    norms = line_chart(
+        "norms",
+        "Gradient of a loss, and largest singular value of the state, by the state k tokens back",
+        f"From 1 token back to {lags[-1]}: {falls}.",
         series,
         "k, in tokens",
         "norm",
         log_x=True,
         log_y=True,
     )
+    within = (
+        ""
+        if not facts.model.lines
+        else " Each line is read from its beginning, and every context begins with a newline, as "
+        "all lines do."
+    )
     return (
         '<div class="pair">'
         + figure(
             losses,
             "The loss where the network sees the last k tokens only, and where those before them "
-            f"are shuffled: {said}. Where a curve is flat, what lies further back does not matter.",
+            f"are shuffled: {said}. Where a curve is flat, what lies further back does not matter."
+            + within,
         )
         + figure(
-            gradients,
+            norms,
             "The gradient of a loss by the state k tokens back: where it vanishes, nothing could "
-            "be learnt from there.",
+            "be learnt from there. And the most by which a small change of the state grows, or "
+            "is left, after k tokens: the largest singular value of the Jacobian.",
         )
         + "</div>"
         + paragraph(
             f"Measured at {found.places} places, the same for all, so the shape of a curve says "
-            "more than its height; 'charnn horizon' takes more of them, and finds singular values "
-            "besides.",
+            "more than its height; 'charnn horizon' takes more of them."
+            + (
+                f" Too few places lie as far into their lines as {found.too_far[0]} tokens."
+                if found.too_far and facts.model.lines
+                else ""
+            ),
             "note",
         )
     )

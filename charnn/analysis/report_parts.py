@@ -158,7 +158,7 @@ def again(facts: Facts) -> str:
         f"charnn eval -m {name} --baselines --classes"
         + ("" if facts.model.lines else " --positions"),
         f"charnn inspect -m {name}",
-        *([] if facts.model.lines else [f"charnn horizon -m {name}"]),
+        f"charnn horizon -m {name}",
         f"charnn report {name} -o report.html --force",
         _train_command(facts),
     ]

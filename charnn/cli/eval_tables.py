@@ -22,8 +22,8 @@ DynamicOption = Annotated[
     bool,
     typer.Option(
         "--dynamic",
-        help="Also score with weights that adapt while the text is read (Krause et al. 2018); the "
-        "model's file stays as it is.",
+        help="Also score with weights that adapt while the text is read (Krause et al. 2018), from "
+        "line to line in a model of lines; the model's file stays as it is.",
         rich_help_panel=MORE,
     ),
 ]
@@ -60,7 +60,8 @@ PositionsOption = Annotated[
     bool,
     typer.Option(
         "--positions",
-        help="The loss at places 1, 2, 4 ... 256 after a fresh start.",
+        help="The loss at places 1, 2, 4 ... 256 after a fresh start; of a line, in a model of "
+        "lines.",
         rich_help_panel=MORE,
     ),
 ]
@@ -91,15 +92,6 @@ class Wishes(NamedTuple):
         if self.dynamic and self.rate is not None:
             DynamicConfig(rate=self.rate)
 
-    def check_lines(self) -> None:
-        """Raises ConfigError for what a model of lines does not have."""
-        for name, asked in (("--dynamic", self.dynamic), ("--positions", self.positions)):
-            if asked:
-                raise ConfigError(
-                    f"{name} is of running text, and this model reads lines, each from a fresh "
-                    f"start: leave {name} out"
-                )
-
 
 class Evaluated(NamedTuple):
     """A model and the text that it is scored on."""
@@ -115,10 +107,14 @@ class Evaluated(NamedTuple):
     quiet: bool
 
     def score(self, nats: float) -> Score:
-        """A loss over all tokens but the first."""
+        """A loss over all tokens but the first, or over all of whole lines."""
+        import numpy as np
+
+        from charnn.analysis.losses import whole_lines
         from charnn.evaluation import NOTHING
 
-        return self.sizes.add(NOTHING, nats, self.tokens[1:])
+        lines = whole_lines(self.tokens, self.newline) if self.of_lines else [self.tokens[1:]]
+        return self.sizes.add(NOTHING, nats, np.concatenate(lines))
 
     def progress(self, doing: str) -> Callable[[int, int], None] | None:
         """How far something is, for people."""
@@ -136,10 +132,15 @@ def more(wishes: Wishes, it: Evaluated) -> dict[str, Any]:
     if wishes.positions:
         from charnn.analysis import losses
 
-        cold = losses.cold_losses(it.predictor, it.tokens, it.progress("positions"))
-        places = losses.by_position(cold)
+        if it.of_lines:
+            scored = losses.line_losses(it.predictor, it.tokens, it.newline)
+            places = losses.by_place_in_line(*scored, it.newline)
+        else:
+            cold = losses.cold_losses(it.predictor, it.tokens, it.progress("positions"))
+            places = losses.by_position(cold)
         found["positions"] = {
             "windows": places.windows,
+            "counts": places.counts.tolist(),
             "positions": places.positions.tolist(),
             "bits": places.bits.tolist(),
         }
@@ -158,7 +159,7 @@ def put_more(found: dict[str, Any]) -> None:
             f"{it['targets']:>12,}"
         )
         put(
-            f"dynamic: carried, the weights adapting to the text ({it['rule']}, rate "
+            f"dynamic: {it['protocol']}, the weights adapting to the text ({it['rule']}, rate "
             f"{it['rate']:g}, every {it['segment']} tokens); not comparable with fixed weights"
         )
     for row in found.get("baselines", {}).get("rows", []):
@@ -167,9 +168,12 @@ def put_more(found: dict[str, Any]) -> None:
     if "positions" in found:
         it = found["positions"]
         put("")
-        put(f"{'position':<10}{'bits/token':>12}   mean of {it['windows']:,} fresh starts")
-        for place, bits in zip(it["positions"], it["bits"], strict=True):
-            put(f"{place:<10}{bits:>12.4f}")
+        put(
+            f"{'position':<10}{'bits/token':>12}{'mean of':>12}   of {it['windows']:,} fresh starts"
+        )
+        rows = zip(it["positions"], it["bits"], it["counts"], strict=True)
+        for place, bits, count in rows:
+            put(f"{place:<10}{bits:>12.4f}{count:>12,}")
     if "classes" in found:
         put("")
         put(f"{'characters':<22}{'of text':>9}{'of bits':>9}{'bits/char':>12}{'count':>12}")
@@ -187,8 +191,16 @@ def _dynamic(wishes: Wishes, it: Evaluated, train: Ids | None) -> dict[str, Any]
     rule = wishes.rule or ("sgd" if train is None else "rms")
     rate = DYNAMIC_RATES[rule] if wishes.rate is None else wishes.rate
     config = DynamicConfig(rule, rate)
-    nats = dynamic_losses(it.network, it.tokens, config, train, it.progress("dynamic"))
-    settings = {"rule": rule, "rate": rate, "segment": config.segment, "decay": config.decay}
+    newline = it.newline if it.of_lines else None
+    nats = dynamic_losses(it.network, it.tokens, config, train, it.progress("dynamic"), newline)
+    protocol = "lines" if it.of_lines else "carried"
+    settings = {
+        "protocol": protocol,
+        "rule": rule,
+        "rate": rate,
+        "segment": config.segment,
+        "decay": config.decay,
+    }
     return {**it.score(float(nats.sum())).to_dict(), **settings}
 
 

@@ -108,8 +108,6 @@ def evaluate(
 
     path = find_model(model, checkpoints)
     saved = load(path)
-    if saved.lines:
-        wishes.check_lines()
     if saved.ngrams and dynamic and not quiet:
         note("--dynamic is of the network alone, without the n-grams that it is mixed with")
     tokenizer = tokenizer_from_dict(saved.tokenizer, saved.config.vocab_size)

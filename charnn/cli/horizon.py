@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import tempfile
 from collections.abc import Sequence
 from pathlib import Path
@@ -9,7 +10,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from charnn.cli.console import no_talk, print_json, progress_lines, put, say
+from charnn.cli.console import no_talk, note, print_json, progress_lines, put, say
 from charnn.cli.lag_plot import curves
 from charnn.cli.options import (
     DEFAULT_CHECKPOINTS,
@@ -25,7 +26,7 @@ from charnn.config import CELLS_MINUTES, GATES, HORIZON_SAMPLES, MAX_SEED, Train
 from charnn.errors import ConfigError
 
 if TYPE_CHECKING:
-    from charnn.analysis.horizon import Horizon, Progress
+    from charnn.analysis.horizon import Horizon, Numbers, Progress
 
 MOST_MINUTES = 1.0
 COMPARED_UNITS, COMPARED_EMBEDDING = 128, 64  # of one layer
@@ -83,6 +84,8 @@ def horizon(
     charnn horizon                             the newest run on its validation split
     charnn horizon --fresh                     the same shape before training
     charnn horizon --cells rnn,gru,lstm TEXT   three small networks, side by side
+
+    A norm beyond what 32 bits hold, as of an exploding network, is inf here and null with --json.
     """
     if threads is not None and threads < 1:
         raise ConfigError(f"--threads must be 1 or more, got {threads}")
@@ -117,6 +120,8 @@ def horizon(
     else:
         for name, each in found.items():
             _show(name, each)
+    if not quiet:
+        _tell_what_is_left_out(found)
 
 
 class _Progress:
@@ -148,13 +153,17 @@ def _of_model(
     from charnn.text.tokenizers import tokenizer_from_dict
 
     saved = load(path)
-    if saved.lines:
-        raise ConfigError("a model of lines remembers nothing from line to line: name another one")
     tokenizer = tokenizer_from_dict(saved.tokenizer, saved.config.vocab_size)
     ids = read_ids(texts, path, tokenizer, encoding)
+    newline = saved.start_token if saved.lines else None
     network = LanguageModel(saved.config) if fresh else network_of(saved)
     name = f"{path}, fresh" if fresh else str(path)
-    return {name: measure_horizon(network, ids, seed, samples, progress=progress)}
+    if newline is not None and progress:
+        note(
+            "a model of lines: each line is read from its beginning, and a context that is cut "
+            "short or shuffled begins with a newline too"
+        )
+    return {name: measure_horizon(network, ids, seed, samples, progress=progress, newline=newline)}
 
 
 def _of_cells(
@@ -195,26 +204,33 @@ def _of_cells(
     return found
 
 
+def _tell_what_is_left_out(found: dict[str, Horizon]) -> None:
+    for name, each in found.items():
+        if each.too_far:
+            lags = ", ".join(map(str, each.too_far))
+            note(f"{name}: too few places have so many tokens before them: lag {lags}")
+
+
 def _show(name: str, found: Horizon) -> None:
     """A table of all four, the norms and losses as plots, and what they come to."""
     layers = len(found.gradient)
-    put(f"{name}: {len(found.truncated):,} places, losses in nats a token")
+    put(f"{name}: {found.places:,} places, losses in nats a token")
     put("")
     shown = range(layers) if layers <= 4 else (0, layers - 1)
     norms = "".join(f"{f'grad {layer}':>10}" for layer in shown)
     put(f"{'lag':>5}{norms}{'singular':>10}{'last k':>9}{'shuffled':>9}{'cold':>8}")
-    truncated, shuffled = found.truncated.mean(axis=0), found.shuffled.mean(axis=0)
     cold = found.position_at_lags
     for k, lag in enumerate(found.lags):
         norms = "".join(f"{found.gradient[layer, k]:>10.2e}" for layer in shown)
         put(
-            f"{lag:>5}{norms}{found.singular[k]:>10.2e}{truncated[k]:>9.4f}{shuffled[k]:>9.4f}"
-            f"{cold[k]:>8.4f}"
+            f"{lag:>5}{norms}{found.singular[k]:>10.2e}{found.truncated[k]:>9.4f}"
+            f"{found.shuffled[k]:>9.4f}{cold[k]:>8.4f}"
         )
     lags = found.lags.tolist()
     put("")
     put("loss over k: the last k tokens alone, or all with those beyond k shuffled")
-    for line in curves(lags, {"last k": truncated.tolist(), "shuffled": shuffled.tolist()}):
+    losses = {"last k": found.truncated.tolist(), "shuffled": found.shuffled.tolist()}
+    for line in curves(lags, losses):
         put(line)
     put("")
     put("gradient of a loss by the state k tokens back")
@@ -222,19 +238,25 @@ def _show(name: str, found: Horizon) -> None:
     for line in curves(lags, series, logarithmic=True):
         put(line)
     put("")
-    put(f"within 0.01 nats of the longest context, {lags[-1]} tokens:")
-    put(f"the last {found.used(truncated)} alone, order within {found.used(shuffled)}")
+    put(f"within 0.01 nats of all that there is to read, which gives {found.whole:.4f}:")
+    alone, ordered = (_up_to(found, each) for each in (found.truncated, found.shuffled))
+    put(f"the last {alone} alone, order within {ordered}")
+
+
+def _up_to(found: Horizon, losses: Numbers) -> str:
+    used = found.used(losses)
+    return f"more than {found.lags[-1]}" if used is None else str(used)
 
 
 def _show_side_by_side(found: dict[str, Horizon]) -> None:
     lags = next(iter(found.values())).lags.tolist()
     reports = {
         "loss after the last k tokens alone, in nats a token": (
-            {name: each.truncated.mean(axis=0).tolist() for name, each in found.items()},
+            {name: each.truncated.tolist() for name, each in found.items()},
             False,
         ),
         "gradient of a loss by the state k tokens back, of that of one back": (
-            {name: (e.gradient[0] / e.gradient[0, 0]).tolist() for name, e in found.items()},
+            {name: _by_first(each.gradient[0]) for name, each in found.items()},
             True,
         ),
         "largest singular value of the state by the state k tokens back": (
@@ -254,14 +276,30 @@ def _show_side_by_side(found: dict[str, Horizon]) -> None:
             put(line)
 
 
+def _by_first(norms: Numbers) -> list[float]:
+    import numpy as np
+
+    with np.errstate(invalid="ignore", divide="ignore"):
+        return [float(norm) for norm in norms / norms[0]]
+
+
 def _to_json(found: Horizon) -> dict[str, Any]:
+    """As JSON, in which there is null for what is not finite."""
     return {
         "lags": found.lags.tolist(),
-        "places": len(found.truncated),
-        "gradient": found.gradient.tolist(),
-        "singular": found.singular.tolist(),
-        "truncated": found.truncated.mean(axis=0).tolist(),
-        "shuffled": found.shuffled.mean(axis=0).tolist(),
-        "position_at_lags": found.position_at_lags.tolist(),
-        "by_position": found.by_position.tolist(),
+        "too_far": list(found.too_far),
+        "places": found.places,
+        "gradient": _finite(found.gradient.tolist()),
+        "singular": _finite(found.singular.tolist()),
+        "whole": _finite(found.whole),
+        "truncated": _finite(found.truncated.tolist()),
+        "shuffled": _finite(found.shuffled.tolist()),
+        "position_at_lags": _finite(found.position_at_lags.tolist()),
+        "by_position": _finite(found.by_position.tolist()),
     }
+
+
+def _finite(value: Any) -> Any:
+    if isinstance(value, list):
+        return [_finite(each) for each in value]
+    return value if math.isfinite(value) else None

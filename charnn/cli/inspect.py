@@ -149,8 +149,6 @@ def inspect(
     config = saved.config
     tokenizer = tokenizer_from_dict(saved.tokenizer, config.vocab_size)
     shown = parse_unit(unit, config) if unit is not None else None
-    if effect and saved.lines:
-        raise ConfigError("--effect writes running text, and this model was trained with --lines")
     if effect:
         make_labeller(names[0], "", label_regex)  # what is wrong with it is said at once
     wanted = chars or (UNIT_CHARS if shown else INSPECT_CHARS)

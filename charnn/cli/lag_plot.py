@@ -12,20 +12,27 @@ MARKS = "*o+x#@"
 def curves(
     lags: Sequence[int], series: Mapping[str, Sequence[float]], logarithmic: bool = False
 ) -> list[str]:
-    """Lines of a plot; where curves meet, the first has the place. Logarithmic: by powers of 10."""
-    least = min((v for ys in series.values() for v in ys if v > 0), default=1.0)
+    """Lines of a plot; where curves meet, the first has the place. Logarithmic: by powers of 10.
+
+    What is not finite has no place in it; where nothing is finite, a line says so.
+    """
+    least = min((v for ys in series.values() for v in ys if 0 < v < math.inf), default=1.0)
 
     def scaled(value: float) -> float:
-        return math.log10(max(value, least)) if logarithmic else value
+        return math.log10(max(value, least)) if logarithmic and math.isfinite(value) else value
 
     heights = {name: [scaled(value) for value in ys] for name, ys in series.items()}
-    every = [value for ys in heights.values() for value in ys]
+    every = [value for ys in heights.values() for value in ys if math.isfinite(value)]
+    if not every:
+        return ["(no finite number to draw)"]
     low, high = min(every), max(every)
     span = max(high - low, 1e-9)
     grid = [[" "] * (COLUMNS * len(lags)) for _ in range(HEIGHT)]
     for mark, ys in reversed(list(zip(MARKS, heights.values(), strict=False))):
         for number, value in enumerate(ys):
-            grid[round((high - value) / span * (HEIGHT - 1))][number * COLUMNS + 3] = mark
+            if math.isfinite(value):
+                row = round((high - value) / span * (HEIGHT - 1))
+                grid[row][number * COLUMNS + 3] = mark
     top, bottom = (10**high, 10**low) if logarithmic else (high, low)
     labels = [_label(top), *[" " * 9] * (HEIGHT - 2), _label(bottom)]
     lines = [

@@ -6,10 +6,12 @@ No torch and no numpy here: the command line borrows its defaults from this pack
 from charnn.config.analysis import (
     CELLS_MINUTES,
     EFFECT_CHARS,
+    FEWEST_PLACES,
     HORIZON_SAMPLES,
     INSPECT_CHARS,
     LABELS,
     LAGS,
+    MOST_OF_A_LINE,
     SHOWN_UNITS,
     UNIT_CHARS,
 )
@@ -66,6 +68,7 @@ __all__ = [
     "DYNAMIC_RATES",
     "DYNAMIC_RULES",
     "EFFECT_CHARS",
+    "FEWEST_PLACES",
     "GATES",
     "HELD_OUT_CHARS",
     "HORIZON_SAMPLES",
@@ -83,6 +86,7 @@ __all__ = [
     "MAX_SEED",
     "MAX_TOP",
     "MAX_VOCAB_SIZE",
+    "MOST_OF_A_LINE",
     "MUON_MOMENTUM",
     "OPTIMIZERS",
     "PRECISIONS",

@@ -90,9 +90,14 @@ def write_program(checkpoint: Checkpoint, name: str, output: Path) -> None:
             made.mkdir()
             for file, text in files.items():
                 (made / file).write_text(text, "utf-8")
-            if output.exists():
-                output.rename(old)
-            made.rename(output)
+            try:
+                if output.exists():
+                    output.rename(old)
+                made.rename(output)
+            except BaseException:  # such as Ctrl-C between the two
+                if old.exists() and not output.exists():
+                    old.rename(output)
+                raise
     except OSError as error:
         raise FileError(f"cannot write {output}: {error.strerror or error}") from error
 

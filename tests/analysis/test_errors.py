@@ -88,6 +88,66 @@ def test_dynamic_evaluation_at_rate_0_is_carried():
     np.testing.assert_allclose(found, losses.carried_losses(network(), tokens), rtol=1e-4)
 
 
+LINES = np.array([2, 3, 1, 4, 0, 0, 5, 2, 6, 1, 3, 2, 4, 0, 1, 1])  # 0 ends a line
+
+
+@pytest.mark.parametrize("rule", ["sgd", "rms"])
+def test_weights_go_on_from_line_to_line_and_the_state_does_not(rule):
+    rate, size, decay = 0.02, 3, 0.05
+    model = network("gru")
+    texts = [[0, 2, 3, 1, 4, 0], [0, 5, 2, 6, 1, 3, 2, 4, 0], [0, 1, 1, 0]]
+
+    def backward(part, state):
+        model.zero_grad()
+        logits, state = model(torch.tensor(part[:-1])[:, None], state)
+        nats = cross_entropy(logits[:, 0], torch.tensor(part[1:]), reduction="none")
+        (nats.sum() / size).backward()
+        return nats.detach().tolist(), tuple(type(s)(*(p.detach() for p in s)) for s in state)
+
+    roots = {n: torch.zeros_like(w) for n, w in model.named_parameters()}
+    for part in ([0, 5, 2, 6], [0, 1, 1]):  # the lines that follow a newline, as far as is read
+        backward(part, model.initial_state(1))
+        for n, w in model.named_parameters():
+            roots[n] += w.grad**2 / 2
+    roots = {n: root.sqrt() for n, root in roots.items()}
+    mean = sum(float(r.sum()) for r in roots.values()) / sum(r.numel() for r in roots.values())
+    first = {n: w.detach().clone() for n, w in model.named_parameters()}
+    expected = []
+    for text in texts:
+        state = model.initial_state(1)
+        for start in range(0, len(text) - 1, size):
+            nats, state = backward(text[start : start + size + 1], state)
+            expected += nats
+            with torch.no_grad():
+                for n, w in model.named_parameters():
+                    scale = 1 / (roots[n] + 1e-8) if rule == "rms" else 1.0
+                    pull = (decay * roots[n] / mean).clamp(max=1) if rule == "rms" else decay
+                    w += pull * (first[n] - w) - rate * w.grad * scale
+    config = DynamicConfig(rule, rate, size, decay)
+    found = dynamic_losses(network("gru"), LINES, config, LINES, newline=0)
+    assert expected == pytest.approx(found.tolist(), rel=1e-4, abs=1e-5)
+
+
+def test_dynamic_evaluation_of_lines_at_rate_0_is_that_of_lines():
+    found = dynamic_losses(network(), LINES, DynamicConfig("sgd", 0.0), newline=0)
+    _, expected = losses.line_losses(network(), LINES, 0)
+    assert expected == pytest.approx(found, abs=1e-5)
+
+
+def test_places_in_lines_are_means_over_the_lines_that_reach_them():
+    targets, nats = losses.line_losses(network(), LINES, 0)
+    found = losses.by_place_in_line(targets, nats, 0)
+    assert [2, 3, 1, 4, 0, 5, 2, 6, 1, 3, 2, 4, 0, 1, 1, 0] == targets.tolist()
+    assert ([1, 2, 4, 8], [3, 3, 2, 1], 3) == (
+        found.positions.tolist(),
+        found.counts.tolist(),
+        found.windows,
+    )
+    at = [(0, 5, 13), (1, 6, 14), (3, 8), (12,)]
+    expected = [np.mean([nats[n] for n in each]) / math.log(2) for each in at]
+    assert expected == pytest.approx(found.bits.tolist())
+
+
 def test_dynamic_evaluation_says_what_it_lacks():
     with pytest.raises(ConfigError, match="needs the training text"):
         dynamic_losses(network(), ids(9), DynamicConfig())
@@ -259,7 +319,6 @@ def test_a_model_without_its_run_says_what_it_goes_without(charnn_eval):
     [
         (("--dynamic-rate", "1"), 2, "say how --dynamic works"),
         (("--dynamic", "--dynamic-rate", "-1"), 2, "the rate must be"),
-        (("book.txt", "-m", "lines.safetensors", "--dynamic"), 2, "--dynamic is of running text"),
         (("book.txt", "-m", "alone.safetensors", "--dynamic", "--dynamic-rule", "rms"), 2, "rms"),
     ],
 )
@@ -267,6 +326,17 @@ def test_what_does_not_go_together_is_refused(charnn_eval, words, code, said):
     found, _, err = charnn_eval(*words, "-q")
     assert code == found
     assert said in err
+
+
+def test_a_model_of_lines_is_read_dynamically_and_by_place(charnn_eval):
+    words = ("book.txt", "-m", "lines.safetensors", "--dynamic", "--positions")
+    code, out, err = charnn_eval(*words, "--json", "-q")
+    assert (0, "") == (code, err)
+    value = json.loads(out)
+    assert ("lines", "sgd") == (value["dynamic"]["protocol"], value["dynamic"]["rule"])
+    assert value["lines"]["targets"] == value["dynamic"]["targets"]
+    assert value["positions"]["windows"] == value["positions"]["counts"][0]
+    assert "dynamic: lines, the weights adapting" in charnn_eval(*words, "-q")[1]
 
 
 def test_a_model_of_lines_has_kinds_of_characters_too(charnn_eval):

@@ -199,12 +199,15 @@ def test_gates_and_units_are_those_of_inspect(prose):
 def test_the_horizon_is_that_of_its_functions(prose):
     facts, path = prose
     tokens = np.array(TokenFile.open(path.parent / "tokens").split("valid")).astype(np.int64)
-    lags, places = np.array([1, 2, 4, 8]), np.linspace(8, len(tokens) - 1, 6).astype(int)
     network = evaluation.network_of(load(path))
-    found = horizon.truncated_losses(network, tokens, places, lags, lambda *_: None).mean(axis=0)
-    assert found.tolist() == pytest.approx(facts.memory.truncated.tolist())
+    found = horizon.measure_horizon(network, tokens, 1, 6, (1, 2, 4, 8), None, None, 12, 2)
+    for one, other in zip(found, facts.memory, strict=True):
+        assert np.array_equal(one, other)
     page = section(make_report(facts), "horizon")
-    assert f"the last token alone {found[0]:.3f}, the last 8 {found[-1]:.3f}" in page
+    assert f"the last token alone {found.truncated[0]:.3f}, " in page
+    assert f"the last 8 {found.whole:.3f}" in page
+    ends = f"singular value from {found.singular[0]:.2e} to {found.singular[-1]:.2e}"
+    assert ends in page
 
 
 def test_facts_and_recipe_are_shown_and_no_path_is(prose):
@@ -286,16 +289,18 @@ def test_damaged_tokens_are_left_out_with_a_sentence(tmp_path):
     assert str(tmp_path) not in make_report(facts)
 
 
-def test_a_model_of_lines_has_its_own_protocol_and_no_horizon(tmp_path):
+def test_a_model_of_lines_has_its_own_protocol_and_horizon(tmp_path):
     path = make_run(tmp_path / "names", NAMES, lines=True)
     facts = find_facts(load(path), path, "names")
     assert ["lines"] == list(facts.scores.protocols)
-    assert {"horizon"} == set(facts.left_out)
+    assert {} == facts.left_out
+    assert [1, 2] == facts.memory.lags.tolist()
     page = make_report(facts)
     read(page)
     score = facts.scores.protocols["lines"]
     assert f"{score.bits_per_char:.4f}" in section(page, "held-out")
-    assert "fresh start" in section(page, "horizon")
+    assert "every context begins with a newline" in section(page, "horizon")
+    assert "as far into their lines as 4 tokens" in section(page, "horizon")
     lines = "".join(character for character, _ in facts.scores.passage).splitlines()
     assert lines
     assert set(lines) <= set(NAMES.splitlines())

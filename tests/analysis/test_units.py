@@ -10,6 +10,7 @@ from charnn.analysis.effect import measure_effect
 from charnn.analysis.labels import make_labeller
 from charnn.analysis.units import (
     Activity,
+    Detector,
     areas,
     detector,
     first_apart,
@@ -21,9 +22,11 @@ from charnn.analysis.units import (
     record,
     values_of,
 )
-from charnn.config import GATES, STATES, ModelConfig
+from charnn.checkpoint import Checkpoint
+from charnn.config import GATES, STATES, LineConfig, ModelConfig, SamplingConfig
 from charnn.errors import ConfigError, TextError
-from charnn.generation.clamps import Unit
+from charnn.generation import Model
+from charnn.generation.clamps import Clamp, Unit
 from charnn.generation.engines import make_network
 from charnn.text.tokenizers import ByteTokenizer
 
@@ -184,6 +187,27 @@ def test_a_unit_that_writes_digits_is_a_cause_of_digits():
     assert effect.inside.marks.mean() == pytest.approx(1000 * effect.inside.shares.mean())
     again = effect_of(saved, tokenizer, NUMBERED, "number")
     assert effect.inside.text == again.inside.text
+
+
+def test_the_effect_on_a_model_of_lines_is_seen_in_the_lines_that_it_writes():
+    config = ModelConfig(256, "gru", 4, 4, 1)
+    saved = Checkpoint(config, {"kind": "byte"}, random_weights(config), 10, lines=True)
+    labeller = make_labeller("number", NUMBERED)
+    found = [(Unit(0, 0, "h"), Detector(0.0, 1.0, 0.7, -0.7))]
+    effect = measure_effect(saved, labeller, found, 1, 800, "numpy")
+    config = SamplingConfig(temperature=1.0)
+    for written, held in ((effect.alone, ()), (effect.inside, (Clamp(Unit(0, 0, "h"), 0.7),))):
+        model = Model.from_checkpoint(saved, engine="numpy", clamps=held)
+        texts, text, count = [], "", 0
+        for line in model.lines(LineConfig(500), config, 1):
+            text, count = text + line.text + "\n", count + line.tokens
+            if count >= 100:  # of 800 tokens, an eighth
+                texts, text, count = [*texts, text], "", 0
+            if len(texts) == 8:
+                break
+        shares = [labeller.read(each).sum() / len(each) for each in texts]
+        assert shares == pytest.approx(written.shares.tolist())
+        assert texts[0] == written.text
 
 
 def test_a_unit_that_only_watches_is_no_cause():

@@ -11,7 +11,7 @@ import sys
 import numpy as np
 import pytest
 
-from charnn.checkpoint import Checkpoint, save
+from charnn.checkpoint import Checkpoint, load, save
 from charnn.config import ModelConfig
 from charnn.text.sources import open_source
 from charnn.text.token_file import write_token_file
@@ -138,11 +138,9 @@ def test_a_clamp_changes_what_is_written_and_repeats(charnn):
         (["inspect", "-m", "lstm", "--label-regex", "("], 2, "is no pattern"),
         (["inspect", "-m", "lstm", "--label-regex", "zzz"], 1, "too rare"),
         (["inspect", "-m", "rnn", "--gates"], 2, "no gates"),
-        (["inspect", "-m", "rnn", "--find", "quotes", "--effect"], 2, "--lines"),
         (["inspect", "none.txt", "-m", "lstm"], 1, "none.txt"),
         (["sample", "-m", "lstm", "--clamp", "1:3"], 2, "LAYER:UNIT=VALUE"),
         (["sample", "-m", "rnn", "--clamp", "1:3=2"], 2, "held at -1 to 1"),
-        (["horizon", "-m", "rnn"], 2, "model of lines"),
         (["horizon", "-m", "lstm", "--minutes", "0.1"], 2, "add --cells"),
         (["horizon", "--cells", "rnn,tree", "book.txt"], 2, "unknown cell 'tree'"),
         (["horizon", "--cells", "rnn"], 2, "name a TEXT"),
@@ -165,6 +163,34 @@ def test_the_horizon_of_a_model_and_of_a_fresh_one(charnn):
     (values,) = found.values()
     assert [1, 2, 4, 8, 16, 32, 64, 128, 256] == values["lags"]
     assert (2, 9) == np.shape(values["gradient"])
+
+
+@pytest.mark.slow
+def test_the_horizon_of_a_model_of_lines_ends_where_its_lines_do(charnn):
+    code, out, err = charnn("horizon", "-m", "rnn", "--samples", "8")
+    assert 0 == code, err
+    assert "each line is read from its beginning" in err
+    assert "too few places have so many tokens before them" in err
+    assert "too far" not in out
+
+
+def test_norms_that_are_not_finite_are_null_in_json_and_leave_the_report_whole(charnn, folder):
+    run = folder / "checkpoints" / "rnn"
+    saved = load(run / "best.safetensors")
+    weights = {
+        name: np.full_like(array, 1e30 if "weight_hh" in name else 0)
+        for name, array in saved.weights.items()
+    }
+    exploding = Checkpoint(saved.config, saved.tokenizer, weights, saved.start_token)
+    save(folder / "exploding.safetensors", exploding)
+    words = ("horizon", "book.txt", "-m", "exploding.safetensors", "--samples", "8", "-q")
+    code, out, err = charnn(*words)
+    assert (0, "") == (code, err)
+    assert " inf " in out
+    code, out, _ = charnn(*words, "--json")
+    (values,) = json.loads(out, parse_constant=pytest.fail).values()
+    assert values["singular"][-1] is None
+    assert 9 == len(values["truncated"])
 
 
 @pytest.mark.slow
