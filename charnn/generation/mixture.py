@@ -39,7 +39,10 @@ class Mixture:
 
     def step(self, token: int, state: Array) -> tuple[Array, Array]:
         """Reads one token: logits (V,) of the next one, and the new state."""
-        return self.feed([token], state)
+        inner, nodes = self._unpacked(state)
+        logits, inner = self.network.step(token, inner)
+        nodes = self.tree.after(nodes, token)
+        return self._mixed(logits, nodes), self._packed(inner, nodes)
 
     def feed(self, tokens: Iterable[int], state: Array) -> tuple[Array, Array]:
         """Reads tokens, at least one: logits (V,) of what comes next, and the new state."""
@@ -48,11 +51,15 @@ class Mixture:
         logits, inner = self.network.feed(tokens, inner)
         for token in tokens:
             nodes = self.tree.after(nodes, token)
+        return self._mixed(logits, nodes), self._packed(inner, nodes)
+
+    def _mixed(self, logits: Array, nodes: Array) -> Array:
         # What is not finite is told by whoever draws; it is no warning here.
         with np.errstate(all="ignore"):
-            p = np.exp(logits.astype(np.float64) - logits.max())
-            mixed = (1 - self.share) / p.sum() * p + self.share * self.tree.probabilities(nodes)
-            return np.log(mixed).astype(np.float32), self._packed(inner, nodes)
+            p = np.exp(logits - logits[logits.argmax()], dtype=np.float64)
+            p *= (1 - self.share) / p.sum()
+            p += self.share * self.tree.probabilities(nodes)
+            return np.log(p).astype(np.float32)
 
     def _packed(self, inner: Array, nodes: Array) -> Array:
         return np.concatenate([inner.ravel(), nodes.astype(np.float32)])

@@ -127,9 +127,9 @@ class NGramTree:
         for node in nodes.tolist():
             if node == NOWHERE:
                 break
-            some = slice(self.first[node], self.first[node + 1])
+            start, stop = self.first[node : node + 2].tolist()
             p *= self.rest[node]
-            p[self.symbols[some.start - 1 : some.stop - 1]] += self.share[some]
+            p[self.symbols[start - 1 : stop - 1]] += self.share[start:stop]
         return p
 
     def probabilities_at(self, nodes: Array) -> Array:
