@@ -10,6 +10,11 @@ seconds of processor time, of all threads together: what else the machine does m
 
 from __future__ import annotations
 
+import os
+
+# Before numpy is loaded, as in `charnn score`: lines are read by threads of our own.
+os.environ["OPENBLAS_NUM_THREADS"] = "1"
+
 import argparse
 import statistics
 import tempfile
