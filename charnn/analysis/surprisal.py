@@ -43,8 +43,8 @@ class Surprisals(NamedTuple):
 class Scorer:
     """Scores ids, each text from the start state after the start token, its first id too.
 
-    With the native engine lines are read side by side, over `threads`, and each gets the bits
-    that it would get alone. In numpy they are read one after another.
+    Lines are read side by side, over `threads`, and each gets the bits that it would get alone;
+    in numpy and float32 up to rounding.
     """
 
     def __init__(
@@ -59,10 +59,8 @@ class Scorer:
         self.top = min(top, network.config.vocab_size)
         self._start = network.step(start_token, network.initial_state())
         self._stream = self._begin()
-        self._engines: list[NativeModel] = []
-        if isinstance(network, NativeModel):
-            count = max(1, threads or available_cores())
-            self._engines = [network.twin(SIDE_BY_SIDE) for _ in range(count)]
+        count = max(1, threads or available_cores())
+        self._engines = [network.twin(SIDE_BY_SIDE) for _ in range(count)]
 
     def reset(self) -> None:
         """Lets the text that `read` goes on with begin anew."""
@@ -88,16 +86,6 @@ class Scorer:
         """
         found = self._room(ids)
         starts = np.cumsum(lengths) - lengths
-        if not self._engines:
-            kept = self._stream
-            for start, length in zip(starts.tolist(), lengths.tolist(), strict=True):
-                self._stream = self._begin()
-                part = self.read(ids[start : start + length])
-                for whole, some in zip(found, part, strict=True):
-                    if whole is not None:
-                        whole[start : start + length] = some
-            self._stream = kept
-            return found
         order = np.argsort(-lengths, kind="stable")
         size = min(SIDE_BY_SIDE, max(1, -(-len(order) // len(self._engines))))
         groups = [order[at : at + size] for at in range(0, len(order), size)]
@@ -116,7 +104,7 @@ class Scorer:
         return found
 
     def _read_group(
-        self, engine: NativeModel, ids: Array, starts: Array, lengths: Array, found: Surprisals
+        self, engine: Network, ids: Array, starts: Array, lengths: Array, found: Surprisals
     ) -> None:
         """Reads lines, the longest first, side by side: those that have ended drop out."""
         count, vocab_size = len(starts), engine.config.vocab_size

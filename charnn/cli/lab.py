@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import signal
 import statistics
 import sys
 from collections.abc import Iterator
@@ -10,12 +11,13 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from charnn.cli.console import print_json, put, say
+from charnn.cli.console import flush_stdout, note, print_json, put, say
 from charnn.cli.curves import columns_of
 from charnn.cli.options import JsonOption, QuietOption, option
+from charnn.cli.signals import OrderlyEnd
 from charnn.config import LAB_SIZES, LAB_STEPS, MAX_SEED, LabOptions
 from charnn.config.checks import require_int
-from charnn.errors import ConfigError
+from charnn.errors import CharnnError, ConfigError
 
 if TYPE_CHECKING:
     from charnn.analysis.lab.experiment import Report, Row, Trial
@@ -130,7 +132,8 @@ def lab(
     )
     if threads is not None:
         require_int("threads", threads, 1, 4096)
-    report = _watched(options, threads, quiet)
+    with OrderlyEnd() as end:
+        report = _watched(options, threads, quiet, end, json)
     if json:
         print_json(as_json(report))
         return
@@ -178,24 +181,42 @@ def _list_tasks(json: bool) -> None:
     put("try one with: charnn lab recall")
 
 
-def _watched(options: LabOptions, threads: int | None, quiet: bool) -> Report:
-    """Runs the experiment; each training is a line on stderr when it has ended."""
+def _watched(
+    options: LabOptions, threads: int | None, quiet: bool, end: OrderlyEnd, json: bool
+) -> Report:
+    """Runs the experiment; each training is a line on stderr when it has ended.
+
+    Where it is broken off, people get the table of what has ended.
+    """
     from charnn.training import machine  # first: it sets up what torch reads when it is loaded
 
     with machine.prepared(1):
         from charnn.analysis.lab.experiment import Report, rows_of, run
 
         of = len(rows_of(options)) * len(options.all_sizes) * options.seeds
-        for number, event in enumerate(run(options, threads or os.cpu_count() or 1), 1):
-            if isinstance(event, Report):
-                return event
-            if not quiet:
-                score = _score(event.score, report_digits(options))
-                say(
-                    f"{number}/{of} {event.row.name}, {options.size_name} {event.size}, "
-                    f"seed {event.seed}: {score}, {'solved' if event.solved else 'not solved'}, "
-                    f"{event.steps:,} steps, {event.seconds:.1f} s"
-                )
+        done = Report(options)
+        try:
+            for event in run(options, threads or os.cpu_count() or 1):
+                if isinstance(event, Report):
+                    return event
+                done.trials.append(event)
+                if not quiet:
+                    score = _score(event.score, report_digits(options))
+                    say(
+                        f"{len(done.trials)}/{of} {event.row.name}, {options.size_name} "
+                        f"{event.size}, seed {event.seed}: {score}, "
+                        f"{'solved' if event.solved else 'not solved'}, "
+                        f"{event.steps:,} steps, {event.seconds:.1f} s"
+                    )
+        except (KeyboardInterrupt, CharnnError) as error:
+            if done.trials and not json:
+                note(f"the table is partial: {len(done.trials)} of {of} trainings have ended")
+                for line in _table(done, columns_of(sys.stdout)):
+                    put(line)
+                flush_stdout()
+            if isinstance(error, CharnnError):
+                raise
+            raise typer.Exit(end.code or 128 + signal.SIGINT) from None
     raise AssertionError("the events of an experiment end with Report")
 
 
@@ -208,6 +229,16 @@ def describe(report: Report, columns: int) -> Iterator[str]:
     """The report as lines: what was done, a table, and how far each row goes."""
     from charnn.analysis.lab.experiment import rows_of
 
+    yield from _head(report)
+    yield ""
+    yield from _table(report, columns)
+    yield ""
+    yield f"the largest {report.options.size_name} solved together with all smaller ones,"
+    yield "median of the seeds (lowest..highest):"
+    yield from _reaches(report, rows_of(report.options))
+
+
+def _head(report: Report) -> Iterator[str]:
     options, task = report.options, report.task
     digits = report_digits(options)
     yield f"{options.task}: {task.about}"
@@ -220,16 +251,19 @@ def describe(report: Report, columns: int) -> Iterator[str]:
         f"{'orthogonal' if options.orthogonal else 'normal'} recurrent matrices, "
         + (f"gradients clipped at {options.clip:g}" if options.clip else "gradients not clipped")
     )
-    wide = columns >= WIDE
-    yield ""
+
+
+def _table(report: Report, columns: int) -> Iterator[str]:
+    """A line for each row and size that was trained."""
+    from charnn.analysis.lab.experiment import rows_of
+
+    options, wide = report.options, columns >= WIDE
+    digits = report_digits(options)
     yield _table_head(options.size_name, digits, wide)
     for row in rows_of(options):
         for size in options.all_sizes:
-            yield _table_line(row, size, report.of(row, size), digits, wide)
-    yield ""
-    yield f"the largest {options.size_name} solved together with all smaller ones,"
-    yield "median of the seeds (lowest..highest):"
-    yield from _reaches(report, rows_of(options))
+            if trials := report.of(row, size):
+                yield _table_line(row, size, trials, digits, wide)
 
 
 def _table_head(size_name: str, digits: int, wide: bool) -> str:

@@ -11,7 +11,7 @@ from charnn.config.model import GATES
 LAB_SIZES: dict[str, tuple[str, tuple[int, ...], int, int]] = {
     "recall": ("delay", (10, 20, 50, 100, 200), 1, 10_000),
     "adding": ("length", (10, 20, 50, 100, 200), 2, 10_000),
-    "brackets": ("depth", (2, 4, 8), 1, 64),
+    "brackets": ("depth", (2, 4, 5, 6), 1, 64),
     "reber": ("strings", (1, 2, 4, 8), 1, 1_000),
 }
 

@@ -1,6 +1,7 @@
-"""Many texts side by side: one step of the native engine reads a token in each of them.
+"""Many texts side by side: one step of an engine reads a token in each of them.
 
 Each text is what it would be alone, to the bit, so how many are written at once is nobody's matter.
+In float32 numpy's sums depend on how many are added up at once, so there texts are written alone.
 """
 
 from __future__ import annotations
@@ -10,6 +11,7 @@ from collections.abc import Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from itertools import islice
 
+from charnn.generation.int8 import Int8Model
 from charnn.generation.mixture import Predictor
 from charnn.generation.native import NativeModel
 from charnn.generation.sampler import read_together
@@ -24,9 +26,9 @@ def write_together(
     """Writes texts of `network` to their ends, a few at once; each comes when it has ended.
 
     Those that end together come in their order. `threads` is how many work on the steps; None:
-    one for each processor core. Without the native engine the texts are written one by one.
+    one for each processor core. In numpy and float32 the texts are written one by one.
     """
-    if not isinstance(network, NativeModel):
+    if not isinstance(network, NativeModel | Int8Model):
         for writing in writings:
             for _ in writing:
                 pass

@@ -59,7 +59,8 @@ class Mixture:
             p = np.exp(logits - logits[logits.argmax()], dtype=np.float64)
             p *= (1 - self.share) / p.sum()
             p += self.share * self.tree.probabilities(nodes)
-            return np.log(p).astype(np.float32)
+            logits = np.log(p).astype(np.float32)
+        return logits
 
     def _packed(self, inner: Array, nodes: Array) -> Array:
         return np.concatenate([inner.ravel(), nodes.astype(np.float32)])

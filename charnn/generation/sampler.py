@@ -15,6 +15,7 @@ from charnn.config import MAX_SEED
 from charnn.errors import CharnnError, ConfigError
 from charnn.generation.filters import PENALTIES, RECENT, active_filters, temperature
 from charnn.generation.guides import Guide
+from charnn.generation.int8 import Int8Model
 from charnn.generation.native import NativeModel, NativeStream
 from charnn.generation.runtime import State
 
@@ -311,7 +312,7 @@ class Sampler:
         self.unread = None
 
 
-def read_together(samplers: Sequence[Sampler], model: NativeModel) -> None:
+def read_together(samplers: Sequence[Sampler], model: NativeModel | Int8Model) -> None:
     """Reads what samplers of `model` have still to read, in one step of all of them.
 
     Each then stands where it would stand alone, to the bit.

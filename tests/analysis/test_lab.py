@@ -4,8 +4,16 @@ from __future__ import annotations
 
 import json
 import math
+import multiprocessing
+import os
+import signal
+import subprocess
 import sys
+import threading
+import time
+from contextlib import suppress
 from dataclasses import replace
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -28,9 +36,10 @@ from charnn.analysis.lab.tasks import TASKS, Batch
 from charnn.cli import main
 from charnn.cli.lab import describe
 from charnn.config import LabOptions
-from charnn.errors import ConfigError
+from charnn.errors import ConfigError, TrainingError
 from charnn.training.machine import prepared
 
+ROOT = Path(__file__).resolve().parents[2]
 TINY = LabOptions("recall", sizes=(1, 2), seeds=2, max_steps=3, hidden_size=4, batch_size=4)
 RNN, LSTM, CHRONO = Row("rnn", False), Row("lstm", False), Row("lstm", True)
 
@@ -88,6 +97,101 @@ def test_a_short_recall_is_solved_and_ends_early() -> None:
     assert done.solved
     assert done.steps < 1000
     assert [1] == whole.reach(RNN)
+
+
+LONG = replace(TINY, cells=("rnn",), sizes=(1, 9), max_steps=10**7)
+
+
+@pytest.mark.slow
+def test_a_worker_that_the_system_kills_ends_the_experiment(monkeypatch) -> None:
+    monkeypatch.undo()
+    others = set(multiprocessing.active_children())
+
+    def kill_one() -> None:
+        while not (workers := set(multiprocessing.active_children()) - others):
+            time.sleep(0.01)
+        workers.pop().kill()
+
+    threading.Thread(target=kill_one).start()
+    with pytest.raises(TrainingError, match=r"killed by the system \(SIGKILL\).*fewer --threads"):
+        list(run(LONG, threads=2))
+    assert others == set(multiprocessing.active_children())
+
+
+def test_a_reader_who_stops_reading_leaves_no_worker_behind(monkeypatch) -> None:
+    monkeypatch.setattr(experiment, "ProcessPoolExecutor", lambda *_: pool)
+    pool = StandInPool()
+    found = run(LONG, threads=2)
+    assert 1 == next(found)
+    found.close()
+    assert pool.closed
+
+
+class StandInPool:
+    closed = False
+
+    def map(self, work, jobs):
+        return map(len, [[0]] * len(jobs))
+
+    def shutdown(self, cancel_futures):
+        self.closed = cancel_futures
+
+
+def in_group(number: int) -> bool:
+    """Whether any process of a group is there."""
+    with suppress(ProcessLookupError):
+        os.killpg(number, 0)
+        return True
+    return False
+
+
+# An end of the command -> exit code, and whether the signal goes to all processes, as Ctrl-C does.
+ENDS = {signal.SIGINT: (130, True), signal.SIGTERM: (143, False), signal.SIGKILL: (-9, False)}
+PARTIAL = ("--cells", "rnn", "--delays", "1,200", "--seeds", "2", "--max-steps", "10000000")
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("number", ENDS)
+def test_however_the_command_ends_no_worker_stays_and_the_table_is_printed(number: int) -> None:
+    command = [sys.executable, "-c", "from charnn.cli import main; main()", "lab", "recall"]
+    code, to_all = ENDS[number]
+    with subprocess.Popen(
+        [*command, *PARTIAL, "--threads", "2"],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+        cwd=ROOT,
+        start_new_session=True,
+    ) as running:
+        said = running.stderr.readline() + running.stderr.readline()
+        (os.killpg if to_all else os.kill)(running.pid, number)
+        began = time.monotonic()
+        out, err = running.communicate(timeout=30)
+        assert (code, True) == (running.returncode, time.monotonic() - began < 10), err
+    assert said.startswith("1/4 rnn, delay 1, seed 0")
+    deadline = time.monotonic() + 10
+    while in_group(running.pid):
+        assert time.monotonic() < deadline
+        time.sleep(0.05)
+    if number != signal.SIGKILL:
+        assert "note: the table is partial: 2 of 4 trainings have ended\n" == err
+        head, row = out.splitlines()
+        assert head.startswith("cell        delay")
+        assert ["rnn", "1", "2/2"] == [row.split()[place] for place in (0, 1, 4)]
+
+
+def test_a_table_that_was_broken_off_is_not_json(charnn, monkeypatch) -> None:
+    def broken(*_):
+        yield trial(RNN, 1, 0, True)
+        raise TrainingError("it was too much")
+
+    monkeypatch.setattr(experiment, "run", broken)
+    words = ("lab", "recall", "--cells", "rnn", "--delays", "1,2", "-q")
+    code, out, err = charnn(*words)
+    assert (1, 2) == (code, len(out.splitlines()))
+    partial = "note: the table is partial: 1 of 6 trainings have ended"
+    assert [partial, "error: it was too much"] == err.splitlines()
+    assert (1, "", "error: it was too much\n") == charnn(*words, "--json")
 
 
 def test_minutes_become_steps() -> None:

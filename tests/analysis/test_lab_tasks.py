@@ -153,7 +153,7 @@ def test_the_answer_of_brackets_is_the_one_opened_last_and_not_closed(depth: int
 
 
 def test_the_baseline_of_brackets_is_that_of_naming_the_one_opened_last() -> None:
-    made = batch("brackets", 8, 1000)
+    made = batch("brackets", 6, 1000)
     right = []
     for column, answers in zip(symbols(made.inputs).T, made.targets.T, strict=True):
         last = -1

@@ -68,22 +68,24 @@ def test_every_number_equals_that_of_a_naive_loop(engine, cell):
     np.testing.assert_allclose(first.top_bits, -np.take_along_axis(logs, best, 1)[:25], atol=1e-4)
 
 
+@pytest.mark.parametrize("int8", [False, True])
 @pytest.mark.parametrize("engine", ENGINES)
-def test_lines_side_by_side_get_the_bits_of_each_alone(engine, monkeypatch):
+def test_lines_side_by_side_get_the_bits_of_each_alone(engine, int8, monkeypatch):
     monkeypatch.setattr("charnn.analysis.surprisal.SIDE_BY_SIDE", 4)
     monkeypatch.setattr("charnn.analysis.surprisal.BLOCK_LOGITS", 50)
     saved = checkpoint()
     generator = np.random.default_rng(2)
     lengths = np.array([3, 1, 30, 7, 7, 1, 2, 50, 4, 9])
     ids = generator.integers(0, TOKENIZER.vocab_size, lengths.sum())
-    network = make_network(saved.config, saved.weights, engine)
+    network = make_network(saved.config, saved.weights, engine, int8)
     scorer = Scorer(network, 0, details=True, top=2, threads=2)
     found = scorer.lines(ids, lengths)
     for start, length in zip(np.cumsum(lengths) - lengths, lengths, strict=True):
         scorer.reset()
         alone = scorer.read(ids[start : start + length])
         for whole, part in zip(found, alone, strict=True):
-            np.testing.assert_allclose(whole[start : start + length], part, rtol=1e-6)
+            rounding = 1e-5 if (engine, int8) == ("numpy", False) else 0
+            np.testing.assert_allclose(whole[start : start + length], part, 1e-6, rounding)
 
 
 def blocks_of(tmp_path, texts, reset, tokenizer=TOKENIZER, unknown="skip"):

@@ -7,11 +7,13 @@ import pytest
 
 from charnn.checkpoint import Checkpoint
 from charnn.config import GATES, ModelConfig, SamplingConfig
-from charnn.generation import Model, batch, native
+from charnn.generation import Model, batch, engines, native
 from charnn.text.tokenizers import ByteTokenizer, CharTokenizer
 
+ENGINES = [(name, int8) for name in engines.ENGINES for int8 in (False, True)]
 
-def model_of(cell="lstm", engine="auto", tokenizer=None):
+
+def model_of(cell="lstm", engine="auto", tokenizer=None, int8=False):
     tokenizer = tokenizer or CharTokenizer.learn("\nabcdefgh .")
     config = ModelConfig(tokenizer.vocab_size, cell, 12, 12, 2)
     generator = np.random.default_rng(0)
@@ -20,19 +22,21 @@ def model_of(cell="lstm", engine="auto", tokenizer=None):
         for name, shape in config.tensor_shapes().items()
     }
     saved = Checkpoint(config, tokenizer.to_dict(), weights, 0, {})
-    return Model.from_checkpoint(saved, engine=engine)
+    return Model.from_checkpoint(saved, engine=engine, int8=int8)
 
 
-@pytest.mark.parametrize("engine", ["native", "numpy"] if native.kernels() else ["numpy"])
+@pytest.mark.parametrize(
+    ("engine", "int8"), [each for each in ENGINES if each[0] == "numpy" or native.kernels()]
+)
 @pytest.mark.parametrize("cell", GATES)
 @pytest.mark.parametrize(
     "settings",
     [{}, {"top_p": 0.8, "repetition_penalty": 1.3}, {"stop": ("a", "c ")}, {"ban": ("ab",)}],
     ids=str,
 )
-def test_each_text_is_the_one_that_is_written_alone(cell, settings, engine, monkeypatch):
+def test_each_text_is_the_one_that_is_written_alone(cell, settings, engine, int8, monkeypatch):
     monkeypatch.setattr(batch, "SIDE_BY_SIDE", 5)
-    model, config = model_of(cell, engine), SamplingConfig(max_tokens=40, **settings)
+    model, config = model_of(cell, engine, int8=int8), SamplingConfig(max_tokens=40, **settings)
     expected = {}
     for index in range(13):
         alone = model.write("bad", config, 7, index)
@@ -55,10 +59,8 @@ def test_bytes_that_make_no_character_yet_are_waited_for():
 
 
 def test_texts_come_when_they_end_and_no_more_than_a_batch_is_begun(monkeypatch):
-    if not native.kernels():
-        pytest.skip("one after another without the native engine")
     monkeypatch.setattr(batch, "SIDE_BY_SIDE", 4)
-    model, begun = model_of(), []
+    model, begun = model_of(engine="numpy", int8=True), []
 
     def texts():
         for index in range(12):

@@ -5,6 +5,7 @@ from __future__ import annotations
 import shutil
 import subprocess
 import sys
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -91,16 +92,45 @@ def test_with_int8_weights_every_kernel_gives_the_bits_of_numpy(config, kernel):
 def test_a_stream_in_a_batch_gets_the_bits_that_it_gets_alone(config, int8, kernel):
     model = make_network(config, random_weights(config), "native", int8)
     native.use(kernel)
+    compare_a_batch_with_each_alone(config, model, np.testing.assert_array_equal)
+
+
+@pytest.mark.parametrize("config", SHAPES, ids=str)
+def test_in_numpy_and_int8_it_gets_them_too(config):
+    model = make_network(config, random_weights(config), "numpy", int8=True)
+    compare_a_batch_with_each_alone(config, model, np.testing.assert_array_equal)
+
+
+@pytest.mark.parametrize("config", SHAPES, ids=str)
+def test_in_numpy_and_float32_it_gets_its_numbers_up_to_rounding(config):
+    model = make_network(config, random_weights(config), "numpy")
+    compare_a_batch_with_each_alone(config, model, partial(np.testing.assert_allclose, atol=1e-5))
+
+
+@pytest.mark.parametrize("int8", [False, True])
+def test_fewer_streams_and_single_steps_go_on_as_before(int8):
+    config = ModelConfig(11, "lstm", 10, 24, 2)
+    model = make_network(config, random_weights(config), "numpy", int8)
+    expected, _ = read(model, [3, 1, 4])
+    twin = model.twin(3)
+    states = np.stack([model.initial_state()] * 3)
+    for count, token, row in zip((3, 2, 1), (3, 1, 4), expected, strict=True):
+        for logits in twin.step_batch([token] * count, states[:count]):
+            np.testing.assert_allclose(logits, row, atol=1e-5)
+        np.testing.assert_array_equal(expected, read(twin, [3, 1, 4])[0])
+
+
+def compare_a_batch_with_each_alone(config, model, compare):
     tokens = np.random.default_rng(3).integers(0, config.vocab_size, (6, 5))
     alone = [read(model, tokens[:, stream]) for stream in range(5)]
-    model.reserve(5)
+    model = model.twin(5)
     states = np.stack([model.initial_state()] * 5)
     for step, row in enumerate(tokens):
         logits = model.step_batch(row, states)
         for stream in range(5):
-            np.testing.assert_array_equal(alone[stream][0][step], logits[stream])
+            compare(alone[stream][0][step], logits[stream])
     for stream in range(5):
-        np.testing.assert_array_equal(alone[stream][1], states[stream])
+        compare(alone[stream][1], states[stream])
 
 
 @built

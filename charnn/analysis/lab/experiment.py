@@ -4,11 +4,17 @@ from __future__ import annotations
 
 import math
 import multiprocessing
+import os
 import signal
 import statistics
+import threading
 import time
 from collections.abc import Iterator
+from concurrent.futures import ProcessPoolExecutor
+from concurrent.futures.process import BrokenProcessPool
+from contextlib import contextmanager
 from dataclasses import dataclass, field
+from multiprocessing.process import BaseProcess
 
 import numpy as np
 import torch
@@ -17,6 +23,7 @@ from torch import Tensor, nn
 from charnn.analysis.lab.network import KEEPING, LabNetwork
 from charnn.analysis.lab.tasks import TASKS, Batch, Task
 from charnn.config import LAB_STEPS, LabOptions
+from charnn.errors import TrainingError
 
 CHECK_EVERY = 50  # steps; each check is on sequences of its own
 CHECKED, TESTED = 512, 1000  # sequences to end a training by, and to judge it by
@@ -129,16 +136,63 @@ def _trials(jobs: list[Job], threads: int) -> Iterator[Trial]:
     if threads == 1:
         yield from map(_train_job, jobs)
         return
+    before = set(multiprocessing.active_children())
     # Not forked: threads that torch may have started do not survive that.
-    with multiprocessing.get_context("spawn").Pool(threads, _prepare) as pool:
-        yield from pool.imap(_train_job, jobs)
+    pool = ProcessPoolExecutor(threads, multiprocessing.get_context("spawn"), _prepare)
+    workers: set[BaseProcess] = set()
+    try:
+        with _terminal_held():
+            found = pool.map(_train_job, jobs)
+            workers = {*multiprocessing.active_children()} - before
+        yield from found
+    except BrokenProcessPool:
+        raise TrainingError(
+            f"{_how_it_ended(workers)}, so the trainings cannot go on; where memory ran out, give "
+            "fewer --threads, a smaller --hidden-size or --batch-size, or smaller --delays"
+        ) from None
+    finally:
+        for worker in workers:  # at once, whatever it is training
+            worker.kill()
+        pool.shutdown(cancel_futures=True)
+
+
+@contextmanager
+def _terminal_held() -> Iterator[None]:
+    """Keeps the terminal's signals back; processes begun meanwhile never get them.
+
+    Their parent ends them, and they have nothing to say of it.
+    """
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT, signal.SIGHUP})
+    try:
+        yield
+    finally:
+        signal.pthread_sigmask(signal.SIG_SETMASK, before)
+
+
+def _how_it_ended(workers: set[BaseProcess]) -> str:
+    """Which end a training process came to; the others were then ended by TERM."""
+    for worker in workers:
+        worker.join()
+    codes = {worker.exitcode or 0 for worker in workers} - {0, -signal.SIGTERM}
+    for code in codes:
+        if code < 0:
+            return f"a training process was killed by the system ({signal.Signals(-code).name})"
+    return "a training process ended before its work was done"
 
 
 def _prepare() -> None:
-    """Sets up a process of the pool, which its parent ends."""
-    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    """Sets up a process that trains."""
     torch.set_num_threads(1)
     torch.set_flush_denormal(True)
+    threading.Thread(target=_end_with_parent, daemon=True).start()
+
+
+def _end_with_parent() -> None:
+    """Ends this process as soon as its parent has ended, however that was."""
+    parent = multiprocessing.parent_process()
+    assert parent is not None, "it was begun by one"
+    parent.join()
+    os._exit(1)
 
 
 def _train_job(job: Job) -> Trial:
