@@ -6,6 +6,10 @@ import os
 
 from hypothesis import settings
 
+# Tests that run beside others leave the cores to them: two threads each would wait for each other.
+if "PYTEST_XDIST_WORKER" in os.environ:
+    os.environ.setdefault("OMP_NUM_THREADS", "1")
+
 # No deadline: the machines that run this are shared. Derandomised: what failed once fails again.
 settings.register_profile("charnn", deadline=None, max_examples=40, derandomize=True, database=None)
 settings.load_profile("charnn")

@@ -14,7 +14,8 @@ from numpy.typing import NDArray
 
 from charnn.errors import CharnnError
 from charnn.generation.batch import available_cores
-from charnn.generation.mixture import Predictor
+from charnn.generation.engines import Network
+from charnn.generation.mixture import Mixture
 from charnn.generation.native import NativeModel, NativeStream
 from charnn.generation.sampler import NOT_FINITE
 
@@ -49,7 +50,7 @@ class Scorer:
 
     def __init__(
         self,
-        network: Predictor,
+        network: Network | Mixture,
         start_token: int,
         details: bool = False,
         top: int = 0,
@@ -104,7 +105,12 @@ class Scorer:
         return found
 
     def _read_group(
-        self, engine: Network, ids: Array, starts: Array, lengths: Array, found: Surprisals
+        self,
+        engine: Network | Mixture,
+        ids: Array,
+        starts: Array,
+        lengths: Array,
+        found: Surprisals,
     ) -> None:
         """Reads lines, the longest first, side by side: those that have ended drop out."""
         count, vocab_size = len(starts), engine.config.vocab_size
@@ -168,7 +174,7 @@ class Scorer:
 class _Stream:
     """One text that a network in numpy reads; see `NativeStream`."""
 
-    def __init__(self, network: Predictor, logits: Array, state: Array) -> None:
+    def __init__(self, network: Network | Mixture, logits: Array, state: Array) -> None:
         self._network, self.logits, self._state = network, logits, state
 
     def read(self, token: int) -> None:

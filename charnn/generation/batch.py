@@ -11,9 +11,8 @@ from collections.abc import Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from itertools import islice
 
-from charnn.generation.int8 import Int8Model
-from charnn.generation.mixture import Predictor
-from charnn.generation.native import NativeModel
+from charnn.generation.clamps import Clamped
+from charnn.generation.mixture import Predictor, is_exact
 from charnn.generation.sampler import read_together
 from charnn.generation.writer import Writing
 
@@ -28,7 +27,7 @@ def write_together(
     Those that end together come in their order. `threads` is how many work on the steps; None:
     one for each processor core. In numpy and float32 the texts are written one by one.
     """
-    if not isinstance(network, NativeModel | Int8Model):
+    if isinstance(network, Clamped) or not is_exact(network):
         for writing in writings:
             for _ in writing:
                 pass

@@ -8,7 +8,7 @@ within some thousandths of a nat of the best that a share by context would give 
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from typing import Any
 
 import numpy as np
@@ -17,6 +17,8 @@ from numpy.typing import NDArray
 from charnn.checkpoint import Checkpoint
 from charnn.generation.clamps import Clamped
 from charnn.generation.engines import Network, make_network
+from charnn.generation.int8 import Int8Model
+from charnn.generation.native import NativeModel
 from charnn.text.ngram_tree import NGramTree
 
 Array = NDArray[Any]
@@ -42,7 +44,7 @@ class Mixture:
         inner, nodes = self._unpacked(state)
         logits, inner = self.network.step(token, inner)
         nodes = self.tree.after(nodes, token)
-        return self._mixed(logits, nodes), self._packed(inner, nodes)
+        return self._mixed(logits, self.tree.probabilities(nodes)), self._packed(inner, nodes)
 
     def feed(self, tokens: Iterable[int], state: Array) -> tuple[Array, Array]:
         """Reads tokens, at least one: logits (V,) of what comes next, and the new state."""
@@ -51,16 +53,32 @@ class Mixture:
         logits, inner = self.network.feed(tokens, inner)
         for token in tokens:
             nodes = self.tree.after(nodes, token)
-        return self._mixed(logits, nodes), self._packed(inner, nodes)
+        return self._mixed(logits, self.tree.probabilities(nodes)), self._packed(inner, nodes)
 
-    def _mixed(self, logits: Array, nodes: Array) -> Array:
+    def twin(self, streams: int) -> Mixture:
+        """The same mixture, with scratch memory of its own for another thread; see `NumpyModel`."""
+        assert not isinstance(self.network, Clamped), "units are held in one stream"
+        return Mixture(self.network.twin(streams), self.tree, self.share)
+
+    def step_batch(self, tokens: Sequence[int], states: Array) -> Array:
+        """Reads a token in each of B streams; states (B, N) are changed; logits (B, V)."""
+        assert not isinstance(self.network, Clamped), "units are held in one stream"
+        size = states.shape[1] - self.tree.order
+        inner = np.ascontiguousarray(states[:, :size]).reshape(len(states), *self._shape)
+        logits = self.network.step_batch(tokens, inner)
+        nodes = self.tree.after(states[:, size:].astype(np.int64), np.asarray(tokens))
+        states[:, :size], states[:, size:] = inner.reshape(len(states), size), nodes
+        return self._mixed(logits, self.tree.probabilities_at(nodes))
+
+    def _mixed(self, logits: Array, counted: Array) -> Array:
+        """Logits of the mixture: of logits (..., V) and what the counts say (..., V)."""
         # What is not finite is told by whoever draws; it is no warning here.
         with np.errstate(all="ignore"):
-            p = np.exp(logits - logits[logits.argmax()], dtype=np.float64)
-            p *= (1 - self.share) / p.sum()
-            p += self.share * self.tree.probabilities(nodes)
-            logits = np.log(p).astype(np.float32)
-        return logits
+            p = np.exp(logits - logits.max(-1, keepdims=True), dtype=np.float64)
+            p *= (1 - self.share) / p.sum(-1, keepdims=True)
+            p += self.share * counted
+            mixed: Array = np.log(p).astype(np.float32)
+        return mixed
 
     def _packed(self, inner: Array, nodes: Array) -> Array:
         return np.concatenate([inner.ravel(), nodes.astype(np.float32)])
@@ -73,7 +91,13 @@ class Mixture:
 Predictor = Network | Clamped | Mixture
 
 
-def predictor(saved: Checkpoint, engine: str = "auto", int8: bool = False) -> Predictor:
+def is_exact(network: Predictor) -> bool:
+    """Whether a step of many streams gives each the bits that it would get alone."""
+    inner = network.network if isinstance(network, Mixture) else network
+    return isinstance(inner, NativeModel | Int8Model)
+
+
+def predictor(saved: Checkpoint, engine: str = "auto", int8: bool = False) -> Network | Mixture:
     """What a checkpoint predicts by, its network in an engine that `make_network` knows.
 
     Raises:

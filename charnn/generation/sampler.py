@@ -15,7 +15,6 @@ from charnn.config import MAX_SEED
 from charnn.errors import CharnnError, ConfigError
 from charnn.generation.filters import PENALTIES, RECENT, active_filters, temperature
 from charnn.generation.guides import Guide
-from charnn.generation.int8 import Int8Model
 from charnn.generation.native import NativeModel, NativeStream
 from charnn.generation.runtime import State
 
@@ -97,6 +96,13 @@ class Network(Protocol):
 
     def feed(self, tokens: Iterable[int], state: State) -> tuple[NDArray[np.float32], State]:
         """Reads tokens, at least one: logits (V,) of what comes next, and the new state."""
+
+
+class ManyStreams(Protocol):
+    """What `read_together` needs of a model."""
+
+    def step_batch(self, tokens: Sequence[int], states: NDArray[np.float32]) -> NDArray[np.float32]:
+        """Reads a token in each of B streams; states (B, ...) are changed; logits (B, V)."""
 
 
 class Sampler:
@@ -312,7 +318,7 @@ class Sampler:
         self.unread = None
 
 
-def read_together(samplers: Sequence[Sampler], model: NativeModel | Int8Model) -> None:
+def read_together(samplers: Sequence[Sampler], model: ManyStreams) -> None:
     """Reads what samplers of `model` have still to read, in one step of all of them.
 
     Each then stands where it would stand alone, to the bit.

@@ -12,9 +12,10 @@ import torch
 import charnn
 from charnn import checkpoint, evaluation
 from charnn.analysis.surprisal import Scorer
-from charnn.config import TrainOptions
+from charnn.config import SamplingConfig, TrainOptions
 from charnn.errors import DamagedFile, TextError
-from charnn.generation.mixture import Mixture, predictor
+from charnn.generation.batch import write_together
+from charnn.generation.mixture import Mixture, is_exact, predictor
 from charnn.text.ngram import NGram
 from charnn.text.token_file import TokenFile
 from charnn.training import launch
@@ -95,6 +96,32 @@ def test_a_text_is_read_at_once_or_in_pieces_alike(run: Path) -> None:
     assert logits == pytest.approx(whole, abs=1e-5)
     assert state == pytest.approx(pieces, abs=1e-5)
     assert np.exp(whole.astype(float)).sum() == pytest.approx(1, abs=1e-6)
+
+
+@pytest.mark.parametrize(("engine", "int8"), [("auto", False), ("numpy", True)])
+def test_texts_are_written_side_by_side_as_alone(run: Path, engine: str, int8: bool) -> None:
+    model = charnn.load(run / "best.safetensors", engine=engine, int8=int8)
+    if not is_exact(model.predictor):
+        pytest.skip("no compiled engine here")
+    texts = [model.write("7 times", SamplingConfig(max_tokens=40), 5, n) for n in range(9)]
+    together = write_together(texts, model.predictor)
+    found = {each.index: each.text for each in together}
+    for n in range(9):
+        alone = model.write("7 times", SamplingConfig(max_tokens=40), 5, n)
+        for _ in alone:
+            pass
+        assert alone.text == found[n]
+
+
+def test_lines_are_scored_side_by_side_as_alone(run: Path) -> None:
+    saved = checkpoint.load(run / "best.safetensors")
+    ids = split(run, "valid")
+    ends = np.flatnonzero(ids == ids[-1])[:8] + 1
+    scorer = Scorer(predictor(saved), int(ids[-1]))
+    together = scorer.lines(ids[: ends[-1]], np.diff(ends, prepend=0)).bits
+    for start, end in zip([0, *ends[:-1]], ends, strict=True):
+        scorer.reset()
+        assert scorer.read(ids[start:end]).bits == pytest.approx(together[start:end], abs=1e-4)
 
 
 def test_it_writes_what_it_has_read_and_repeats(run: Path) -> None:
