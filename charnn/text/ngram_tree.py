@@ -51,8 +51,10 @@ class NGramTree:
             raise ValueError("its n-grams have no contexts")
         numbers[: len(children)] = children
         self.first: Array = np.concatenate([[1], 1 + np.cumsum(numbers)])  # child of each node
+        if self.first[-1] != size:  # before as many are made room for as a file says
+            raise ValueError("its n-grams hang from no context")
         parents = np.repeat(np.arange(size), numbers)
-        if self.first[-1] != size or (parents >= np.arange(1, size)).any():
+        if (parents >= np.arange(1, size)).any():
             raise ValueError("its n-grams hang from no context")
         self.keys: Array = parents * vocab_size + symbols.astype(np.int64)
         if symbols.max() >= vocab_size or (np.diff(self.keys) <= 0).any():

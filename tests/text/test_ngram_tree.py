@@ -108,6 +108,7 @@ def with_first(value: int) -> Any:
         spoilt(children=with_first(4)),
         spoilt(children=with_first(0)),
         spoilt(children=lambda a: a[:0]),
+        spoilt(children=lambda a: np.full(len(a), 2**32 - 1, np.uint32)),
         spoilt(children=lambda a: np.append(a, a[:1])),
         spoilt(children=lambda a: a[::-1].copy()),
     ],
