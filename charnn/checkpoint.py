@@ -274,8 +274,8 @@ def _check(header: Header, path: Path) -> tuple[ModelConfig, TrainConfig | None]
     found = {
         name: tensor
         for name, tensor in header.tensors.items()
-        if not _lies_flat(name, tensor, "tokenizer.", TOKENIZER_DTYPES)
-        and not ("ngrams" in metadata and _lies_flat(name, tensor, "ngrams.", NGRAM_DTYPES))
+        if not _is_of_tokenizer(name, tensor)
+        and not ("ngrams" in metadata and _is_of_ngrams(name, tensor))
     }
     for name in [*wanted, *found]:
         if name not in found:
@@ -285,9 +285,17 @@ def _check(header: Header, path: Path) -> tuple[ModelConfig, TrainConfig | None]
     return config, train_config
 
 
-def _lies_flat(name: str, tensor: Tensor, prefix: str, dtypes: tuple[str, ...]) -> bool:
-    """Whether a tensor of a given kind of name has one dimension and one of these types."""
-    return name.startswith(prefix) and tensor.dtype in dtypes and len(tensor.shape) == 1
+def _is_of_tokenizer(name: str, tensor: Tensor) -> bool:
+    return name.startswith("tokenizer.") and _lies_flat(tensor, TOKENIZER_DTYPES)
+
+
+def _is_of_ngrams(name: str, tensor: Tensor) -> bool:
+    known = name in {f"ngrams.{each}" for each in ARRAYS}
+    return known and _lies_flat(tensor, NGRAM_DTYPES)
+
+
+def _lies_flat(tensor: Tensor, dtypes: tuple[str, ...]) -> bool:
+    return tensor.dtype in dtypes and len(tensor.shape) == 1
 
 
 def _check_ngrams(values: dict[str, Any]) -> None:

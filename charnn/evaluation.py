@@ -25,7 +25,7 @@ from torch.nn.functional import cross_entropy
 from charnn.checkpoint import Checkpoint
 from charnn.errors import DamagedFile, TextError
 from charnn.model import LanguageModel, State
-from charnn.model.mixture import Mixture
+from charnn.model.mixture import MixedLanguageModel
 
 COLD_WINDOW = 256
 CARRIED_WINDOW = 512
@@ -33,7 +33,7 @@ LINE_WINDOW = 256  # a longer line is read in several, its state carried
 MAX_BATCH, MAX_LINES, MAX_LOGITS = 64, 512, 1 << 24
 IGNORED = -100  # a target that is padding, as torch's cross entropy knows it
 
-Predictor = LanguageModel | Mixture
+Predictor = LanguageModel | MixedLanguageModel
 
 Ids = npt.NDArray[Any]
 Progress = Callable[[int, int], None]
@@ -137,7 +137,12 @@ def predictor_of(saved: Checkpoint, device: str = "cpu") -> Predictor:
         DamagedFile: they are no n-grams.
     """
     network, counts = network_of(saved, device), saved.counts()
-    return Mixture(network, *counts) if counts else network
+    return MixedLanguageModel(network, *counts) if counts else network
+
+
+def network_within(predictor: Predictor) -> LanguageModel:
+    """The network that a predictor is, or mixes with n-grams."""
+    return predictor.network if isinstance(predictor, MixedLanguageModel) else predictor
 
 
 def cold(

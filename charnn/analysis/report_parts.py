@@ -20,11 +20,12 @@ from charnn.analysis.report_html import (
     paragraph,
     shown,
 )
+from charnn.checkpoint import Checkpoint
 from charnn.config.analysis import REPORT_SEED
 
 SYMBOL = {"char": "character", "byte": "byte", "sentencepiece": "piece"}
 PLAIN_WORD = re.compile(r"[\w.:-]{1,40}\Z", re.ASCII)
-TRAIN_FLAGS = ("max_steps", "batch_size", "bptt", "optimizer", "learning_rate", "seed")
+TRAIN_FLAGS = ("max_steps", "batch_size", "bptt", "optimizer", "learning_rate", "ngram", "seed")
 
 
 def in_one_sentence(facts: Facts) -> str:
@@ -50,6 +51,7 @@ def what_it_is(facts: Facts) -> str:
         ("Parameters", f"{config.parameters:,}"),
         ("Tokenizer", f"{facts.tokenizer.kind}, {facts.tokenizer.vocab_size:,} symbols"),
         ("Reads", "lines, each from a fresh start" if saved.lines else "running text"),
+        *_mixed_in(saved),
         ("Digest", saved.digest or "none"),
     ]
     alphabet = ""
@@ -58,6 +60,16 @@ def what_it_is(facts: Facts) -> str:
         spelt = spelt.replace("\n", "↵").replace("\t", "→").replace(" ", "␣")
         alphabet = paragraph(f"Its alphabet: {spelt}", "note")
     return facts_list(listed) + alphabet
+
+
+def _mixed_in(saved: Checkpoint) -> list[tuple[str, str]]:
+    if not (facts := saved.ngram_facts()):
+        return []
+    said = (
+        "{count:,} n-grams, up to {order} symbols, with a share of {share:.2f} in what it writes "
+        "and in the held-out table; curves, gates, units and memory are of the network alone"
+    )
+    return [("Mixed with", said.format(**facts))]
 
 
 def data(facts: Facts) -> str:

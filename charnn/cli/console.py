@@ -13,11 +13,14 @@ import time
 import traceback
 from collections.abc import Callable, Collection, Iterator, Mapping
 from contextlib import contextmanager
-from typing import Any, NoReturn, TextIO, get_args, get_type_hints
+from typing import TYPE_CHECKING, Any, NoReturn, TextIO, get_args, get_type_hints
 
 import typer
 
 from charnn.errors import CharnnError, ConfigError, FileError, UnknownCharacter
+
+if TYPE_CHECKING:
+    from charnn.checkpoint import Checkpoint
 
 # Bidirectional controls reorder what a terminal shows; line separators break lines.
 HIDDEN = {0x061C, 0x200E, 0x200F, 0x2028, 0x2029, *range(0x202A, 0x202F), *range(0x2066, 0x206A)}
@@ -193,6 +196,12 @@ def remedy(command: Callable[..., None]) -> str:
     said = {"skip": "--unknown skip leaves it out", "replace": "--unknown replace puts the nearest"}
     can = [words for choice, words in said.items() if choice in get_args(hint)]
     return f"; {', '.join(can) or 'leave it out of the text'}"
+
+
+def note_alone(saved: Checkpoint, what: str) -> None:
+    """Says of what leaves n-grams out that it does, where a model has some."""
+    if saved.ngrams is not None:
+        note(f"{what} is of the network alone, without the n-grams that it is mixed with")
 
 
 def note_unknown(

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import typer
 
-from charnn.cli.console import note, note_unknown, print_json, progress_lines, put
+from charnn.cli.console import note_alone, note_unknown, print_json, progress_lines, put
 from charnn.cli.eval_tables import (
     BaselinesOption,
     ClassesOption,
@@ -108,8 +108,8 @@ def evaluate(
 
     path = find_model(model, checkpoints)
     saved = load(path)
-    if saved.ngrams and dynamic and not quiet:
-        note("--dynamic is of the network alone, without the n-grams that it is mixed with")
+    if dynamic and not quiet:
+        note_alone(saved, "--dynamic")
     tokenizer = tokenizer_from_dict(saved.tokenizer, saved.config.vocab_size)
     if protocol is None and not saved.lines:
         chosen = list(STREAM_PROTOCOLS)
@@ -121,8 +121,8 @@ def evaluate(
         note_unknown(missing, tokenizer.known, unknown)
     newline = _newline(tokenizer) if "lines" in chosen or saved.lines else 0
     chosen_device = machine.choose_device(device)
-    network = evaluation.network_of(saved, chosen_device)
     predictor = evaluation.predictor_of(saved, chosen_device)
+    network = evaluation.network_within(predictor)
     scores: dict[str, Any] = {}
     with machine.prepared(threads or machine.default_threads()):
         for name in chosen:
@@ -142,6 +142,7 @@ def evaluate(
                 "tokenizer": tokenizer.kind,
                 "vocab_size": tokenizer.vocab_size,
                 "parameters": saved.config.parameters,
+                "ngrams": saved.ngram_facts(),
                 **facts,
                 **{key: score.to_dict() for key, score in scores.items()},
                 **found,

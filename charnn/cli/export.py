@@ -8,7 +8,7 @@ from typing import Annotated, Any
 
 import typer
 
-from charnn.cli.console import note, print_json, say
+from charnn.cli.console import note_alone, print_json, say
 from charnn.cli.options import DEFAULT_CHECKPOINTS, CheckpointsOption, JsonOption, QuietOption
 from charnn.errors import ConfigError, FileError
 
@@ -74,8 +74,8 @@ def export(
     if target.exists() and not force:
         raise FileError(f"{target} is there already: replace it with --force, or give another -o")
     saved = load(path)
-    if saved.ngrams and not quiet:
-        note("what is written holds the network alone, without the n-grams that it is mixed with")
+    if not quiet:
+        note_alone(saved, "what is written")
     chosen.write(saved, name, target)
     facts: dict[str, Any] = {
         "format": to,
@@ -84,6 +84,7 @@ def export(
         "model": str(path),
         "digest": saved.digest,
         "parameters": saved.config.parameters,
+        "ngrams_left_out": saved.ngrams is not None,
     }
     if as_json:
         print_json(facts)

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from charnn.cli.console import no_talk, note, print_json, progress_lines, put, say
+from charnn.cli.console import no_talk, note, note_alone, print_json, progress_lines, put, say
 from charnn.cli.lag_plot import curves
 from charnn.cli.options import (
     DEFAULT_CHECKPOINTS,
@@ -153,6 +153,8 @@ def _of_model(
     from charnn.text.tokenizers import tokenizer_from_dict
 
     saved = load(path)
+    if progress:
+        note_alone(saved, "the horizon")
     tokenizer = tokenizer_from_dict(saved.tokenizer, saved.config.vocab_size)
     ids = read_ids(texts, path, tokenizer, encoding)
     newline = saved.start_token if saved.lines else None

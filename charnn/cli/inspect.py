@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from charnn.cli.console import note, progress_lines, say
+from charnn.cli.console import note, note_alone, progress_lines, say
 from charnn.cli.inspect_shown import Report, show_gates, show_rankings, show_unit
 from charnn.cli.options import (
     DEFAULT_CHECKPOINTS,
@@ -146,6 +146,8 @@ def inspect(
 
     path = find_model(model, checkpoints)
     saved = load(path)
+    if not quiet:
+        note_alone(saved, "what is looked into")
     config = saved.config
     tokenizer = tokenizer_from_dict(saved.tokenizer, config.vocab_size)
     shown = parse_unit(unit, config) if unit is not None else None

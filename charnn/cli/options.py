@@ -100,8 +100,8 @@ NgramOption = Annotated[
     int | None,
     typer.Option(
         "--ngram",
-        help="Count the n-grams of the text too, up to so many characters, 2 to 16, and mix them "
-        "in at the end: the loss falls, the file grows, and more is copied. 7 does well. "
+        help="Count the n-grams of the text too, up to so many symbols, 2 to 16, and mix them in "
+        "at the end: the loss falls, the file grows, and more is copied. 7 does well. "
         "[default: none]",
         show_default=False,
     ),
@@ -122,7 +122,9 @@ EngineOption = Annotated[
 Int8Option = Annotated[
     bool,
     typer.Option(
-        "--int8", help="Round the weights to 8 bits: faster, and the same text on every machine."
+        "--int8",
+        help="Round the weights to 8 bits: faster, and without n-grams the same text on every "
+        "machine.",
     ),
 ]
 CheckpointsOption = Annotated[

@@ -118,6 +118,11 @@ def describe(trainer: Trainer, plan: Plan) -> list[str]:
         f"{config.batch_size}x{config.bptt}, {plan.epochs:.1f} passes, about "
         f"{plan.seconds / 60:.1f} min; {config.precision}, {config.threads} threads, "
         f"{memory / 2**20:,.0f} MiB, seed {config.seed}",
+        *(
+            [f"then: n-grams of up to {config.ngram} mixed in: a lower loss, a larger file"]
+            if config.ngram
+            else []
+        ),
     ]
 
 

@@ -15,8 +15,11 @@ from charnn.model.state import NGramState, State
 from charnn.text.ngram_tree import NGramTree
 
 
-class Mixture(nn.Module):
-    """Scores as a `LanguageModel` does, with a share of counts in each probability."""
+class MixedLanguageModel(nn.Module):
+    """Scores as a `LanguageModel` does, with a share of counts in each probability.
+
+    With a share of 1 the network is not asked, and its state stays as it is.
+    """
 
     def __init__(self, network: LanguageModel, tree: NGramTree, share: float) -> None:
         super().__init__()
@@ -36,12 +39,14 @@ class Mixture(nn.Module):
         """Reads tokens (T, B) from `state`; returns logits (T, B, V), logarithms, and the state."""
         *layers, last = state
         assert isinstance(last, NGramState), "the state is one of `initial_state`"
+        counted, nodes = self._counted(tokens, last)
+        if self.share == 1:
+            return counted.log(), (*layers, nodes)
         logits, after = self.network(tokens, tuple(layers))
-        counted, nodes = self.counted(tokens, last)
         mixed = (1 - self.share) * logits.softmax(-1) + self.share * counted.to(logits.device)
         return mixed.log(), (*after, nodes)
 
-    def counted(self, tokens: Tensor, state: NGramState) -> tuple[Tensor, NGramState]:
+    def _counted(self, tokens: Tensor, state: NGramState) -> tuple[Tensor, NGramState]:
         """What the counts alone say after each of tokens (T, B): (T, B, V), and the state."""
         nodes = state.nodes.numpy()
         places = []

@@ -19,7 +19,8 @@ import numpy as np
 from charnn.text.ngram import Array, count_ngrams, discount
 
 MAX_TOKENS = 5_000_000  # of a text, from its start: counting takes some 50 bytes for each
-MAX_NODES = 1 << 24  # as many as float32 counts exactly, in which states hold nodes
+MAX_NODES = 1 << 22  # takes some 200 MB; float32, in which states hold nodes, counts to 1 << 24
+LEAST_SHARE = 1e-4  # of either: no probability is nought then
 ARRAYS = ("symbols", "counts", "children")
 NOWHERE = -1  # stands for the node of a context that was never seen
 
@@ -59,7 +60,7 @@ class NGramTree:
         self.keys: Array = parents * vocab_size + symbols.astype(np.int64)
         if symbols.max() >= vocab_size or (np.diff(self.keys) <= 0).any():
             raise ValueError("its n-grams are out of order, or of symbols that are not there")
-        self.share, self.rest = np.zeros(size), np.ones(size)
+        self.given, self.rest = np.zeros(size), np.ones(size)
         start, stop = 0, 1  # nodes of one depth
         for _ in range(order):
             below = slice(int(self.first[start]), int(self.first[stop]))
@@ -70,7 +71,7 @@ class NGramTree:
                 parents[below.start - 1 : below.stop - 1] - start,
                 stop - start,
             )
-            self.share[below], self.rest[start:stop] = found.share[:-1], found.rest[:-1]
+            self.given[below], self.rest[start:stop] = found.share[:-1], found.rest[:-1]
             start, stop = below.start, below.stop
         if stop != size or start != len(children):
             raise ValueError(f"its n-grams are not of {order} symbols")
@@ -131,7 +132,7 @@ class NGramTree:
                 break
             start, stop = self.first[node : node + 2].tolist()
             p *= self.rest[node]
-            p[self.symbols[start - 1 : stop - 1]] += self.share[start:stop]
+            p[self.symbols[start - 1 : stop - 1]] += self.given[start:stop]
         return p
 
     def probabilities_at(self, nodes: Array) -> Array:
@@ -143,16 +144,17 @@ class NGramTree:
             sizes = stops - firsts
             p[rows] *= self.rest[context[rows]][:, None]
             places = np.repeat(stops - np.cumsum(sizes), sizes) + np.arange(sizes.sum())
-            p[np.repeat(rows, sizes), self.symbols[places - 1]] += self.share[places]
+            p[np.repeat(rows, sizes), self.symbols[places - 1]] += self.given[places]
         return p
 
 
 def fit_share(model: Array, counted: Array) -> float:
     """The share a of counts that makes (1 - a) model + a counted likeliest, of probabilities (T,).
 
-    The mean log is concave in a, so its slope is halved until it is nought.
+    It is at least `LEAST_SHARE`, and leaves as much. The mean log is concave in a, so what is
+    halved is where its slope is nought.
     """
-    low, high = 0.0, 1.0
+    low, high = LEAST_SHARE, 1 - LEAST_SHARE
     for _ in range(40):
         a = (low + high) / 2
         slope = float(np.mean((counted - model) / ((1 - a) * model + a * counted)))

@@ -9,7 +9,7 @@ import torch
 
 from charnn.checkpoint import Checkpoint
 from charnn.evaluation import IGNORED, Batches, network_of
-from charnn.model.mixture import Mixture
+from charnn.model.mixture import MixedLanguageModel
 from charnn.text.ngram_tree import NGramTree, fit_share
 from charnn.text.token_file import TokenFile
 from charnn.training.scoring import Scorer
@@ -25,7 +25,7 @@ def count(best: Checkpoint, tokens: TokenFile, scorer: Scorer) -> dict[str, Any]
     tree = NGramTree.of(tokens.split("train"), best.config.vocab_size, scorer.config.ngram)
     valid = tokens.split("valid")
     model = _of_targets(scorer.batches(network, valid))
-    counted = _of_targets(scorer.batches(Mixture(network, tree, 1.0), valid))
+    counted = _of_targets(scorer.batches(MixedLanguageModel(network, tree, 1.0), valid))
     return {"order": tree.order, "share": fit_share(model, counted), **tree.to_arrays()}
 
 

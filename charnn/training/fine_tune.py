@@ -32,6 +32,7 @@ class Base:
         """Raises FileError if `path` holds no model that can be read."""
         saved = checkpoint.load(path)
         self.path, self.config, self.digest = path, saved.config, saved.digest
+        self.ngrams = saved.ngrams is not None
         self.weights = {name: torch.from_numpy(array) for name, array in saved.weights.items()}
         self.tokenizer = tokenizer_from_dict(saved.tokenizer, saved.config.vocab_size)
 
@@ -58,12 +59,15 @@ class Base:
             TextError: it is of another kind, or lacks symbols of the model.
         """
         known = self._places(tokenizer)
+        begins = f"begins as {self.path}"
+        if self.ngrams:
+            begins += ", without its n-grams: --ngram counts those of the new text"
         new = np.delete(np.arange(tokenizer.vocab_size), known)
         if not len(new):
-            return [f"begins as {self.path}"]
+            return [begins]
         shown = tokenizer.decode(new[:SHOWN_CHARACTERS])
         more = " …" if len(new) > SHOWN_CHARACTERS else ""
-        return [f"begins as {self.path}; {len(new):,} characters are new to it: {shown}{more}"]
+        return [f"{begins}; {len(new):,} characters are new to it: {shown}{more}"]
 
     @torch.no_grad()
     def give_to(self, network: LanguageModel, tokenizer: Tokenizer) -> None:

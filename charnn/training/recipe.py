@@ -268,7 +268,8 @@ def set_budget(
     scoring = speed.cold_token + (0.0 if config.lines else speed.carried_token)
     counting = 0.0
     if config.ngram:
-        counting = COUNTED_TOKEN * config.ngram * min(train_tokens, MAX_TOKENS)
+        weighed = min(valid_tokens, TrainConfig.valid_tokens) * (speed.cold_token + COUNTED_TARGET)
+        counting = COUNTED_TOKEN * config.ngram * min(train_tokens, MAX_TOKENS) + weighed
         scoring += COUNTED_TARGET * (1 if config.lines else 2)
     final_tokens, watched = valid_tokens, min(valid_tokens, TrainConfig.valid_tokens)
     bears = math.inf

@@ -34,7 +34,7 @@ class Scorer:
 
     def __init__(self, tokens: TokenFile, config: TrainConfig) -> None:
         """Raises TextError where n-grams are asked for, and nothing is there to weigh them by."""
-        if config.ngram and "valid" not in tokens.splits:
+        if config.ngram and ("valid" not in tokens.splits or len(tokens.split("valid")) < 2):
             raise TextError(
                 "--ngram weighs the n-grams by a validation split, and this text has none: "
                 "give it one with --split or --valid, or leave --ngram out"

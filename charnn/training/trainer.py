@@ -14,7 +14,7 @@ import torch
 
 from charnn import checkpoint as checkpoints
 from charnn.checkpoint import Checkpoint, TrainingState
-from charnn.config import LineConfig, ModelConfig, TrainConfig
+from charnn.config import ModelConfig, TrainConfig
 from charnn.errors import CharnnError, DamagedFile, FileError, TrainingError
 from charnn.evaluation import Score, predictor_of
 from charnn.generation.model import Model
@@ -38,9 +38,9 @@ from charnn.training.gradient import backward, begin
 from charnn.training.lines import LineBatches
 from charnn.training.machine import environment
 from charnn.training.optimizer import Optimizer, schedule
+from charnn.training.samples import written
 from charnn.training.scoring import Scorer
 
-SAMPLE_TOKENS, SAMPLE_LINES = 200, 10
 BAD_WINDOWS = 3
 MAX_HISTORY = 1000  # then every second entry goes: a header has its limit
 OVERRUN = 1.15
@@ -95,6 +95,7 @@ class Trainer:
         self.best_loss: float | None = None
         self.history: list[dict[str, Any]] = []
         self.results: dict[str, Any] = {}
+        self.ngrams: dict[str, Any] | None = None  # of an earlier budget, till weighed anew
         self.origin: dict[str, Any] | None = None  # of a fine-tuned run: the model it began as
         self.finished = False
 
@@ -211,24 +212,18 @@ class Trainer:
         self.loss_sum, self.loss_count = 0.0, 0
         yield from self._report(Evaluated(self.step, score, best, self.scorer.protocol))
         if best:
-            self.best_loss = loss
+            self.best_loss, self.results = loss, {}
             checkpoints.save(self.home.best, self.checkpoint(training=False))
             yield from self._report(Saved(self.step, self.home.best))
 
     def _sample(self) -> Iterator[Event]:
         model = Model.from_checkpoint(self.checkpoint(training=False))
         try:
-            text = self._written(model)
+            text = written(model, self.config)
         except CharnnError as error:  # the network has overflowed: training has its own guard
             yield from self._report(Warned(self.step, f"no sample: {error}"))
         else:
             yield from self._report(Sampled(self.step, text))
-
-    def _written(self, model: Model) -> str:
-        if not self.config.lines:
-            return model.generate(max_tokens=SAMPLE_TOKENS, seed=self.config.seed)
-        some = model.lines(LineConfig(SAMPLE_LINES), seed=self.config.seed)
-        return "\n".join(line.text for line in some)
 
     def _save(self) -> Iterator[Event]:
         checkpoints.save(self.home.last, self.checkpoint())
@@ -300,6 +295,7 @@ class Trainer:
             info,
             state,
             lines=config.lines,
+            ngrams=None if training else self.ngrams,
         )
 
     def restore(self, saved: Checkpoint) -> None:
@@ -327,6 +323,8 @@ class Trainer:
         arrays, device = saved.training.arrays, self.config.device
         self.optimizer.unpack(arrays, self.updates)
         self.state = unpack_state(self.state, arrays, device)
+        if self.config.ngram and self.home.best.exists():
+            self.ngrams = checkpoints.load(self.home.best).ngrams
         self.log.cut(self.step)
 
     def _counters(self) -> dict[str, Any]:

@@ -19,6 +19,7 @@ from charnn.generation.mixture import Mixture, is_exact, predictor
 from charnn.text.ngram import NGram
 from charnn.text.token_file import TokenFile
 from charnn.training import launch
+from charnn.training.events import Evaluated
 
 TEXT = "".join(f"{n} times {n % 7} is {n * (n % 7)}, said the {('cat', 'dog')[n % 3 == 0]}.\n"
                for n in range(400))  # fmt: skip
@@ -142,14 +143,27 @@ def test_lines_are_weighed_as_lines(tmp_path: Path) -> None:
     assert mixed.nats < 0.8 * alone.nats
 
 
-def test_a_training_that_goes_on_weighs_them_anew(run: Path) -> None:
-    name = "further"
-    train(run.parent, name, replace(SMALL, ngram=4))
-    with launch.resume(name, TrainOptions(max_steps=4), run.parent) as trainer:
+def test_a_training_that_goes_on_keeps_them_and_weighs_them_anew(run: Path) -> None:
+    path = train(run.parent, "further", replace(SMALL, ngram=4)) / "best.safetensors"
+    before = checkpoint.load(path)
+    assert before.ngrams is not None
+    before.ngrams["share"] = 0.125
+    checkpoint.save(path, before)
+    with launch.resume("further", TrainOptions(max_steps=40), run.parent) as trainer:
+        for event in trainer.run():
+            if isinstance(event, Evaluated) and event.best:
+                trainer.stop()
+    interrupted = checkpoint.load(path)
+    assert interrupted.digest != before.digest
+    assert interrupted.ngrams is not None
+    assert 0.125 == interrupted.ngrams["share"]
+    assert {} == interrupted.info["results"], "those were of another network"
+    with launch.resume("further", TrainOptions(), run.parent) as trainer:
         events = list(trainer.run())
-    best = checkpoint.load(run.parent / name / "best.safetensors")
-    assert best.ngrams is not None
+    best = checkpoint.load(path)
     assert best.ngram_facts() == events[-1].ngrams
+    assert best.ngrams is not None
+    assert best.ngrams["share"] not in {0.125, before.ngrams["share"]}
 
 
 def test_without_a_validation_split_there_is_nothing_to_weigh_by(tmp_path: Path) -> None:
@@ -176,6 +190,9 @@ def test_a_file_with_spoilt_n_grams_is_refused(run: Path, tmp_path: Path) -> Non
         ({"symbols": None}, "have no symbols"),
         ({"counts": np.ones((2, 2), np.uint8)}, "does not fit"),
         ({"more": np.ones(2, np.float32)}, "does not fit"),
+        ({"more": np.ones(2, np.uint8)}, "does not fit"),
+        ({"order": np.ones(1, np.uint8)}, "of no length"),
+        ({"share": np.ones(1, np.uint8)}, "no share"),
     ],
 )
 def test_a_header_of_n_grams_is_not_believed(run: Path, tmp_path: Path, change, said) -> None:

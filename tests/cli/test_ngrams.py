@@ -1,0 +1,145 @@
+"""Every command on a model with n-grams: the numbers are those of the mixture, or it says not."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from charnn import checkpoint, evaluation
+from charnn.text.token_file import TokenFile
+
+TEXT = "".join(f"{n} times {n % 7} is {n * (n % 7)}.\n" for n in range(500))
+ALONE = "of the network alone, without the n-grams"
+
+
+def run(folder: Path, words: str, given: str = "") -> tuple[str, str]:
+    """stdout and stderr of a command that must succeed."""
+    ran = subprocess.run(
+        [sys.executable, "-c", "from charnn.cli import main; main()", *words.split()],
+        input=given,
+        capture_output=True,
+        text=True,
+        cwd=folder,
+        env={**os.environ, "NO_COLOR": "1", "OMP_NUM_THREADS": "1"},
+        check=True,
+    )
+    return ran.stdout, ran.stderr
+
+
+@pytest.fixture(scope="module")
+def home(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder with a text and a run, "counted", and what its training said."""
+    folder = tmp_path_factory.mktemp("ngrams")
+    (folder / "text.txt").write_text(TEXT, encoding="utf-8")
+    small = "--num-layers 1 --hidden-size 16 --max-steps 4 --batch-size 8 --bptt 16 --seed 2"
+    said = run(folder, f"train text.txt --name counted --ngram 5 {small} --json")
+    (folder / "said.json").write_text(said[0], encoding="utf-8")
+    (folder / "said.txt").write_text(said[1], encoding="utf-8")
+    return folder
+
+
+def saved(home: Path) -> checkpoint.Checkpoint:
+    return checkpoint.load(home / "checkpoints" / "counted" / "best.safetensors")
+
+
+def values(text: str) -> dict[str, Any]:
+    found: dict[str, Any] = json.loads(text)
+    return found
+
+
+def losses(home: Path) -> tuple[float, float]:
+    """Bits a character of the validation part, carried: of the mixture, and of the network."""
+    ids = np.asarray(TokenFile.open(home / "checkpoints" / "counted" / "tokens").split("valid"))
+    ones = evaluation.TextSizes(np.ones(99, int), np.ones(99, int))
+    both = evaluation.predictor_of(saved(home)), evaluation.network_of(saved(home))
+    mixed, alone = (evaluation.carried(each, ids, ones).bits_per_char for each in both)
+    assert mixed is not None
+    assert alone is not None
+    assert mixed < 0.7 * alone
+    return mixed, alone
+
+
+def test_training_says_what_was_mixed_in(home: Path) -> None:
+    told = values((home / "said.json").read_text("utf-8"))
+    facts = saved(home).ngram_facts()
+    assert facts == told["ngrams"]
+    assert losses(home)[0] == pytest.approx(told["carried"]["bits_per_char"], rel=1e-4)
+    said = (home / "said.txt").read_text("utf-8")
+    assert "then: n-grams of up to 5 mixed in" in said
+    assert "mixed in: " in said
+    lines = (home / "checkpoints" / "counted" / "metrics.jsonl").read_text("utf-8").splitlines()
+    assert facts == values(lines[-1])["ngrams"]
+
+
+def test_eval_and_score_are_of_the_mixture_and_dynamic_is_not(home: Path) -> None:
+    mixed, alone = losses(home)
+    out, err = run(home, "eval -m counted --json --dynamic --classes")
+    told = values(out)
+    assert mixed == pytest.approx(told["carried"]["bits_per_char"], rel=1e-4)
+    assert saved(home).ngram_facts() == told["ngrams"]
+    assert alone == pytest.approx(told["dynamic"]["bits_per_char"], rel=0.3)
+    assert ALONE in err
+    weighed = sum(row["bits"] for row in told["classes"])
+    assert weighed == pytest.approx(mixed * told["carried"]["targets"], rel=1e-3)
+    ids = TokenFile.open(home / "checkpoints" / "counted" / "tokens")
+    text = ids.tokenizer.decode(ids.split("valid"))
+    row = values(run(home, "score - -m counted --per document --json", text)[0])
+    assert mixed == pytest.approx(row["bits_per_char"], rel=0.02)  # and the first character
+
+
+def test_what_is_written_is_the_mixture_s(home: Path) -> None:
+    cool = "-m counted --seed 4 -n 60 --temperature 0.5"
+    text = run(home, f"sample {cool}")[0]
+    assert " times " in text
+    assert " is " in text
+    first = run(home, f"sample {cool} --num-samples 9 --json")[0].splitlines()[0]
+    assert values(first)["text"] == values(run(home, f"sample {cool} --json")[0])["text"]
+
+
+def test_a_desk_goes_on_with_the_mixture(home: Path) -> None:
+    whole = run(home, "write -m counted --seed 4 -n 60 -q", "7 t\n/more 20\n/more 20\n")[0]
+    assert " is " in whole
+    run(home, "write -m counted --seed 4 -n 60 -q", "7 t\n/more 20\n/save desk.saved\n")
+    again = run(home, "write -m counted -q", "/load desk.saved\n/more 20\n")[0]
+    assert again.rstrip("\n")[-20:] == whole.rstrip("\n")[-20:]
+
+
+def test_it_is_found_to_be_the_writer(home: Path) -> None:
+    (home / "other.txt").write_text(TEXT[::-1], encoding="utf-8")
+    small = "--num-layers 1 --hidden-size 8 --max-steps 1 --seed 2 -q"
+    run(home, f"train other.txt --name other {small}")
+    found = values(run(home, "compare text.txt -m other -m counted --json")[0])
+    assert "counted" == found["verdict"]
+    assert found["bits"]["counted"] < 0.7 * found["bits"]["other"]
+
+
+@pytest.mark.parametrize(
+    "words",
+    [
+        "horizon -m counted --samples 20",
+        "inspect -m counted --find number",
+        "export counted --to html -o page.html",
+        "export counted --to c -o program",
+        "train text.txt --from counted --name on --max-steps 1",
+    ],
+)
+def test_what_leaves_them_out_says_so(home: Path, words: str) -> None:
+    assert "without" in run(home, words)[1]
+
+
+def test_show_and_the_report_tell_of_them(home: Path) -> None:
+    facts = saved(home).ngram_facts()
+    assert facts is not None
+    assert facts == values(run(home, "show counted --json")[0])["ngrams"]
+    assert f"mixed with {facts['count']:,} n-grams, up to 5 long" in run(home, "show counted")[0]
+    run(home, "report counted -o report.html -q")
+    page = (home / "report.html").read_text("utf-8")
+    assert "Mixed with" in page
+    assert "--ngram 5" in page
