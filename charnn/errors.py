@@ -6,6 +6,7 @@ CharnnError
 │   └── UnknownCharacter    a character that the tokenizer never saw
 ├── FileError           a file or folder that cannot be read or written
 │   └── DamagedFile         a file that is not what it says, or not ours
+│       └── NewerFile           a file of a format that only a newer charnn reads
 ├── BusyError           a run that another process is training
 └── TrainingError       training that cannot go on
 """
@@ -33,6 +34,10 @@ class FileError(CharnnError):
 
 class DamagedFile(FileError):
     """A file that is damaged, hostile, or of another kind than expected."""
+
+
+class NewerFile(DamagedFile):
+    """A file of a newer format: nothing is wrong with it, but this charnn cannot read it."""
 
 
 class BusyError(CharnnError):

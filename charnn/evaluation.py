@@ -227,6 +227,19 @@ def line_batches(
     Raises:
         TextError: there is no line that is not empty.
     """
+    return (batch for batch, _ in placed_line_batches(model, tokens, newline, max_tokens))
+
+
+def placed_line_batches(
+    model: Predictor, tokens: Ids, newline: int, max_tokens: int | None = None
+) -> Iterator[tuple[Batch, Ids]]:
+    """What `model` says under lines, and where the targets (T, B) of each batch stand in `tokens`.
+
+    A newline that the last line lacks stands behind them all.
+
+    Raises:
+        TextError: there is no line that is not empty.
+    """
     ends = np.flatnonzero(tokens == newline)
     if len(tokens) and tokens[-1] != newline:
         ends = np.append(ends, len(tokens))
@@ -249,7 +262,7 @@ def line_batches(
 
 def _some_lines(
     model: Predictor, tokens: Ids, newline: int, starts: Ids, lengths: Ids, total: int
-) -> Batches:
+) -> Iterator[tuple[Batch, Ids]]:
     """Reads lines, (B,), the longest first."""
     state = model.initial_state(len(starts))
     before: Ids = np.full(len(starts), newline)  # what each reads next
@@ -262,7 +275,7 @@ def _some_lines(
         targets = np.where(text, tokens[np.where(text, starts + steps, 0)], newline)
         logits, state = _read(model, np.concatenate([before[None], targets[:-1]]), state)
         wanted = np.where(steps < lengths, targets.astype(np.int64), IGNORED)
-        yield Batch(logits, wanted, total)
+        yield Batch(logits, wanted, total), starts + steps
         before = targets[-1]
 
 

@@ -23,6 +23,8 @@ from charnn.tensor_file import leftovers, os_error_line, replacing, sweep
 NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}\Z")
 SUFFIX = ".safetensors"
 LOCK_BYTES = 256
+HELD = (errno.EWOULDBLOCK, errno.EACCES)
+PATIENCE = 0.1  # seconds, far longer than it takes to ask who holds a run
 # A folder from a stranger may hold links; what is written in place must not follow them.
 NO_LINKS = os.O_CLOEXEC | os.O_NOFOLLOW
 
@@ -87,7 +89,7 @@ class Run:
             try:
                 fcntl.flock(descriptor, fcntl.LOCK_SH | fcntl.LOCK_NB)
             except OSError as error:
-                if error.errno in (errno.EWOULDBLOCK, errno.EACCES):
+                if error.errno in HELD:
                     return self._who()
             finally:
                 os.close(descriptor)
@@ -123,9 +125,9 @@ class Run:
             raise FileError(os_error_line(error, self.lock_file, "open")) from error
         try:
             try:
-                fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                _hold(descriptor)
             except OSError as error:
-                if error.errno in (errno.EWOULDBLOCK, errno.EACCES):
+                if error.errno in HELD:
                     raise BusyError(f"run {self.name!r} is in use by {self._who()}") from None
                 warnings.append(
                     f"{self.folder} cannot be locked ({error.strerror}): "
@@ -182,6 +184,22 @@ class Run:
             who = json.loads(self.lock_file.read_text())
             return who if isinstance(who, dict) else {}
         return {}
+
+
+def _hold(descriptor: int) -> None:
+    """Locks a file for this process alone; whoever just asks for the `holder` is waited for.
+
+    Raises:
+        OSError: another process holds it, or it cannot be locked.
+    """
+    until = time.monotonic() + PATIENCE
+    while True:
+        try:
+            return fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except OSError as error:
+            if error.errno not in HELD or time.monotonic() > until:
+                raise
+        time.sleep(PATIENCE / 20)
 
 
 def list_runs(root: Path) -> list[Run]:

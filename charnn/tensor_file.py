@@ -21,7 +21,7 @@ from typing import Any, BinaryIO, NamedTuple
 
 import numpy as np
 
-from charnn.errors import DamagedFile, FileError
+from charnn.errors import DamagedFile, FileError, NewerFile
 from charnn.version import __version__
 
 MAX_HEADER_BYTES = 4 << 20
@@ -299,7 +299,8 @@ def check_kind(metadata: Mapping[str, Any], kind: str, newest: int, path: Path) 
     """Says what a file is when it is not of the wanted kind, or too new to be understood.
 
     Raises:
-        DamagedFile: it is another kind of file, or its format is newer than `newest`.
+        NewerFile: its format is newer than `newest`.
+        DamagedFile: it is another kind of file.
     """
     found = metadata.get("kind")
     if found != kind:
@@ -313,7 +314,7 @@ def check_kind(metadata: Mapping[str, Any], kind: str, newest: int, path: Path) 
         raise damaged(path, "it has no format number")
     if number > newest:
         made_by = str(metadata.get("charnn"))[:20]
-        raise DamagedFile(
+        raise NewerFile(
             f"{path} was made by charnn {made_by} in format {number}; charnn {__version__} reads "
             f"formats up to {newest}: install a newer one"
         )

@@ -4,6 +4,7 @@ import errno
 import fcntl
 import json
 import os
+import threading
 import time
 from pathlib import Path
 from typing import Any
@@ -130,6 +131,17 @@ def test_a_run_that_is_held_is_refused_and_its_holder_named(tmp_path: Path) -> N
     assert "\n" not in line
     with second.lock():  # free again, though the file stays
         assert second.lock_file.exists()
+
+
+def test_who_asks_for_the_holder_does_not_keep_a_training_out(tmp_path: Path) -> None:
+    run = saved(tmp_path, "a")
+    with run.lock_file.open("rb") as asking:
+        fcntl.flock(asking, fcntl.LOCK_SH)
+        asked = threading.Timer(0.02, fcntl.flock, (asking, fcntl.LOCK_UN))
+        asked.start()
+        with run.lock() as warnings:
+            assert [] == warnings
+        asked.join()
 
 
 @pytest.mark.parametrize("junk", [b"", b"{", b"[]", b"\xff\xfe", b'{"pid": "x"}', b"[" * 9000])

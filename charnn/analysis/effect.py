@@ -1,6 +1,6 @@
 """Whether a unit that predicts a label also brings it about: texts with the unit held, and without.
 
-A predictor may only watch. If it is held where it is inside the label, and at the same seeds where
+A predictor may only watch. If it is held where it is inside the label, and at the same seed where
 it is outside, and what is written has as much of the label either way, it is no cause.
 """
 
@@ -17,6 +17,7 @@ from charnn.analysis.labels import Labeller
 from charnn.analysis.units import Detector
 from charnn.checkpoint import Checkpoint
 from charnn.config import EFFECT_CHARS, LineConfig, SamplingConfig
+from charnn.errors import TextError
 from charnn.generation.clamps import Clamp, Unit, check_clamps
 from charnn.generation.lines import Line
 from charnn.generation.model import Model
@@ -41,7 +42,12 @@ class Written(NamedTuple):
 
 
 class Effect(NamedTuple):
-    """The same seeds three times: left alone, held as inside the label, held as outside it."""
+    """What is written left alone, held as inside the label, and held as outside it.
+
+    Text i comes from the same generator of the seed in all three. Of a model of lines it is line i
+    that does; its texts are as many lines as have the tokens, so those of a number need not be of
+    the same lines.
+    """
 
     alone: Written
     inside: Written
@@ -99,7 +105,7 @@ def measure_effect(
             lines = iter(model.lines(LineConfig(MOST_LINES), config, seed))
         for index in range(TEXTS):
             texts.append(
-                _some_lines(lines, config.max_tokens)
+                _some_lines(lines, config.max_tokens, clamps)
                 if lines
                 else "".join(model.write("", config, seed, index))
             )
@@ -115,11 +121,26 @@ def measure_effect(
     return Effect(*results)
 
 
-def _some_lines(lines: Iterator[Line], tokens: int) -> str:
+def _some_lines(lines: Iterator[Line], tokens: int, clamps: Sequence[Clamp]) -> str:
     """The next lines, as many as have so many tokens together."""
     written, count = [], 0
     while count < tokens:
-        line = next(lines)
+        try:
+            line = next(lines)
+        except TextError:
+            raise TextError(_why_no_line(clamps)) from None
         written.append(line.text + "\n")
         count += line.tokens
     return "".join(written)
+
+
+def _why_no_line(clamps: Sequence[Clamp]) -> str:
+    """What to do about lines that do not end."""
+    if not clamps:
+        return "the model's lines do not end, so there is nothing to measure: leave --effect out"
+    held = ", ".join(f"{unit} at {value:.3f}" for unit, value in clamps)
+    fewer = "hold fewer with --together, or " if len(clamps) > 1 else ""
+    return (
+        f"with {held}, the model's lines do not end, so there is nothing to measure: {fewer}"
+        "look for another label with --find or --label-regex"
+    )

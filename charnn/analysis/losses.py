@@ -15,7 +15,15 @@ from torch.nn.functional import cross_entropy
 
 from charnn.analysis.surprisal import Array
 from charnn.errors import DamagedFile, TextError
-from charnn.evaluation import CARRIED_WINDOW, COLD_WINDOW, Predictor, evaluating, evaluation_batch
+from charnn.evaluation import (
+    CARRIED_WINDOW,
+    COLD_WINDOW,
+    IGNORED,
+    Predictor,
+    evaluating,
+    evaluation_batch,
+    placed_line_batches,
+)
 
 Progress = Callable[[int, int], None]
 
@@ -72,14 +80,19 @@ def line_losses(model: Predictor, tokens: Array, newline: int) -> tuple[Array, A
     """The tokens of all lines that are not empty, newlines among them, and the nats of each.
 
     Each line begins at the start state after a newline; its state is carried to its end.
+
+    Raises:
+        TextError: there is no line that is not empty.
     """
-    targets, parts = whole_lines(tokens, newline), []
-    with evaluating(model):
-        for whole in targets:
-            ids = as_tensor(np.concatenate([[newline], whole])[:, None], model)
-            logits, _ = model(ids[:-1], model.initial_state(1))
-            parts.append(token_nats(logits, ids[1:])[:, 0].cpu().numpy())
-    return np.concatenate(targets), np.concatenate(parts).astype(np.float64)
+    targets, nats, places = [], [], []
+    for batch, stand in placed_line_batches(model, tokens, newline):
+        counted = batch.targets != IGNORED
+        wanted = torch.from_numpy(np.maximum(batch.targets, 0)).to(batch.logits.device)
+        nats.append(token_nats(batch.logits, wanted).cpu().numpy()[counted])
+        targets.append(batch.targets[counted])
+        places.append(stand[counted])
+    order = np.argsort(np.concatenate(places))
+    return np.concatenate(targets)[order], np.concatenate(nats).astype(np.float64)[order]
 
 
 def whole_lines(tokens: Array, newline: int) -> list[Array]:

@@ -1,10 +1,11 @@
 """Where a text is looked at to see how far back matters, and what is read before each place.
 
-In running text a place has the longest lag before it, and as much again for the state there to be
-a memory of. In a model of lines nothing reaches beyond the line: what is read begins with the
-newline that goes before it, the start of every line that such a model has read, and lags count
-the line's own tokens. There every context begins with that newline, also one that is cut short or
-shuffled: without it, the loss would be that of a state in which no line was ever begun.
+In running text a place has the longest lag before it, and as much again, or what there is of it,
+for the state there to be a memory of. In a model of lines nothing reaches beyond the line: what is
+read begins with the newline that goes before it, the start of every line that such a model has
+read, and lags count the line's own tokens. There every context begins with that newline, also one
+that is cut short or shuffled: without it, the loss would be that of a state in which no line was
+ever begun.
 
 Shapes: S places.
 """
@@ -131,7 +132,7 @@ def choose_places(
     room = len(ids) - longest
     places = longest + np.sort(generator.choice(room, min(count, room), replace=False))
     begins = places - longest
-    warm = begins - min(longest, int(begins.min()))
+    warm = np.maximum(begins - longest, 0)
     nothing = np.zeros(0, np.int64)
     return Chosen(Places(ids, places, begins, warm, nothing), kept, tuple(lags[len(kept) :]))
 

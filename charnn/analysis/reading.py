@@ -104,22 +104,24 @@ def read(
     newlines = np.array([token.count(b"\n") for token in tokenizer.token_bytes], np.int64)
     parts = list(source.parts)
     document, line, char, offset = -1, 1, 1, 0
-    characters, fresh = CharacterBits(tokenizer), True
+    characters, fresh, missing = CharacterBits(tokenizer), True, Counter[str]()
     for piece in source.pieces():
         place = parts.index(piece.part, max(document, 0))
         if place != document:
-            if document >= 0 and (rest := _rest(characters, document, line, char)):
+            if document >= 0 and (rest := _rest(characters, document, missing)):
                 yield rest
             document, line, char, offset = place, 1, 1, 0
+            missing = Counter()
             if reset != "never":
                 scorer.reset()
                 fresh = True
         if tokenizer.kind == "byte":
-            ids, missing = tokenizer.encode_bytes(piece.data), Counter[str]()
+            ids = tokenizer.encode_bytes(piece.data)
         else:
             text = piece.text()
             ids = tokenizer.encode(text, unknown, offset)
-            missing = Counter(tokenizer.unknown_in(text) if unknown == "skip" else ())
+            if unknown == "skip":  # a piece of nothing else has no block of its own
+                missing.update(tokenizer.unknown_in(text))
             offset += len(text)
         for some, anew in _score(scorer, ids, ends_line, reset == "line", fresh):
             fresh = anew
@@ -130,7 +132,7 @@ def read(
             yield Block(document, some, lines, chars - per_token, text, bits, missing)
             missing = Counter()
             line, char = line + int(breaks.sum()), char + int(per_token.sum())
-    if document >= 0 and (rest := _rest(characters, document, line, char)):
+    if document >= 0 and (rest := _rest(characters, document, missing)):
         yield rest
 
 
@@ -160,10 +162,10 @@ def _stream(scorer: Scorer, ids: Array) -> Iterator[tuple[Surprisals, bool]]:
         yield scorer.read(ids[start : start + STREAM_TOKENS]), False
 
 
-def _rest(characters: CharacterBits, document: int, line: int, char: int) -> Block | None:
-    """What a document ends with that never became a character."""
+def _rest(characters: CharacterBits, document: int, missing: Counter[str]) -> Block | None:
+    """What a document ends with that never became a character, or was left out."""
     none = np.zeros(0, np.int64)
     text, bits = characters.push(none, np.zeros(0), final=True)
-    if not text:
+    if not text and not missing:
         return None
-    return Block(document, Surprisals(none, np.zeros(0)), none, none, text, bits, Counter())
+    return Block(document, Surprisals(none, np.zeros(0)), none, none, text, bits, missing)

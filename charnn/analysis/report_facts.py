@@ -69,7 +69,7 @@ class Scores(NamedTuple):
     baselines: list[dict[str, Any]]
     trained_on: int
     classes: list[dict[str, Any]]
-    positions: losses.Positions | None
+    positions: losses.Positions
     passage: list[tuple[str, float]]
 
 
@@ -212,12 +212,13 @@ def score(
     Raises:
         TextError: there is nothing to score.
     """
-    tokens, positions = held.tokens, None
+    tokens = held.tokens
     sizes = TextSizes(tokenizer.chars_per_token, tokenizer.bytes_per_token, held.is_text)
     say("held-out text", 0, 3)
     if saved.lines:
         protocols = {"lines": evaluation.lines(network, tokens, saved.start_token, sizes)}
         targets, nats = losses.line_losses(network, tokens, saved.start_token)
+        positions = losses.by_place_in_line(targets, nats, saved.start_token)
         before = "\n"
     else:
         targets, nats = tokens[1:], losses.carried_losses(network, tokens)

@@ -70,21 +70,22 @@ def held_out(facts: Facts) -> str:
         )
     )
     parts.append("</div></div>")
-    if scores.positions:
-        found = scores.positions
-        points = list(zip(found.positions.tolist(), found.bits.tolist(), strict=True))
-        says = ", ".join(f"{bits:.3f} at {place}" for place, bits in points)
-        drawn = line_chart(
-            "positions",
-            "Loss by place after a fresh start",
-            f"Bits a token: {says}.",
-            [Series("loss", points)],
-            "place after a fresh start, in tokens",
-            "bits a token",
-            log_x=True,
-        )
-        caption = f"Bits a token by place, the mean of {found.windows:,} fresh starts: {says}."
-        parts.append(figure(drawn, caption))
+    found = scores.positions
+    points = list(zip(found.positions.tolist(), found.bits.tolist(), strict=True))
+    says = ", ".join(f"{bits:.3f} at {place}" for place, bits in points)
+    place, of = "place after a fresh start", f"{found.windows:,} fresh starts"
+    if facts.model.lines:
+        place, of = "place in a line", f"those of {found.windows:,} lines that reach it"
+    drawn = line_chart(
+        "positions",
+        f"Loss by {place}",
+        f"Bits a token: {says}.",
+        [Series("loss", points)],
+        f"{place}, in tokens",
+        "bits a token",
+        log_x=True,
+    )
+    parts.append(figure(drawn, f"Bits a token by place, the mean of {of}: {says}."))
     return "".join(parts)
 
 

@@ -167,8 +167,7 @@ def again(facts: Facts) -> str:
     write = "--lines 20" if facts.model.lines else "-n 500"
     commands = [
         f"charnn sample -m {name} {write} --seed {REPORT_SEED}",
-        f"charnn eval -m {name} --baselines --classes"
-        + ("" if facts.model.lines else " --positions"),
+        f"charnn eval -m {name} --baselines --classes --positions",
         f"charnn inspect -m {name}",
         f"charnn horizon -m {name}",
         f"charnn report {name} -o report.html --force",

@@ -156,7 +156,7 @@ def _of_model(
     if progress:
         note_alone(saved, "the horizon")
     tokenizer = tokenizer_from_dict(saved.tokenizer, saved.config.vocab_size)
-    ids = read_ids(texts, path, tokenizer, encoding)
+    ids = read_ids(texts, path, tokenizer, encoding, saved.lines)
     newline = saved.start_token if saved.lines else None
     network = LanguageModel(saved.config) if fresh else network_of(saved)
     name = f"{path}, fresh" if fresh else str(path)

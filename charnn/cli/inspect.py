@@ -158,7 +158,7 @@ def inspect(
         if not quiet:
             note(f"a network of this size is looked at over {most:,} tokens, not {wanted:,}")
         wanted = most
-    ids = read_ids(texts or [], path, tokenizer, encoding, wanted)
+    ids = read_ids(texts or [], path, tokenizer, encoding, saved.lines, wanted)
     newline = saved.start_token if saved.lines else None
     progress = None if quiet else progress_lines("reading")
     activity = core.record(make_network(config, saved.weights), ids, newline, progress)

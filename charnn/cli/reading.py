@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -9,13 +10,38 @@ from charnn.config import TOKENS_SUFFIX
 from charnn.errors import ConfigError, DamagedFile, TextError
 
 if TYPE_CHECKING:
+    from charnn.text.sources import Piece, TextSource
     from charnn.text.tokenizers import Ids, Tokenizer
 
 
+def line_pieces(source: TextSource, any_bytes: bool) -> Iterator[Piece]:
+    """A text as the lines that training makes of it, some thousands at a time.
+
+    Raises:
+        TextError: it holds no line, or is not UTF-8 where not `any_bytes` are welcome.
+    """
+    from charnn.text.lines import BLOCK_LINES, clean_lines
+    from charnn.text.sources import Piece
+
+    lines, _ = clean_lines(source, any_bytes)
+    offset = 0
+    for start in range(0, len(lines), BLOCK_LINES):
+        data = b"\n".join([*lines[start : start + BLOCK_LINES], b""])
+        yield Piece(data, source.parts[0], offset)
+        offset += len(data)
+
+
 def read_ids(
-    texts: list[str], path: Path, tokenizer: Tokenizer, encoding: str, most: int | None = None
+    texts: list[str],
+    path: Path,
+    tokenizer: Tokenizer,
+    encoding: str,
+    of_lines: bool,
+    most: int | None = None,
 ) -> Ids:
     """The first `most` ids of texts, or of the validation split of the run of the model at `path`.
+
+    For a model of lines a text is made into lines as it was in training.
 
     Raises:
         CharnnError: there is no such text, it is empty, or the model does not know its characters.
@@ -44,8 +70,10 @@ def read_ids(
     else:
         parts, count, chars = [np.zeros(0, tokenizer.dtype)], 0, 0
         with open_source(texts, encoding) as source:
-            for piece in source.pieces():
-                if tokenizer.kind == "byte":
+            any_bytes = tokenizer.kind == "byte"
+            pieces = line_pieces(source, any_bytes) if of_lines else source.pieces()
+            for piece in pieces:
+                if any_bytes:
                     parts.append(tokenizer.encode(piece.data.decode("utf-8", "surrogateescape")))
                 else:
                     text = piece.text()

@@ -154,7 +154,8 @@ def score(
             _write(([row] for row in rows), output, form)
     output.flush()
     if not totals.tokens:
-        raise TextError("nothing to score: the text is empty")
+        known = "holds no character that the model knows" if totals.unknown else "is empty"
+        raise TextError(f"nothing to score: the text {known}")
     if not quiet:
         note_unknown(totals.unknown, tokenizer.known, unknown)
         say(totals.report())

@@ -5,6 +5,7 @@ from __future__ import annotations
 import itertools
 import os
 import signal
+import tempfile
 from collections.abc import Callable
 from pathlib import Path
 from types import FrameType
@@ -132,7 +133,11 @@ def _at_a_terminal(session: Session, prompt: str) -> None:
 
 
 def _rescue(session: Session) -> None:
-    """Saves what was not saved, into its file or a new one here; the terminal may be gone."""
+    """Saves what was not saved; the terminal may be gone.
+
+    Into its file or a new one here; where that cannot be written, into a folder for what is
+    temporary, of its own, since the text is nobody else's business.
+    """
     from charnn.generation.desk_file import save_desk
 
     if not session.unsaved:
@@ -140,9 +145,14 @@ def _rescue(session: Session) -> None:
     names = itertools.chain([RESCUED], (f"{RESCUED}-{n}" for n in itertools.count(2)))
     path = session.file or Path(next(name for name in names if not os.path.lexists(name)))
     try:
-        save_desk(session.desk, path, session.model_name)
-    except CharnnError as error:
-        say(f"error: {error}", "31")
+        try:
+            save_desk(session.desk, path, session.model_name)
+        except CharnnError as error:
+            say(f"error: {error}", "31")
+            path = Path(tempfile.mkdtemp(prefix="charnn-"), RESCUED)
+            save_desk(session.desk, path, session.model_name)
+    except (CharnnError, OSError) as error:
+        say(f"error: the text is lost: {error}", "31")
     else:
         say(f"saved; in 'charnn write', /load {path} opens it again")
 

@@ -210,6 +210,7 @@ class Tree:
             point.keep(sampler, always=True)
             raise
         finally:
+            del point.ids[len(point.nats) :]  # a signal may have come between the two
             ended: Point | None = point
             if matcher.found:
                 ended = self.without(point, int(self._sizes[point.ids].sum()) - shown)

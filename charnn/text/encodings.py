@@ -14,6 +14,7 @@ from charnn.errors import ConfigError
 
 ENOUGH_HIGH, ENOUGH_ZEROS = 100, 8  # bytes above ASCII, and zeros, to guess by them
 ESCAPED, BEYOND = re.compile("[\udc80-\udcff]"), re.compile("[^\0-\x7f]")
+ALONE = re.compile(rb"(?<![\x80-\xff])[\x80-\xff](?![\x80-\xff])")
 BOM = codecs.BOM_UTF8
 # The longer marks first: that of UTF-32 begins like that of UTF-16.
 OTHER_MARKS = {
@@ -91,14 +92,18 @@ def likely_encoding(sample: bytes) -> str | None:
     with suppress(UnicodeDecodeError):
         accented = [c for c in sample.decode("cp1252") if not c.isascii()]
         western = sum(c in WESTERN for c in accented)
-        if 4 * high <= len(sample) and 10 * western >= 9 * len(accented):
+        # Of another alphabet whole words are high, however few there are among ASCII ones.
+        alone = len(ALONE.findall(sample))
+        few = 4 * high <= len(sample)
+        if few and 2 * alone > high and 10 * western >= 9 * len(accented):
             return "cp1252"
     if high < ENOUGH_HIGH:
         return None
     import charset_normalizer  # a tenth of a second, which only a text that is refused pays for
 
+    whole = sample[: sample.rfind(b"\n") + 1] or sample  # lines, so characters too
     best = charset_normalizer.from_bytes(
-        sample[: sample.rfind(b"\n") + 1] or sample,  # whole lines, so whole characters
+        b"\n".join(word for word in whole.split() if not word.isascii()),  # which tell it apart
         cp_isolation=[*GUESSED],
         enable_fallback=False,
     ).best()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import secrets
+import shlex
 import shutil
 import time
 from collections.abc import Callable, Iterator, Sequence
@@ -19,7 +20,14 @@ from charnn.config import (
     TOKENS_SUFFIX,
     TrainOptions,
 )
-from charnn.errors import ConfigError, DamagedFile, FileError, TextError, TrainingError
+from charnn.errors import (
+    ConfigError,
+    DamagedFile,
+    FileError,
+    NewerFile,
+    TextError,
+    TrainingError,
+)
 from charnn.runs import Run, find_model, find_run, free_name, list_runs
 from charnn.tensor_file import os_error_line, replacing
 from charnn.text.lines import line_sources
@@ -198,12 +206,15 @@ def resume(
 def _load_last(run: Run) -> Checkpoint:
     try:
         return checkpoints.load(run.last)
+    except NewerFile:  # and so is the best model
+        raise
     except DamagedFile as error:
         if not run.best.exists():
             raise
+        model = shlex.quote(str(run.folder))  # which is found wherever runs are looked for
         raise DamagedFile(
             f"{error}; this training cannot go on, but its best model is there: sample with "
-            f"-m {run.name}, or begin a new run as it with --from {run.name}"
+            f"-m {model}, or begin a new run as it with --from {model}"
         ) from None
 
 

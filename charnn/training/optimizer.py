@@ -69,9 +69,11 @@ class Optimizer:
         averages, squares = (self.moments[moment] for moment in ADAMW_MOMENTS)
         for names, decay in self.groups:
             weights: list[Tensor] = [self.network.get_parameter(name) for name in names]
+            gradients = [weight.grad for weight in weights if weight.grad is not None]
+            assert len(gradients) == len(weights), "a step follows a backward pass"
             adamw(
                 weights,
-                grads=[weight.grad for weight in weights if weight.grad is not None],
+                grads=gradients,
                 exp_avgs=[averages[name] for name in names],
                 exp_avg_sqs=[squares[name] for name in names],
                 max_exp_avg_sqs=[],

@@ -172,6 +172,19 @@ def test_losses_by_position_are_means_over_windows():
     assert [1, 2, 4] == losses.by_position(losses.cold_losses(network(), ids(6))).positions.tolist()
 
 
+def test_lines_side_by_side_have_the_losses_of_each_alone_in_their_order(monkeypatch):
+    monkeypatch.setattr("charnn.evaluation.LINE_WINDOW", 4)
+    monkeypatch.setattr("charnn.evaluation.MAX_LINES", 3)
+    model = network()
+    tokens = np.concatenate([ids(60), [0, 0, 3]])
+    targets, nats = losses.line_losses(model, tokens, 0)
+    alone = [np.append(0, line) for line in losses.whole_lines(tokens, 0)]
+    assert 6 < len(alone)
+    assert np.concatenate([line[1:] for line in alone]).tolist() == targets.tolist()
+    expected = [losses.carried_losses(model, line) for line in alone]
+    np.testing.assert_allclose(nats, np.concatenate(expected), atol=1e-5)
+
+
 def test_line_losses_are_those_of_the_protocol():
     from charnn.evaluation import TextSizes, lines
 

@@ -33,10 +33,21 @@ def quiet(_what, _done, _all):
 
 
 def running(ids, at, longest=8):
-    """Places in running text, as `choose_places` makes them."""
+    """Places in running text: each with the longest lag before it, and as much again if there."""
     places = np.array(at)
-    warm = places - longest - min(longest, int(places.min()) - longest)
+    warm = np.array([max(0, place - 2 * longest) for place in at])
     return Places(ids, places, places - longest, warm, np.zeros(0, np.int64))
+
+
+def test_a_place_near_the_beginning_leaves_the_others_their_memory():
+    ids = np.arange(40)
+    chosen = rooms.choose_places(ids, (1, 2, 4, 8, 99), 100, np.random.default_rng(0))
+    assert list(range(8, 40)) == chosen.places.places.tolist()
+    rows = [row.tolist() for row in chosen.places.before(8)]
+    assert [[], [0], [0, 1]] == rows[:3]
+    assert list(range(8)) == rows[8]
+    assert list(range(23, 31)) == rows[-1]
+    assert [8] * 24 == [len(row) for row in rows[8:]]
 
 
 def network(cell, scale=1.5, layers=2):

@@ -127,6 +127,27 @@ def test_a_reader_who_stops_reading_leaves_no_worker_behind(monkeypatch) -> None
     assert pool.closed
 
 
+def test_an_end_while_workers_are_begun_kills_those_that_are_there(monkeypatch) -> None:
+    begun, killed = [], []
+
+    class Worker:
+        def kill(self):
+            killed.append(self)
+
+    class EndedPool(StandInPool):
+        def map(self, work, jobs):
+            begun.append(Worker())
+            raise SystemExit(143)
+
+    pool = EndedPool()
+    monkeypatch.setattr(experiment, "ProcessPoolExecutor", lambda *_: pool)
+    monkeypatch.setattr(multiprocessing, "active_children", lambda: begun)
+    with pytest.raises(SystemExit):
+        next(run(LONG, threads=2))
+    assert begun == killed
+    assert pool.closed
+
+
 class StandInPool:
     closed = False
 

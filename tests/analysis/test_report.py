@@ -299,6 +299,11 @@ def test_a_model_of_lines_has_its_own_protocol_and_horizon(tmp_path):
     read(page)
     score = facts.scores.protocols["lines"]
     assert f"{score.bits_per_char:.4f}" in section(page, "held-out")
+    places = facts.scores.positions
+    assert [1, 2, 4] == places.positions.tolist()  # "A”x\n" is of four
+    assert places.counts.tolist()[0] == places.windows
+    assert f"those of {places.windows:,} lines that reach it" in section(page, "held-out")
+    assert "--classes --positions" in section(page, "again")
     assert "every context begins with a newline" in section(page, "horizon")
     assert "as far into their lines as 4 tokens" in section(page, "horizon")
     lines = "".join(character for character, _ in facts.scores.passage).splitlines()

@@ -7,6 +7,7 @@ import math
 import os
 import subprocess
 import sys
+from collections import Counter
 
 import numpy as np
 import pytest
@@ -119,6 +120,16 @@ def test_a_reset_begins_anew_where_it_says(tmp_path, reset, chunk, monkeypatch):
     np.testing.assert_allclose(found, expected, atol=1e-4)
     assert "".join(joined) == "".join(block.text for block in blocks)
     assert {0, 1} == {block.document for block in blocks}
+
+
+def test_what_is_left_out_is_counted_where_nothing_else_is_in_a_piece(tmp_path, monkeypatch):
+    monkeypatch.setattr("charnn.text.sources.CHUNK_BYTES", 2)
+    _, blocks = blocks_of(tmp_path, [b"xxxxab\nyyz", b"zzzz\n", b"ab", b"xx"], "document")
+    left_out = [Counter(), Counter(), Counter(), Counter()]
+    for block in blocks:
+        left_out[block.document].update(block.unknown)
+    assert [{"x": 4, "y": 2, "z": 1}, {"z": 4}, {}, {"x": 2}] == left_out
+    assert "ab\n\n\nab\n" == "".join(block.text for block in blocks)
 
 
 NASTY = st.text(st.sampled_from("a b\n\té\u2028\U0001f600\r\0\u0301"), max_size=40)

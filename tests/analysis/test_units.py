@@ -28,7 +28,7 @@ from charnn.errors import ConfigError, TextError
 from charnn.generation import Model
 from charnn.generation.clamps import Clamp, Unit
 from charnn.generation.engines import make_network
-from charnn.text.tokenizers import ByteTokenizer
+from charnn.text.tokenizers import ByteTokenizer, CharTokenizer
 
 QUOTED = "he said “so be it” and then “no more” of that.\n" * 40
 NUMBERED = "ab1234cd56efgh789abc12ab" * 60
@@ -208,6 +208,22 @@ def test_the_effect_on_a_model_of_lines_is_seen_in_the_lines_that_it_writes():
         shares = [labeller.read(each).sum() / len(each) for each in texts]
         assert shares == pytest.approx(written.shares.tolist())
         assert texts[0] == written.text
+
+
+def test_where_held_units_keep_lines_from_ending_that_is_said():
+    tokenizer = CharTokenizer.learn("ab\n")
+    config = ModelConfig(tokenizer.vocab_size, "rnn", 4, 4, 1)
+    weights = {n: np.zeros(s, np.float32) for n, s in config.tensor_shapes().items()}
+    newline = int(tokenizer.encode("\n")[0])
+    weights["norm.weight"][:] = 1
+    weights["head.weight"][newline, :2] = -40  # which the two units hold back where they are on
+    saved = Checkpoint(config, tokenizer.to_dict(), weights, newline, lines=True)
+    labeller = make_labeller("number")
+    found = [(Unit(0, number, "h"), Detector(0.0, 1.0, 0.9, 0.0)) for number in (0, 1)]
+    with pytest.raises(TextError, match=r"with 0:0:h at 0.900, the .*: look for another .*--find"):
+        measure_effect(saved, labeller, found[:1], 1, 80, "numpy")
+    with pytest.raises(TextError, match=r"0:1:h at 0.900, .*: hold fewer with --together, or look"):
+        measure_effect(saved, labeller, found, 1, 80, "numpy")
 
 
 def test_a_unit_that_only_watches_is_no_cause():

@@ -174,6 +174,24 @@ def test_the_horizon_of_a_model_of_lines_ends_where_its_lines_do(charnn):
     assert "too far" not in out
 
 
+@pytest.mark.parametrize(
+    "words",
+    [
+        ["inspect", "--unit", "0:1"],
+        pytest.param(["horizon", "--samples", "8"], marks=pytest.mark.slow),
+    ],
+    ids=lambda words: words[0],
+)
+def test_a_text_for_a_model_of_lines_is_cleaned_as_in_training(charnn, folder, words):
+    lines = [line for line in TEXT.splitlines() if line]
+    (folder / "plain.txt").write_bytes("".join(f"{line}\n" for line in lines).encode())
+    (folder / "dos.txt").write_bytes("\r\n".join(["\ufeff", *lines]).encode())
+    names = ("plain.txt", "dos.txt")
+    plain, dos = [charnn(*words, "-m", "rnn", name, "--json", "-q") for name in names]
+    assert (0, "") == plain[::2]
+    assert plain == dos
+
+
 def test_norms_that_are_not_finite_are_null_in_json_and_leave_the_report_whole(charnn, folder):
     run = folder / "checkpoints" / "rnn"
     saved = load(run / "best.safetensors")

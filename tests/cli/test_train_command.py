@@ -281,8 +281,9 @@ def test_a_damaged_training_says_that_the_best_model_is_still_there(charnn, tmp_
     data[-1] ^= 1
     last.write_bytes(data)
     line = one_line(charnn("train", "--resume", "--name", "my-book"))
-    assert "sample with -m my-book, or begin a new run as it with --from my-book" in line
-    assert 0 == charnn("sample", "-m", "my-book", "-n", "3").returncode
+    model = "checkpoints/my-book"
+    assert f"sample with -m {model}, or begin a new run as it with --from {model}" in line
+    assert 0 == charnn("sample", "-m", model, "-n", "3").returncode
 
 
 def test_a_wrong_model_name_lists_the_nearest(charnn):

@@ -446,6 +446,23 @@ def test_a_signal_to_end_saves_the_text(open_desk, script, tmp_path, number):
     assert ["charnn-write.saved"] == [p.name for p in tmp_path.glob("charnn-write*")]
 
 
+def test_a_text_is_rescued_elsewhere_where_the_folder_takes_no_file(
+    open_desk, script, tmp_path, tmp_path_factory
+):
+    other = tmp_path_factory.mktemp("other")
+    desk = open_desk("-n", "5", TMPDIR=str(other))
+    desk.say("bad")
+    tmp_path.rmdir()
+    desk.process.send_signal(signal.SIGTERM)
+    assert 143 == desk.end()
+    (kept,) = other.glob("charnn-*/charnn-write.saved")
+    assert 0o700 == kept.parent.stat().st_mode & 0o777
+    assert "cannot write charnn-write.saved" in desk.plain
+    assert f"/load {kept} opens it" in desk.plain
+    tmp_path.mkdir()
+    assert script(f"/load {kept}", "/text")[1].startswith("bad")
+
+
 def test_a_signal_while_it_writes_keeps_what_was_written(open_desk, script):
     desk = open_desk("-n", "900000")
     desk.type("bad\r")

@@ -83,6 +83,32 @@ def test_whoever_leaves_early_has_what_was_drawn_until_then() -> None:
     assert drawn(whole, 100) == begun + drawn(desk, 97)
 
 
+def test_an_end_between_a_token_and_its_surprisal_leaves_a_desk_that_can_be_kept(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    class Ending(list[float]):
+        def append(self, nats: float) -> None:
+            if len(self) == 7:
+                raise SystemExit(143)
+            super().append(nats)
+
+    class EndedPoint(points.Point):
+        def __post_init__(self) -> None:
+            super().__post_init__()
+            if self.kind == points.DRAWN:
+                self.nats = Ending()
+
+    desk, whole = Desk(MODEL, 5), Desk(MODEL, 5)
+    with monkeypatch.context() as patched:
+        patched.setattr(points, "Point", EndedPoint)
+        with pytest.raises(SystemExit):
+            drawn(desk, 100)
+    save_desk(desk, tmp_path / "a.desk")
+    again = load_desk(tmp_path / "a.desk", MODEL)
+    assert 7 == len(again.text)
+    assert drawn(whole, 100) == again.text + drawn(again, 93)
+
+
 def test_drawing_again_is_the_next_sample_of_the_seed_from_the_same_place() -> None:
     desk = Desk(MODEL, 5)
     desk.type("bad")

@@ -269,6 +269,7 @@ def test_utf16_without_a_mark_is_guessed() -> None:
         assert f"use --encoding {encoding}" in complaint(put("b.txt", text.encode(encoding)))
 
 
+CODE = "for (i = 0; i < n; i++) for (j = 0; j < n; j++) total += rows[i][j] * weights[j] * scale;"
 FRENCH = "Où est passé l'été ? Ça, répondit-elle, nul ne le sait…\n"
 
 
@@ -294,12 +295,13 @@ def test_the_place_of_a_wrong_byte_is_right_far_into_a_file(
     "data",
     [
         "Zażółć gęślą jaźń\n".encode("iso8859_2") * 20,
+        f"{CODE} /* zażółć gęślą jaźń */\n".encode("iso8859_2") * 20,
         bytes(range(256)) * 4,
         f"{FRENCH}{FRENCH}".encode() + b" damaged \xe9 here",
         b"cut in a charact" + "é".encode()[:1],
         b"\x80\x81\x82",
     ],
-    ids=["polish", "binary", "damaged", "cut", "undefined"],
+    ids=["polish", "polish in code", "binary", "damaged", "cut", "undefined"],
 )
 def test_no_encoding_is_suggested_that_would_garble_the_text(data: bytes) -> None:
     message = complaint(put("book.txt", data))
@@ -320,6 +322,10 @@ def test_no_encoding_is_suggested_that_would_garble_the_text(data: bytes) -> Non
         ("nothing but “quotes” here\n", "cp1252"),
         ("x = 1  # naïve\n", "cp1252"),
         ("¿Dónde está la señora? ¡Aquí!\n", "cp1252"),
+        (f"{CODE}  /* Большой дом стоял на берегу реки */\n", "cp1251"),
+        (f"{CODE}  /* Большой дом стоял на берегу реки */\n", "koi8_r"),
+        (f"{CODE}  /* Ο γέρος καθόταν κάθε πρωί */\n", "cp1253"),
+        ("«\xa0Ça alors\xa0!\xa0» s'écria le garçon, tout étonné de la voir déjà là.\n", "cp1252"),
         ("déjà\n", "utf-16-le"),
         ("déjà\n", "utf-16-be"),
     ],

@@ -106,6 +106,14 @@ def test_adamw_is_that_of_torch_to_the_bit():
         assert torch.equal(expected.state[weight]["exp_avg"], optimizer.moments["exp_avg"][name])
 
 
+def test_a_weight_without_a_gradient_never_takes_that_of_another():
+    model = network()
+    give_gradients(model, 1)
+    model.head.weight.grad = None
+    with pytest.raises(AssertionError, match="follows a backward pass"):
+        Optimizer(model, TrainConfig(9, optimizer="adamw")).step(1.0)
+
+
 def test_a_step_leaves_the_compiler_of_torch_out():
     code = (
         "import sys, torch\n"

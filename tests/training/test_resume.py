@@ -10,7 +10,7 @@ from driving import finish, stop_after
 
 from charnn import checkpoint
 from charnn.config import TrainOptions
-from charnn.errors import DamagedFile, FileError, TrainingError
+from charnn.errors import DamagedFile, FileError, NewerFile, TrainingError
 from charnn.model import CELLS
 from charnn.text.sources import open_source
 from charnn.text.token_file import write_token_file
@@ -206,6 +206,24 @@ def test_a_token_file_that_is_not_the_runs_own_is_refused(launch, tmp_path):
         theirs = trainer.home.tokens
     ours.write_bytes(theirs.read_bytes())
     with pytest.raises(DamagedFile, match="not the text"):
+        with resume("a", TrainOptions(), tmp_path / "runs"):
+            pass
+
+
+def test_of_a_training_that_is_too_new_or_damaged_only_the_damaged_one_is_given_up(
+    launch, tmp_path, monkeypatch
+):
+    with launch(name="a") as trainer:
+        finish(trainer)
+        home = trainer.home
+    assert home.best.exists()
+    with monkeypatch.context() as patched:
+        patched.setattr(checkpoint, "FORMAT", 1)
+        with pytest.raises(NewerFile, match=r"install a newer one$"):
+            with resume("a", TrainOptions(), tmp_path / "runs"):
+                pass
+    home.last.write_bytes(home.last.read_bytes()[:-1])
+    with pytest.raises(DamagedFile, match=f"sample with -m {tmp_path}/runs/a, or begin"):
         with resume("a", TrainOptions(), tmp_path / "runs"):
             pass
 

@@ -151,7 +151,8 @@ def _trials(jobs: list[Job], threads: int) -> Iterator[Trial]:
             "fewer --threads, a smaller --hidden-size or --batch-size, or smaller --delays"
         ) from None
     finally:
-        for worker in workers:  # at once, whatever it is training
+        # At once, whatever they are training; an end may have come while they were being begun.
+        for worker in {*multiprocessing.active_children()} - before:
             worker.kill()
         pool.shutdown(cancel_futures=True)
 
