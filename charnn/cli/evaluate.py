@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
@@ -32,12 +31,12 @@ from charnn.cli.options import (
     QuietOption,
     ThreadsOption,
 )
+from charnn.cli.reading import line_pieces
 from charnn.config import PROTOCOLS, STREAM_PROTOCOLS, TOKENS_SUFFIX
 from charnn.errors import ConfigError, DamagedFile, TextError, UnknownCharacter
 
 if TYPE_CHECKING:
     from charnn.evaluation import TextSizes
-    from charnn.text.sources import Piece, TextSource
     from charnn.text.tokenizers import Ids, Tokenizer
 
 
@@ -196,7 +195,7 @@ def _read(
     parts, chars, size = [], 0, 0
     is_text = True
     with open_source(texts, encoding) as source:
-        pieces = _line_pieces(source, tokenizer.kind == "byte") if of_lines else source.pieces()
+        pieces = line_pieces(source, tokenizer.kind == "byte") if of_lines else source.pieces()
         for piece in pieces:
             size += len(piece.data)
             if tokenizer.kind == "byte":
@@ -219,14 +218,6 @@ def _read(
         "unknown": missing.total(),
     }
     return ids, sizes, facts
-
-
-def _line_pieces(source: TextSource, any_bytes: bool) -> Iterator[Piece]:
-    from charnn.text.lines import clean_lines
-    from charnn.text.sources import Piece
-
-    lines, _ = clean_lines(source, any_bytes)
-    yield Piece(b"\n".join([*lines, b""]), source.parts[0], 0)
 
 
 def _newline(tokenizer: Tokenizer) -> int:
