@@ -141,7 +141,7 @@ def evaluate(
                 "tokenizer": tokenizer.kind,
                 "vocab_size": tokenizer.vocab_size,
                 "parameters": saved.config.parameters,
-                "ngrams": saved.ngram_facts(),
+                **({"ngrams": saved.ngram_facts()} if saved.ngrams else {}),
                 **facts,
                 **{key: score.to_dict() for key, score in scores.items()},
                 **found,

@@ -84,7 +84,7 @@ def export(
         "model": str(path),
         "digest": saved.digest,
         "parameters": saved.config.parameters,
-        "ngrams_left_out": saved.ngrams is not None,
+        **({"ngrams_left_out": True} if saved.ngrams else {}),
     }
     if as_json:
         print_json(facts)
