@@ -101,9 +101,8 @@ NgramOption = Annotated[
     typer.Option(
         "--ngram",
         help="Count the n-grams of the text too, up to so many symbols, 2 to 16, and mix them in "
-        "at the end: the loss falls, the file grows and holds much of the text, and more is copied. "
-        "7 does well. "
-        "[default: none]",
+        "at the end: the loss falls, the file grows and holds much of the text, and more is "
+        "copied. 7 does well. [default: none]",
         show_default=False,
     ),
 ]
