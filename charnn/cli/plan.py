@@ -15,6 +15,7 @@ from charnn.cli.options import (
     EncodingOption,
     JsonOption,
     LinesOption,
+    NgramOption,
     PrecisionOption,
     QuietOption,
     TextsArgument,
@@ -41,6 +42,7 @@ def plan(
     vocab_size: VocabSizeOption = None,
     encoding: EncodingOption = TrainOptions.encoding,
     lines: LinesOption = False,
+    ngram: NgramOption = None,
     precision: PrecisionOption = TrainOptions.precision,
     threads: ThreadsOption = None,
     device: DeviceOption = TrainOptions.device,
@@ -62,6 +64,7 @@ def plan(
         vocab_size=vocab_size,
         encoding=encoding,
         lines=lines,
+        ngram=ngram,
         precision=precision,
         threads=threads,
         device=device,
@@ -134,6 +137,7 @@ def _expectation(plan: Plan, outlook: Outlook) -> list[str]:
     if outlook.cold_256 is not None:
         lines.append(
             f"expected: validation loss {outlook.cold_256:.1f} nats/token, give or take 0.1"
+            + (", before n-grams are mixed in" if plan.config.ngram else "")
         )
     if outlook.counting is not None:
         lines.append(f"counting alone: {outlook.counting:.2f} ({outlook.order}-grams)")

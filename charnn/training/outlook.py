@@ -46,6 +46,8 @@ def look_ahead(tokens: TokenFile, plan: Plan) -> Outlook:
     read = plan.epochs * text
     ratio = math.exp(A + B * math.log(read) + C * math.log(text))
     measured = plan.model.cell == "lstm"  # for the others there is no rule
+    if measured and ratio > 1 and not plan.config.ngram:
+        advice.append(f"counting alone does better than that: --ngram {max(order, 2)} mixes it in")
     return Outlook(counting * ratio if measured else None, counting, order, advice)
 
 

@@ -57,6 +57,14 @@ def test_a_plan_as_json_has_the_keys_that_programs_read(charnn):
     assert 4 * plan["parameters"] == plan["file_bytes"]
 
 
+def test_a_plan_with_n_grams_says_that_they_come_at_the_end(charnn):
+    words = ("plan", "book.txt", "--minutes", "0.1", "--threads", "1", "--ngram", "5")
+    out = charnn(*words)[1]
+    assert "then: n-grams of up to 5 mixed in" in out
+    assert "before n-grams are mixed in" in out
+    assert 5 == json.loads(charnn(*words, "--json", "-q")[1])["recipe"]["ngram"]
+
+
 def test_a_plan_is_what_train_then_does(charnn):
     wanted = ("--cell", "gru", "--threads", "1", "--tokenizer", "byte", "--json")
     plan = json.loads(charnn("plan", "book.txt", *wanted)[1])

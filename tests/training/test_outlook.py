@@ -51,6 +51,17 @@ def test_the_rule_is_for_the_lstm_alone(tmp_path):
 
 def test_advice_is_about_what_is_odd(tmp_path):
     large = "".join(f"Day {day}. Wind west.\n" for day in range(12_000))
-    assert [] == look(tmp_path, large).advice
+    assert [] == look(tmp_path, large, passes=12).advice
     assert "passes are many" in " ".join(look(tmp_path, large, passes=50).advice)
     assert "20 % of the text" in " ".join(look(tmp_path, large, passes=0.2).advice)
+
+
+def test_where_counting_does_better_it_is_advised(tmp_path):
+    text = "".join(f"Day {day}. Wind west.\n" for day in range(2_000))
+    short, long = look(tmp_path, text, passes=0.05), look(tmp_path, text, passes=15.0)
+    for each in (short, long):
+        assert each.cold_256 is not None
+        assert each.counting is not None
+        better = each.cold_256 > each.counting
+        assert better == any("--ngram" in line for line in each.advice)
+    assert any("--ngram" in line for line in short.advice)
