@@ -91,6 +91,7 @@ def load_charnn(path: Path) -> Loaded:
     """Loads a checkpoint of charnn to be scored."""
     from charnn.checkpoint import load
     from charnn.model import LanguageModel
+    from charnn.text.ngram_tree import counts_from_dict
     from charnn.text.tokenizers import tokenizer_from_dict
 
     saved = load(path)
@@ -104,7 +105,7 @@ def load_charnn(path: Path) -> Loaded:
         logits, state = model(ids.T, state)
         return logits.transpose(0, 1), state
 
-    counts = saved.counts()
+    counts = counts_from_dict(saved.ngrams, saved.config.vocab_size)
     predictor = mix(network, *counts) if counts else network
 
     def encode(text: str) -> Tensor:

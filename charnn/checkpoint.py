@@ -16,8 +16,8 @@ import numpy as np
 import safetensors.numpy
 from safetensors import SafetensorError
 
-from charnn.config import MAX_NGRAM, ModelConfig, TrainConfig
-from charnn.errors import ConfigError, DamagedFile, FileError
+from charnn.config import MAX_NGRAM, NGRAM_ARRAYS, ModelConfig, TrainConfig
+from charnn.errors import ConfigError, FileError
 from charnn.tensor_file import (
     MAX_HEADER_BYTES,
     METADATA_KEY,
@@ -33,7 +33,6 @@ from charnn.tensor_file import (
     seal,
     to_json,
 )
-from charnn.text.ngram_tree import ARRAYS, NGramTree
 from charnn.version import __version__
 
 FORMAT = 4  # of a model with n-grams, or that will have some
@@ -85,20 +84,6 @@ class Checkpoint:
         return {"count": len(self.ngrams["symbols"])} | {
             key: self.ngrams[key] for key in ("order", "share")
         }
-
-    def counts(self) -> tuple[NGramTree, float] | None:
-        """The n-grams that the network is mixed with, and their share; None where there are none.
-
-        Raises:
-            DamagedFile: they are no n-grams.
-        """
-        if self.ngrams is None:
-            return None
-        order, share = self.ngrams["order"], self.ngrams["share"]
-        try:
-            return NGramTree.from_arrays(self.config.vocab_size, order, self.ngrams), share
-        except (KeyError, ValueError) as error:
-            raise DamagedFile(f"the n-grams of this model are damaged: {error}") from None
 
 
 def save(path: Path, checkpoint: Checkpoint) -> None:
@@ -253,7 +238,7 @@ def _check(header: Header, path: Path) -> tuple[ModelConfig, TrainConfig | None]
             raise ValueError("'lines' is neither true nor false")
         if "ngrams" in metadata:
             _check_ngrams(_object(metadata, "ngrams"))
-            for name in ARRAYS:
+            for name in NGRAM_ARRAYS:
                 if f"ngrams.{name}" not in header.tensors:
                     raise ValueError(f"its n-grams have no {name}")
         wanted = {name: ("F32", shape) for name, shape in config.tensor_shapes().items()}
@@ -290,7 +275,7 @@ def _is_of_tokenizer(name: str, tensor: Tensor) -> bool:
 
 
 def _is_of_ngrams(name: str, tensor: Tensor) -> bool:
-    known = name in {f"ngrams.{each}" for each in ARRAYS}
+    known = name in {f"ngrams.{each}" for each in NGRAM_ARRAYS}
     return known and _lies_flat(tensor, NGRAM_DTYPES)
 
 

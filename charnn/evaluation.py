@@ -26,6 +26,7 @@ from charnn.checkpoint import Checkpoint
 from charnn.errors import DamagedFile, TextError
 from charnn.model import LanguageModel, State
 from charnn.model.mixture import MixedLanguageModel
+from charnn.text.ngram_tree import counts_from_dict
 
 COLD_WINDOW = 256
 CARRIED_WINDOW = 512
@@ -136,7 +137,10 @@ def predictor_of(saved: Checkpoint, device: str = "cpu") -> Predictor:
     Raises:
         DamagedFile: they are no n-grams.
     """
-    network, counts = network_of(saved, device), saved.counts()
+    network, counts = (
+        network_of(saved, device),
+        counts_from_dict(saved.ngrams, saved.config.vocab_size),
+    )
     return MixedLanguageModel(network, *counts) if counts else network
 
 

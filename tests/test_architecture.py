@@ -24,7 +24,7 @@ MAY_IMPORT = {
     "config": {"errors"},
     "tensor_file": PLAIN,
     "text": PLAIN | {"config", "tensor_file"},
-    "checkpoint": PLAIN | {"config", "tensor_file", "text.ngram_tree"},
+    "checkpoint": PLAIN | {"config", "tensor_file"},
     "runs": PLAIN | {"config", "tensor_file"},
     "model": {"config", "errors", "text.ngram_tree"},
     "evaluation": GROUND | {"model"},

@@ -19,7 +19,7 @@ from charnn.generation.clamps import Clamped
 from charnn.generation.engines import Network, make_network
 from charnn.generation.int8 import Int8Model
 from charnn.generation.native import NativeModel
-from charnn.text.ngram_tree import NGramTree
+from charnn.text.ngram_tree import NGramTree, counts_from_dict
 
 Array = NDArray[Any]
 
@@ -104,5 +104,8 @@ def predictor(saved: Checkpoint, engine: str = "auto", int8: bool = False) -> Ne
         ConfigError: there is no such engine, or not here.
         DamagedFile: its n-grams are none.
     """
-    network, counts = make_network(saved.config, saved.weights, engine, int8), saved.counts()
+    network, counts = (
+        make_network(saved.config, saved.weights, engine, int8),
+        counts_from_dict(saved.ngrams, saved.config.vocab_size),
+    )
     return Mixture(network, *counts) if counts else network

@@ -19,7 +19,7 @@ from charnn.generation.lines import LineWriter
 from charnn.generation.mixture import Mixture, Predictor
 from charnn.generation.sampler import Sampler, draw_seed
 from charnn.generation.writer import Writing
-from charnn.text.ngram_tree import NGramTree
+from charnn.text.ngram_tree import NGramTree, counts_from_dict
 from charnn.text.tokenizers import Tokenizer, tokenizer_from_dict
 
 if TYPE_CHECKING:
@@ -92,7 +92,7 @@ class Model:
             loaded.lines,
             tokens,
             loaded.digest,
-            loaded.counts(),
+            counts_from_dict(loaded.ngrams, loaded.config.vocab_size),
         )
 
     @cached_property

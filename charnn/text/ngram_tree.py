@@ -16,12 +16,13 @@ from typing import Any
 
 import numpy as np
 
+from charnn.config import NGRAM_ARRAYS
+from charnn.errors import DamagedFile
 from charnn.text.ngram import Array, count_ngrams, discount
 
 MAX_TOKENS = 5_000_000  # of a text, from its start: counting takes some 50 bytes for each
 MAX_NODES = 1 << 22  # takes some 200 MB; float32, in which states hold nodes, counts to 1 << 24
 LEAST_SHARE = 1e-4  # of either: no probability is nought then
-ARRAYS = ("symbols", "counts", "children")
 NOWHERE = -1  # stands for the node of a context that was never seen
 
 
@@ -100,7 +101,7 @@ class NGramTree:
 
     def to_arrays(self) -> dict[str, Array]:
         """What `from_arrays` takes, one dimension each."""
-        return {name: getattr(self, name) for name in ARRAYS}
+        return {name: getattr(self, name) for name in NGRAM_ARRAYS}
 
     @classmethod
     def from_arrays(cls, vocab_size: int, order: int, arrays: Mapping[str, Any]) -> NGramTree:
@@ -109,7 +110,7 @@ class NGramTree:
         Raises:
             ValueError: they are no tree of n-grams.
         """
-        return cls(vocab_size, order, *(arrays[name] for name in ARRAYS))
+        return cls(vocab_size, order, *(arrays[name] for name in NGRAM_ARRAYS))
 
     def start(self) -> Array:
         """The nodes (K,) of a text that begins: the empty context alone."""
@@ -146,6 +147,22 @@ class NGramTree:
             places = np.repeat(stops - np.cumsum(sizes), sizes) + np.arange(sizes.sum())
             p[np.repeat(rows, sizes), self.symbols[places - 1]] += self.given[places]
         return p
+
+
+def counts_from_dict(
+    values: Mapping[str, Any] | None, vocab_size: int
+) -> tuple[NGramTree, float] | None:
+    """The tree that a checkpoint's ``ngrams`` are, and its share; None where there are none.
+
+    Raises:
+        DamagedFile: they are no n-grams.
+    """
+    if values is None:
+        return None
+    try:
+        return NGramTree.from_arrays(vocab_size, values["order"], values), values["share"]
+    except (KeyError, ValueError) as error:
+        raise DamagedFile(f"the n-grams of this model are damaged: {error}") from None
 
 
 def fit_share(model: Array, counted: Array) -> float:

@@ -21,8 +21,10 @@ from charnn.text.token_file import TokenFile
 from charnn.training import launch
 from charnn.training.events import Evaluated
 
-TEXT = "".join(f"{n} times {n % 7} is {n * (n % 7)}, said the {('cat', 'dog')[n % 3 == 0]}.\n"
-               for n in range(400))  # fmt: skip
+TEXT = "".join(
+    f"{n} times {n % 7} is {n * (n % 7)}, said the {('cat', 'dog')[n % 3 == 0]}.\n"
+    for n in range(400)
+)
 SMALL = TrainOptions(
     cell="gru", num_layers=1, hidden_size=8, max_steps=4, batch_size=4, bptt=16, seed=3, threads=1
 )
