@@ -137,10 +137,8 @@ def predictor_of(saved: Checkpoint, device: str = "cpu") -> Predictor:
     Raises:
         DamagedFile: they are no n-grams.
     """
-    network, counts = (
-        network_of(saved, device),
-        counts_from_dict(saved.ngrams, saved.config.vocab_size),
-    )
+    network = network_of(saved, device)
+    counts = counts_from_dict(saved.ngrams, saved.config.vocab_size)
     return MixedLanguageModel(network, *counts) if counts else network
 
 

@@ -17,6 +17,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
+from functools import partial
 from typing import NamedTuple
 
 import numpy as np
@@ -233,15 +234,8 @@ def truncated_losses(
     model: LanguageModel, places: Places, lags: NDArray[np.int64], whole: Numbers, say: Progress
 ) -> Numbers:
     """(S, K): loss of the tokens at places after the last k tokens, from the start state."""
-    losses = np.empty((len(places), len(lags)))
-    for number, lag in enumerate(lags):
-        losses[:, number] = (
-            whole
-            if places.reaches(lag)
-            else _last_losses(model, places.ending(int(lag)), places.targets)
-        )
-        say("truncated contexts", number + 1, len(lags))
-    return losses
+    told = partial(say, "truncated contexts")
+    return _losses_by_lag(model, places, lags, whole, places.ending, told)
 
 
 @torch.inference_mode()
@@ -254,14 +248,25 @@ def shuffled_losses(
     say: Progress,
 ) -> Numbers:
     """(S, K): loss after the whole, of which what lies beyond the last k is shuffled."""
+    made = partial(places.shuffled, generator=generator)
+    told = partial(say, "shuffled contexts")
+    return _losses_by_lag(model, places, lags, whole, made, told)
+
+
+def _losses_by_lag(
+    model: LanguageModel,
+    places: Places,
+    lags: NDArray[np.int64],
+    whole: Numbers,
+    contexts: Callable[[int], Sequence[NDArray[np.int64]]],
+    say: Callable[[int, int], None],
+) -> Numbers:
+    """(S, K): loss after the contexts that are made for each lag, or the whole one."""
     losses = np.empty((len(places), len(lags)))
-    for number, lag in enumerate(lags):
-        losses[:, number] = (
-            whole
-            if places.reaches(lag)
-            else _last_losses(model, places.shuffled(int(lag), generator), places.targets)
-        )
-        say("shuffled contexts", number + 1, len(lags))
+    for number, lag in enumerate(lags.tolist()):
+        reached = places.reaches(lag)
+        losses[:, number] = whole if reached else _last_losses(model, contexts(lag), places.targets)
+        say(number + 1, len(lags))
     return losses
 
 

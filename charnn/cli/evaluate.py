@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections import Counter
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, Literal
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
@@ -29,6 +29,7 @@ from charnn.cli.options import (
     JsonOption,
     ModelOption,
     QuietOption,
+    SkipUnknownOption,
     ThreadsOption,
 )
 from charnn.cli.reading import line_pieces
@@ -65,10 +66,7 @@ def evaluate(
             show_default=False,
         ),
     ] = None,
-    unknown: Annotated[
-        Literal["error", "skip"],
-        typer.Option(help="Characters the model never saw: error or skip."),
-    ] = "error",
+    unknown: SkipUnknownOption = "error",
     dynamic: DynamicOption = False,
     dynamic_rule: DynamicRuleOption = None,
     dynamic_rate: DynamicRateOption = None,

@@ -9,7 +9,13 @@ from typing import Annotated, Any
 import typer
 
 from charnn.cli.console import note_alone, print_json, say
-from charnn.cli.options import DEFAULT_CHECKPOINTS, CheckpointsOption, JsonOption, QuietOption
+from charnn.cli.options import (
+    DEFAULT_CHECKPOINTS,
+    CheckpointsOption,
+    JsonOption,
+    ModelArgument,
+    QuietOption,
+)
 from charnn.errors import ConfigError, FileError
 
 
@@ -24,14 +30,7 @@ def export(
             show_default=False,
         ),
     ],
-    model: Annotated[
-        str | None,
-        typer.Argument(
-            metavar="[MODEL]",
-            help="A run's name, its folder or a file. [default: the newest run's best]",
-            show_default=False,
-        ),
-    ] = None,
+    model: ModelArgument = None,
     output: Annotated[
         Path | None,
         typer.Option(

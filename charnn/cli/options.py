@@ -57,6 +57,14 @@ ReadTextsArgument = Annotated[
         show_default=False,
     ),
 ]
+ModelArgument = Annotated[
+    str | None,
+    typer.Argument(
+        metavar="[MODEL]",
+        help="A run's name, its folder or a file. [default: the newest run's best]",
+        show_default=False,
+    ),
+]
 ModelOption = Annotated[
     str | None,
     typer.Option(
@@ -208,6 +216,10 @@ SeedOption = Annotated[
         help="The same seed gives the same text. [default: drawn, and shown on stderr]",
         show_default=False,
     ),
+]
+SkipUnknownOption = Annotated[
+    Literal["error", "skip"],
+    typer.Option("--unknown", help="Characters the model never saw: error or skip."),
 ]
 UnknownOption = Annotated[
     Literal["error", "skip", "replace"],

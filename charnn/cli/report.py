@@ -14,6 +14,7 @@ from charnn.cli.options import (
     DEFAULT_CHECKPOINTS,
     CheckpointsOption,
     JsonOption,
+    ModelArgument,
     QuietOption,
     ThreadsOption,
 )
@@ -27,14 +28,7 @@ def report(
             "-o", "--output", metavar="FILE.html", help="The page to write.", show_default=False
         ),
     ],
-    model: Annotated[
-        str | None,
-        typer.Argument(
-            metavar="[MODEL]",
-            help="A run's name, its folder or a file. [default: the newest run's best]",
-            show_default=False,
-        ),
-    ] = None,
+    model: ModelArgument = None,
     png: Annotated[
         Path | None,
         typer.Option(

@@ -25,6 +25,7 @@ from charnn.cli.options import (
     JsonOption,
     ModelOption,
     QuietOption,
+    SkipUnknownOption,
 )
 from charnn.cli.output import Output
 from charnn.cli.sample import set_threads
@@ -85,10 +86,7 @@ def score(
             show_default=False,
         ),
     ] = None,
-    unknown: Annotated[
-        Literal["error", "skip"],
-        typer.Option(help="Characters the model never saw: error or skip."),
-    ] = "error",
+    unknown: SkipUnknownOption = "error",
     encoding: EncodingOption = "utf-8",
     engine: EngineOption = "auto",
     int8: Int8Option = False,

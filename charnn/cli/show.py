@@ -4,13 +4,11 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Iterator
-from typing import TYPE_CHECKING, Annotated, Any
-
-import typer
+from typing import TYPE_CHECKING, Any
 
 from charnn.cli.console import print_json, put, visible
 from charnn.cli.curves import columns_of, learning_curves
-from charnn.cli.options import DEFAULT_CHECKPOINTS, CheckpointsOption, JsonOption
+from charnn.cli.options import DEFAULT_CHECKPOINTS, CheckpointsOption, JsonOption, ModelArgument
 from charnn.errors import DamagedFile
 
 if TYPE_CHECKING:
@@ -21,14 +19,7 @@ INDENT = 2
 
 
 def show(
-    model: Annotated[
-        str | None,
-        typer.Argument(
-            metavar="[MODEL]",
-            help="A run's name, its folder or a file. [default: the newest run's best]",
-            show_default=False,
-        ),
-    ] = None,
+    model: ModelArgument = None,
     checkpoints: CheckpointsOption = DEFAULT_CHECKPOINTS,
     json: JsonOption = False,
 ) -> None:

@@ -104,8 +104,6 @@ def predictor(saved: Checkpoint, engine: str = "auto", int8: bool = False) -> Ne
         ConfigError: there is no such engine, or not here.
         DamagedFile: its n-grams are none.
     """
-    network, counts = (
-        make_network(saved.config, saved.weights, engine, int8),
-        counts_from_dict(saved.ngrams, saved.config.vocab_size),
-    )
+    network = make_network(saved.config, saved.weights, engine, int8)
+    counts = counts_from_dict(saved.ngrams, saved.config.vocab_size)
     return Mixture(network, *counts) if counts else network
