@@ -14,6 +14,7 @@ from typing import Any
 import numpy as np
 import pytest
 import safetensors.numpy
+from wrapped import WRAPPED
 
 from charnn import checkpoint as checkpoints
 from charnn.runs import read_metrics
@@ -96,20 +97,14 @@ def test_a_training_that_cannot_begin_leaves_no_run(workplace: Any) -> None:
 
 # --- disks
 
-FULL_AFTER = """
+FULL_AFTER = (
+    WRAPPED
+    + """
 import errno, os
 from charnn.cli import main
 
-class FullDisk:
+class FullDisk(Wrapped):
     # WHOLE files can be written, then the disk is full.
-    def __init__(self, file):
-        self.file = file
-    def __enter__(self):
-        return self
-    def __exit__(self, *_):
-        self.file.close()
-    def __getattr__(self, name):
-        return getattr(self.file, name)
     def write(self, data):
         if files > whole:
             self.file.write(data[:100])
@@ -126,6 +121,7 @@ whole, files = int(os.environ["WHOLE"]), 0
 fdopen, os.fdopen = os.fdopen, opened
 main()
 """
+)
 
 
 def test_a_full_disk_ends_a_training_with_the_last_good_files_whole(workplace: Any) -> None:

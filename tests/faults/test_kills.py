@@ -11,6 +11,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+from wrapped import WRAPPED
 
 from charnn import checkpoint as checkpoints
 from charnn.checkpoint import Checkpoint, TrainingState
@@ -19,7 +20,9 @@ from charnn.runs import read_metrics
 
 # Saves two checkpoints in turn, and dies at call N of those that change the disk. A write is two
 # calls, so that a file can be cut in its middle. The names of the calls go to stdout.
-SAVER = """
+SAVER = (
+    WRAPPED
+    + """
 import os, sys
 from pathlib import Path
 from charnn import checkpoint
@@ -41,20 +44,9 @@ def dying(function):
         return function(*args, **options)
     return call
 
-class DyingFile:
-    def __init__(self, file):
-        self.file = file
-    def __enter__(self):
-        return self
-    def __exit__(self, *_):
-        self.file.close()
-    def __getattr__(self, name):
-        return getattr(self.file, name)
-    def write(self, data):
-        for half in (data[: len(data) // 2], data[len(data) // 2 :]):
-            dies_at("write")
-            self.file.write(half)
-            self.file.flush()
+class DyingFile(InHalves):
+    def before_half(self):
+        dies_at("write")
 
 fdopen = os.fdopen
 os.fdopen = lambda *args: DyingFile(fdopen(*args))
@@ -63,6 +55,7 @@ for name in ("open", "fsync", "replace", "close"):
 for count in range(8):
     checkpoint.save(run / "last.safetensors", states[(count + 1) % 2])
 """
+)
 SAVES = 8
 KILLS = 50
 

@@ -9,6 +9,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+from wrapped import WRAPPED
 
 from charnn import checkpoint as checkpoints
 from charnn.checkpoint import Checkpoint
@@ -16,7 +17,9 @@ from charnn.config import ModelConfig
 
 # charnn itself, sent a signal at call N of those that change the disk; a text is written in two
 # calls. A report is not measured: it is a page with a chart, and the digest of its model.
-PROGRAM = """
+PROGRAM = (
+    WRAPPED
+    + """
 import os, sys
 from pathlib import Path
 from types import SimpleNamespace
@@ -40,20 +43,9 @@ def dying(function):
         return function(*args, **options)
     return call
 
-class Halves:
-    def __init__(self, file):
-        self.file = file
-    def __enter__(self):
-        return self
-    def __exit__(self, *_):
-        self.file.close()
-    def __getattr__(self, name):
-        return getattr(self.file, name)
-    def write(self, data):
-        for half in (data[: len(data) // 2], data[len(data) // 2 :]):
-            counted()
-            self.file.write(half)
-            self.file.flush()
+class Halves(InHalves):
+    def before_half(self):
+        counted()
 
 def write_text(path, text, encoding):
     with Halves(open(path, "wb")) as file:
@@ -76,6 +68,7 @@ charnn.analysis.report_facts.find_facts = find_facts
 charnn.analysis.report.make_report = make_report
 charnn.cli.main()
 """
+)
 MADE = {
     "report": ("report", "{model}", "-o", "made.html"),
     "png": ("report", "{model}", "-o", "made.html", "--png", "plots"),
