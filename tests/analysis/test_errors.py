@@ -6,14 +6,13 @@ import gzip
 import json
 import lzma
 import math
-import os
-import subprocess
-import sys
+from dataclasses import replace
 from itertools import pairwise
 
 import numpy as np
 import pytest
 import torch
+from babbler import make_run, run_command
 from hypothesis import given
 from hypothesis import strategies as st
 from torch.nn.functional import cross_entropy
@@ -24,8 +23,6 @@ from charnn.checkpoint import Checkpoint, save
 from charnn.config import DynamicConfig, ModelConfig
 from charnn.errors import CharnnError, ConfigError, TextError
 from charnn.evaluation import network_of
-from charnn.text.sources import open_source
-from charnn.text.token_file import write_token_file
 
 V = 7
 
@@ -254,40 +251,21 @@ def test_the_kinds_have_all_characters_and_all_bits(text, before):
 
 
 TEXT = "the cat sat. The mat ate 12!\n\nA rat sat on the hat.\n" * 30
-COMMAND = [sys.executable, "-c", "from charnn.cli import main; main()", "eval"]
 
 
 @pytest.fixture(scope="module")
 def charnn_eval(tmp_path_factory):
     """Runs `charnn eval` beside a run, a model alone and a model of lines."""
     folder = tmp_path_factory.mktemp("eval")
-    run = folder / "checkpoints/r"
-    run.mkdir(parents=True)
     (folder / "book.txt").write_text(TEXT)
-    with open_source([folder / "book.txt"]) as source:
-        tokens = write_token_file(run / "tokens", source)
-    config = ModelConfig(tokens.tokenizer.vocab_size, "gru", 8, 8, 1)
-    generator = np.random.default_rng(0)
-    weights = {
-        n: generator.normal(0, 0.3, s).astype(np.float32) for n, s in config.tensor_shapes().items()
-    }
-    kind = tokens.tokenizer.to_dict()
-    save(run / "best.safetensors", Checkpoint(config, kind, weights, 0))
-    save(folder / "alone.safetensors", Checkpoint(config, kind, weights, 0))
-    save(folder / "lines.safetensors", Checkpoint(config, kind, weights, 0, lines=True))
+    model = make_run(folder, "r")
+    save(folder / "alone.safetensors", model)
+    save(folder / "lines.safetensors", replace(model, lines=True))
 
     def charnn_eval(*words):
-        done = subprocess.run(
-            [*COMMAND, *words, "--threads", "1"],
-            cwd=folder,
-            stdin=subprocess.DEVNULL,
-            capture_output=True,
-            env={**os.environ, "PYTHONPATH": os.getcwd()},
-            text=True,
-        )
-        return done.returncode, done.stdout, done.stderr
+        return run_command(folder, "eval", *words, "--threads", "1")
 
-    charnn_eval.model = run / "best.safetensors"
+    charnn_eval.model = folder / "checkpoints/r/best.safetensors"
     return charnn_eval
 
 

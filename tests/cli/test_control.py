@@ -3,62 +3,30 @@
 from __future__ import annotations
 
 import json
-import os
-import pty
 import re
 import subprocess
 import sys
+from functools import partial
 
-import numpy as np
 import pytest
+from babbler import make_run, run_command
 
-from charnn.checkpoint import Checkpoint, save
-from charnn.config import ModelConfig
-from charnn.text.sources import open_source
-from charnn.text.token_file import write_token_file
-
-COMMAND = [sys.executable, "-c", "from charnn.cli import main; main()", "sample"]
 TEXT = "the cat sat. The mat ate!\n\nA rat sat on the hat.\n" * 12
 
 
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory):
-    """A folder with a run whose model writes characters nearly at random."""
+    """A folder with a run, "r"."""
     folder = tmp_path_factory.mktemp("control")
-    run = folder / "checkpoints/r"
-    run.mkdir(parents=True)
     (folder / "book.txt").write_text(TEXT)
-    with open_source([folder / "book.txt"]) as source:
-        tokens = write_token_file(run / "tokens", source)
-    config = ModelConfig(tokens.tokenizer.vocab_size, "gru", 8, 8, 1)
-    generator = np.random.default_rng(0)
-    weights = {
-        n: generator.normal(0, 0.3, s).astype(np.float32) for n, s in config.tensor_shapes().items()
-    }
-    save(run / "best.safetensors", Checkpoint(config, tokens.tokenizer.to_dict(), weights, 0))
+    make_run(folder, "r")
     return folder
 
 
 @pytest.fixture
 def sample(folder):
-    """Runs to the end: exit code, stdout, stderr."""
-
-    def sample(*words, terminal=False, **environment):
-        leader, follower = pty.openpty()
-        done = subprocess.run(
-            [*COMMAND, "--seed", "1", *words],
-            cwd=folder,
-            env={**os.environ, "PYTHONPATH": os.getcwd(), **environment},
-            stdin=subprocess.DEVNULL,
-            stdout=follower if terminal else subprocess.PIPE,
-            stderr=subprocess.PIPE,
-        )
-        os.close(follower)
-        out = os.read(leader, 1 << 16) if terminal else done.stdout
-        os.close(leader)
-        return done.returncode, out.decode(), done.stderr.decode()
-
-    return sample
+    """Runs `charnn sample`, with a seed, to its end: exit code, stdout, stderr."""
+    return partial(run_command, folder, "sample", "--seed", "1")
 
 
 def test_bias_ban_and_penalties_change_what_is_written(sample):

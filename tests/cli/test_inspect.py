@@ -3,64 +3,31 @@
 from __future__ import annotations
 
 import json
-import os
-import pty
-import subprocess
-import sys
+from functools import partial
 
 import numpy as np
 import pytest
+from babbler import make_run, run_command
 
 from charnn.checkpoint import Checkpoint, load, save
-from charnn.config import ModelConfig
-from charnn.text.sources import open_source
-from charnn.text.token_file import write_token_file
 
-COMMAND = [sys.executable, "-c", "from charnn.cli import main; main()"]
 TEXT = 'the "cat (12) sat". The "Mat" ate!\n\n  A rat sat on "the Hat" [3].\n' * 40
 
 
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory):
-    """A folder with a run of each cell, whose models write characters nearly at random."""
+    """A folder with a run of an LSTM, and one of an RNN that reads lines."""
     folder = tmp_path_factory.mktemp("inside")
     (folder / "book.txt").write_text(TEXT)
-    for cell in ("lstm", "rnn"):
-        run = folder / "checkpoints" / cell
-        run.mkdir(parents=True)
-        with open_source([folder / "book.txt"]) as source:
-            tokens = write_token_file(run / "tokens", source, split=(50, 50))
-        config = ModelConfig(tokens.tokenizer.vocab_size, cell, 8, 8, 2)
-        generator = np.random.default_rng(0)
-        weights = {
-            n: generator.normal(0, 0.3, s).astype(np.float32)
-            for n, s in config.tensor_shapes().items()
-        }
-        model = Checkpoint(config, tokens.tokenizer.to_dict(), weights, 0, lines=cell == "rnn")
-        save(run / "best.safetensors", model)
+    make_run(folder, "lstm", "lstm", 2, split=(50, 50))
+    make_run(folder, "rnn", "rnn", 2, lines=True, split=(50, 50))
     return folder
 
 
 @pytest.fixture
 def charnn(folder):
     """Runs to the end: exit code, stdout, stderr."""
-
-    def charnn(*words, terminal=False, **environment):
-        leader, follower = pty.openpty()
-        done = subprocess.run(
-            [*COMMAND, *words],
-            cwd=folder,
-            env={**os.environ, "PYTHONPATH": os.getcwd(), "OMP_NUM_THREADS": "1", **environment},
-            stdin=subprocess.DEVNULL,
-            stdout=follower if terminal else subprocess.PIPE,
-            stderr=subprocess.PIPE,
-        )
-        os.close(follower)
-        out = os.read(leader, 1 << 16) if terminal else done.stdout
-        os.close(leader)
-        return done.returncode, out.decode(), done.stderr.decode()
-
-    return charnn
+    return partial(run_command, folder)
 
 
 def test_find_ranks_units_for_people_and_for_programs(charnn):
