@@ -30,8 +30,9 @@ MAY_IMPORT = {
     "evaluation": GROUND | {"model"},
     "generation": GROUND,
     "training": GROUND | {"evaluation", "generation", "model"},
-    "export": GROUND | {"generation"},
-    "analysis": GROUND | {"evaluation", "generation", "model", "training.batches"},
+    "pages": set(),
+    "export": GROUND | {"generation", "pages"},
+    "analysis": GROUND | {"pages", "evaluation", "generation", "model", "training.batches"},
 }
 # The public API and the command line stand above all rooms.
 ROOFS = {"__init__", "__main__", "cli"}
@@ -39,7 +40,7 @@ ROOFS = {"__init__", "__main__", "cli"}
 # Package -> the rooms that may import it. Anything else must come with Python.
 PACKAGES = {
     "charset_normalizer": {"text"},
-    "numpy": {*MAY_IMPORT, *ROOFS} - {"errors", "version", "config"},
+    "numpy": {*MAY_IMPORT, *ROOFS} - {"errors", "version", "config", "pages"},
     "outlines_core": {"generation"},
     "prompt_toolkit": {"cli"},
     "rich": {"cli"},

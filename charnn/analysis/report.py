@@ -16,6 +16,7 @@ from charnn.analysis import report_parts as parts
 from charnn.analysis.report_facts import Facts
 from charnn.analysis.report_html import name_shown, paragraph
 from charnn.analysis.report_png import write_charts
+from charnn.pages import style_sheet
 from charnn.tensor_file import replacing
 from charnn.version import __version__
 
@@ -47,7 +48,7 @@ def write_report(facts: Facts, output: Path, charts: Path | None = None) -> list
         CharnnError: what draws charts, or a font for it, is not installed.
     """
     text = make_report(facts)
-    drawn = write_charts(text, _part("report.css"), charts) if charts else []
+    drawn = write_charts(text, style_sheet(_part("report.css")), charts) if charts else []
     with replacing(output) as file:
         file.write(text.encode())
     return drawn
@@ -67,7 +68,7 @@ def make_report(facts: Facts) -> str:
     fields = {
         "title": html.escape(name_shown(facts.name)),
         "lead": html.escape(parts.in_one_sentence(facts)),
-        "style": _part("report.css"),
+        "style": style_sheet(_part("report.css")),
         "contents": "\n".join(contents),
         "sections": "\n".join(sections),
         "version": html.escape(__version__),

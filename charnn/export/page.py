@@ -22,6 +22,7 @@ from charnn.checkpoint import Checkpoint
 from charnn.config import MAX_SEED, SamplingConfig
 from charnn.errors import CharnnError
 from charnn.generation.arrangement import Matrix, arrange, quantise
+from charnn.pages import style_sheet
 from charnn.tensor_file import replacing
 from charnn.text import pieces
 from charnn.text.tokenizers import SentencePieceTokenizer, Tokenizer, tokenizer_from_dict
@@ -69,7 +70,8 @@ def make_page(checkpoint: Checkpoint, name: str) -> str:
         "facts": facts(checkpoint, tokenizer),
         "max_seed": MAX_SEED,
     }
-    style, engine, page = (_part(name) for name in ("page.css", "engine.js", "page.js"))
+    style = style_sheet(_part("page.css"))
+    engine, page = _part("engine.js"), _part("page.js")
     fields = {
         "title": html.escape(title),
         "policy": f"default-src 'none'; img-src data:; style-src {_hash(style)}; "

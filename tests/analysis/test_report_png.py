@@ -16,8 +16,10 @@ import charnn.cli
 from charnn.analysis import report_png
 from charnn.analysis.report_charts import Bar, Series, bar_chart, line_chart
 from charnn.errors import CharnnError, ConfigError, FileError
+from charnn.pages import style_sheet
 
-STYLE = resources.files("charnn.analysis").joinpath("report.css").read_text("utf-8")
+OWN = resources.files("charnn.analysis").joinpath("report.css").read_text("utf-8")
+STYLE = style_sheet(OWN)
 LINES = line_chart("two", "t", "d", [Series("a", [(1, 1), (2, 2)]), Series("b", [(1, 2), (2, 1)])],
                    "x", "y")  # fmt: skip
 BARS = bar_chart("bars", "t", "d", [Bar("a", [(0.5, 0), (0.5, 1)], "half")], 1.0)
