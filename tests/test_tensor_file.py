@@ -4,6 +4,8 @@ import errno
 import hashlib
 import json
 import os
+import resource
+import signal
 import stat
 import time
 import tracemalloc
@@ -193,8 +195,6 @@ def test_a_disk_that_is_full_in_the_middle_of_a_write_leaves_nothing_behind(
 
 
 def test_a_limit_on_file_size_gives_one_line_and_keeps_the_old_file(target: Path) -> None:
-    resource = pytest.importorskip("resource")
-    signal = pytest.importorskip("signal")
     before = signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
     limits = resource.getrlimit(resource.RLIMIT_FSIZE)
     try:

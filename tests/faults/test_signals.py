@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import pty
 import signal
 import time
 from collections.abc import Iterator
@@ -140,7 +141,6 @@ def test_a_signal_while_the_text_is_read_leaves_no_run_behind(
 
 @pytest.fixture
 def terminal() -> Iterator[Any]:
-    pty = pytest.importorskip("pty")
     master, slave = pty.openpty()
     yield master, os.ttyname(slave)
     for descriptor in (master, slave):
