@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import signal
 
 from hypothesis import settings
 
@@ -13,6 +14,9 @@ if "PYTEST_XDIST_WORKER" in os.environ:
 # No deadline: the machines that run this are shared. Derandomised: what failed once fails again.
 settings.register_profile("charnn", deadline=None, max_examples=40, derandomize=True, database=None)
 settings.load_profile("charnn")
+
+# Whoever begins the tests in the background may have had SIGINT ignored, for these and their own.
+signal.signal(signal.SIGINT, signal.default_int_handler)
 
 # Variables that change what charnn, rich and typer print, or where charnn looks for runs.
 for name in list(os.environ):
