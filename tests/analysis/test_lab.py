@@ -9,7 +9,6 @@ import os
 import signal
 import subprocess
 import sys
-import threading
 import time
 from contextlib import suppress
 from dataclasses import replace
@@ -106,15 +105,15 @@ LONG = replace(TINY, cells=("rnn",), sizes=(1, 9), max_steps=10**7)
 def test_a_worker_that_the_system_kills_ends_the_experiment(monkeypatch) -> None:
     monkeypatch.undo()
     others = set(multiprocessing.active_children())
-
-    def kill_one() -> None:
-        while not (workers := set(multiprocessing.active_children()) - others):
-            time.sleep(0.01)
-        workers.pop().kill()
-
-    threading.Thread(target=kill_one).start()
+    short_and_endless = LabOptions(
+        "recall", ("rnn",), (1, 200), seeds=1, hidden_size=24, max_steps=10**7
+    )
+    found = run(short_and_endless, threads=2)
+    assert isinstance(first := next(found), Trial)
+    assert first.solved
+    (set(multiprocessing.active_children()) - others).pop().kill()
     with pytest.raises(TrainingError, match=r"killed by the system \(SIGKILL\).*fewer --threads"):
-        list(run(LONG, threads=2))
+        next(found)
     assert others == set(multiprocessing.active_children())
 
 
