@@ -239,7 +239,7 @@ def _check(header: Header, path: Path) -> tuple[ModelConfig, TrainConfig | None]
         if "ngrams" in metadata:
             _check_ngrams(_object(metadata, "ngrams"))
             for name in NGRAM_ARRAYS:
-                if f"ngrams.{name}" not in header.tensors:
+                if name != "dropped" and f"ngrams.{name}" not in header.tensors:
                     raise ValueError(f"its n-grams have no {name}")
         wanted = {name: ("F32", shape) for name, shape in config.tensor_shapes().items()}
         train_config = None

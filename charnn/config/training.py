@@ -15,7 +15,7 @@ ADAMW_MOMENTS = ("exp_avg", "exp_avg_sq")
 MUON_MOMENTUM = "momentum"
 PRECISIONS = ("auto", "float32", "bfloat16")
 MAX_NGRAM = 16
-NGRAM_ARRAYS = ("symbols", "counts", "children")
+NGRAM_ARRAYS = ("symbols", "counts", "children", "dropped")
 DEVICES = ("auto", "cpu", "cuda", "mps")
 
 

@@ -25,7 +25,7 @@ Array = NDArray[Any]
 
 
 class Mixture:
-    """A network mixed with counts, itself what a sampler takes for a network.
+    """A network mixed with counts, itself what a sampler takes for a network; see `mix`.
 
     A state is one array: that of the network, flat, and where the text stands in the tree.
     """
@@ -74,8 +74,9 @@ class Mixture:
         """Logits of the mixture: of logits (..., V) and what the counts say (..., V)."""
         # What is not finite is told by whoever draws; it is no warning here.
         with np.errstate(all="ignore"):
-            p = np.exp(logits - logits.max(-1, keepdims=True), dtype=np.float64)
-            p *= (1 - self.share) / p.sum(-1, keepdims=True)
+            wide = logits.astype(np.float64)
+            p = np.exp(wide - wide.max(-1, keepdims=True))
+            p *= (1 - self.share) / p.cumsum(-1)[..., -1:]  # in order, as the engine adds up
             p += self.share * counted
             mixed: Array = np.log(p).astype(np.float32)
         return mixed
@@ -89,6 +90,15 @@ class Mixture:
 
 
 Predictor = Network | Clamped | Mixture
+
+
+def mix(
+    network: Network | Clamped, counts: tuple[NGramTree, float] | None
+) -> Network | Clamped | Mixture:
+    """A network mixed with a tree in a share, in the engine itself where it is compiled."""
+    if counts is None:
+        return network
+    return network.mixed(*counts) if isinstance(network, NativeModel) else Mixture(network, *counts)
 
 
 def is_exact(network: Predictor) -> bool:
@@ -105,5 +115,6 @@ def predictor(saved: Checkpoint, engine: str = "auto", int8: bool = False) -> Ne
         DamagedFile: its n-grams are none.
     """
     network = make_network(saved.config, saved.weights, engine, int8)
-    counts = counts_from_dict(saved.ngrams, saved.config.vocab_size)
-    return Mixture(network, *counts) if counts else network
+    mixed = mix(network, counts_from_dict(saved.ngrams, saved.config.vocab_size))
+    assert not isinstance(mixed, Clamped), "no unit is held here"
+    return mixed

@@ -16,7 +16,7 @@ from charnn.generation.engines import Network, make_network
 from charnn.generation.filters import FILTERS
 from charnn.generation.guides import Guide, Phrases
 from charnn.generation.lines import LineWriter
-from charnn.generation.mixture import Mixture, Predictor
+from charnn.generation.mixture import mix
 from charnn.generation.sampler import Sampler, draw_seed
 from charnn.generation.writer import Writing
 from charnn.text.ngram_tree import NGramTree, counts_from_dict
@@ -55,7 +55,7 @@ class Model:
         counts: tuple[NGramTree, float] | None = None,
     ) -> None:
         self.network, self.tokenizer, self.start_token = network, tokenizer, start_token
-        self.predictor: Predictor = Mixture(network, *counts) if counts else network
+        self.predictor = mix(network, counts)
         self.of_lines = of_lines
         self.config, self.info, self.digest = network.config, info or {}, digest
         self.tokens = tokens

@@ -1,4 +1,4 @@
-"""The compiled engine: engine/engine.c, where it was built, called through ctypes.
+"""The network in the compiled engine, called through ctypes; see engine/engine.h.
 
 Shapes: B streams, V symbols, E features of a symbol, H units, L layers, P parts of a state.
 """
@@ -7,120 +7,24 @@ from __future__ import annotations
 
 import ctypes
 from collections.abc import Iterable, Sequence
-from contextlib import suppress
 from copy import copy
-from functools import cache
-from importlib.machinery import EXTENSION_SUFFIXES
-from pathlib import Path
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from charnn.config import GATES, STATES
-from charnn.errors import CharnnError, ConfigError
+from charnn.errors import CharnnError
+from charnn.generation import library
 from charnn.generation.arrangement import Arrangement, Matrix
+from charnn.generation.library import CLayer, CMatrix, CModel, CNGrams, CNumbers
 from charnn.generation.runtime import MAX_TABLE_BYTES
+from charnn.text.ngram_tree import NGramTree
 
 Array = NDArray[np.float32]
 CELLS = {"rnn": 0, "gru": 1, "lstm": 2}
-# As in kernels.h; the best that the processor has is taken.
-KERNELS = {"avx512-vnni": 2, "avx2": 1, "neon": 3, "plain": 0}
 CACHE_LINE = 64
 STRIDE = 32  # numbers: a multiple of what any kernel reads at once
-
-Pointer = ctypes.c_void_p
-
-
-class CMatrix(ctypes.Structure):
-    """charnn_matrix."""
-
-    _fields_ = (
-        *((name, ctypes.c_int32) for name in ("rows", "columns", "stride")),
-        *((name, Pointer) for name in ("weights", "scale", "row_sum", "bias")),
-    )
-
-
-class CLayer(ctypes.Structure):
-    """charnn_layer."""
-
-    _fields_ = (
-        ("input", CMatrix),
-        ("recurrent", CMatrix),
-        ("bias_hn", Pointer),
-        ("residual", ctypes.c_int32),
-    )
-
-
-class CModel(ctypes.Structure):
-    """charnn_model."""
-
-    _fields_ = (
-        *(
-            (name, ctypes.c_int32)
-            for name in ("cell", "vocab_size", "embedding_size", "hidden_size", "num_layers")
-        ),
-        *((name, Pointer) for name in ("embedding", "table")),
-        ("layers", ctypes.POINTER(CLayer)),
-        ("head", CMatrix),
-    )
-
-
-@cache
-def library() -> ctypes.CDLL | None:
-    """The compiled engine; None where there is none, or none that can be loaded."""
-    paths = (Path(__file__).with_name(f"_engine{suffix}") for suffix in EXTENSION_SUFFIXES)
-    for path in paths:
-        if path.exists():
-            with suppress(OSError, AttributeError):  # built for another system, or an older source
-                return open_library(path)
-    return None
-
-
-def open_library(path: Path) -> ctypes.CDLL:
-    """The engine compiled into `path`, its functions declared.
-
-    Raises:
-        OSError: it cannot be loaded.
-        AttributeError: it lacks a function.
-    """
-    found = ctypes.CDLL(str(path))
-    whole, real, model = ctypes.c_int32, ctypes.c_double, ctypes.POINTER(CModel)
-    function: Any
-    for function, result, arguments in (
-        (found.charnn_use, ctypes.c_int, (ctypes.c_int,)),
-        (found.charnn_scratch_bytes, ctypes.c_size_t, (model, whole)),
-        (found.charnn_make_table, None, (model, Pointer, Pointer)),
-        (found.charnn_step, None, (model, whole, *[Pointer] * 5)),
-        (found.charnn_choose, whole, (Pointer, whole, real, real, Pointer)),
-        (found.charnn_surprisal, real, (Pointer, whole, whole)),
-    ):
-        function.restype, function.argtypes = result, arguments
-    return found
-
-
-@cache
-def kernels() -> tuple[str, ...]:
-    """The kernels that this processor can run, the best one first; none without the engine."""
-    found = library()
-    if found is None:
-        return ()
-    return tuple(name for name, number in KERNELS.items() if found.charnn_use(number))
-
-
-def use(kernel: str | None = None) -> None:
-    """Chooses the kernel for all models of this process; None is the best one.
-
-    Raises:
-        ConfigError: the processor has no such kernel.
-    """
-    found, there = library(), kernels()
-    if kernel is not None and kernel not in there:
-        raise ConfigError(
-            f"no kernel {kernel!r} here; there is: {', '.join(there) or 'no compiled engine'}"
-        )
-    if found is not None:
-        found.charnn_use(KERNELS[kernel or there[0]])
 
 
 class NativeModel:
@@ -136,12 +40,12 @@ class NativeModel:
         Raises:
             CharnnError: there is no compiled engine.
         """
-        found = library()
+        found = library.load()
         if found is None:
             raise CharnnError(
                 "the compiled engine was not built: install charnn where there is a C compiler"
             )
-        use()
+        library.use()
         self.compiled, self._arrays = found, list[NDArray[np.generic]]()
         self.config = config = arrangement.config
         layers = (CLayer * config.num_layers)()
@@ -157,7 +61,11 @@ class NativeModel:
         model.layers = layers
         model.head = self._matrix(arrangement.head)
         self.c_model, self._layers = model, layers
-        self._state_shape = (config.num_layers, len(STATES[config.cell]), config.hidden_size)
+        self._state_shape: tuple[int, ...] = (
+            config.num_layers,
+            len(STATES[config.cell]),
+            config.hidden_size,
+        )
         self.reserve(streams)
         self._tokens = np.zeros(1, np.int32)
         self._tokens_at = address(self._tokens)
@@ -178,9 +86,29 @@ class NativeModel:
         other.reserve(streams)
         return other
 
+    def mixed(self, tree: NGramTree, share: float) -> NativeModel:
+        """The same model, with this share of n-grams in what it says; weights are shared.
+
+        A state is one array: that of the network, flat, and where the text stands in the tree.
+        """
+        other = copy(self)
+        other._arrays = [*self._arrays]
+        ngrams = CNGrams(tree.order, share)
+        for name in ("symbols", "counts", "dropped"):
+            numbers: NDArray[Any] = getattr(tree, name)
+            setattr(ngrams, name, CNumbers(other._keep(numbers), numbers.itemsize))
+        ngrams.first = other._keep(tree.first.astype(np.int32))
+        ngrams.discounts = other._keep(tree.discounts)
+        other.c_model = CModel.from_buffer_copy(self.c_model)
+        other.c_model.ngrams = ctypes.pointer(ngrams)
+        other._state_shape = (int(np.prod(self._state_shape)) + tree.order,)
+        return other.twin(self.streams)
+
     def initial_state(self) -> Array:
-        """The state at the start of a text: zeros (L, P, H)."""
-        return np.zeros(self._state_shape, np.float32)
+        """The state at the start of a text: zeros (L, P, H), or as `mixed` says."""
+        state = np.empty(self._state_shape, np.float32)
+        self.compiled.charnn_begin(self.c_model, address(state))
+        return state
 
     def step(self, token: int, state: Array) -> tuple[Array, Array]:
         """Reads one token: logits (V,) of the next one, and the new state."""
@@ -207,7 +135,7 @@ class NativeModel:
         return nats
 
     def step_batch(self, tokens: Sequence[int], states: Array) -> Array:
-        """Reads a token in each stream; states (B, L, P, H) are changed; logits (B, V).
+        """Reads a token in each stream; states (B, ...) are changed; logits (B, V).
 
         A stream gets the bits that `step` would give it.
         """
@@ -265,7 +193,7 @@ class NativeModel:
 
 
 class NativeStream:
-    """One text in the engine's hands; ``logits`` (V,) and ``state`` (L, P, H) are those of now."""
+    """One text in the engine's hands; ``logits`` (V,) and ``state`` are those of now."""
 
     def __init__(self, model: NativeModel, logits: Array, state: Array) -> None:
         """Copies `logits` and `state`."""

@@ -50,12 +50,10 @@ class NGram:
         """`vocab_size` includes characters that are only in texts to be scored."""
         self.vocab_size = vocab_size
         self.levels: list[Level] = []
-        below = 1
-        for keys, counts, before in count_ngrams(ids, vocab_size, order):
+        for keys, counts, before, dropped in count_ngrams(ids, vocab_size, order):
             contexts = keys // vocab_size
-            whole, kept = (discount(some, contexts, below) for some in (counts, before))
+            whole, kept = (discount(some, contexts, dropped) for some in (counts, before))
             self.levels.append(Level(keys, whole, kept))
-            below = len(keys)
 
     def nats(self, ids: Array, reach: Array) -> Array:
         """The loss (order, T) of each of `ids` (T,) under the model of each order.
@@ -89,50 +87,86 @@ class NGram:
         return losses
 
 
-def count_ngrams(
-    ids: Array, vocab_size: int, order: int, most: int | None = None
-) -> list[tuple[Array, Array, Array]]:
-    """The different n-grams of ids (T,) by length: keys as in `Level`, counts, and counts before.
+class NGrams(NamedTuple):
+    """The different n-grams of one length that are kept, sorted by context.
 
-    The latter say how many symbols come before each; those of the last length are its counts.
-    Lengths that would bring more than `most` n-grams in all are left out.
+    Attributes:
+        keys: place of the context among the n-grams one shorter, times vocab_size, and the symbol.
+        counts: how often each occurs.
+        before: how many different symbols come before each; of the last length its counts.
+        dropped: how many n-grams are not kept, by the place of their context.
+    """
+
+    keys: Array
+    counts: Array
+    before: Array
+    dropped: Array
+
+
+def count_ngrams(
+    ids: Array, vocab_size: int, order: int, most: int | None = None, once: int | None = None
+) -> list[NGrams]:
+    """The n-grams of ids (T,) by length.
+
+    Those longer than `once` are kept if they occur twice. Lengths that would bring more than `most`
+    n-grams in all are left out.
     """
     ids = ids.astype(np.int64)
-    contexts = np.zeros(len(ids), np.int64)  # the empty one, before each symbol
-    found: list[tuple[Array, Array, Array]] = []
-    places = contexts
+    found: list[NGrams] = []
+    places = np.zeros(len(ids), np.int64)  # of the n-gram that begins at each symbol, or -1
+    kept, below = 0, 1
     for skip in range(min(order, len(ids))):
-        keys, first, longer, counts = np.unique(
-            contexts * vocab_size + ids[skip:],
+        begin = np.flatnonzero(places[: len(ids) - skip] >= 0)
+        keys, first, which, counts = np.unique(
+            places[begin] * vocab_size + ids[begin + skip],
             return_index=True,
             return_inverse=True,
             return_counts=True,
         )
-        if most is not None and sum(len(each[0]) for each in found) + len(keys) > most:
+        keep = counts > (once is not None and skip >= once)
+        kept += int(keep.sum())
+        if not keep.any() or (most is not None and kept > most):
             break
+        dropped = np.bincount(keys[~keep] // vocab_size, minlength=below)
+        number = np.where(keep, np.cumsum(keep) - 1, -1)
+        longer = np.full(len(ids) - skip, -1)
+        longer[begin] = number[which]
         if found:  # each n-gram one longer is another symbol before the one that it ends in
-            found[-1] = (
-                *found[-1][:2],
-                np.bincount(places[first + 1], minlength=len(found[-1][0])),
-            )
-        found.append((keys, counts, counts))
-        places, contexts = longer, longer[:-1]
+            each = np.concatenate([begin[first[keep]], np.flatnonzero(longer < 0)])
+            ends = places[each + 1]
+            before = np.bincount(ends[ends >= 0], minlength=below)
+            found[-1] = found[-1]._replace(before=before)
+        below = int(keep.sum())
+        keys, counts = keys[keep], counts[keep]
+        found.append(NGrams(keys, counts, counts, dropped))
+        places = longer
     return found
 
 
-def discount(counts: Array, contexts: Array, below: int) -> Counts:
-    """Takes from each count what its size (1, 2, 3 and more) tells; `below` contexts there are."""
-    sizes = np.bincount(np.minimum(counts, 5), minlength=6)[1:5].astype(float)
-    given = np.array([0.5, 1.0, 1.5])  # where too few n-grams tell
-    if sizes.all():
-        steps = np.array([1, 2, 3])
-        taken = steps - (steps + 1) * sizes[0] / (sizes[0] + 2 * sizes[1]) * sizes[1:] / sizes[:3]
-        given = np.clip(taken, 0.1, steps)  # more than nothing, or a probability could be 0
+def discount(counts: Array, contexts: Array, dropped: Array) -> Counts:
+    """Takes from each count what its size (1, 2, 3 and more) tells.
+
+    A context has its place in `dropped`: how many n-grams of a count of 1 were not kept in it. What
+    they had goes to the rest.
+    """
+    below, given = len(dropped), discounts(counts, int(dropped.sum()))
     taken = np.concatenate([[0], given])[np.minimum(counts, 3)]
-    totals = np.bincount(contexts, counts, below)
+    totals = np.bincount(contexts, counts, below) + dropped
     some = np.maximum(totals, 1)
-    rest = np.where(totals > 0, np.bincount(contexts, taken, below) / some, 1)
+    rest = np.where(totals > 0, (np.bincount(contexts, taken, below) + dropped) / some, 1)
     return Counts(np.append((counts - taken) / some[contexts], 0), np.append(rest, 1))
+
+
+def discounts(counts: Array, ones: int = 0) -> Array:
+    """What is taken from a count of 1, of 2, and of 3 and more; `ones` counts of 1 come on top."""
+    sizes = np.bincount(np.minimum(counts, 5), minlength=6)[1:5].astype(float)
+    sizes[0] += ones
+    if not sizes.all():
+        return np.array([0.5, 1.0, 1.5])  # where too few n-grams tell
+    steps = np.array([1, 2, 3])
+    taken = steps - (steps + 1) * sizes[0] / (sizes[0] + 2 * sizes[1]) * sizes[1:] / sizes[:3]
+    given: Array = np.clip(taken, 0.1, steps)  # more than nothing, or a probability could be 0
+    return given
 
 
 def choose_order(ids: Array, vocab_size: int, order: int = MAX_ORDER) -> tuple[int, Array]:

@@ -1,10 +1,11 @@
 """The n-grams of a text as a tree, small enough to lie in a model's file.
 
 Node 0 is the empty context. The children of a node are the symbols that were seen after it, in
-order; the nodes of one depth lie one after another, by their parents. So symbols, counts and
-numbers of children are all there is to keep.
+order; the nodes of one depth lie one after another, by their parents. So symbols, counts, numbers
+of children and of n-grams that were not kept are all there is to keep.
 
-The probabilities are those of `charnn.text.ngram`, interpolated modified Kneser-Ney smoothing.
+The probabilities are those of `charnn.text.ngram`, interpolated modified Kneser-Ney smoothing, in
+one order of float64 operations that the engine and a page repeat (docs/int8.md).
 
 Shapes: N nodes but the first, C contexts, K = order of the n-grams, V symbols, B places in a text.
 """
@@ -12,91 +13,121 @@ Shapes: N nodes but the first, C contexts, K = order of the n-grams, V symbols, 
 from __future__ import annotations
 
 from collections.abc import Mapping
+from functools import cached_property
 from typing import Any
 
 import numpy as np
 
 from charnn.config import NGRAM_ARRAYS
 from charnn.errors import DamagedFile
-from charnn.text.ngram import Array, count_ngrams, discount
+from charnn.text.ngram import Array, Counts, count_ngrams, discount, discounts
 
 MAX_TOKENS = 5_000_000  # of a text, from its start: counting takes some 50 bytes for each
 MAX_NODES = 1 << 22  # takes some 200 MB; float32, in which states hold nodes, counts to 1 << 24
 LEAST_SHARE = 1e-4  # of either: no probability is nought then
-NOWHERE = -1  # stands for the node of a context that was never seen
+NOWHERE = -1  # stands for the node of a context that is not there
 
 
 class NGramTree:
     """The n-grams of up to `order` symbols: places of contexts in, probabilities (V,) out.
 
     Where a text stands is `nodes` (K,): those of its latest 0, 1, ... K-1 symbols, or `NOWHERE`.
+
+    Attributes:
+        first: the first child of each context, and where the next one would be: (C + 1,).
+        discounts: what is taken from a count of 1, 2, and 3 and more, by length: (K, 3).
     """
 
     def __init__(
-        self, vocab_size: int, order: int, symbols: Array, counts: Array, children: Array
+        self,
+        vocab_size: int,
+        order: int,
+        symbols: Array,
+        counts: Array,
+        children: Array,
+        dropped: Array,
     ) -> None:
-        """Takes symbols (N,) and counts (N,) of all nodes but the first, and children (C,).
+        """Takes symbols (N,) and counts (N,) of all nodes but the first, children and dropped (C,).
 
-        Those are the numbers of children of all nodes but the deepest. Counts are of occurrences
-        for the longest n-grams, and of the different symbols before them for the shorter ones.
+        Children are their numbers, of all nodes but the deepest; dropped how many more occurred
+        once and were not kept. Counts are of occurrences for the longest n-grams, and of the
+        different symbols before them for the shorter ones.
 
         Raises:
             ValueError: they are no tree of n-grams.
         """
         self.vocab_size, self.order = vocab_size, order
-        self.symbols, self.counts, self.children = symbols, counts, children
+        self.symbols, self.counts = symbols, counts
+        self.children, self.dropped = children, dropped
         size = len(symbols) + 1
         if len(counts) + 1 != size or not 2 <= size <= MAX_NODES:
             raise ValueError("its n-grams have not one symbol and one count each")
-        numbers = np.zeros(size, np.int64)
-        if not 1 <= len(children) < size:
+        if not 1 <= len(children) < size or len(dropped) != len(children):
             raise ValueError("its n-grams have no contexts")
-        numbers[: len(children)] = children
-        self.first: Array = np.concatenate([[1], 1 + np.cumsum(numbers)])  # child of each node
+        self.first: Array = np.concatenate([[1], 1 + np.cumsum(children, dtype=np.int64)])
         if self.first[-1] != size:  # before as many are made room for as a file says
             raise ValueError("its n-grams hang from no context")
-        parents = np.repeat(np.arange(size), numbers)
-        if (parents >= np.arange(1, size)).any():
+        self._parents: Array = np.repeat(np.arange(len(children)), children)
+        if (self._parents >= np.arange(1, size)).any():
             raise ValueError("its n-grams hang from no context")
-        self.keys: Array = parents * vocab_size + symbols.astype(np.int64)
+        self.keys: Array = self._parents * vocab_size + symbols.astype(np.int64)
         if symbols.max() >= vocab_size or (np.diff(self.keys) <= 0).any():
             raise ValueError("its n-grams are out of order, or of symbols that are not there")
-        self.given, self.rest = np.zeros(size), np.ones(size)
-        start, stop = 0, 1  # nodes of one depth
-        for _ in range(order):
-            below = slice(int(self.first[start]), int(self.first[stop]))
-            if below.start == below.stop:
-                raise ValueError(f"its n-grams are not of {order} symbols")
-            found = discount(
-                counts[below.start - 1 : below.stop - 1].astype(np.int64),
-                parents[below.start - 1 : below.stop - 1] - start,
-                stop - start,
-            )
-            self.given[below], self.rest[start:stop] = found.share[:-1], found.rest[:-1]
-            start, stop = below.start, below.stop
-        if stop != size or start != len(children):
-            raise ValueError(f"its n-grams are not of {order} symbols")
+        self._levels = self._divided()
+        found = [
+            discounts(counts[below], int(dropped[above].sum())) for above, below in self._levels
+        ]
+        self.discounts: Array = np.array(found)
+
+    def _divided(self) -> list[tuple[slice, slice]]:
+        """The contexts of each length, and the places of their children in `symbols`."""
+        levels, start, stop = [], 0, 1
+        for _ in range(self.order):
+            if start == stop or stop > len(self.children):
+                break
+            below, end = int(self.first[start]), int(self.first[stop])
+            levels.append((slice(start, stop), slice(below - 1, end - 1)))
+            start, stop = below, end
+        if len(levels) != self.order or start == stop or start != len(self.children):
+            raise ValueError(f"its n-grams are not of {self.order} symbols")
+        return levels
+
+    @cached_property
+    def _weights(self) -> Counts:
+        """What each node has of its context's probability, and what each context leaves."""
+        given, rest = [], []
+        for above, below in self._levels:
+            parents = self._parents[below] - above.start
+            found = discount(self.counts[below].astype(np.int64), parents, self.dropped[above])
+            given.append(found.share[:-1])
+            rest.append(found.rest[:-1])
+        return Counts(np.concatenate(given), np.concatenate(rest))
 
     @classmethod
-    def of(cls, ids: Array, vocab_size: int, order: int) -> NGramTree:
+    def of(cls, ids: Array, vocab_size: int, order: int, once: int | None = None) -> NGramTree:
         """Counts ids (T,), at most `MAX_TOKENS` of them; of lesser order where it grows too large.
+
+        N-grams longer than `once` are kept if they occur twice.
 
         Raises:
             ValueError: there are no ids.
         """
-        levels = count_ngrams(np.asarray(ids[:MAX_TOKENS]), vocab_size, order, MAX_NODES - 1)
+        ids = np.asarray(ids[:MAX_TOKENS])
+        levels = count_ngrams(ids, vocab_size, order, MAX_NODES - 1, once)
         if not levels:
             raise ValueError("there is nothing to count")
-        children, above = [], 1
-        for each, _, _ in levels:
-            children.append(np.bincount(each // vocab_size, minlength=above))
-            above = len(each)
+        contexts = [len(each.dropped) for each in levels]
+        children = [
+            np.bincount(each.keys // vocab_size, minlength=size)
+            for each, size in zip(levels, contexts, strict=True)
+        ]
         return cls(
             vocab_size,
             len(levels),
-            _small(np.concatenate([each % vocab_size for each, _, _ in levels])),
-            _small(np.concatenate([before for _, _, before in levels])),
+            _small(np.concatenate([each.keys % vocab_size for each in levels])),
+            _small(np.concatenate([each.before for each in levels])),
             _small(np.concatenate(children)),
+            _small(np.concatenate([each.dropped for each in levels])),
         )
 
     def to_arrays(self) -> dict[str, Array]:
@@ -105,12 +136,14 @@ class NGramTree:
 
     @classmethod
     def from_arrays(cls, vocab_size: int, order: int, arrays: Mapping[str, Any]) -> NGramTree:
-        """Inverse of `to_arrays`.
+        """Inverse of `to_arrays`; without ``dropped``, all were kept.
 
         Raises:
+            KeyError: an array is missing.
             ValueError: they are no tree of n-grams.
         """
-        return cls(vocab_size, order, *(arrays[name] for name in NGRAM_ARRAYS))
+        known = {"dropped": np.zeros(len(arrays["children"]), np.uint8), **arrays}
+        return cls(vocab_size, order, *(known[name] for name in NGRAM_ARRAYS))
 
     def start(self) -> Array:
         """The nodes (K,) of a text that begins: the empty context alone."""
@@ -127,25 +160,25 @@ class NGramTree:
 
     def probabilities(self, nodes: Array) -> Array:
         """What comes next (V,) where a text stands at nodes (K,)."""
-        p: Array = np.full(self.vocab_size, 1 / self.vocab_size)
-        for node in nodes.tolist():
-            if node == NOWHERE:
-                break
-            start, stop = self.first[node : node + 2].tolist()
-            p *= self.rest[node]
-            p[self.symbols[start - 1 : stop - 1]] += self.given[start:stop]
+        p: Array = self.probabilities_at(nodes[None])[0]
         return p
 
     def probabilities_at(self, nodes: Array) -> Array:
-        """The same (B, V) for nodes (B, K), all at once."""
-        p: Array = np.full((len(nodes), self.vocab_size), 1 / self.vocab_size)
-        for context in nodes.T:
+        """The same (B, V) for nodes (B, K): from the longest context on, what each leaves."""
+        given, rest = self._weights
+        p: Array = np.zeros((len(nodes), self.vocab_size))
+        left = np.ones(len(nodes))
+        for context in nodes.T[::-1]:
             rows = np.flatnonzero(context != NOWHERE)
-            firsts, stops = self.first[context[rows]], self.first[context[rows] + 1]
-            sizes = stops - firsts
-            p[rows] *= self.rest[context[rows]][:, None]
-            places = np.repeat(stops - np.cumsum(sizes), sizes) + np.arange(sizes.sum())
-            p[np.repeat(rows, sizes), self.symbols[places - 1]] += self.given[places]
+            at = context[rows]
+            sizes = self.first[at + 1] - self.first[at]
+            places = np.repeat(self.first[at + 1] - np.cumsum(sizes), sizes) - 1
+            places += np.arange(sizes.sum())
+            p[np.repeat(rows, sizes), self.symbols[places]] += (
+                np.repeat(left[rows], sizes) * given[places]
+            )
+            left[rows] *= rest[at]
+        p += left[:, None] / self.vocab_size
         return p
 
 

@@ -17,7 +17,7 @@ from charnn.generation.clamps import (
     parse_unit,
 )
 from charnn.generation.engines import ENGINES, make_network
-from charnn.generation.native import kernels
+from charnn.generation.library import kernels
 from charnn.generation.sampler import Sampler
 
 CELLS = list(GATES)

@@ -151,6 +151,7 @@ static void float_plain(const charnn_matrix *m, const float *x, int32_t streams,
 typedef struct {
     float *x, *inputs, *recurrent, *factor;
     void *operand; /* what a product reads: int8 or float, rows of a matrix's stride */
+    double *counted; /* (V,), one stream's: what the n-grams say */
 } scratch_arrays;
 
 static int32_t greater(int32_t a, int32_t b) { return a > b ? a : b; }
@@ -171,7 +172,8 @@ size_t charnn_scratch_bytes(const charnn_model *model, int32_t streams) {
     size_t rows = (size_t)GATES[model->cell] * h;
     size_t width = (size_t)greater(model->embedding_size, model->hidden_size);
     return to_line(b * width * 4) + 2 * to_line(b * rows * 4) + to_line(b * 4) +
-           to_line(b * (size_t)widest_stride(model) * 4);
+           to_line(b * (size_t)widest_stride(model) * 4) +
+           (model->ngrams ? (size_t)model->vocab_size * 8 : 0);
 }
 
 static scratch_arrays divide(const charnn_model *model, int32_t streams, void *scratch) {
@@ -184,7 +186,8 @@ static scratch_arrays divide(const charnn_model *model, int32_t streams, void *s
     s.inputs = (float *)(void *)(next += to_line(b * width * 4));
     s.recurrent = (float *)(void *)(next += to_line(b * rows * 4));
     s.factor = (float *)(void *)(next += to_line(b * rows * 4));
-    s.operand = next + to_line(b * 4);
+    s.operand = next += to_line(b * 4);
+    s.counted = (double *)(void *)(next + to_line(b * (size_t)widest_stride(model) * 4));
     return s;
 }
 
@@ -263,12 +266,86 @@ INLINE void read_symbol(const charnn_model *model, int32_t token, float *inputs,
     multiply(m, s.operand, &factor, 1, inputs, product, product_f);
 }
 
+size_t charnn_state_size(const charnn_model *model) {
+    size_t part = (size_t)(PARTS[model->cell] * model->hidden_size);
+    return (size_t)model->num_layers * part + (model->ngrams ? (size_t)model->ngrams->order : 0);
+}
+
+void charnn_begin(const charnn_model *model, float *state) {
+    size_t size = charnn_state_size(model), nodes = model->ngrams ? (size_t)model->ngrams->order : 0, i;
+    for (i = 0; i < size; i++) state[i] = i + nodes > size ? -1.0f : 0.0f;
+}
+
+static int64_t number(charnn_numbers numbers, int32_t i) {
+    if (numbers.bytes == 1) return ((const uint8_t *)numbers.at)[i];
+    if (numbers.bytes == 2) return ((const uint16_t *)numbers.at)[i];
+    return ((const uint32_t *)numbers.at)[i];
+}
+
+/* Where the nodes (K,) of a text are after a token; -1 where its latest symbols have none. */
+static void follow(const charnn_ngrams *g, const float *before, int32_t token, float *after) {
+    int32_t k;
+    for (k = g->order - 1; k > 0; k--) {
+        int32_t low = 0, high = 0, end = 0;
+        if (before[k - 1] >= 0.0f) {
+            low = g->first[(int32_t)before[k - 1]];
+            high = end = g->first[(int32_t)before[k - 1] + 1];
+        }
+        while (low < high) {
+            int32_t middle = low + (high - low) / 2;
+            if (number(g->symbols, middle - 1) < token) low = middle + 1;
+            else high = middle;
+        }
+        after[k] = low < end && number(g->symbols, low - 1) == token ? (float)low : -1.0f;
+    }
+    after[0] = 0.0f;
+}
+
+/* What the n-grams say at nodes (K,), to p (V,): from the longest context on, what each leaves. */
+static void count(const charnn_model *model, const float *nodes, double *p) {
+    const charnn_ngrams *g = model->ngrams;
+    double left = 1.0;
+    int32_t k, v;
+    for (v = 0; v < model->vocab_size; v++) p[v] = 0.0;
+    for (k = g->order - 1; k >= 0; k--) {
+        const double *taken = g->discounts + 3 * k;
+        int32_t node = (int32_t)nodes[k], child;
+        double total, rest = 0.0;
+        if (node < 0) continue;
+        total = (double)number(g->dropped, node);
+        for (child = g->first[node]; child < g->first[node + 1]; child++)
+            total += (double)number(g->counts, child - 1);
+        if (!(total > 0.0)) continue;
+        for (child = g->first[node]; child < g->first[node + 1]; child++) {
+            int64_t size = number(g->counts, child - 1);
+            double less = size ? taken[size < 3 ? size - 1 : 2] : 0.0;
+            p[number(g->symbols, child - 1)] += left * (((double)size - less) / total);
+            rest += less;
+        }
+        left *= (rest + (double)number(g->dropped, node)) / total;
+    }
+    for (v = 0; v < model->vocab_size; v++) p[v] += left / model->vocab_size;
+}
+
+/* Makes logits (V,) of the network those of the mixture, in which `counted` (V,) has its share. */
+static void mix(const charnn_model *model, const double *counted, float *logits) {
+    const int32_t n = model->vocab_size;
+    double most = logits[0], total = 0.0, share = model->ngrams->share, each;
+    int32_t v;
+    for (v = 1; v < n; v++)
+        if ((double)logits[v] > most) most = logits[v];
+    for (v = 0; v < n; v++) total += exp((double)logits[v] - most);
+    each = (1.0 - share) / total;
+    for (v = 0; v < n; v++)
+        logits[v] = (float)log(exp((double)logits[v] - most) * each + share * counted[v]);
+}
+
 INLINE void step(const charnn_model *model, int32_t streams, const int32_t *tokens,
                  const float *before, float *after, float *logits, void *scratch,
                  int8_product product, float_product product_f) {
     const int32_t n = model->hidden_size, e = model->embedding_size;
     const int32_t rows = GATES[model->cell] * n, part = PARTS[model->cell] * n;
-    const int32_t width = greater(e, n), stream_state = model->num_layers * part;
+    const int32_t width = greater(e, n), stream_state = (int32_t)charnn_state_size(model);
     scratch_arrays s = divide(model, streams, scratch);
     int32_t layer, b, i;
 
@@ -305,6 +382,11 @@ INLINE void step(const charnn_model *model, int32_t streams, const int32_t *toke
             for (i = 0; i < n; i++) x[i] = l->residual ? x[i] + h[i] : h[i];
         }
     }
+    if (model->ngrams)
+        for (b = 0; b < streams; b++) {
+            const int32_t nodes = b * stream_state + model->num_layers * part;
+            follow(model->ngrams, before + nodes, tokens[b], after + nodes);
+        }
     if (!logits) return;
     for (b = 0; b < streams; b++) {
         float *x = s.x + b * width;
@@ -312,6 +394,10 @@ INLINE void step(const charnn_model *model, int32_t streams, const int32_t *toke
         s.factor[b] = ready(&model->head, x, 0.0f, b, s.operand) * norm_factor(x, n);
     }
     multiply(&model->head, s.operand, s.factor, streams, logits, product, product_f);
+    for (b = 0; model->ngrams && b < streams; b++) {
+        count(model, after + b * stream_state + model->num_layers * part, s.counted);
+        mix(model, s.counted, logits + b * model->vocab_size);
+    }
 }
 
 #ifdef CHARNN_X86

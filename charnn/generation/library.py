@@ -1,0 +1,130 @@
+"""The compiled engine as ctypes sees it: engine/engine.c, where it was built.
+
+The structures are those of engine/engine.h, by the same names.
+"""
+
+from __future__ import annotations
+
+import ctypes
+from contextlib import suppress
+from functools import cache
+from importlib.machinery import EXTENSION_SUFFIXES
+from pathlib import Path
+from typing import Any
+
+from charnn.errors import ConfigError
+
+# As in kernels.h; the best that the processor has is taken.
+KERNELS = {"avx512-vnni": 2, "avx2": 1, "neon": 3, "plain": 0}
+
+Pointer = ctypes.c_void_p
+
+
+class CMatrix(ctypes.Structure):
+    """charnn_matrix."""
+
+    _fields_ = (
+        *((name, ctypes.c_int32) for name in ("rows", "columns", "stride")),
+        *((name, Pointer) for name in ("weights", "scale", "row_sum", "bias")),
+    )
+
+
+class CLayer(ctypes.Structure):
+    """charnn_layer."""
+
+    _fields_ = (
+        ("input", CMatrix),
+        ("recurrent", CMatrix),
+        ("bias_hn", Pointer),
+        ("residual", ctypes.c_int32),
+    )
+
+
+class CNumbers(ctypes.Structure):
+    """charnn_numbers."""
+
+    _fields_ = (("at", Pointer), ("bytes", ctypes.c_int32))
+
+
+class CNGrams(ctypes.Structure):
+    """charnn_ngrams."""
+
+    _fields_ = (
+        ("order", ctypes.c_int32),
+        ("share", ctypes.c_double),
+        *((name, CNumbers) for name in ("symbols", "counts", "dropped")),
+        *((name, Pointer) for name in ("first", "discounts")),
+    )
+
+
+class CModel(ctypes.Structure):
+    """charnn_model."""
+
+    _fields_ = (
+        *(
+            (name, ctypes.c_int32)
+            for name in ("cell", "vocab_size", "embedding_size", "hidden_size", "num_layers")
+        ),
+        *((name, Pointer) for name in ("embedding", "table")),
+        ("layers", ctypes.POINTER(CLayer)),
+        ("head", CMatrix),
+        ("ngrams", ctypes.POINTER(CNGrams)),
+    )
+
+
+@cache
+def load() -> ctypes.CDLL | None:
+    """The compiled engine; None where there is none, or none that can be loaded."""
+    paths = (Path(__file__).with_name(f"_engine{suffix}") for suffix in EXTENSION_SUFFIXES)
+    for path in paths:
+        if path.exists():
+            with suppress(OSError, AttributeError):  # built for another system, or an older source
+                return open_library(path)
+    return None
+
+
+def open_library(path: Path) -> ctypes.CDLL:
+    """The engine compiled into `path`, its functions declared.
+
+    Raises:
+        OSError: it cannot be loaded.
+        AttributeError: it lacks a function.
+    """
+    found = ctypes.CDLL(str(path))
+    whole, real, model = ctypes.c_int32, ctypes.c_double, ctypes.POINTER(CModel)
+    function: Any
+    for function, result, arguments in (
+        (found.charnn_use, ctypes.c_int, (ctypes.c_int,)),
+        (found.charnn_scratch_bytes, ctypes.c_size_t, (model, whole)),
+        (found.charnn_begin, None, (model, Pointer)),
+        (found.charnn_make_table, None, (model, Pointer, Pointer)),
+        (found.charnn_step, None, (model, whole, *[Pointer] * 5)),
+        (found.charnn_choose, whole, (Pointer, whole, real, real, Pointer)),
+        (found.charnn_surprisal, real, (Pointer, whole, whole)),
+    ):
+        function.restype, function.argtypes = result, arguments
+    return found
+
+
+@cache
+def kernels() -> tuple[str, ...]:
+    """The kernels that this processor can run, the best one first; none without the engine."""
+    found = load()
+    if found is None:
+        return ()
+    return tuple(name for name, number in KERNELS.items() if found.charnn_use(number))
+
+
+def use(kernel: str | None = None) -> None:
+    """Chooses the kernel for all models of this process; None is the best one.
+
+    Raises:
+        ConfigError: the processor has no such kernel.
+    """
+    found, there = load(), kernels()
+    if kernel is not None and kernel not in there:
+        raise ConfigError(
+            f"no kernel {kernel!r} here; there is: {', '.join(there) or 'no compiled engine'}"
+        )
+    if found is not None:
+        found.charnn_use(KERNELS[kernel or there[0]])
