@@ -1,11 +1,12 @@
-"""Fits the rule by which `charnn plan` tells what loss to expect, to measured trainings.
+r"""Fits the rule by which `charnn plan` tells what loss to expect, to measured trainings.
 
-    python benchmarks/quality.py TEXT... --minutes 0.3,1,3,10 --seeds 1 --results campaign.jsonl
+    python benchmarks/quality.py TEXT... --minutes 0.3,1,3,10 --seeds 1 --alone \
+        --results campaign.jsonl
     python benchmarks/outlook.py campaign.jsonl TEXT...
 
 The rule: ln(loss / loss of counting n-grams) = A + B ln(tokens read) + C ln(tokens in the text), in
-millions both, for the LSTM under cold-256. It prints A, B, C for charnn/training/outlook.py, and
-how far each training was from it.
+millions both, for the LSTM without n-grams under cold-256. It prints A, B, C for
+charnn/training/outlook.py, and how far each training was from it.
 """
 
 from __future__ import annotations
@@ -36,7 +37,7 @@ def main() -> None:
         order, _ = choose_order(train[:MAX_TRAIN], vocab_size)
         counting = NGram(train[:MAX_TRAIN], vocab_size, order).carried(valid[:MAX_VALID])[-1]
         for (text, arm, _), result in found.items():
-            plain = arm.startswith("charnn lstm") and arm.endswith(" min")
+            plain = arm.startswith("charnn lstm") and arm.endswith(" min, --ngram 0")
             if text == path.name and plain and result.cold:
                 names.append(f"{text}, {arm}")
                 losses.append(result.cold)

@@ -2,7 +2,7 @@ r"""How well charnn has learnt a text after so many minutes, scored on its last 
 
     python benchmarks/quality.py tinyshakespeare.txt
     python benchmarks/quality.py tinyshakespeare.txt quijote.txt --cells lstm,gru,rnn \
-        --minutes 0.3,1,2,10 --float32 --mixed 7 --char-rnn 2 --nanogpt ../nanoGPT --ngram \
+        --minutes 0.3,1,2,10 --float32 --alone --char-rnn 2 --nanogpt ../nanoGPT --ngram \
         --members 3 --results campaign.jsonl --curve curve.svg
 
 Every training is the whole command, `charnn train TEXT --cell C --minutes M --seed S`, and the wall
@@ -79,7 +79,7 @@ def parser() -> argparse.ArgumentParser:
         "--members", type=int, metavar="K", help="the first K of the first cell, longest, averaged"
     )
     made.add_argument(
-        "--mixed", type=int, metavar="N", help="the first cell also with n-grams mixed in, N long"
+        "--alone", action="store_true", help="the first cell also without n-grams mixed in"
     )
     made.add_argument("--ngram", action="store_true", help="an n-gram of characters beside them")
     made.add_argument(
@@ -142,10 +142,10 @@ def plan(options: argparse.Namespace, texts: list[Text], root: Path, results: Re
         for cell in options.cells
         for minutes in options.minutes
     ]
-    if options.mixed:
-        arms += [replace(a, ngram=options.mixed) for a in arms if a.cell == options.cells[0]]
+    first = [a for a in arms if a.cell == options.cells[0]]
+    if options.alone:
+        arms += [replace(a, ngram=0) for a in first]
     if options.float32:
-        first = [a for a in arms if a.cell == options.cells[0] and not a.ngram]
         arms += [replace(a, precision="float32") for a in first]
     steps = options.nanogpt_steps
     nano = "nanoGPT, CPU recipe" + ("" if steps == NANOGPT_STEPS else f", {steps:,} steps")

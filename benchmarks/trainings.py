@@ -56,7 +56,7 @@ class Charnn:
     precision: str
     root: Path
     keep: bool
-    ngram: int = 0
+    ngram: int | None = None
 
     @property
     def name(self) -> str:
@@ -64,7 +64,7 @@ class Charnn:
         known = f"charnn {self.cell}, {self.minutes:g} min"
         if self.precision != "auto":
             known += f", {self.precision}"
-        return f"{known}, --ngram {self.ngram}" if self.ngram else known
+        return known if self.ngram is None else f"{known}, --ngram {self.ngram}"
 
     def __call__(self, text: Text, seed: int) -> Result:
         """Trains in a process of its own, and scores what came out."""
@@ -80,7 +80,7 @@ class Charnn:
                 *("--minutes", f"{self.minutes:g}", "--seed", str(seed)),
                 *("--cell", self.cell),
                 *(() if self.precision == "auto" else ("--precision", self.precision)),
-                *(("--ngram", str(self.ngram)) if self.ngram else ()),
+                *(() if self.ngram is None else ("--ngram", str(self.ngram))),
                 *("--name", free_name(self.root, wanted)),
                 *("--checkpoints", str(self.root), "--json"),
             )

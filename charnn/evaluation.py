@@ -142,11 +142,6 @@ def predictor_of(saved: Checkpoint, device: str = "cpu") -> Predictor:
     return MixedLanguageModel(network, *counts) if counts else network
 
 
-def network_within(predictor: Predictor) -> LanguageModel:
-    """The network that a predictor is, or mixes with n-grams."""
-    return predictor.network if isinstance(predictor, MixedLanguageModel) else predictor
-
-
 def cold(
     model: Predictor,
     tokens: Ids,

@@ -20,7 +20,7 @@ from charnn.analysis.losses import as_tensor, require_targets, token_nats, whole
 from charnn.analysis.surprisal import Array
 from charnn.config import DynamicConfig
 from charnn.errors import CharnnError, ConfigError
-from charnn.model import LanguageModel
+from charnn.evaluation import Predictor
 from charnn.model.state import State, detach
 
 Progress = Callable[[int, int], None]
@@ -30,7 +30,7 @@ SQUARES_SEGMENTS = 500  # of the training text, whose gradients tell how far eac
 
 
 def dynamic_losses(
-    model: LanguageModel,
+    model: Predictor,
     tokens: Array,
     config: DynamicConfig,
     train: Array | None = None,
@@ -98,7 +98,7 @@ def _segments(tokens: Array, size: int, newline: int | None) -> Iterator[tuple[A
 
 
 def _segment(
-    network: LanguageModel,
+    network: Predictor,
     weights: list[torch.Tensor],
     ids: torch.Tensor,
     state: State,
@@ -115,7 +115,7 @@ def _segment(
 
 
 def _root_mean_squares(
-    network: LanguageModel,
+    network: Predictor,
     weights: list[torch.Tensor],
     train: Array,
     segment: int,

@@ -14,7 +14,6 @@ from charnn.errors import CharnnError, ConfigError
 
 if TYPE_CHECKING:
     from charnn.evaluation import Predictor, Score, TextSizes
-    from charnn.model import LanguageModel
     from charnn.text.tokenizers import Ids, Tokenizer
 
 MORE = "More about it"
@@ -96,7 +95,6 @@ class Wishes(NamedTuple):
 class Evaluated(NamedTuple):
     """A model and the text that it is scored on."""
 
-    network: LanguageModel
     predictor: Predictor
     path: Path
     tokenizer: Tokenizer
@@ -192,7 +190,7 @@ def _dynamic(wishes: Wishes, it: Evaluated, train: Ids | None) -> dict[str, Any]
     rate = DYNAMIC_RATES[rule] if wishes.rate is None else wishes.rate
     config = DynamicConfig(rule, rate)
     newline = it.newline if it.of_lines else None
-    nats = dynamic_losses(it.network, it.tokens, config, train, it.progress("dynamic"), newline)
+    nats = dynamic_losses(it.predictor, it.tokens, config, train, it.progress("dynamic"), newline)
     protocol = "lines" if it.of_lines else "carried"
     settings = {
         "protocol": protocol,

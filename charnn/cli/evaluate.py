@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from charnn.cli.console import note_alone, note_unknown, print_json, progress_lines, put
+from charnn.cli.console import note_unknown, print_json, progress_lines, put
 from charnn.cli.eval_tables import (
     BaselinesOption,
     ClassesOption,
@@ -105,8 +105,6 @@ def evaluate(
 
     path = find_model(model, checkpoints)
     saved = load(path)
-    if dynamic and not quiet:
-        note_alone(saved, "--dynamic")
     tokenizer = tokenizer_from_dict(saved.tokenizer, saved.config.vocab_size)
     if protocol is None and not saved.lines:
         chosen = list(STREAM_PROTOCOLS)
@@ -119,7 +117,6 @@ def evaluate(
     newline = _newline(tokenizer) if "lines" in chosen or saved.lines else 0
     chosen_device = machine.choose_device(device)
     predictor = evaluation.predictor_of(saved, chosen_device)
-    network = evaluation.network_within(predictor)
     scores: dict[str, Any] = {}
     with machine.prepared(threads or machine.default_threads()):
         for name in chosen:
@@ -130,7 +127,7 @@ def evaluate(
                 scorer = evaluation.carried if name == "carried" else evaluation.cold
                 score = scorer(predictor, ids, sizes, progress=progress)
             scores[name.replace("-", "_")] = score
-        it = Evaluated(network, predictor, path, tokenizer, ids, sizes, saved.lines, newline, quiet)
+        it = Evaluated(predictor, path, tokenizer, ids, sizes, saved.lines, newline, quiet)
         found = more(wishes, it)
     if json:
         print_json(

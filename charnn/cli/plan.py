@@ -122,7 +122,7 @@ def describe(trainer: Trainer, plan: Plan) -> list[str]:
         f"{plan.seconds / 60:.1f} min; {config.precision}, {config.threads} threads, "
         f"{memory / 2**20:,.0f} MiB, seed {config.seed}",
         *(
-            [f"then: n-grams of up to {config.ngram} mixed in: a lower loss, a larger file"]
+            [f"then: n-grams of up to {config.ngram} counted, and mixed in if that helps"]
             if config.ngram
             else []
         ),
@@ -132,12 +132,12 @@ def describe(trainer: Trainer, plan: Plan) -> list[str]:
 def _expectation(plan: Plan, outlook: Outlook) -> list[str]:
     size = 4 * plan.model.parameters
     lines = [
-        f"speed: {plan.tokens_per_second:,.0f} tokens/s; a model file of {size / 1e6:.1f} MB",
+        f"speed: {plan.tokens_per_second:,.0f} tokens/s; a model file of {size / 1e6:.1f} MB"
+        + (", and n-grams" if plan.config.ngram else ""),
     ]
     if outlook.cold_256 is not None:
         lines.append(
             f"expected: validation loss {outlook.cold_256:.1f} nats/token, give or take 0.1"
-            + (", before n-grams are mixed in" if plan.config.ngram else "")
         )
     if outlook.counting is not None:
         lines.append(f"counting alone: {outlook.counting:.2f} ({outlook.order}-grams)")

@@ -322,6 +322,8 @@ def _say_what_next(trainer: Trainer, ended: Ended) -> None:
                 **ended.ngrams
             )
         )
+    elif trainer.config.ngram and ended.scores:
+        say("n-grams: left out, since they hardly lower the loss")
     whole = len(trainer.valid) if trainer.valid is not None else 0
     for key, score in ended.scores.items():
         bits = f", {score.bits_per_char:.3f} bits/char" if score.bits_per_char else ""

@@ -29,7 +29,7 @@ class TrainConfig:
     evaluation during training reads ``valid_tokens`` of the validation split, spread over it;
     those at the end ``final_tokens``, from its start. With ``lines`` a stream reads one line after
     another, each from the start state. ``ngram`` is the length of the n-grams that the best network
-    is mixed with at the end; 0 is none.
+    is mixed with at the end, where that lowers its loss; 0 is none.
     """
 
     max_steps: int
@@ -121,9 +121,9 @@ class TrainOptions:
 
     At most one budget (``minutes``, ``epochs``, ``max_steps``) may be given; without one it is
     `DEFAULT_MINUTES`. ``valid`` names a text of its own to validate on, instead of a part of
-    ``split``. With ``lines`` each line is a sample of its own. With ``ngram`` the n-grams
-    of the text, up to that length, are mixed in. ``from_model`` names a model to fine-tune, which
-    then settles shape and tokenizer. The rest is as in `ModelConfig` and `TrainConfig`.
+    ``split``. With ``lines`` each line is a sample of its own. ``from_model`` names a model to
+    fine-tune, which then settles shape and tokenizer. The rest is as in `ModelConfig` and
+    `TrainConfig`.
     """
 
     name: str | None = None
@@ -201,6 +201,7 @@ class TrainOptions:
 
 DEFAULT_MINUTES = 3.0
 DEFAULT_TOKENIZER = "char"
+DEFAULT_NGRAM = 10
 TRAIN_OPTIONS = (
     "max_steps",
     "batch_size",

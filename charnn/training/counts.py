@@ -1,4 +1,4 @@
-"""What a training adds at its end when it is asked to: the n-grams of its text, and their share."""
+"""What a training adds at its end: the n-grams of its text, in the share that suits it."""
 
 from __future__ import annotations
 
@@ -14,19 +14,28 @@ from charnn.text.ngram_tree import NGramTree, fit_share
 from charnn.text.token_file import TokenFile
 from charnn.training.scoring import Scorer
 
+# Longer n-grams are kept if they occur twice: what is written once, such as a name or a number, is
+# in the file in short pieces only, it is half as large, and the loss is hardly another.
+ONCE, ONCE_PIECES = 5, 2
+WORTH = 0.005  # nats a token by which the loss must fall
 
-def count(best: Checkpoint, tokens: TokenFile, scorer: Scorer) -> dict[str, Any]:
+
+def count(best: Checkpoint, tokens: TokenFile, scorer: Scorer) -> dict[str, Any] | None:
     """The n-grams of a run's training text, as a checkpoint holds them, for its best network.
 
     Their share is the one with the lowest loss on the part of the validation split that `best` is
-    chosen by.
+    chosen by. None where they lower it by less than `WORTH`.
     """
     network = network_of(best, scorer.config.device)
-    tree = NGramTree.of(tokens.split("train"), best.config.vocab_size, scorer.config.ngram)
+    once = ONCE_PIECES if tokens.tokenizer.kind == "sentencepiece" else ONCE
+    tree = NGramTree.of(tokens.split("train"), best.config.vocab_size, scorer.config.ngram, once)
     valid = tokens.split("valid")
     model = _of_targets(scorer.batches(network, valid))
     counted = _of_targets(scorer.batches(MixedLanguageModel(network, tree, 1.0), valid))
-    return {"order": tree.order, "share": fit_share(model, counted), **tree.to_arrays()}
+    share = fit_share(model, counted)
+    with np.errstate(divide="ignore"):
+        gain = float(np.mean(np.log((1 - share) * model + share * counted) - np.log(model)))
+    return {"order": tree.order, "share": share, **tree.to_arrays()} if gain >= WORTH else None
 
 
 @torch.inference_mode()

@@ -13,6 +13,7 @@ from typing import Any, NamedTuple
 from charnn.config import (
     BATCH_SIZES,
     DEFAULT_MINUTES,
+    DEFAULT_NGRAM,
     TRAIN_OPTIONS,
     ModelConfig,
     TrainConfig,
@@ -38,7 +39,8 @@ USUAL_WORK = 5e10  # a second, of two ordinary cores; a first guess
 SAMPLES, SAMPLE_SECONDS = 8, 10.0
 SAVE_SECONDS, SAVES_SECONDS = 30.0, 1.0  # between saves; all of them together, about
 # Counting n-grams, seconds a token and a length, and asking them at the end, seconds a target.
-COUNTED_TOKEN, COUNTED_TARGET = 2e-7, 1.5e-5
+COUNTED_TOKEN, COUNTED_TARGET = 1.5e-7, 1.5e-5
+WEIGHING_TOKENS = 100  # n-grams are weighed by at least so many, where nobody asked for them
 STREAM_WINDOWS = 4
 # Muon learns faster, and learns a text by heart sooner: beyond so many passes, AdamW ends lower.
 FEW_PASSES = 10.0
@@ -174,6 +176,7 @@ def _plan_with(
             "precision": choose_precision(options),
             "batch_size": BATCH_SIZES[optimizer],
             "lines": options.lines,
+            "ngram": DEFAULT_NGRAM if text.valid >= WEIGHING_TOKENS else 0,
             **options.given(TRAIN_OPTIONS),
         }
     )

@@ -72,20 +72,21 @@ def test_training_says_what_was_mixed_in(home: Path) -> None:
     assert facts == told["ngrams"]
     assert losses(home)[0] == pytest.approx(told["carried"]["bits_per_char"], rel=1e-4)
     said = (home / "said.txt").read_text("utf-8")
-    assert "then: n-grams of up to 5 mixed in" in said
+    assert "then: n-grams of up to 5 counted" in said
     assert "mixed in: " in said
     lines = (home / "checkpoints" / "counted" / "metrics.jsonl").read_text("utf-8").splitlines()
     assert facts == values(lines[-1])["ngrams"]
 
 
-def test_eval_and_score_are_of_the_mixture_and_dynamic_is_not(home: Path) -> None:
+def test_eval_and_score_are_of_the_mixture_dynamic_or_not(home: Path) -> None:
     mixed, alone = losses(home)
     out, err = run(home, "eval -m counted --json --dynamic --classes")
     told = values(out)
     assert mixed == pytest.approx(told["carried"]["bits_per_char"], rel=1e-4)
     assert saved(home).ngram_facts() == told["ngrams"]
-    assert alone == pytest.approx(told["dynamic"]["bits_per_char"], rel=0.3)
-    assert ALONE in err
+    assert mixed == pytest.approx(told["dynamic"]["bits_per_char"], rel=0.1)
+    assert told["dynamic"]["bits_per_char"] < 0.7 * alone
+    assert ALONE not in err
     weighed = sum(row["bits"] for row in told["classes"])
     assert weighed == pytest.approx(mixed * told["carried"]["targets"], rel=1e-3)
     ids = TokenFile.open(home / "checkpoints" / "counted" / "tokens")

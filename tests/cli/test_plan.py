@@ -60,8 +60,8 @@ def test_a_plan_as_json_has_the_keys_that_programs_read(charnn):
 def test_a_plan_with_n_grams_says_that_they_come_at_the_end(charnn):
     words = ("plan", "book.txt", "--minutes", "0.1", "--threads", "1", "--ngram", "5")
     out = charnn(*words)[1]
-    assert "then: n-grams of up to 5 mixed in" in out
-    assert "before n-grams are mixed in" in out
+    assert "then: n-grams of up to 5 counted" in out
+    assert "MB, and n-grams" in out
     assert 5 == json.loads(charnn(*words, "--json", "-q")[1])["recipe"]["ngram"]
 
 

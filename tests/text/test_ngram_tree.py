@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from typing import Any
 
 import numpy as np
@@ -72,6 +73,47 @@ def test_a_tree_comes_back_from_its_arrays_which_are_small() -> None:
     assert (tree.probabilities(nodes) == again.probabilities(nodes)).all()
 
 
+@given(st.lists(st.integers(0, 3), min_size=2, max_size=60), st.integers(1, 5))
+def test_long_n_grams_are_kept_if_they_occur_twice_and_the_smoothing_knows_of_all(
+    learnt: list[int], once: int
+) -> None:
+    ids, order = np.array(learnt), 5
+    tree = NGramTree.of(ids, V, order, once)
+    text = bytes(learnt)
+    grams = Counter(text[i : i + n] for n in range(1, 6) for i in range(len(text) - n + 1))
+    long = [gram for gram in grams if len(gram) > once and grams[gram] == 1]
+    assert len(grams) - len(long) == len(tree.symbols)
+    for context in ([], learnt[-1:], learnt[:2], learnt[:4]):
+        p = tree.probabilities(walked(tree, context))
+        assert p.min() > 0
+        assert p.sum() == pytest.approx(1, abs=1e-12)
+    whole = NGramTree.of(ids, V, order)
+    if once >= order:
+        assert (whole.symbols.tolist(), [0] * len(tree.dropped)) == (
+            tree.symbols.tolist(),
+            tree.dropped.tolist(),
+        )
+
+
+def test_what_is_not_kept_leaves_its_probability_to_the_shorter_contexts() -> None:
+    tree = NGramTree.of(np.array([0, 1, 0, 1, 0, 2, 3]), V, 2, 1)
+    d = 0.5, 1.0, 1.5  # too few n-grams to tell more
+    # After 0: 1 twice, 2 once, which is dropped. Before: 0 comes after 1, 1 after 0, 2 and 3 too.
+    shorter = [(1 - d[0] + 4 * d[0] / V) / 4] * 4 + [4 * d[0] / V / 4] * 2
+    after_0 = [(d[1] + 1) / 3 * each for each in shorter]
+    after_0[1] += (2 - d[1]) / 3
+    assert after_0 == pytest.approx(tree.probabilities(walked(tree, [0])), abs=1e-12)
+    assert [0, 1, 2, 3, 1, 0] == tree.symbols.tolist()
+
+
+def test_dropped_may_be_left_out_where_there_is_none() -> None:
+    tree = NGramTree.of(IDS, V, 3)
+    arrays = {name: a for name, a in tree.to_arrays().items() if name != "dropped"}
+    nodes = walked(tree, [0, 1])
+    again = NGramTree.from_arrays(V, 3, arrays)
+    assert (tree.probabilities(nodes) == again.probabilities(nodes)).all()
+
+
 def test_what_would_grow_too_large_has_shorter_n_grams(monkeypatch) -> None:
     whole = NGramTree.of(IDS, V, 4)
     monkeypatch.setattr("charnn.text.ngram_tree.MAX_NODES", len(whole.symbols))
@@ -111,6 +153,8 @@ def with_first(value: int) -> Any:
         spoilt(children=lambda a: np.full(len(a), 2**32 - 1, np.uint32)),
         spoilt(children=lambda a: np.append(a, a[:1])),
         spoilt(children=lambda a: a[::-1].copy()),
+        spoilt(dropped=lambda a: a[:-1]),
+        spoilt(dropped=lambda a: np.append(a, a)),
     ],
 )
 def test_what_is_no_tree_is_refused(arrays: dict[str, Any]) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from dataclasses import replace
 from pathlib import Path
 
@@ -18,7 +19,7 @@ from charnn.generation.batch import write_together
 from charnn.generation.mixture import is_exact, predictor
 from charnn.text.ngram import NGram
 from charnn.text.token_file import TokenFile
-from charnn.training import launch
+from charnn.training import counts, launch
 from charnn.training.events import Evaluated
 
 TEXT = "".join(
@@ -26,7 +27,15 @@ TEXT = "".join(
     for n in range(400)
 )
 SMALL = TrainOptions(
-    cell="gru", num_layers=1, hidden_size=8, max_steps=4, batch_size=4, bptt=16, seed=3, threads=1
+    cell="gru",
+    num_layers=1,
+    hidden_size=8,
+    max_steps=4,
+    batch_size=4,
+    bptt=16,
+    seed=3,
+    threads=1,
+    ngram=0,
 )
 
 
@@ -133,6 +142,37 @@ def test_it_writes_what_it_has_read_and_repeats(run: Path) -> None:
     assert text == model.generate("3 times ", max_tokens=200, seed=1, temperature=0.5)
 
 
+def test_without_a_word_ten_symbols_are_counted_and_0_counts_none(run: Path) -> None:
+    for ngram, expected in ((None, 10), (0, None)):
+        saved = checkpoint.load(
+            train(run.parent, f"asked-{ngram}", replace(SMALL, ngram=ngram)) / "best.safetensors"
+        )
+        facts = saved.ngram_facts()
+        assert expected == (facts and facts["order"])
+
+
+def test_what_hardly_helps_is_left_out(run: Path, monkeypatch) -> None:
+    monkeypatch.setattr(counts, "WORTH", 10.0)
+    saved = checkpoint.load(
+        train(run.parent, "no-help", replace(SMALL, ngram=4)) / "best.safetensors"
+    )
+    assert saved.ngrams is None
+    plain = checkpoint.load(run.parent / "plain" / "best.safetensors")
+    assert plain.info["results"] == saved.info["results"]
+
+
+def test_what_a_text_says_once_is_in_the_file_in_short_pieces_only(run: Path) -> None:
+    tokens = TokenFile.open(run / "tokens")
+    ids = np.asarray(tokens.split("train"))
+    saved = checkpoint.load(train(run.parent, "long", replace(SMALL, ngram=9)) / "best.safetensors")
+    assert saved.ngrams is not None
+    text = bytes(ids.tolist())
+    grams = Counter(text[i : i + n] for n in range(1, 10) for i in range(len(text) - n + 1))
+    expected = sum(count > 1 or len(gram) <= counts.ONCE for gram, count in grams.items())
+    assert expected == len(saved.ngrams["symbols"])
+    assert saved.ngrams["dropped"].sum() > 100
+
+
 def test_lines_are_weighed_as_lines(tmp_path: Path) -> None:
     run = train(tmp_path, "lines", replace(SMALL, bptt=None, batch_size=None, ngram=5, lines=True))
     saved = checkpoint.load(run / "best.safetensors")
@@ -170,6 +210,8 @@ def test_a_training_that_goes_on_keeps_them_and_weighs_them_anew(run: Path) -> N
 def test_without_a_validation_split_there_is_nothing_to_weigh_by(tmp_path: Path) -> None:
     with pytest.raises(TextError, match="--ngram weighs"):
         train(tmp_path, "unsplit", replace(SMALL, ngram=4, split=(100,)))
+    path = train(tmp_path, "silent", replace(SMALL, ngram=None, split=(100,)))
+    assert checkpoint.load(path / "best.safetensors").ngrams is None
 
 
 def test_a_file_with_spoilt_n_grams_is_refused(run: Path, tmp_path: Path) -> None:
