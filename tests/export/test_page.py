@@ -176,12 +176,12 @@ def test_the_page_writes_what_the_int8_network_writes(
 
 # ---- With n-grams: Math.exp and Math.log may be those of libm but for the last bit ----
 
-TREES = [(2, None), (5, 3), (9, None)]
-
 
 @needs_node
-@pytest.mark.parametrize(("order", "once"), TREES)
-@pytest.mark.parametrize("width", [None, np.uint16, np.uint32])
+@pytest.mark.parametrize(
+    ("order", "once", "width"),
+    [(2, None, None), (5, 3, None), (9, None, np.uint16), (5, 3, np.uint32)],
+)
 def test_the_page_has_the_logits_of_the_mixture_but_for_their_last_bit(
     order: int, once: int | None, width: Any, tmp_path: Path
 ) -> None:
@@ -206,8 +206,9 @@ def test_the_page_has_the_logits_of_the_mixture_but_for_their_last_bit(
 
 @needs_node
 @pytest.mark.parametrize("cell", GATES)
-@pytest.mark.parametrize(("order", "once"), TREES)
-@pytest.mark.parametrize("prompt", ["", "the old lock", "qqqt"])
+@pytest.mark.parametrize(
+    ("order", "once", "prompt"), [(2, None, ""), (5, 3, "qqqt"), (9, None, "the old lock")]
+)
 def test_the_page_writes_what_the_mixture_writes(
     cell: str, order: int, once: int | None, prompt: str, tmp_path: Path
 ) -> None:
