@@ -26,6 +26,8 @@ const engine = (() => {
   }
 
   const floatsOf = (base64) => new Float32Array(bytesOf(base64).buffer);
+  const WHOLES = { 1: Uint8Array, 2: Uint16Array, 4: Uint32Array };
+  const wholesOf = ({ bytes, numbers }) => new WHOLES[bytes](bytesOf(numbers).buffer);
 
   function logistic(a) {
     a = a < 30 ? a : 30;
@@ -293,6 +295,133 @@ const engine = (() => {
     }
   }
 
+  // The n-grams of a text, K symbols long at most. Where a text stands is `nodes` (K,): those of its
+  // latest 0, 1, ... K-1 symbols, -1 where the tree has none. Numbers are float64.
+  class NGrams {
+    constructor({ order, discounts, symbols, counts, children, dropped }) {
+      this.order = order;
+      this.symbols = wholesOf(symbols);
+      const sizes = wholesOf(children);
+      this.first = new Uint32Array(sizes.length + 1); // child of each context
+      this.first[0] = 1;
+      for (let i = 0; i < sizes.length; i++) this.first[i + 1] = this.first[i] + sizes[i];
+      this.weigh(discounts, wholesOf(counts), wholesOf(dropped));
+    }
+
+    // What each child has of its context's probability, and what each context leaves: worked out
+    // once, context by context, with the operations of docs/int8.md in their order.
+    weigh(discounts, counts, dropped) {
+      const { first } = this;
+      this.given = new Float64Array(counts.length);
+      this.rest = new Float64Array(dropped.length).fill(1);
+      let node = 0;
+      let stop = 1; // where the contexts of a length end
+      for (const [one, two, more] of discounts) {
+        const below = first[stop];
+        for (; node < stop; node++) {
+          const end = first[node + 1] - 1;
+          let total = dropped[node];
+          for (let i = first[node] - 1; i < end; i++) total += counts[i];
+          if (total === 0) continue;
+          let rest = 0;
+          for (let i = first[node] - 1; i < end; i++) {
+            const size = counts[i];
+            const less = size > 2 ? more : size === 2 ? two : size === 1 ? one : 0;
+            this.given[i] = (size - less) / total;
+            rest += less;
+          }
+          this.rest[node] = (rest + dropped[node]) / total;
+        }
+        stop = below;
+      }
+    }
+
+    start() {
+      const nodes = new Int32Array(this.order).fill(-1);
+      nodes[0] = 0;
+      return nodes;
+    }
+
+    // Moves nodes on by a token: to the child of each, from the longest on.
+    follow(nodes, token) {
+      const { first, symbols } = this;
+      for (let k = nodes.length - 1; k > 0; k--) {
+        const node = nodes[k - 1];
+        nodes[k] = -1;
+        if (node < 0) continue;
+        const end = first[node + 1];
+        let low = first[node];
+        let high = end;
+        while (low < high) {
+          const middle = (low + high) >> 1;
+          if (symbols[middle - 1] < token) low = middle + 1;
+          else high = middle;
+        }
+        if (low < end && symbols[low - 1] === token) nodes[k] = low;
+      }
+    }
+
+    // What comes next, to p (V,): from the longest context on, what each leaves.
+    count(nodes, p) {
+      const { first, symbols, given, rest } = this;
+      let left = 1;
+      p.fill(0);
+      for (let k = nodes.length - 1; k >= 0; k--) {
+        const node = nodes[k];
+        if (node < 0) continue;
+        const end = first[node + 1] - 1;
+        for (let i = first[node] - 1; i < end; i++) p[symbols[i]] += left * given[i];
+        left *= rest[node];
+      }
+      const each = left / p.length;
+      for (let v = 0; v < p.length; v++) p[v] += each;
+    }
+  }
+
+  // A network and n-grams, with what a Network has: (1 - share) * network + share * n-grams.
+  class Mixture {
+    constructor(network, ngrams, share) {
+      this.network = network;
+      this.ngrams = ngrams;
+      this.share = share;
+      this.vocabSize = network.vocabSize;
+      this.counted = new Float64Array(this.vocabSize);
+      this.powers = new Float64Array(this.vocabSize);
+    }
+
+    state() {
+      return { inner: this.network.state(), nodes: this.ngrams.start() };
+    }
+
+    step(token, { inner, nodes }) {
+      const logits = this.network.step(token, inner);
+      this.ngrams.follow(nodes, token);
+      this.ngrams.count(nodes, this.counted);
+      this.mix(logits);
+      return logits;
+    }
+
+    mix(logits) {
+      const { counted, powers, share } = this;
+      const size = powers.length;
+      let most = logits[0];
+      for (let v = 1; v < size; v++) if (logits[v] > most) most = logits[v];
+      let whole = 0;
+      for (let v = 0; v < size; v++) {
+        powers[v] = Math.exp(logits[v] - most);
+        whole += powers[v];
+      }
+      const each = (1 - share) / whole;
+      for (let v = 0; v < size; v++) logits[v] = Math.log(powers[v] * each + share * counted[v]);
+    }
+  }
+
+  // What a page's model predicts by.
+  function predictor({ network, ngrams }) {
+    const alone = new Network(network);
+    return ngrams === null ? alone : new Mixture(alone, new NGrams(ngrams), ngrams.share);
+  }
+
   // sfc32: uniform() is the next multiple of 2**-32 in [0, 1).
   class Generator {
     constructor(seed, index = 0) {
@@ -517,5 +646,5 @@ const engine = (() => {
 
   const utf8 = (text) => new TextEncoder().encode(text);
 
-  return { Network, Generator, Sampler, Decoder, Tokenizer };
+  return { predictor, Network, NGrams, Generator, Sampler, Decoder, Tokenizer };
 })();

@@ -14,7 +14,7 @@
 
   const at = (id) => document.getElementById(id);
   const data = JSON.parse(at("model").textContent);
-  const network = new engine.Network(data.network);
+  const network = engine.predictor(data);
   const tokenizer = new engine.Tokenizer(data.tokenizer);
   const unit = { char: "characters", byte: "bytes", sentencepiece: "pieces" }[tokenizer.kind];
   const count = (n) => n.toLocaleString("en");

@@ -25,6 +25,7 @@ from charnn.generation.arrangement import Matrix, arrange, quantise
 from charnn.pages import style_sheet
 from charnn.tensor_file import replacing
 from charnn.text import pieces
+from charnn.text.ngram_tree import NGramTree, counts_from_dict
 from charnn.text.tokenizers import SentencePieceTokenizer, Tokenizer, tokenizer_from_dict
 
 # Browsers hold a text of half a gigabyte at most, and are slow long before.
@@ -50,11 +51,14 @@ def make_page(checkpoint: Checkpoint, name: str) -> str:
 
     Raises:
         CharnnError: the model is too large for a page, or its weights for arithmetic.
-        DamagedFile: its tokenizer is garbage, or not of the size of its vocabulary.
+        DamagedFile: its tokenizer is garbage, or not of the size of its vocabulary; or its n-grams
+            are none.
     """
     config = checkpoint.config
+    counts = counts_from_dict(checkpoint.ngrams, config.vocab_size)
     vectors = config.vocab_size * config.embedding_size
-    size = (config.parameters + 3 * vectors) * 4 // 3
+    counted = sum(array.nbytes for array in counts[0].to_arrays().values()) if counts else 0
+    size = (config.parameters + 3 * vectors + counted) * 4 // 3
     if size > MAX_PAGE_BYTES:
         raise CharnnError(
             f"the page would be {size >> 20:,} MiB, and browsers open {MAX_PAGE_BYTES >> 20} at "
@@ -65,6 +69,7 @@ def make_page(checkpoint: Checkpoint, name: str) -> str:
     data = {
         "name": title,
         "network": network_data(checkpoint),
+        "ngrams": None if counts is None else ngrams_data(*counts),
         "tokenizer": tokenizer_data(tokenizer),
         "start_token": checkpoint.start_token,
         "facts": facts(checkpoint, tokenizer),
@@ -130,6 +135,20 @@ def network_data(checkpoint: Checkpoint) -> dict[str, Any]:
     }
 
 
+def ngrams_data(tree: NGramTree, share: float) -> dict[str, Any]:
+    """The n-grams: arrays in base64 of little-endian whole numbers, of so many bytes each."""
+    arrays = tree.to_arrays()
+    return {
+        "order": tree.order,
+        "share": share,
+        "discounts": tree.discounts.tolist(),
+        **{
+            name: {"bytes": array.itemsize, "numbers": _base64(array)}
+            for name, array in arrays.items()
+        },
+    }
+
+
 def tokenizer_data(tokenizer: Tokenizer) -> dict[str, Any]:
     """Each id's bytes as a string of characters below 256, and what encoding needs besides."""
     scores = None
@@ -165,6 +184,8 @@ def facts(checkpoint: Checkpoint, tokenizer: Tokenizer) -> list[tuple[str, str]]
         listed.append(("Held-out loss", f"{bits:.2f} bits per byte"))
     numbers = config.parameters + 3 * config.vocab_size * config.embedding_size
     listed.append(("Weights", f"{numbers / 1e6:,.1f} MB, 8 bits each"))
+    if ngrams := checkpoint.ngram_facts():
+        listed.append(("N-grams", f"{ngrams['count']:,}, up to {ngrams['order']} long"))
     return listed
 
 

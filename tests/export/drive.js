@@ -16,15 +16,15 @@ const bitsOf = (logits) => Array.from(new Uint32Array(logits.slice().buffer));
 
 const jobs = {
   read() {
-    const network = new engine.Network(model.network);
+    const network = engine.predictor(model);
     const state = network.state();
     return job.tokens.map((token) => bitsOf(network.step(token, state)));
   },
   write() {
-    const network = new engine.Network(model.network);
+    const network = engine.predictor(model);
     return job.settings.map(([temperature, topP, seed]) => {
       const sampler = new engine.Sampler(network, seed, { temperature, topP });
-      sampler.feed(model.start_token);
+      for (const id of job.prompt ?? [model.start_token]) sampler.feed(id);
       let bits = 0;
       const ids = Array.from({ length: job.length }, () => {
         const id = sampler.choose();
@@ -50,7 +50,7 @@ const jobs = {
     });
   },
   speed() {
-    const network = new engine.Network(model.network);
+    const network = engine.predictor(model);
     const sampler = new engine.Sampler(network, 1, { temperature: 0.8 });
     sampler.feed(model.start_token);
     for (let i = 0; i < 200; i++) sampler.choose();

@@ -7,6 +7,7 @@ import json
 import re
 import shutil
 import subprocess
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 from urllib.parse import urlencode
@@ -17,13 +18,16 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from charnn.checkpoint import Checkpoint
-from charnn.config import GATES, ModelConfig
-from charnn.errors import CharnnError, ConfigError
+from charnn.config import GATES, ModelConfig, SamplingConfig
+from charnn.errors import CharnnError, ConfigError, DamagedFile
 from charnn.export import EXPORTERS, exporter, page
 from charnn.export.page import make_page, plain, write_page
 from charnn.generation.arrangement import arrange, quantise
 from charnn.generation.int8 import Int8Model
+from charnn.generation.mixture import predictor
+from charnn.generation.model import Model
 from charnn.generation.sampler import Sampler
+from charnn.text.ngram_tree import NGramTree
 from charnn.text.tokenizers import (
     ByteTokenizer,
     CharTokenizer,
@@ -62,6 +66,24 @@ def make(
         for name, shape in config.tensor_shapes().items()
     }
     return Checkpoint(config, tokenizer.to_dict(), weights, 1, info)
+
+
+WORDS = ["a", "bad", "cable", "held", "the", "deck\nold", "hands", "said", "the", "lock", "broke\n"]
+
+
+def text_to_count(words: int) -> str:
+    text = " ".join(np.random.default_rng(7).choice(WORDS, words))
+    return "".join(c for c in text if c <= "t")  # what the alphabet of `make` has
+
+
+def counted(
+    checkpoint: Checkpoint, order: int = 5, once: int | None = 3, share: float = 0.6
+) -> Checkpoint:
+    """The same model with n-grams of a text of words."""
+    tokenizer = tokenizer_from_dict(checkpoint.tokenizer)
+    ids = tokenizer.encode(text_to_count(2000))
+    tree = NGramTree.of(ids, tokenizer.vocab_size, order, once)
+    return replace(checkpoint, ngrams={"order": tree.order, "share": share, **tree.to_arrays()})
 
 
 def network_of(checkpoint: Checkpoint) -> Int8Model:
@@ -150,6 +172,106 @@ def test_the_page_writes_what_the_int8_network_writes(
         sampler.feed([checkpoint.start_token])
         assert list(sampler.stream(500)) == text["ids"]
         assert pytest.approx(sampler.nats / np.log(2), rel=1e-9) == text["bits"]
+
+
+# ---- With n-grams: Math.exp and Math.log may be those of libm but for the last bit ----
+
+
+@needs_node
+@pytest.mark.parametrize(
+    ("order", "once", "width"),
+    [(2, None, None), (5, 3, None), (9, None, np.uint16), (5, 3, np.uint32)],
+)
+def test_the_page_has_the_logits_of_the_mixture_but_for_their_last_bit(
+    order: int, once: int | None, width: Any, tmp_path: Path
+) -> None:
+    checkpoint = counted(make(spread=0.25), order, once)
+    assert checkpoint.ngrams is not None
+    for name, array in checkpoint.ngrams.items():
+        if width and isinstance(array, np.ndarray):
+            checkpoint.ngrams[name] = array.astype(width)
+    write_page(checkpoint, "x", tmp_path / "x.html")
+    known = tokenizer_from_dict(checkpoint.tokenizer).encode(text_to_count(60)).tolist()
+    tokens = known + np.random.default_rng(1).integers(0, 22, 40).tolist()  # seen and never seen
+    network, expected = predictor(checkpoint, "numpy", int8=True), []
+    state = network.initial_state()
+    for token in tokens:
+        logits, state = network.step(token, state)
+        expected.append(logits)
+    bits = drive(tmp_path / "x.html", "read", tokens=tokens)
+    found = np.array(bits, np.uint32).view(np.float32)
+    assert (np.abs(found - expected) <= np.spacing(np.abs(expected))).all()
+    assert (found == expected).mean() > 0.99
+
+
+@needs_node
+@pytest.mark.parametrize("cell", GATES)
+@pytest.mark.parametrize(
+    ("order", "once", "prompt"), [(2, None, ""), (5, 3, "qqqt"), (9, None, "the old lock")]
+)
+def test_the_page_writes_what_the_mixture_writes(
+    cell: str, order: int, once: int | None, prompt: str, tmp_path: Path
+) -> None:
+    checkpoint = counted(make(cell, 13, 21, 2, spread=0.25), order, once)
+    write_page(checkpoint, "x", tmp_path / "x.html")
+    choices = [(0, 1, 1), (0.8, 1, 2), (1, 0.9, 3), (1, 1, 2**32 - 1)]
+    ids = tokenizer_from_dict(checkpoint.tokenizer).encode(prompt).tolist()
+    texts = drive(
+        tmp_path / "x.html",
+        "write",
+        settings=choices,
+        length=300,
+        prompt=ids or [checkpoint.start_token],
+    )
+    model = Model.from_checkpoint(checkpoint, int8=True)
+    for (temperature, top_p, seed), text in zip(choices, texts, strict=True):
+        config = SamplingConfig(temperature=temperature, top_p=top_p, max_tokens=300)
+        written = "".join(model.write(prompt, config, seed, echo=False))
+        assert written == text_of(checkpoint, text["ids"])
+
+
+@needs_node
+@pytest.mark.parametrize("kind", ["byte", "sentencepiece"])
+def test_the_page_mixes_n_grams_of_any_symbols(kind: str, tmp_path: Path) -> None:
+    tokenizer = {
+        "byte": ByteTokenizer,
+        "sentencepiece": lambda: SentencePieceTokenizer.learn([text_to_count(500)], 290),
+    }[kind]()
+    checkpoint = counted(make(tokenizer=tokenizer, spread=0.1), share=0.9)
+    write_page(checkpoint, "x", tmp_path / "x.html")
+    (text,) = drive(tmp_path / "x.html", "write", settings=[(0.5, 1, 4)], length=200)
+    sampler = Sampler(predictor(checkpoint, int8=True), 4, 0, {"temperature": 0.5})
+    sampler.feed([checkpoint.start_token])
+    assert list(sampler.stream(200)) == text["ids"]
+    assert pytest.approx(sampler.nats / np.log(2), rel=1e-9) == text["bits"]
+
+
+def test_a_page_tells_of_its_n_grams_where_it_has_some() -> None:
+    mixed = counted(make())
+    assert mixed.ngrams is not None
+    data = json.loads(elements(make_page(mixed, "x"), "script")[0])
+    assert f"{len(mixed.ngrams['symbols']):,}, up to 5 long" == dict(data["facts"])["N-grams"]
+    alone = json.loads(elements(make_page(make(), "x"), "script")[0])
+    assert alone["ngrams"] is None
+    assert "N-grams" not in dict(alone["facts"])
+    assert alone["network"] == data["network"]
+
+
+def test_n_grams_count_in_what_a_browser_would_open(monkeypatch: pytest.MonkeyPatch) -> None:
+    alone = len(json.dumps(page.network_data(make())))
+    monkeypatch.setattr(page, "MAX_PAGE_BYTES", alone)
+    make_page(make(), "x")
+    with pytest.raises(CharnnError, match="export a smaller model"):
+        make_page(counted(make(), order=9, once=None), "x")
+
+
+def test_spoilt_n_grams_are_not_exported(tmp_path: Path) -> None:
+    spoilt = counted(make())
+    assert spoilt.ngrams is not None
+    spoilt.ngrams["children"] = spoilt.ngrams["children"][::-1].copy()
+    with pytest.raises(DamagedFile, match="n-grams of this model are damaged"):
+        write_page(spoilt, "x", tmp_path / "x.html")
+    assert [] == list(tmp_path.iterdir())
 
 
 @needs_node
@@ -363,6 +485,19 @@ def test_a_browser_shows_the_text_of_the_int8_network(kind: str, tmp_path: Path)
     assert re.search(r'id="status"[^>]*>Done: [\d,]+ characters, .* Seed 7\.<', document)
 
     assert set() == requests_of(tmp_path)
+
+
+@needs_chromium
+@pytest.mark.slow
+def test_a_browser_shows_the_text_of_the_mixture(tmp_path: Path) -> None:
+    checkpoint = counted(make(spread=0.25))
+    write_page(checkpoint, "x", tmp_path / "x.html")
+    address = {"seed": 7, "prompt": "the old", "temperature": 0.8, "length": 400, "speed": "max"}
+    document = browse(tmp_path / "x.html", tmp_path, address)
+    config = SamplingConfig(temperature=0.8, max_tokens=400)
+    written = "".join(Model.from_checkpoint(checkpoint, int8=True).write("the old", config, 7))
+    assert written == shown_in(document)
+    assert ", up to 5 long</dd>" in document
 
 
 @needs_chromium
