@@ -94,7 +94,7 @@ def test_train_sample_resume_eval_show_and_runs_work_one_after_another(charnn):
     assert 0 == more.returncode, more.stderr
     scored = json.loads(charnn("eval", "--json").stdout)
     keys = {"model", "tokenizer", "vocab_size", "parameters", "split", "tokens", "chars", "bytes"}
-    assert keys | {"unknown", "carried", "cold_256"} == set(scored)
+    assert keys | {"unknown", "carried", "cold_256", "ngrams"} == set(scored)
     inner = {"nats_per_token", "bits_per_char", "bits_per_byte", "targets"}
     assert inner == set(scored["carried"]) == set(scored["cold_256"])
     assert scored["carried"]["targets"] == scored["tokens"] - 1
@@ -439,7 +439,18 @@ def test_help_and_reports_that_cannot_be_written_are_one_line(process, tmp_path)
 
 def test_bits_of_a_validation_are_of_its_own_characters(charnn):
     words = ["--tokenizer", "sentencepiece", "--vocab-size", "300", "--max-steps", "2"]
-    done = charnn("train", "my book.txt", *QUICK[2:], *words, "--bptt", "4", "--split", "60,40")
+    done = charnn(
+        "train",
+        "my book.txt",
+        *QUICK[2:],
+        *words,
+        "--ngram",
+        "0",
+        "--bptt",
+        "4",
+        "--split",
+        "60,40",
+    )
     lines = [line for line in done.stderr.splitlines() if "bits/char" in line]
     on_the_way = next(line for line in lines if line.startswith("step 2: validation"))
     at_the_end = next(line for line in lines if line.startswith("validation, cold-256"))

@@ -37,7 +37,7 @@ def test_a_budget_in_steps_or_passes_is_kept_exactly():
 
 
 def test_without_a_budget_it_is_three_minutes():
-    assert plan(minutes=3.0).config == plan().config
+    assert plan(minutes=3.0, ngram=0).config == plan(ngram=0).config
 
 
 def test_the_scores_at_the_end_take_a_small_part_of_the_budget():
