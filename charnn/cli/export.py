@@ -8,7 +8,7 @@ from typing import Annotated, Any
 
 import typer
 
-from charnn.cli.console import note_alone, print_json, say
+from charnn.cli.console import print_json, say
 from charnn.cli.options import (
     DEFAULT_CHECKPOINTS,
     CheckpointsOption,
@@ -73,8 +73,6 @@ def export(
     if target.exists() and not force:
         raise FileError(f"{target} is there already: replace it with --force, or give another -o")
     saved = load(path)
-    if not quiet:
-        note_alone(saved, "what is written")
     chosen.write(saved, name, target)
     facts: dict[str, Any] = {
         "format": to,
@@ -83,7 +81,7 @@ def export(
         "model": str(path),
         "digest": saved.digest,
         "parameters": saved.config.parameters,
-        **({"ngrams_left_out": True} if saved.ngrams else {}),
+        **({"ngrams": saved.ngram_facts()} if saved.ngrams else {}),
     }
     if as_json:
         print_json(facts)

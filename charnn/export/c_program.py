@@ -1,6 +1,7 @@
 """A model as a C program: a folder that any C compiler turns into a program that writes.
 
-The weights are int8 and constant; the engine is the one that charnn itself runs.
+The weights are int8 and constant, and so are the n-grams that come into what the network says,
+where the model holds some; the engine is the one that charnn itself runs.
 
 Shapes: V symbols, E features of a symbol, H units, G gates.
 """
@@ -20,6 +21,7 @@ from charnn.config import GATES, STATES
 from charnn.errors import FileError
 from charnn.generation.arrangement import Arrangement, Matrix, arrange, quantise
 from charnn.generation.int8 import Product
+from charnn.text.ngram_tree import NGramTree, counts_from_dict
 from charnn.text.tokenizers import Tokenizer, tokenizer_from_dict
 
 HERE = Path(__file__).parent
@@ -33,6 +35,7 @@ class Sizes(NamedTuple):
     """What a program takes, in bytes, and its multiply-adds a token."""
 
     weights: int
+    ngrams: int
     state: int
     working: int
     multiply_adds: int
@@ -42,17 +45,24 @@ def c_files(checkpoint: Checkpoint) -> tuple[dict[str, str], Sizes]:
     """The files of the program, by name, and what it takes.
 
     Raises:
-        DamagedFile: the tokenizer of `checkpoint` is garbage.
+        DamagedFile: the tokenizer of `checkpoint` is garbage, or its n-grams are none.
         FileError: its weights overflow.
     """
     config = checkpoint.config
     tokenizer = tokenizer_from_dict(checkpoint.tokenizer, config.vocab_size)
     arrangement = quantise(arrange(config, checkpoint.weights))
-    model = _Model(arrangement)
+    counts = counts_from_dict(checkpoint.ngrams, config.vocab_size)
+    model = _Model(arrangement, counts)
     source = "".join(f"{line}\n" for line in model.lines(tokenizer))
     sizes = model.sizes()
     shape = f"The network: {config.cell.upper()}, {config.num_layers} x {config.hidden_size} units,"
     symbols = f"{config.vocab_size:,} symbols ({tokenizer.kind})"
+    mixed = row = ""
+    if counts:
+        tree, share = counts
+        mixed = f"\nMixed with {len(tree.symbols):,} n-grams of its text, up to {tree.order} long; "
+        mixed += f"their share is {share:.1%}."
+        row = f"| n-grams, constant too | {sizes.ngrams:,} bytes |\n"
     readme = (HERE / "program" / "README.md").read_text("utf-8")
     return {
         "engine.h": (ENGINE / "engine.h").read_text("utf-8"),
@@ -61,9 +71,10 @@ def c_files(checkpoint: Checkpoint) -> tuple[dict[str, str], Sizes]:
         "model.c": source,
         "main.c": (HERE / "program" / "main.c").read_text("utf-8"),
         "README.md": readme.format(
-            description=f"{shape} over {symbols}, {config.parameters:,} parameters.",
+            description=f"{shape} over {symbols}, {config.parameters:,} parameters.{mixed}",
             prompt=_a_prompt(tokenizer),
             weight_bytes=sizes.weights,
+            ngram_row=row,
             state_bytes=sizes.state,
             working_bytes=sizes.working,
             multiply_adds=sizes.multiply_adds,
@@ -75,7 +86,7 @@ def write_program(checkpoint: Checkpoint, name: str, output: Path) -> None:
     """Writes the program's folder, whole, in place of an earlier one, or not at all.
 
     Raises:
-        DamagedFile: the tokenizer of `checkpoint` is garbage.
+        DamagedFile: the tokenizer of `checkpoint` is garbage, or its n-grams are none.
         FileError: the folder cannot be written, or `output` is something else than a program.
     """
     files, _ = c_files(checkpoint)
@@ -105,9 +116,11 @@ def write_program(checkpoint: Checkpoint, name: str, output: Path) -> None:
 class _Model:
     """The constants of model.c, in the making; counts their bytes."""
 
-    def __init__(self, arrangement: Arrangement) -> None:
+    def __init__(self, arrangement: Arrangement, counts: tuple[NGramTree, float] | None) -> None:
         self.arrangement, self.config = arrangement, arrangement.config
-        self.bytes = 0
+        self.counts = counts
+        self.bytes = 0  # of all arrays so far
+        self.ngram_bytes = 0  # of these, those of the n-grams
         self.multiply_adds = 0
         config = self.config
         self.rows = len(GATES[config.cell]) * config.hidden_size
@@ -115,7 +128,7 @@ class _Model:
         widest = max(config.hidden_size, config.embedding_size)
         self.scratch_bytes = sum(
             -(-4 * n // 64) * 64 for n in (widest, self.rows, self.rows, 1, widest)
-        )
+        ) + (8 * config.vocab_size if counts else 0)
 
     def lines(self, tokenizer: Tokenizer) -> Iterator[str]:
         """The text of model.c."""
@@ -143,6 +156,9 @@ class _Model:
                 yield from self._array("float", bias_hn, layer.bias_hn)
             layers.append(f"    {{{inputs}, {recurrent}, {bias_hn}, {int(layer.residual)}}},")
         head = yield from self._matrix("head", arrangement.head)
+        before = self.bytes
+        ngrams = yield from self._ngrams()
+        self.ngram_bytes = self.bytes - before
         yield f"static const charnn_layer layers[{config.num_layers}] = {{"
         yield from layers
         yield "};"
@@ -150,14 +166,34 @@ class _Model:
         yield "const charnn_model model = {"
         yield f"    {CELLS[config.cell]}, VOCAB_SIZE, {config.embedding_size}, "
         yield f"    {config.hidden_size}, {config.num_layers}, embedding,"
-        yield f"    {'table' if with_table else '0'}, layers, {head}}};"
+        yield f"    {'table' if with_table else '0'}, layers, {head}, {ngrams}}};"
 
     def sizes(self) -> Sizes:
         """What the program takes; known once the lines were made."""
         config = self.config
-        state = 4 * config.num_layers * len(STATES[config.cell]) * config.hidden_size
+        nodes = self.counts[0].order if self.counts else 0
+        state = 4 * (config.num_layers * len(STATES[config.cell]) * config.hidden_size + nodes)
         working = state + 12 * config.vocab_size + self.scratch_bytes
-        return Sizes(self.bytes, state, working, self.multiply_adds)
+        weights = self.bytes - self.ngram_bytes
+        return Sizes(weights, self.ngram_bytes, state, working, self.multiply_adds)
+
+    def _ngrams(self) -> Generator[str, None, str]:
+        """The constants of the n-grams, if there are any; gives their address."""
+        if not self.counts:
+            return "0"
+        tree, share = self.counts
+        numbers = []
+        for name in ("symbols", "counts", "dropped"):
+            values = getattr(tree, name)
+            yield from self._array(f"uint{8 * values.itemsize}_t", f"ngram_{name}", values)
+            numbers.append(f"{{ngram_{name}, {values.itemsize}}}")
+        yield from self._array("int32_t", "ngram_first", tree.first.astype(np.int32))
+        yield from self._array("double", "ngram_discounts", tree.discounts)
+        yield "static const charnn_ngrams ngrams = {"
+        yield f"    {tree.order}, {share:.17g}, {', '.join(numbers)},"
+        yield "    ngram_first, ngram_discounts};"
+        yield ""
+        return "&ngrams"
 
     def _matrix(self, name: str, matrix: Matrix) -> Generator[str, None, str]:
         """The constants of a matrix; gives the charnn_matrix of them."""
@@ -177,7 +213,7 @@ class _Model:
             raise FileError("the weights of this model are too large to export: use another model")
         self.bytes += values.nbytes
         flat = values.reshape(-1).tolist()
-        words = map(_float, flat) if kind == "float" else map(str, flat)
+        words = map(WORDS.get(kind, str), flat)
         yield f"static const {kind} {name}[{values.size}] = {{"
         yield from _wrapped(words)
         yield "};"
@@ -209,6 +245,7 @@ def _header(checkpoint: Checkpoint, tokenizer: Tokenizer, sizes: Sizes, scratch:
 #define STATE_NUMBERS {sizes.state // 4}
 #define SCRATCH_BYTES {scratch}
 #define WEIGHT_BYTES {sizes.weights}
+#define NGRAM_BYTES {sizes.ngrams}
 #define MULTIPLY_ADDS {sizes.multiply_adds}
 
 extern const charnn_model model;
@@ -223,6 +260,14 @@ def _float(value: float) -> str:
     """A float32 that is read back to the bit."""
     word = f"{value:.9g}"
     return f"{word}f" if "." in word or "e" in word else f"{word}.0f"
+
+
+def _double(value: float) -> str:
+    """A float64 that is read back to the bit."""
+    return f"{value:.17g}"
+
+
+WORDS = {"float": _float, "double": _double}
 
 
 def _wrapped(words: Iterable[str]) -> Iterator[str]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -126,13 +127,30 @@ def test_it_is_found_to_be_the_writer(home: Path) -> None:
     [
         "horizon -m counted --samples 20",
         "inspect -m counted --find number",
-        "export counted --to html -o page.html",
-        "export counted --to c -o program",
         "train text.txt --from counted --name on --max-steps 1",
     ],
 )
 def test_what_leaves_them_out_says_so(home: Path, words: str) -> None:
     assert "without" in run(home, words)[1]
+
+
+@pytest.mark.parametrize(("to", "path"), [("html", "page.html"), ("c", "program")])
+def test_what_is_exported_has_them_and_says_how_many(home: Path, to: str, path: str) -> None:
+    said = run(home, f"export counted --to {to} -o {path} --force --json")
+    assert saved(home).ngram_facts() == values(said[0])["ngrams"]
+    assert "without" not in run(home, f"export counted --to {to} -o {path} --force")[1]
+
+
+@pytest.mark.skipif(shutil.which("cc") is None, reason="there is no C compiler here")
+def test_the_program_writes_what_sample_writes(home: Path) -> None:
+    run(home, "export counted --to c -o writer-c -q")
+    sources = sorted((home / "writer-c").glob("*.c"))
+    subprocess.run(["cc", "-std=c99", *sources, "-lm", "-o", home / "writer"], check=True)
+    int8 = "-m counted --int8 -n 200"
+    for seed, prompt in (1, "7 times"), (4294967295, "3"):
+        words = ["--seed", str(seed), "-n", "200", "--prompt", prompt]
+        written = subprocess.run([home / "writer", *words], capture_output=True, check=True).stdout
+        assert written.decode() == run(home, f"sample - {int8} --seed {seed}", prompt)[0]
 
 
 def test_show_and_the_report_tell_of_them(home: Path) -> None:

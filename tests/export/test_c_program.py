@@ -1,9 +1,10 @@
-"""A C program from a model: what it writes is what charnn writes with int8 weights."""
+"""A C program from a model: what it writes is what charnn writes with int8 weights and n-grams."""
 
 from __future__ import annotations
 
 import shutil
 import subprocess
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -14,10 +15,23 @@ from charnn.config import GATES, ModelConfig
 from charnn.errors import FileError
 from charnn.export.c_program import c_files, write_program
 from charnn.generation import Model
-from charnn.text.tokenizers import ByteTokenizer, CharTokenizer, SentencePieceTokenizer
+from charnn.text.ngram_tree import NGramTree
+from charnn.text.tokenizers import (
+    ByteTokenizer,
+    CharTokenizer,
+    SentencePieceTokenizer,
+    tokenizer_from_dict,
+)
 
 TEXT = "The goat is not a sailor, é?\n"
-STRICT = ["-std=c99", "-O2", "-Wall", "-Wextra", "-Werror"]
+PARABLE = "".join(
+    f"The {a} is {('not ', '')[n % 3 == 0]}a {b}, is it{'?' * (n % 4)}\n"
+    for n, (a, b) in enumerate([("goat", "sailor"), ("sailor", "goat"), ("host", "oar")] * 9)
+)
+STRICT = ["-std=c99", "-O2", "-pedantic", "-Wall", "-Wextra", "-Werror"]
+ARRAYS = ("symbols", "counts", "dropped")
+STRICTER = ["-Wconversion", "-Wsign-conversion", "-Wshadow", "-Wdouble-promotion"]
+SANE = ["-g", "-fsanitize=address,undefined", "-fno-sanitize-recover=all"]
 COMPILERS = [name for name in ("gcc", "clang", "tcc") if shutil.which(name)]
 needs_compiler = pytest.mark.skipif(not COMPILERS, reason="there is no C compiler here")
 
@@ -31,6 +45,15 @@ def checkpoint_of(cell="lstm", embedding=24, hidden=24, tokenizer=None, start="\
         for name, shape in config.tensor_shapes().items()
     }
     return Checkpoint(config, tokenizer.to_dict(), weights, int(tokenizer.encode(start)[0]), {})
+
+
+def mixed(checkpoint, order=4, share=0.6, once=None, width=None, **arrays):
+    """The same with the n-grams of `PARABLE`; `arrays` in place of what was counted."""
+    ids = tokenizer_from_dict(checkpoint.tokenizer, checkpoint.config.vocab_size).encode(PARABLE)
+    tree = NGramTree.of(ids, checkpoint.config.vocab_size, order, once)
+    found = {**tree.to_arrays(), **arrays}
+    found = {name: array.astype(width or array.dtype) for name, array in found.items()}
+    return replace(checkpoint, ngrams={**found, "order": tree.order, "share": share})
 
 
 def build(checkpoint, folder: Path, compiler: str, *flags: str) -> Path:
@@ -170,3 +193,104 @@ def test_weights_that_overflow_are_refused(tmp_path):
     with pytest.raises(FileError, match="too large to export"):
         write_program(checkpoint, "goat", tmp_path / "program")
     assert [] == list(tmp_path.iterdir())
+
+
+@needs_compiler
+@pytest.mark.parametrize(
+    ("compiler", "cell", "order", "once", "width"),
+    [(name, "lstm", 6, 3, None) for name in COMPILERS]
+    + [
+        (*COMPILERS[:1], *words)
+        for words in (("gru", 3, None, "u2"), ("rnn", 2, None, "u4"), ("lstm", 1, None, None))
+        if COMPILERS
+    ],
+)
+def test_with_n_grams_it_writes_the_text_of_the_int8_engine(
+    compiler, cell, order, once, width, tmp_path
+):
+    checkpoint = mixed(checkpoint_of(cell), order, 0.7, once, width)
+    program = build(checkpoint, tmp_path, compiler)
+    model = Model.from_checkpoint(checkpoint, int8=True)
+    alone = Model.from_checkpoint(replace(checkpoint, ngrams=None), int8=True)
+    cases = ("The goat", 5, 0.8), ("", 4294967295, 1.3), ("éé", 0, 0.0), ("is it", 77, 0.5)
+    for prompt, seed, temperature in cases:
+        words = ["-n", "300", "--seed", str(seed), "--temperature", str(temperature)]
+        found = run(program, *words, "--prompt", prompt)
+        options = {"max_tokens": 300, "seed": seed, "temperature": temperature, "echo": True}
+        assert (0, b"") == (found.returncode, found.stderr)
+        assert model.generate(prompt, **options) == found.stdout.decode()
+        assert alone.generate(prompt, **options) != found.stdout.decode()
+
+
+@needs_compiler
+def test_n_grams_of_bytes_and_of_pieces_are_written_too(tmp_path):
+    for tokenizer in ByteTokenizer(), SentencePieceTokenizer.learn([PARABLE * 3], 300):
+        checkpoint = mixed(checkpoint_of("gru", 8, 8, tokenizer), 5, 0.9)
+        folder = tmp_path / tokenizer.kind
+        folder.mkdir()
+        found = run(build(checkpoint, folder, COMPILERS[0]), "--seed", "3", "-n", "150").stdout
+        expected = Model.from_checkpoint(checkpoint, int8=True).generate(seed=3, max_tokens=150)
+        assert expected.encode("utf-8", "surrogateescape") == found
+
+
+@needs_compiler
+def test_what_n_grams_take_is_told_and_right(tmp_path):
+    plain = checkpoint_of("lstm", 24, 24)
+    checkpoint = mixed(plain, 5)
+    (_, before), (files, sizes) = c_files(plain), c_files(checkpoint)
+    symbols, contexts = len(checkpoint.ngrams["symbols"]), len(checkpoint.ngrams["children"])
+    widths = {name: array.itemsize for name, array in checkpoint.ngrams.items() if name in ARRAYS}
+    taken = symbols * (widths["symbols"] + widths["counts"]) + contexts * widths["dropped"]
+    assert taken + 4 * (contexts + 1) + 8 * 3 * 5 == sizes.ngrams
+    assert (before.weights, 0) == (sizes.weights, before.ngrams)
+    assert before.state + 4 * 5 == sizes.state
+    assert before.working + 4 * 5 + 8 * plain.config.vocab_size == sizes.working
+    lines = run(build(checkpoint, tmp_path, COMPILERS[0]), "--about").stdout.decode().splitlines()
+    told = {line[:12].strip(): line[12:].split()[0] for line in lines}
+    assert str(sizes.weights) == told["weights"]
+    assert str(sizes.ngrams) == told["n-grams"]
+    assert str(sizes.state) == told["state"]
+    assert str(sizes.working) == told["working room"]
+    assert f"Mixed with {symbols:,} n-grams of its text, up to 5 long" in files["README.md"]
+    assert f"| n-grams, constant too | {sizes.ngrams:,} bytes |" in files["README.md"]
+    assert "Mixed" not in c_files(plain)[0]["README.md"]
+    assert "n-grams, constant too" not in c_files(plain)[0]["README.md"]
+
+
+def test_the_discounts_are_written_to_the_bit():
+    checkpoint = mixed(checkpoint_of(), 4, 1 / 3)
+    files, _ = c_files(checkpoint)
+    text = files["model.c"].split("ngram_discounts[12] = {")[1]
+    values = [float(word) for word in text.split("}")[0].replace(",", " ").split()]
+    tree = NGramTree.from_arrays(checkpoint.config.vocab_size, 4, checkpoint.ngrams)
+    assert tree.discounts.ravel().tolist() == values
+    share = files["model.c"].split("charnn_ngrams ngrams = {")[1].split(",")[1]
+    assert 1 / 3 == float(share)
+
+
+@pytest.mark.parametrize("compiler", [name for name in COMPILERS if name != "tcc"])
+def test_the_engine_stands_the_strictest_warnings(compiler, tmp_path):
+    build(mixed(checkpoint_of()), tmp_path, compiler, *STRICT, *STRICTER)
+
+
+@pytest.mark.skipif("clang" not in COMPILERS, reason="there is no clang here")
+def test_no_counts_make_it_reach_for_what_is_not_its_own(tmp_path):
+    (tmp_path / "empty.c").write_text("int main(void) { return 0; }\n")
+    words = ["clang", *SANE, tmp_path / "empty.c", "-o", tmp_path / "empty"]
+    if subprocess.run(words, capture_output=True).returncode:
+        pytest.skip("clang has no sanitizers here")
+    (tmp_path / "empty.c").unlink()
+    plain = mixed(checkpoint_of("lstm", 8, 8), 5)
+    sizes = {name: len(plain.ngrams[name]) for name in ("counts", "dropped")}
+    for most in (None, 0, 2**32 - 1):
+        arrays = {}
+        if most is not None:
+            arrays = {name: np.full(size, most, np.uint32) for name, size in sizes.items()}
+        checkpoint = mixed(checkpoint_of("lstm", 8, 8), 5, 0.9, **arrays)
+        program = build(checkpoint, tmp_path, "clang", "-std=c99", *SANE)
+        for prompt in "The goat is", "éé":
+            found = run(program, "--seed", "1", "-n", "300", "--prompt", prompt)
+            assert (0, b"") == (found.returncode, found.stderr)
+            expected = Model.from_checkpoint(checkpoint, int8=True)
+            text = expected.generate(prompt, seed=1, max_tokens=300, echo=True)
+            assert text == found.stdout.decode()

@@ -68,6 +68,7 @@ static int read_prompt(const char *prompt) {
 
 static void about(void) {
     printf("weights      %10lu bytes, constant\n", (unsigned long)WEIGHT_BYTES);
+    if (model.ngrams) printf("n-grams      %10lu bytes, constant\n", (unsigned long)NGRAM_BYTES);
     printf("state        %10lu bytes\n", (unsigned long)sizeof state);
     printf("working room %10lu bytes, the state included\n",
            (unsigned long)(sizeof state + sizeof logits + sizeof weights + sizeof scratch));
@@ -93,6 +94,7 @@ int main(int count, char **words) {
     int seeded = 0, at;
 
     assert(charnn_scratch_bytes(&model, 1) <= sizeof scratch.bytes);
+    assert(charnn_state_size(&model) * sizeof *state == sizeof state);
     for (at = 1; at < count; at++) {
         const char *option = words[at], *value = at + 1 < count ? words[at + 1] : "";
         char *end;
@@ -134,6 +136,7 @@ int main(int count, char **words) {
                         "text; leave it out\n");
         return 1;
     }
+    charnn_begin(&model, state);
     if (!read_prompt(prompt)) return 1;
     if (!*prompt) read_token(START_TOKEN);
     if (!seeded) fprintf(stderr, "seed %lu\n", seed);

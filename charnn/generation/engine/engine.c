@@ -330,10 +330,10 @@ static void count(const charnn_model *model, const float *nodes, double *p) {
 /* Makes logits (V,) of the network those of the mixture, in which `counted` (V,) has its share. */
 static void mix(const charnn_model *model, const double *counted, float *logits) {
     const int32_t n = model->vocab_size;
-    double most = logits[0], total = 0.0, share = model->ngrams->share, each;
+    double most = (double)logits[0], total = 0.0, share = model->ngrams->share, each;
     int32_t v;
     for (v = 1; v < n; v++)
-        if ((double)logits[v] > most) most = logits[v];
+        if ((double)logits[v] > most) most = (double)logits[v];
     for (v = 0; v < n; v++) total += exp((double)logits[v] - most);
     each = (1.0 - share) / total;
     for (v = 0; v < n; v++)
@@ -350,13 +350,13 @@ INLINE void step(const charnn_model *model, int32_t streams, const int32_t *toke
     int32_t layer, b, i;
 
     for (b = 0; b < streams; b++)
-        for (i = 0; i < e; i++) s.x[b * width + i] = model->embedding[tokens[b] * (size_t)e + (size_t)i];
+        for (i = 0; i < e; i++) s.x[b * width + i] = model->embedding[(size_t)tokens[b] * (size_t)e + (size_t)i];
     for (layer = 0; layer < model->num_layers; layer++) {
         const charnn_layer *l = &model->layers[layer];
         for (b = 0; layer == 0 && b < streams; b++)
             if (model->table)
                 for (i = 0; i < rows; i++)
-                    s.inputs[b * rows + i] = model->table[tokens[b] * (size_t)rows + (size_t)i];
+                    s.inputs[b * rows + i] = model->table[(size_t)tokens[b] * (size_t)rows + (size_t)i];
             else
                 read_symbol(model, tokens[b], s.inputs + b * rows, s, product, product_f);
         if (layer) {

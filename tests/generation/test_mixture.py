@@ -1,0 +1,217 @@
+"""The mixture in the engine and in numpy: the same numbers, and those of its definition."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from charnn.config import GATES, ModelConfig
+from charnn.generation import library
+from charnn.generation.engines import make_network
+from charnn.generation.mixture import Mixture, mix
+from charnn.generation.native import NativeModel
+from charnn.text.ngram_tree import NOWHERE, NGramTree
+
+pytestmark = pytest.mark.skipif(
+    not library.kernels(), reason="charnn was installed without a C compiler"
+)
+SHAPES = [
+    ModelConfig(vocab_size=v, cell=cell, embedding_size=e, hidden_size=h, num_layers=layers)
+    for cell in GATES
+    for v, e, h, layers in ((11, 24, 24, 2), (7, 10, 25, 1), (300, 8, 9, 1))
+]
+LAST_BIT = 2.0**-23
+HOSTILE = 2**32 - 1
+
+
+def weights_of(config):
+    generator = np.random.default_rng(0)
+    return {
+        name: generator.normal(0.02, 0.3, shape).astype(np.float32)
+        for name, shape in config.tensor_shapes().items()
+    }
+
+
+def text_of(vocab_size, count=400, seed=1):
+    """A text that repeats itself, and lacks the last symbol."""
+    generator = np.random.default_rng(seed)
+    parts = [generator.integers(0, vocab_size - 1, size) for size in (2, 5, 9, 13)]
+    return np.concatenate([parts[each] for each in generator.integers(0, 4, count)])[:count]
+
+
+def changed(tree, width=None, **arrays):
+    """The same tree of numbers `width` wide, or with other `arrays`."""
+    found = {**tree.to_arrays(), **arrays}
+    found = {name: array.astype(width or array.dtype) for name, array in found.items()}
+    return NGramTree.from_arrays(tree.vocab_size, tree.order, found)
+
+
+def both(config, tree, share, int8):
+    """The mixture in the engine, and that in numpy."""
+    weights = weights_of(config)
+    native, plain = (make_network(config, weights, name, int8) for name in ("native", "numpy"))
+    engine, reference = mix(native, (tree, share)), mix(plain, (tree, share))
+    assert isinstance(engine, NativeModel)
+    assert isinstance(reference, Mixture)
+    return engine, reference
+
+
+def read(model, tokens):
+    """Logits and states after each token."""
+    state, rows, states = model.initial_state(), [], []
+    for token in tokens:
+        logits, state = model.step(int(token), state)
+        rows.append(logits)
+        states.append(state)
+    return np.stack(rows), np.stack(states)
+
+
+def compare(config, tree, share, int8, tokens):
+    engine, reference = both(config, tree, share, int8)
+    np.testing.assert_array_equal(reference.initial_state(), engine.initial_state())
+    (logits, states), (expected, expected_states) = read(engine, tokens), read(reference, tokens)
+    nodes = slice(-tree.order, None)
+    np.testing.assert_array_equal(expected_states[:, nodes], states[:, nodes])
+    if int8:
+        np.testing.assert_array_equal(expected_states, states)
+        np.testing.assert_allclose(logits, expected, rtol=LAST_BIT, atol=1e-12)
+    else:
+        np.testing.assert_allclose(states, expected_states, atol=1e-4)
+        np.testing.assert_allclose(logits, expected, atol=1e-4)
+    return logits, states[:, nodes]
+
+
+@pytest.fixture(params=library.kernels() or ("plain",))
+def kernel(request):
+    """Each kernel that this processor has, in turn."""
+    yield request.param
+    library.use()
+
+
+@pytest.mark.parametrize("int8", [False, True])
+@pytest.mark.parametrize("order", [1, 2, 5])
+@pytest.mark.parametrize("config", SHAPES, ids=str)
+def test_the_engine_gives_the_logits_of_numpy(config, order, int8):
+    ids = text_of(config.vocab_size)
+    tree = NGramTree.of(ids[:300], config.vocab_size, order)
+    assert order == tree.order
+    compare(config, tree, 0.6, int8, ids[280:340])
+
+
+@pytest.mark.parametrize("int8", [False, True])
+@pytest.mark.parametrize("config", SHAPES[:1], ids=str)
+def test_every_kernel_mixes_alike(config, int8, kernel):
+    ids = text_of(config.vocab_size)
+    tree = NGramTree.of(ids, config.vocab_size, 4)
+    engine, _ = both(config, tree, 0.3, int8)
+    expected, expected_states = read(engine, ids[:40])
+    library.use(kernel)
+    logits, states = read(engine, ids[:40])
+    (np.testing.assert_array_equal if int8 else close)(expected, logits)
+    (np.testing.assert_array_equal if int8 else close)(expected_states, states)
+
+
+def close(expected, found):
+    np.testing.assert_allclose(found, expected, atol=1e-5)
+
+
+@pytest.mark.parametrize("share", [1e-4, 0.25, 1 - 1e-4])
+@pytest.mark.parametrize("once", [None, 2])
+def test_what_it_gives_is_the_network_and_the_n_grams_in_their_shares(share, once):
+    config = SHAPES[0]
+    ids = text_of(config.vocab_size)
+    tree = NGramTree.of(ids[:300], config.vocab_size, 5, once)
+    assert (once is not None) == bool(tree.dropped.any())
+    logits, nodes = compare(config, tree, share, True, ids[280:340])
+    network, state = make_network(config, weights_of(config), "numpy", int8=True), None
+    for token, found, places in zip(ids[280:340], logits, nodes, strict=True):
+        state = network.initial_state() if state is None else state
+        alone, state = network.step(int(token), state)
+        p = np.exp(alone.astype(float))
+        expected = (1 - share) * p / p.sum() + share * tree.probabilities(places.astype(int))
+        np.testing.assert_allclose(np.exp(found.astype(float)), expected, rtol=1e-6)
+
+
+@pytest.mark.parametrize("int8", [False, True])
+def test_a_text_leaves_the_tree_and_comes_back(int8):
+    config = SHAPES[0]
+    ids, unseen = text_of(config.vocab_size), config.vocab_size - 1
+    tree = NGramTree.of(ids, config.vocab_size, 5)
+    tokens = np.concatenate([ids[:9], [unseen], ids[:9], [unseen, unseen], ids[20:29]])
+    _, nodes = compare(config, tree, 0.6, int8, tokens)
+    for place in (8, 18, 29):
+        assert (nodes[place] != NOWHERE).all()
+    for place in (9, 19, 20):
+        assert [0, *[NOWHERE] * 4] == nodes[place].tolist()
+    assert nodes[12, 3] != NOWHERE == nodes[12, 4]
+
+
+@pytest.mark.parametrize("width", ["u1", "u2", "u4"])
+@pytest.mark.parametrize("order", [2, 4])
+def test_numbers_of_any_width_are_read_alike(order, width):
+    config = SHAPES[0]
+    ids = text_of(config.vocab_size, 120)
+    tree = NGramTree.of(ids, config.vocab_size, order)
+    wide = changed(tree, width)
+    assert np.dtype(width) == wide.counts.dtype
+    expected, _ = compare(config, tree, 0.6, True, ids[:40])
+    logits, _ = compare(config, wide, 0.6, True, ids[:40])
+    np.testing.assert_array_equal(expected, logits)
+
+
+@pytest.mark.parametrize("int8", [False, True])
+@pytest.mark.parametrize("config", SHAPES, ids=str)
+def test_a_stream_in_a_batch_gets_the_bits_that_it_gets_alone(config, int8):
+    ids = text_of(config.vocab_size)
+    engine, _ = both(config, NGramTree.of(ids, config.vocab_size, 4), 0.6, int8)
+    tokens = np.stack([ids[:12], ids[30:42], text_of(config.vocab_size, 12, 9)])
+    alone = [read(engine, row) for row in tokens]
+    twin = engine.twin(3)
+    states = np.stack([twin.initial_state()] * 3)
+    for step, column in enumerate(tokens.T):
+        logits = twin.step_batch(column.tolist(), states)
+        for stream, (expected, expected_states) in enumerate(alone):
+            np.testing.assert_array_equal(expected[step], logits[stream])
+            np.testing.assert_array_equal(expected_states[step], states[stream])
+
+
+def test_to_mix_leaves_the_network_as_it_was():
+    config = SHAPES[0]
+    ids = text_of(config.vocab_size)
+    network = make_network(config, weights_of(config), "native", int8=True)
+    expected, expected_states = read(network, ids[:20])
+    for order in (3, 5):
+        mix(network, (NGramTree.of(ids, config.vocab_size, order), 0.5))
+    logits, states = read(network, ids[:20])
+    np.testing.assert_array_equal(expected, logits)
+    np.testing.assert_array_equal(expected_states, states)
+
+
+@pytest.mark.parametrize("counts", [0, 1, HOSTILE - 1, HOSTILE])
+@pytest.mark.parametrize("dropped", [0, HOSTILE])
+def test_counts_that_no_text_has_give_probabilities(counts, dropped):
+    config = SHAPES[0]
+    ids = text_of(config.vocab_size)
+    tree = NGramTree.of(ids, config.vocab_size, 5)
+    tree = changed(
+        tree,
+        counts=np.full(len(tree.counts), counts, np.uint32),
+        dropped=np.full(len(tree.dropped), dropped, np.uint32),
+    )
+    logits, _ = compare(config, tree, 0.9, True, ids[:60])
+    np.testing.assert_allclose(np.exp(logits.astype(float)).sum(1), 1, atol=1e-5)
+
+
+@given(
+    st.lists(st.integers(0, 3), min_size=1, max_size=60),
+    st.lists(st.integers(0, 4), min_size=1, max_size=12),
+    st.integers(1, 6),
+    st.sampled_from([None, 1, 2]),
+    st.floats(1e-4, 1 - 1e-4),
+)
+@settings(max_examples=50, deadline=None)
+def test_any_text_s_n_grams_are_mixed_alike(ids, tokens, order, once, share):
+    config = ModelConfig(5, "gru", 4, 4, 1)
+    compare(config, NGramTree.of(np.array(ids), 5, order, once), share, True, tokens)
