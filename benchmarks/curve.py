@@ -24,7 +24,9 @@ STYLE = (
     f"path {{ fill: none; stroke: {GREY} }} .grid {{ stroke-opacity: .3 }} "
     ".mark { stroke-dasharray: 6 4 } .line { stroke-width: 1.8 }"
 )
-LEGEND = "lines: its own validation while one trains; dots: whole trainings, start-up included"
+LEGEND = (
+    "lines: validation of the network while one trains; dots: whole trainings, n-grams included"
+)
 
 
 class Trace(NamedTuple):

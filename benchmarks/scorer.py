@@ -11,6 +11,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
+import numpy as np
 import torch
 from torch import Tensor
 from torch.nn.functional import cross_entropy
@@ -58,16 +59,17 @@ def average(networks: Sequence[Network]) -> Network:
 
 
 def mix(network: Network, tree: Any, share: float) -> Network:
-    """A model that gives a share of each probability to n-grams, looked up place by place."""
+    """A model that gives a share of each probability to n-grams, looked up step by step."""
 
     def mixed(ids: Tensor, memory: Any) -> tuple[Tensor, Any]:
-        own, nodes = memory or (None, [tree.start()] * len(ids))
+        own, nodes = memory or (None, np.stack([tree.start()] * len(ids)))
         logits, own = network(ids, own)
-        counted = torch.empty(logits.shape, dtype=torch.float64)
-        for stream, symbols in enumerate(ids.tolist()):
-            for step, symbol in enumerate(symbols):
-                nodes[stream] = tree.after(nodes[stream], symbol)
-                counted[stream, step] = torch.from_numpy(tree.probabilities(nodes[stream]))
+        places = []
+        for symbols in ids.numpy().T:
+            nodes = tree.after(nodes, symbols)
+            places.append(nodes)
+        found = tree.probabilities_at(np.concatenate(np.stack(places, 1)))
+        counted = torch.from_numpy(found).view(logits.shape)
         return ((1 - share) * logits.double().softmax(-1) + share * counted).log(), (own, nodes)
 
     return mixed

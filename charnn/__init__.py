@@ -38,7 +38,7 @@ def load(
     """Loads a model: a run's name, a run's folder, a file, or None for the newest run's best.
 
     `engine` is native, numpy, or auto: native where it was built. With `int8` the weights are
-    rounded to 8 bits: faster, and without n-grams the same text on every machine. `clamps` hold
+    rounded to 8 bits: faster, and the same text on every machine. `clamps` hold
     units of the state at a value, each written LAYER:UNIT=VALUE, such as "0:37=1".
 
     Raises:

@@ -35,7 +35,8 @@ from charnn.tensor_file import (
 )
 from charnn.version import __version__
 
-FORMAT = 4  # of a model with n-grams, or that will have some
+FORMAT = 5  # of a model with n-grams
+COUNTING_FORMAT = 4  # of one whose training may add some, or whose n-grams were all kept
 LINES_FORMAT = 3  # of a model of lines without
 PLAIN_FORMAT = 2  # of all else: older charnn read it, and are let
 NO_DIGEST = "0" * 64
@@ -205,8 +206,11 @@ def peek(path: Path) -> dict[str, Any]:
 
 def _format(checkpoint: Checkpoint) -> int:
     training = checkpoint.training
-    if checkpoint.ngrams is not None or (training and training.config.ngram):
+    ngrams = checkpoint.ngrams
+    if ngrams is not None and "dropped" in ngrams:
         return FORMAT
+    if ngrams is not None or (training and training.config.ngram):
+        return COUNTING_FORMAT
     return LINES_FORMAT if checkpoint.lines else PLAIN_FORMAT
 
 

@@ -26,9 +26,11 @@ from charnn.checkpoint import Checkpoint
 from charnn.cli import COMMANDS, app
 from charnn.config import GATES, ModelConfig, TrainConfig
 from charnn.generation.filters import FILTERS
+from charnn.generation.mixture import predictor
 from charnn.generation.runtime import NumpyModel
 from charnn.generation.sampler import Sfc32
 from charnn.text.corpora import CORPORA
+from charnn.text.ngram_tree import NGramTree
 from charnn.text.sources import open_source
 from charnn.text.token_file import TokenFile, write_token_file
 from charnn.text.tokenizers import TOKENIZERS, CharTokenizer
@@ -306,6 +308,72 @@ def test_a_reader_made_from_the_page_computes_what_charnn_computes(
         logits = read_token(arrays, metadata["model"], token, state)
         expected, their_state = theirs.step(token, their_state)
         np.testing.assert_allclose(logits, expected, atol=1e-4)
+
+
+def n_grams(
+    arrays: dict[str, np.ndarray], order: int, vocab_size: int, text: list[int]
+) -> np.ndarray:
+    """What the n-grams of a file say after a text, as the page has it: q (V,)."""
+    symbols, counts, children, dropped = (
+        arrays[f"ngrams.{name}"].tolist() for name in ("symbols", "counts", "children", "dropped")
+    )
+    first = [1]
+    for number in children:
+        first.append(first[-1] + number)
+    levels = [range(1)]  # the nodes of each depth
+    while len(levels) <= order:
+        levels.append(range(first[levels[-1].start], first[levels[-1].stop]))
+    contexts: list[int] = []
+    for size in range(order):
+        node: int | None = 0
+        for symbol in text[len(text) - size :] if size <= len(text) else [-1]:
+            among = range(first[node], first[node + 1])
+            node = next((child for child in among if symbols[child - 1] == symbol), None)
+            if node is None:
+                break
+        if node is not None:
+            contexts.append(node)
+    q = [1 / vocab_size] * vocab_size
+    for context in contexts:
+        depth = next(k for k, level in enumerate(levels) if context in level)
+        n = [0] * 5
+        for child in levels[depth + 1]:
+            n[min(counts[child - 1], 4)] += counts[child - 1] < 5
+        n[1] += sum(dropped[node] for node in levels[depth])
+        d = [0, 0.5, 1.0, 1.5]
+        if all(n[1:]):
+            y = n[1] / (n[1] + 2 * n[2])
+            d[1:] = [min(max(k - (k + 1) * y * n[k + 1] / n[k], 0.1), k) for k in (1, 2, 3)]
+        among = range(first[context], first[context + 1])
+        total = dropped[context] + sum(counts[child - 1] for child in among)
+        if total:
+            less = {child: d[min(counts[child - 1], 3)] for child in among}
+            rest = (sum(less.values()) + dropped[context]) / total
+            q = [rest * each for each in q]
+            for child in among:
+                q[symbols[child - 1]] += (counts[child - 1] - less[child]) / total
+    return np.array(q)
+
+
+@pytest.mark.parametrize("once", [None, 2])
+def test_a_reader_made_from_the_page_knows_the_n_grams(once: int | None, tmp_path: Path) -> None:
+    text = "".join(f"{n % 7} goats, {n % 11} gulls\n" for n in range(99))
+    tokenizer = CharTokenizer.learn(text)
+    ids = tokenizer.encode(text).astype(np.int64)
+    tree = NGramTree.of(ids, tokenizer.vocab_size, 5, once)
+    config = ModelConfig(tokenizer.vocab_size, "gru", 3, 4, 1)
+    weights = {name: np.zeros(s, np.float32) for name, s in config.tensor_shapes().items()}
+    path = tmp_path / "model.safetensors"
+    ngrams = {"order": 5, "share": 1.0, **tree.to_arrays()}
+    checkpoint.save(path, Checkpoint(config, tokenizer.to_dict(), weights, 0, ngrams=ngrams))
+    arrays, metadata = read_container(path)
+    assert 5 == metadata["format"]
+    theirs = predictor(checkpoint.load(path))
+    for start in range(0, 60, 7):
+        some = ids[start : start + start % 9 + 1].tolist()
+        logits, _ = theirs.feed(some, theirs.initial_state())
+        q = n_grams(arrays, metadata["ngrams"]["order"], tokenizer.vocab_size, some)
+        np.testing.assert_allclose(np.exp(logits.astype(np.float64)), q, rtol=1e-5)
 
 
 @pytest.mark.parametrize("kind", TOKENIZERS)

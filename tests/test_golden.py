@@ -19,6 +19,7 @@ GOLDEN = Path(__file__).parent / "golden"
 LINE = "the goat is not a sailor.\nwind west, and knows it.\n"
 WRITTEN = "helw,,l.a\niweoaaegeed.ere.inoarlo,indr.r"
 MIXED = "gknw.\ntaa rtaoaedd.ad it.\nrnoestl,goat n"
+SHORTER = "gknw, l.a it.nd egggd.esg.kor.ono,ioas r"
 
 
 @pytest.mark.parametrize("number", range(1, checkpoint.FORMAT + 1))
@@ -35,7 +36,7 @@ def test_a_model_of_every_format_still_writes_the_same(number):
     assert 3 == saved.training.progress["step"]
     assert ("adamw" if number == 1 else "muon") == saved.training.config.optimizer
     written = charnn.load(path).generate("the ", max_tokens=40, seed=1)
-    assert (MIXED if number == 4 else WRITTEN) == written
+    assert {4: MIXED, 5: SHORTER}.get(number, WRITTEN) == written
 
 
 @pytest.mark.parametrize("number", range(1, token_format.FORMAT + 1))

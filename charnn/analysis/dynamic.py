@@ -5,7 +5,7 @@ B. Krause, E. Kahembwe, I. Murray, S. Renals: Dynamic Evaluation of Neural Seque
 judged. What comes out is another number than that of fixed weights, and is named so.
 
 In a model of lines the weights are carried on from line to line, while the state begins anew with
-each; a segment then ends where its line does.
+each; a segment then ends where its line does. N-grams that are mixed in stay as they are.
 """
 
 from __future__ import annotations
@@ -21,6 +21,8 @@ from charnn.analysis.surprisal import Array
 from charnn.config import DynamicConfig
 from charnn.errors import CharnnError, ConfigError
 from charnn.evaluation import Predictor
+from charnn.model import LanguageModel
+from charnn.model.mixture import MixedLanguageModel
 from charnn.model.state import State, detach
 
 Progress = Callable[[int, int], None]
@@ -50,7 +52,12 @@ def dynamic_losses(
         CharnnError: the weights have run away.
     """
     segments = list(_segments(tokens, config.segment, newline))
-    network = deepcopy(model).eval()
+    predictor: Predictor
+    if isinstance(model, MixedLanguageModel):
+        network = deepcopy(model.network).eval()
+        predictor = MixedLanguageModel(network, model.tree, model.share)
+    else:
+        network = predictor = deepcopy(model).eval()
     weights: list[torch.Tensor] = [each.requires_grad_() for each in network.parameters()]
     origin = [weight.detach().clone() for weight in weights]
     scales = [torch.ones(()) for _ in weights]
@@ -63,12 +70,12 @@ def dynamic_losses(
         scales = [1 / (root + EPSILON) for root in roots]
         pulls = [(config.decay * root / max(mean, EPSILON)).clamp(max=1) for root in roots]
     found, done, total = [], 0, sum(len(ids) - 1 for ids, _ in segments)
-    state = network.initial_state(1)
+    state = predictor.initial_state(1)
     for ids, begins in segments:
         if begins:
-            state = network.initial_state(1)
+            state = predictor.initial_state(1)
         read = as_tensor(ids[:, None], network)
-        nats, gradients, state = _segment(network, weights, read, state, config.segment)
+        nats, gradients, state = _segment(predictor, weights, read, state, config.segment)
         found.append(nats)
         with torch.no_grad():
             for weight, gradient, scale, pull, first in zip(
@@ -115,7 +122,7 @@ def _segment(
 
 
 def _root_mean_squares(
-    network: Predictor,
+    network: LanguageModel,
     weights: list[torch.Tensor],
     train: Array,
     segment: int,

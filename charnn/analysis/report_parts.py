@@ -25,7 +25,7 @@ from charnn.config.analysis import REPORT_SEED
 
 SYMBOL = {"char": "character", "byte": "byte", "sentencepiece": "piece"}
 PLAIN_WORD = re.compile(r"[\w.:-]{1,40}\Z", re.ASCII)
-TRAIN_FLAGS = ("max_steps", "batch_size", "bptt", "optimizer", "learning_rate", "ngram", "seed")
+TRAIN_FLAGS = ("max_steps", "batch_size", "bptt", "optimizer", "learning_rate", "seed")
 
 
 def in_one_sentence(facts: Facts) -> str:
@@ -215,4 +215,6 @@ def _train_command(facts: Facts) -> str:
         plain = isinstance(value, str) and PLAIN_WORD.match(value)
         if plain or found_number(settings, key) is not None:
             words.append(f"--{key.replace('_', '-')} {value}")
+    if _at(settings, "max_steps"):  # where there is a recipe, no word of n-grams is none
+        words.append(f"--ngram {found_number(settings, 'ngram') or 0}")
     return " ".join([*words, *(["--lines"] if facts.model.lines else [])])

@@ -110,7 +110,7 @@ NgramOption = Annotated[
         "--ngram",
         help="Count the n-grams of the text too, up to so many symbols, 2 to 16, and mix them in "
         "at the end, where that lowers the validation loss; 0 for none: a smaller file, and less "
-        f"is copied. [default: {DEFAULT_NGRAM}, or 0 without a validation split]",
+        f"is copied. [default: {DEFAULT_NGRAM}, or 0 where fewer than 100 tokens are held out]",
         show_default=False,
     ),
 ]
@@ -131,8 +131,7 @@ Int8Option = Annotated[
     bool,
     typer.Option(
         "--int8",
-        help="Round the weights to 8 bits: faster, and without n-grams the same text on every "
-        "machine.",
+        help="Round the weights to 8 bits: faster, and the same text on every machine.",
     ),
 ]
 CheckpointsOption = Annotated[

@@ -190,7 +190,7 @@ class _Model:
         yield from self._array("int32_t", "ngram_first", tree.first.astype(np.int32))
         yield from self._array("double", "ngram_discounts", tree.discounts)
         yield "static const charnn_ngrams ngrams = {"
-        yield f"    {tree.order}, {share:.17g}, {', '.join(numbers)},"
+        yield f"    {tree.order}, {len(tree.children)}, {share:.17g}, {', '.join(numbers)},"
         yield "    ngram_first, ngram_discounts};"
         yield ""
         return "&ngrams"

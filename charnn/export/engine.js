@@ -295,7 +295,7 @@ const engine = (() => {
     }
   }
 
-  // The n-grams of a text, K symbols long at most. Where a text stands is `nodes` (K,): those of its
+  // The n-grams of a text, K symbols long at most. Where a text stands is nodes (K,): those of its
   // latest 0, 1, ... K-1 symbols, -1 where the tree has none. Numbers are float64.
   class NGrams {
     constructor({ order, discounts, symbols, counts, children, dropped }) {
@@ -646,5 +646,5 @@ const engine = (() => {
 
   const utf8 = (text) => new TextEncoder().encode(text);
 
-  return { predictor, Network, NGrams, Generator, Sampler, Decoder, Tokenizer };
+  return { predictor, Generator, Sampler, Decoder, Tokenizer };
 })();

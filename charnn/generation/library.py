@@ -51,6 +51,7 @@ class CNGrams(ctypes.Structure):
 
     _fields_ = (
         ("order", ctypes.c_int32),
+        ("contexts", ctypes.c_int32),
         ("share", ctypes.c_double),
         *((name, CNumbers) for name in ("symbols", "counts", "dropped")),
         *((name, Pointer) for name in ("first", "discounts")),

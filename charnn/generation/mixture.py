@@ -92,9 +92,7 @@ class Mixture:
 Predictor = Network | Clamped | Mixture
 
 
-def mix(
-    network: Network | Clamped, counts: tuple[NGramTree, float] | None
-) -> Network | Clamped | Mixture:
+def mix(network: Network | Clamped, counts: tuple[NGramTree, float] | None) -> Predictor:
     """A network mixed with a tree in a share, in the engine itself where it is compiled."""
     if counts is None:
         return network

@@ -93,7 +93,7 @@ class NativeModel:
         """
         other = copy(self)
         other._arrays = [*self._arrays]
-        ngrams = CNGrams(tree.order, share)
+        ngrams = CNGrams(tree.order, len(tree.children), share)
         for name in ("symbols", "counts", "dropped"):
             numbers: NDArray[Any] = getattr(tree, name)
             setattr(ngrams, name, CNumbers(other._keep(numbers), numbers.itemsize))

@@ -87,7 +87,7 @@ class NGram:
         return losses
 
 
-class NGrams(NamedTuple):
+class Counted(NamedTuple):
     """The different n-grams of one length that are kept, sorted by context.
 
     Attributes:
@@ -105,20 +105,20 @@ class NGrams(NamedTuple):
 
 def count_ngrams(
     ids: Array, vocab_size: int, order: int, most: int | None = None, once: int | None = None
-) -> list[NGrams]:
+) -> list[Counted]:
     """The n-grams of ids (T,) by length.
 
     Those longer than `once` are kept if they occur twice. Lengths that would bring more than `most`
     n-grams in all are left out.
     """
-    ids = ids.astype(np.int64)
-    found: list[NGrams] = []
-    places = np.zeros(len(ids), np.int64)  # of the n-gram that begins at each symbol, or -1
+    ids = ids.astype(np.int64, copy=False)
+    found: list[Counted] = []
+    places = np.zeros(len(ids), np.int32)  # of the n-gram that begins at each symbol, or -1
     kept, below = 0, 1
     for skip in range(min(order, len(ids))):
         begin = np.flatnonzero(places[: len(ids) - skip] >= 0)
         keys, first, which, counts = np.unique(
-            places[begin] * vocab_size + ids[begin + skip],
+            places[begin].astype(np.int64) * vocab_size + ids[begin + skip],
             return_index=True,
             return_inverse=True,
             return_counts=True,
@@ -128,8 +128,8 @@ def count_ngrams(
         if not keep.any() or (most is not None and kept > most):
             break
         dropped = np.bincount(keys[~keep] // vocab_size, minlength=below)
-        number = np.where(keep, np.cumsum(keep) - 1, -1)
-        longer = np.full(len(ids) - skip, -1)
+        number = np.where(keep, np.cumsum(keep) - 1, -1).astype(np.int32)
+        longer = np.full(len(ids) - skip, -1, np.int32)
         longer[begin] = number[which]
         if found:  # each n-gram one longer is another symbol before the one that it ends in
             each = np.concatenate([begin[first[keep]], np.flatnonzero(longer < 0)])
@@ -138,7 +138,7 @@ def count_ngrams(
             found[-1] = found[-1]._replace(before=before)
         below = int(keep.sum())
         keys, counts = keys[keep], counts[keep]
-        found.append(NGrams(keys, counts, counts, dropped))
+        found.append(Counted(keys, counts, counts, dropped))
         places = longer
     return found
 
@@ -157,7 +157,7 @@ def discount(counts: Array, contexts: Array, dropped: Array) -> Counts:
     return Counts(np.append((counts - taken) / some[contexts], 0), np.append(rest, 1))
 
 
-def discounts(counts: Array, ones: int = 0) -> Array:
+def discounts(counts: Array, ones: int) -> Array:
     """What is taken from a count of 1, of 2, and of 3 and more; `ones` counts of 1 come on top."""
     sizes = np.bincount(np.minimum(counts, 5), minlength=6)[1:5].astype(float)
     sizes[0] += ones

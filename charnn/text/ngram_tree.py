@@ -22,7 +22,7 @@ from charnn.config import NGRAM_ARRAYS
 from charnn.errors import DamagedFile
 from charnn.text.ngram import Array, Counts, count_ngrams, discount, discounts
 
-MAX_TOKENS = 5_000_000  # of a text, from its start: counting takes some 50 bytes for each
+MAX_TOKENS = 5_000_000  # of a text, from its start: counting takes some 100 bytes for each
 MAX_NODES = 1 << 22  # takes some 200 MB; float32, in which states hold nodes, counts to 1 << 24
 LEAST_SHARE = 1e-4  # of either: no probability is nought then
 NOWHERE = -1  # stands for the node of a context that is not there
@@ -154,6 +154,7 @@ class NGramTree:
         wanted = nodes[..., :-1] * self.vocab_size + np.asarray(symbols)[..., None]
         places = np.minimum(self.keys.searchsorted(wanted), len(self.keys) - 1)
         found = (self.keys[places] == wanted) & (nodes[..., :-1] >= 0)
+        found &= places + 1 < len(self.children)  # others are none, in a state from elsewhere
         return np.concatenate(
             [np.zeros((*nodes.shape[:-1], 1), np.int64), np.where(found, places + 1, NOWHERE)], -1
         )

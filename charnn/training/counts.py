@@ -14,8 +14,8 @@ from charnn.text.ngram_tree import NGramTree, fit_share
 from charnn.text.token_file import TokenFile
 from charnn.training.scoring import Scorer
 
-# Longer n-grams are kept if they occur twice: what is written once, such as a name or a number, is
-# in the file in short pieces only, it is half as large, and the loss is hardly another.
+# Longer n-grams are kept if they occur twice: the others are half of the file and hardly change the
+# loss (NOTES.md), and what a text says once is then there in short pieces only.
 ONCE, ONCE_PIECES = 5, 2
 WORTH = 0.005  # nats a token by which the loss must fall
 

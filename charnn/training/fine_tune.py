@@ -61,7 +61,7 @@ class Base:
         known = self._places(tokenizer)
         begins = f"begins as {self.path}"
         if self.ngrams:
-            begins += ", without its n-grams: those of the new text are counted"
+            begins += ", without its n-grams"
         new = np.delete(np.arange(tokenizer.vocab_size), known)
         if not len(new):
             return [begins]

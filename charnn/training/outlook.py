@@ -7,6 +7,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from charnn.config import DEFAULT_NGRAM
 from charnn.text.ngram import NGram, choose_order
 from charnn.text.token_file import TokenFile
 from charnn.training.recipe import Plan
@@ -55,7 +56,7 @@ def look_ahead(tokens: TokenFile, plan: Plan) -> Outlook:
         gain = MIXED * math.exp(-abs(math.log(ratio)) / APART)
         expected = min(expected, counting) * (1 - gain)
     elif ratio > 1:
-        advice.append("counting alone does better than that: leave --ngram 0 out")
+        advice.append(f"counting alone does better than that: --ngram {DEFAULT_NGRAM} mixes it in")
     return Outlook(expected, counting, order, advice)
 
 

@@ -273,6 +273,15 @@ def test_a_file_by_itself_is_called_by_its_name_in_commands(prose, tmp_path):
     assert """charnn sample -m 'it'"'"'s <me>.safetensors' -n 500""" in part
 
 
+@pytest.mark.parametrize("ngram", [None, 7])
+def test_the_command_counts_what_the_training_counted(prose, ngram):
+    saved = load(prose[1])
+    recipe = {"max_steps": 9} | ({"ngram": ngram} if ngram else {})
+    saved.info["recipe"] = recipe
+    facts = find_facts(saved, prose[1], "book")
+    assert f"--ngram {ngram or 0}" in read(section(make_report(facts), "again")).text
+
+
 @pytest.mark.parametrize("text", ["ab\n", "a\nb" * 4])
 def test_a_text_that_is_too_short_is_no_error(tmp_path, text):
     path = make_run(tmp_path / "run", text)

@@ -264,7 +264,7 @@ def test_the_discounts_are_written_to_the_bit():
     values = [float(word) for word in text.split("}")[0].replace(",", " ").split()]
     tree = NGramTree.from_arrays(checkpoint.config.vocab_size, 4, checkpoint.ngrams)
     assert tree.discounts.ravel().tolist() == values
-    share = files["model.c"].split("charnn_ngrams ngrams = {")[1].split(",")[1]
+    share = files["model.c"].split("charnn_ngrams ngrams = {")[1].split(",")[2]
     assert 1 / 3 == float(share)
 
 

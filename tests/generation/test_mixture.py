@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+
 import numpy as np
 import pytest
 from hypothesis import given, settings
@@ -146,6 +148,23 @@ def test_a_text_leaves_the_tree_and_comes_back(int8):
     for place in (9, 19, 20):
         assert [0, *[NOWHERE] * 4] == nodes[place].tolist()
     assert nodes[12, 3] != NOWHERE == nodes[12, 4]
+
+
+@pytest.mark.parametrize("wild", [1e9, 3e38, -5.0, 0.5, math.nan, "deepest", "last context"])
+def test_a_state_from_elsewhere_has_no_nodes_that_are_not_there(wild):
+    config = SHAPES[0]
+    ids = text_of(config.vocab_size)
+    tree = NGramTree.of(ids, config.vocab_size, 4)
+    known = {"deepest": float(len(tree.symbols)), "last context": float(len(tree.children) - 1)}
+    for model in both(config, tree, 0.6, True):
+        state = model.initial_state()
+        state[-tree.order :] = known.get(wild, wild)
+        with np.errstate(invalid="ignore"):  # numpy says what it makes of a nan
+            logits, state = model.feed(ids[:2].tolist(), state)
+        assert np.exp(logits.astype(float)).sum() == pytest.approx(1, abs=1e-5)
+        logits, state = model.feed(ids[2:9].tolist(), state)
+        expected = read(model, ids[:9])
+        np.testing.assert_array_equal(expected[1][-1, -tree.order :], state[-tree.order :])
 
 
 @pytest.mark.parametrize("width", ["u1", "u2", "u4"])

@@ -14,13 +14,15 @@ from charnn.training.outlook import Outlook, look_ahead
 from charnn.training.recipe import Plan
 
 
-def look(folder: Path, text: str, passes: float = 3.0, cell: str = "lstm", **how) -> Outlook:
+def look(
+    folder: Path, text: str, passes: float = 3.0, cell: str = "lstm", ngram: int = 0, **how
+) -> Outlook:
     (folder / "text.txt").write_text(text)
     with open_source([str(folder / "text.txt")]) as source:
         tokens: TokenFile = write_token_file(folder / "text.tokens", source, **how)
     model = ModelConfig(tokens.tokenizer.vocab_size, cell, 8, 8, 1)
     return look_ahead(
-        tokens, Plan(model, TrainConfig(9), Speed(0.1, 1e-5, 1e-5), 1.0, passes, 4096)
+        tokens, Plan(model, TrainConfig(9, ngram=ngram), Speed(0.1, 1e-5, 1e-5), 1.0, passes, 4096)
     )
 
 
@@ -65,3 +67,18 @@ def test_where_counting_does_better_it_is_advised(tmp_path):
         better = each.cold_256 > each.counting
         assert better == any("--ngram" in line for line in each.advice)
     assert any("--ngram" in line for line in short.advice)
+
+
+def test_with_n_grams_less_is_expected_than_of_either_alone(tmp_path):
+    text = "".join(f"Day {day}. Wind west.\n" for day in range(2_000))
+    gains = []
+    for passes in (0.05, 15.0):
+        alone = look(tmp_path, text, passes)
+        mixed = look(tmp_path, text, passes, ngram=10)
+        assert alone.cold_256 is not None
+        assert mixed.cold_256 is not None
+        assert alone.counting == mixed.counting
+        lower = min(alone.cold_256, mixed.counting)
+        gains.append(1 - mixed.cold_256 / lower)
+        assert not any("--ngram" in line for line in mixed.advice)
+    assert all(0 < gain < 0.05 for gain in gains)

@@ -1,4 +1,4 @@
-/* See engine.h. With CHARNN_KERNELS defined, kernels.c brings faster products for the processors
+/* See engine.h. With CHARNN_KERNELS defined, kernels.h brings faster products for the processors
  * it knows; without, this file and the standard library are all there is. */
 #include "engine.h"
 
@@ -272,7 +272,8 @@ size_t charnn_state_size(const charnn_model *model) {
 }
 
 void charnn_begin(const charnn_model *model, float *state) {
-    size_t size = charnn_state_size(model), nodes = model->ngrams ? (size_t)model->ngrams->order : 0, i;
+    size_t size = charnn_state_size(model), i;
+    size_t nodes = model->ngrams ? (size_t)model->ngrams->order : 0;
     for (i = 0; i < size; i++) state[i] = i + nodes > size ? -1.0f : 0.0f;
 }
 
@@ -282,21 +283,25 @@ static int64_t number(charnn_numbers numbers, int32_t i) {
     return ((const uint32_t *)numbers.at)[i];
 }
 
-/* Where the nodes (K,) of a text are after a token; -1 where its latest symbols have none. */
+/* Where the nodes (K,) of a text are after a token; -1 where its latest symbols have none. Nodes
+ * that are no contexts of this tree, in a state from elsewhere, are none too. */
 static void follow(const charnn_ngrams *g, const float *before, int32_t token, float *after) {
     int32_t k;
     for (k = g->order - 1; k > 0; k--) {
+        float node = before[k - 1];
         int32_t low = 0, high = 0, end = 0;
-        if (before[k - 1] >= 0.0f) {
-            low = g->first[(int32_t)before[k - 1]];
-            high = end = g->first[(int32_t)before[k - 1] + 1];
+        if (node >= 0.0f && node < (float)g->contexts) {
+            low = g->first[(int32_t)node];
+            high = end = g->first[(int32_t)node + 1];
         }
         while (low < high) {
             int32_t middle = low + (high - low) / 2;
             if (number(g->symbols, middle - 1) < token) low = middle + 1;
             else high = middle;
         }
-        after[k] = low < end && number(g->symbols, low - 1) == token ? (float)low : -1.0f;
+        after[k] = -1.0f;
+        if (low < end && low < g->contexts && number(g->symbols, low - 1) == token)
+            after[k] = (float)low;
     }
     after[0] = 0.0f;
 }
@@ -350,13 +355,15 @@ INLINE void step(const charnn_model *model, int32_t streams, const int32_t *toke
     int32_t layer, b, i;
 
     for (b = 0; b < streams; b++)
-        for (i = 0; i < e; i++) s.x[b * width + i] = model->embedding[(size_t)tokens[b] * (size_t)e + (size_t)i];
+        for (i = 0; i < e; i++)
+            s.x[b * width + i] = model->embedding[(size_t)tokens[b] * (size_t)e + (size_t)i];
     for (layer = 0; layer < model->num_layers; layer++) {
         const charnn_layer *l = &model->layers[layer];
         for (b = 0; layer == 0 && b < streams; b++)
             if (model->table)
                 for (i = 0; i < rows; i++)
-                    s.inputs[b * rows + i] = model->table[(size_t)tokens[b] * (size_t)rows + (size_t)i];
+                    s.inputs[b * rows + i] =
+                        model->table[(size_t)tokens[b] * (size_t)rows + (size_t)i];
             else
                 read_symbol(model, tokens[b], s.inputs + b * rows, s, product, product_f);
         if (layer) {

@@ -34,10 +34,10 @@ typedef struct {
     int32_t bytes;
 } charnn_numbers;
 
-/* The n-grams of up to `order` symbols, as docs/file-format.md has them: N nodes but the first, of
- * which C are contexts. They come into what the network says in this share. */
+/* The n-grams of up to `order` symbols, as docs/file-format.md has them: N nodes but the first, and
+ * C contexts. They come into what the network says in this share. */
 typedef struct {
-    int32_t order;
+    int32_t order, contexts;
     double share;
     charnn_numbers symbols, counts; /* (N,) */
     charnn_numbers dropped;         /* (C,) */
@@ -54,15 +54,16 @@ typedef struct {
     const charnn_ngrams *ngrams; /* NULL for none */
 } charnn_model;
 
-/* Numbers in the state of a stream, N: h and c of each layer (L, P, H), then, where there are n-grams, the
- * nodes of the latest 0 to order - 1 symbols, -1 for none. A text begins with zeros and the node 0. */
+/* Numbers in the state of a stream, S: h and c of each layer (L, P, H), then, where there are
+ * n-grams, the nodes of the latest 0 to order - 1 symbols, -1 for none. A text begins with zeros
+ * and the node 0. */
 size_t charnn_state_size(const charnn_model *model);
 void charnn_begin(const charnn_model *model, float *state);
 
 /* Bytes of working memory for `streams` streams. */
 size_t charnn_scratch_bytes(const charnn_model *model, int32_t streams);
 
-/* Reads one token in each stream: tokens (B,) and state (B, N), which may be the same before
+/* Reads one token in each stream: tokens (B,) and state (B, S), which may be the same before
  * and after, to logits (B, V), which may be NULL. `scratch` begins at a multiple of 8 bytes. */
 void charnn_step(const charnn_model *model, int32_t streams, const int32_t *tokens,
                  const float *before, float *after, float *logits, void *scratch);
