@@ -24,9 +24,7 @@ STYLE = (
     f"path {{ fill: none; stroke: {GREY} }} .grid {{ stroke-opacity: .3 }} "
     ".mark { stroke-dasharray: 6 4 } .line { stroke-width: 1.8 }"
 )
-LEGEND = (
-    "lines: validation of the network while one trains; dots: whole trainings, n-grams included"
-)
+LEGEND = "lines: the network's validation while one trains; dots: whole trainings, with n-grams"
 
 
 class Trace(NamedTuple):
