@@ -184,7 +184,7 @@ def load(path: Path) -> Checkpoint:
         training,
         metadata["digest"],
         metadata.get("lines", False),
-        {**metadata["ngrams"], **_under(arrays, "ngrams.")} if "ngrams" in metadata else None,
+        _ngrams_of(metadata["ngrams"], arrays) if "ngrams" in metadata else None,
     )
 
 
@@ -220,6 +220,10 @@ def _is_array(value: Any) -> bool:
 
 def _under(arrays: Mapping[str, np.ndarray], prefix: str) -> dict[str, np.ndarray]:
     return {name[len(prefix) :]: a for name, a in arrays.items() if name.startswith(prefix)}
+
+
+def _ngrams_of(values: dict[str, Any], arrays: Mapping[str, np.ndarray]) -> dict[str, Any]:
+    return {"order": values["order"], "share": values["share"], **_under(arrays, "ngrams.")}
 
 
 def _data_size(header: Header) -> int:
@@ -291,7 +295,7 @@ def _check_ngrams(values: dict[str, Any]) -> None:
     order, share = values.get("order"), values.get("share")
     if type(order) is not int or not 1 <= order <= MAX_NGRAM:
         raise ValueError("its n-grams are of no length")
-    if type(share) is not float or not 0 <= share <= 1:
+    if type(share) is not float or not 0 <= share < 1:
         raise ValueError("its n-grams have no share")
 
 

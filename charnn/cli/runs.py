@@ -37,7 +37,9 @@ def runs(checkpoints: CheckpointsOption = DEFAULT_CHECKPOINTS, json: JsonOption 
             put(f"{row['name']:<{width}}  {status}")
             continue
         steps = f"{row['step']:,}/{row['max_steps']:,}" if row["max_steps"] else f"{row['step']:,}"
-        loss = "-" if row["best_loss"] is None else f"{row['best_loss']:.4f}"
+        valid = row["results"].get("cold_256", row["results"].get("lines"))
+        found_loss = valid["nats_per_token"] if valid else row["best_loss"]
+        loss = "-" if found_loss is None else f"{found_loss:.4f}"
         put(f"{row['name']:<{width}}  {row['model']:<12}{steps:>16}  {loss:>7}  {status}")
 
 
@@ -58,6 +60,7 @@ def describe(name: str, path: Path) -> dict[str, Any]:
             "epoch": info["epoch"],
             "seconds": info["seconds"],
             "best_loss": training["progress"]["best_loss"] if training else None,
+            "results": {key: dict(value) for key, value in info["results"].items()},
             "status": "finished" if training and training["progress"]["finished"] else "unfinished",
         }
     except FileError as error:

@@ -165,6 +165,11 @@ def sample(
         "a PROMPT": prompt != "",
         "--num-samples": num_samples != 1,
         "--stop": bool(stop),
+        "--until": until is not None,
+        "--best-of": best_of != 1,
+        "--regex": regex is not None,
+        "--show": show is not None,
+        "--copied": copied,
         "--max-tokens": max_tokens != SamplingConfig.max_tokens,
         "--no-echo": no_echo,
     }

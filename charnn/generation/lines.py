@@ -7,11 +7,12 @@ the lines are those that the model would have written anyway, less those that do
 from __future__ import annotations
 
 import math
-from collections.abc import Collection, Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
 from charnn.config import LINE_TOKENS, LINE_TRIES, LineConfig
 from charnn.errors import TextError
+from charnn.generation.guides import Guide
 from charnn.generation.sampler import Network, Sampler
 from charnn.text.tokenizers import Tokenizer
 
@@ -48,6 +49,7 @@ class LineWriter:
         filters: Mapping[str, float] | None = None,
         known: Collection[str] = (),
         unknown: str = "error",
+        guides: Sequence[Guide] = (),
     ) -> None:
         """Prepares; nothing is drawn yet.
 
@@ -55,6 +57,7 @@ class LineWriter:
             filters: maps names in `FILTERS` to settings.
             known: lines that are not to be written.
             unknown: what becomes of unknown characters of the prefix: see `Tokenizer.encode`.
+            guides: what may be written, such as biases; none that ends a text itself.
 
         Raises:
             TextError: the tokenizer has no newline, or not the characters of the prefix.
@@ -68,8 +71,11 @@ class LineWriter:
         self.prefix = tokenizer.decode(prefix)
         self._network, self._tokenizer, self._config = network, tokenizer, config
         self._seed, self._filters, self._known = seed, dict(filters or {}), known
-        start = Sampler(network, seed, 0, self._filters)
+        self._guides = guides  # one line after another begins with their state of now
+        start = Sampler(network, seed, 0, self._filters, guides)
         start.feed([int(tokenizer.encode("\n")[0]), *prefix])
+        for guide in guides:
+            guide.feed(self.prefix)
         self._start = start.state_dict()
         # The likeliest line is the same at every try.
         self._tries = 1 if self._filters.get("temperature") == 0 else LINE_TRIES
@@ -79,7 +85,7 @@ class LineWriter:
 
         Raises:
             TextError: no such line came in `LINE_TRIES` tries, or `LINE_TOKENS` tokens.
-            CharnnError: the model's logits are not finite.
+            CharnnError: the model's logits are not finite, or the guides rule out every token.
         """
         taken: set[str] = set()
         for index in range(self._config.count):
@@ -89,7 +95,7 @@ class LineWriter:
             yield line
 
     def _draw(self, index: int, taken: set[str]) -> Line:
-        sampler = Sampler(self._network, self._seed, index, self._filters)
+        sampler = Sampler(self._network, self._seed, index, self._filters, self._guides)
         spent = tries = 0
         refused = dict.fromkeys(("of another length", "here already", "in the training text"), 0)
         while tries < self._tries and spent < LINE_TOKENS:

@@ -19,7 +19,7 @@ from charnn.generation.clamps import Clamped
 from charnn.generation.engines import Network, make_network
 from charnn.generation.int8 import Int8Model
 from charnn.generation.native import NativeModel
-from charnn.text.ngram_tree import NGramTree, counts_from_dict
+from charnn.text.ngram_tree import MAX_NODES, NOWHERE, NGramTree, counts_from_dict
 
 Array = NDArray[Any]
 
@@ -51,8 +51,7 @@ class Mixture:
         tokens = list(tokens)
         inner, nodes = self._unpacked(state)
         logits, inner = self.network.feed(tokens, inner)
-        for token in tokens:
-            nodes = self.tree.after(nodes, token)
+        nodes = self.tree.walk(nodes[None], np.array(tokens)[:, None])[-1, 0]
         return self._mixed(logits, self.tree.probabilities(nodes)), self._packed(inner, nodes)
 
     def twin(self, streams: int) -> Mixture:
@@ -66,7 +65,7 @@ class Mixture:
         size = states.shape[1] - self.tree.order
         inner = np.ascontiguousarray(states[:, :size]).reshape(len(states), *self._shape)
         logits = self.network.step_batch(tokens, inner)
-        nodes = self.tree.after(states[:, size:].astype(np.int64), np.asarray(tokens))
+        nodes = self.tree.after(_whole(states[:, size:]), np.asarray(tokens))
         states[:, :size], states[:, size:] = inner.reshape(len(states), size), nodes
         return self._mixed(logits, self.tree.probabilities_at(nodes))
 
@@ -86,7 +85,13 @@ class Mixture:
 
     def _unpacked(self, state: Array) -> tuple[Array, Array]:
         size = len(state) - self.tree.order
-        return state[:size].reshape(self._shape), state[size:].astype(np.int64)
+        return state[:size].reshape(self._shape), _whole(state[size:])
+
+
+def _whole(nodes: Array) -> Array:
+    """Nodes as whole numbers; what is none, in a state from elsewhere, stands for no node."""
+    whole: Array = np.where(abs(nodes) <= MAX_NODES, nodes, NOWHERE).astype(np.int64)
+    return whole
 
 
 Predictor = Network | Clamped | Mixture

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
+from dataclasses import replace
 from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -176,19 +177,25 @@ class Model:
         known: Collection[str] = (),
         unknown: str = "error",
     ) -> LineWriter:
-        """Lines to iterate over, each from the start state; of `config` only the filters count.
+        """Lines to iterate over, each from the start state.
+
+        Of `config` the filters count, biases, bans and `max_copy`.
 
         Args:
             known: lines that are not to be written.
 
         Raises:
             TextError: the model knows no newline, or not the characters of the prefix.
-            ConfigError: the seed is out of range.
+            ConfigError: the seed is out of range, or the biases leave nothing to write.
+            FileError: `max_copy` needs the training text, which is not there.
         """
-        config = config or SamplingConfig()
+        config = replace(config or SamplingConfig(), regex=None)
         filters = {name: getattr(config, name) for name in FILTERS}
         seed = draw_seed() if seed is None else seed
-        return LineWriter(self.predictor, self.tokenizer, lines, seed, filters, known, unknown)
+        guides = self.guides(config)
+        return LineWriter(
+            self.predictor, self.tokenizer, lines, seed, filters, known, unknown, guides
+        )
 
     def stream(
         self,

@@ -5,7 +5,6 @@ Shapes: B streams, T steps, V symbols, K = order of the n-grams.
 
 from __future__ import annotations
 
-import numpy as np
 import torch
 from torch import Tensor, nn
 
@@ -48,11 +47,7 @@ class MixedLanguageModel(nn.Module):
 
     def _counted(self, tokens: Tensor, state: NGramState) -> tuple[Tensor, NGramState]:
         """What the counts alone say after each of tokens (T, B): (T, B, V), and the state."""
-        nodes = state.nodes.numpy()
-        places = []
-        for symbols in tokens.cpu().numpy():
-            nodes = self.tree.after(nodes, symbols)
-            places.append(nodes)
-        p = self.tree.probabilities_at(np.concatenate(places))
+        nodes = self.tree.walk(state.nodes.numpy(), tokens.cpu().numpy())
+        p = self.tree.probabilities_at(nodes.reshape(-1, self.tree.order))
         shape = (*tokens.shape, self.config.vocab_size)
-        return torch.from_numpy(p).float().view(shape), NGramState(torch.from_numpy(nodes))
+        return torch.from_numpy(p).float().view(shape), NGramState(torch.from_numpy(nodes[-1]))

@@ -151,13 +151,29 @@ class NGramTree:
 
     def after(self, nodes: Array, symbols: Array | int) -> Array:
         """The nodes (..., K) of texts that stood at nodes (..., K) and read symbols (...)."""
-        wanted = nodes[..., :-1] * self.vocab_size + np.asarray(symbols)[..., None]
+        first = np.zeros((*nodes.shape[:-1], 1), np.int64)
+        longer = self._children(nodes[..., :-1], np.asarray(symbols)[..., None])
+        return np.concatenate([first, longer], -1)
+
+    def walk(self, nodes: Array, symbols: Array) -> Array:
+        """The nodes (T, B, K) after each of symbols (T, B), of texts that stood at nodes (B, K).
+
+        As `after` gives them, one after another, but for all T at once: a context is one shorter
+        before its last symbol.
+        """
+        found = np.zeros((*symbols.shape, self.order), np.int64)
+        for length in range(1, self.order):
+            shorter = np.concatenate([nodes[None, :, length - 1], found[:-1, :, length - 1]])
+            found[..., length] = self._children(shorter, symbols)
+        return found
+
+    def _children(self, nodes: Array, symbols: Array) -> Array:
+        """The node that each symbol leads to, or `NOWHERE`; of a context, where it is one."""
+        wanted = nodes * self.vocab_size + symbols
         places = np.minimum(self.keys.searchsorted(wanted), len(self.keys) - 1)
-        found = (self.keys[places] == wanted) & (nodes[..., :-1] >= 0)
+        found = (self.keys[places] == wanted) & (nodes >= 0)
         found &= places + 1 < len(self.children)  # others are none, in a state from elsewhere
-        return np.concatenate(
-            [np.zeros((*nodes.shape[:-1], 1), np.int64), np.where(found, places + 1, NOWHERE)], -1
-        )
+        return np.where(found, places + 1, NOWHERE)
 
     def probabilities(self, nodes: Array) -> Array:
         """What comes next (V,) where a text stands at nodes (K,)."""

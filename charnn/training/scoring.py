@@ -36,8 +36,8 @@ class Scorer:
         """Raises TextError where n-grams are asked for, and nothing is there to weigh them by."""
         if config.ngram and ("valid" not in tokens.splits or len(tokens.split("valid")) < 2):
             raise TextError(
-                "--ngram weighs the n-grams by a validation split, and this text has none: "
-                "give it one with --split or --valid, or leave --ngram out"
+                "--ngram weighs the n-grams by a validation split, which has not two tokens here: "
+                "give it more with --split or --valid, or leave --ngram out"
             )
         tokenizer = tokens.tokenizer
         is_text = tokens.source["chars"] is not None

@@ -217,8 +217,8 @@ class Trainer:
             yield from self._report(Saved(self.step, self.home.best))
 
     def _sample(self) -> Iterator[Event]:
-        model = Model.from_checkpoint(self.checkpoint(training=False))
         try:
+            model = Model.from_checkpoint(self.checkpoint(training=False))
             text = written(model, self.config)
         except CharnnError as error:  # the network has overflowed: training has its own guard
             yield from self._report(Warned(self.step, f"no sample: {error}"))

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import sys
+from pathlib import Path
 
 import pytest
 
@@ -136,6 +137,29 @@ def test_too_few_lines_end_with_what_was_found_and_exit_1(charnn):
     assert f"error: {len(out.splitlines())} of 99 lines are written" in err
 
 
+def test_what_is_banned_is_in_no_line_and_what_is_liked_in_many(charnn):
+    words = ("sample", "-m", "names", "--lines", "30", "--seed", "2", "-q")
+    plain = charnn(*words)[1]
+    assert "a" in plain
+    banned = charnn(*words, "--ban", "a")[1]
+    assert 30 == len(banned.splitlines())
+    assert "a" not in banned
+    assert banned == charnn(*words, "--ban", "a")[1]
+    liked = charnn(*words, "--bias", "a=3")[1]
+    assert liked.count("a") > 2 * plain.count("a")
+    first = charnn(*words[:3], "--lines", "1", *words[5:], "--ban", "a")[1]
+    assert first == banned.splitlines(keepends=True)[0]
+
+
+def test_few_characters_are_copied_from_the_text_where_few_may(charnn):
+    words = ("sample", "-m", "names", "--lines", "9", "--seed", "2", "-q", "--max-copy", "2")
+    code, out, _ = charnn(*words)
+    assert 0 == code
+    text = Path("names.txt").read_text("utf-8")
+    for line in out.splitlines():
+        assert not any(line[i : i + 3] in text for i in range(len(line) - 2))
+
+
 def test_new_needs_the_text_of_the_run(charnn, folder):
     best = folder / "checkpoints/names/best.safetensors"
     (folder / "alone").mkdir()
@@ -166,6 +190,11 @@ def test_a_model_of_prose_writes_lines_with_a_note_and_one_of_lines_says_what_it
         (("--lines", "2", "--stop", "x"), "--stop"),
         (("--lines", "2", "-n", "9"), "--max-tokens"),
         (("--lines", "2", "--no-echo"), "--no-echo"),
+        (("--lines", "2", "--regex", "[A-Z]+"), "--regex"),
+        (("--lines", "2", "--best-of", "3"), "--best-of"),
+        (("--lines", "2", "--until", "line"), "--until"),
+        (("--lines", "2", "--copied"), "--copied"),
+        (("--lines", "2", "--show", "surprisal"), "--show"),
         (("--prefix", "A"), "--prefix"),
         (("--min-length", "3"), "--min-length"),
         (("--unique", "--new"), "--unique, --new"),

@@ -54,6 +54,17 @@ def test_many_places_are_looked_up_at_once_as_one_by_one() -> None:
     assert expected == pytest.approx(tree.probabilities_at(nodes), rel=1e-14)
 
 
+@pytest.mark.parametrize("order", [1, 2, 5])
+def test_many_symbols_are_walked_at_once_as_one_by_one(order: int) -> None:
+    tree = NGramTree.of(IDS, V, order, 2)
+    texts = np.random.default_rng(2).integers(0, V, (9, 7))
+    nodes = tree.after(np.stack([tree.start()] * 7), np.arange(7) % V)
+    found = tree.walk(nodes, texts)
+    for row, symbols in zip(found, texts, strict=True):
+        nodes = tree.after(nodes, symbols)
+        assert (nodes == row).all()
+
+
 def test_a_context_that_was_never_seen_is_nowhere_until_it_is_left_behind() -> None:
     tree = NGramTree.of(np.array([0, 1, 2, 0, 1, 3]), V, 3)
     assert [0, NOWHERE, NOWHERE] == tree.start().tolist()

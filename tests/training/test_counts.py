@@ -227,6 +227,7 @@ def test_a_file_with_spoilt_n_grams_is_refused(run: Path, tmp_path: Path) -> Non
     ("change", "said"),
     [
         ({"share": 1.5}, "no share"),
+        ({"share": 1.0}, "no share"),
         ({"share": None}, "no share"),
         ({"order": 0}, "of no length"),
         ({"order": 7.0}, "of no length"),
@@ -244,3 +245,13 @@ def test_a_header_of_n_grams_is_not_believed(run: Path, tmp_path: Path, change, 
     ngrams = {k: v for k, v in {**saved.ngrams, **change}.items() if v is not None}
     with pytest.raises(DamagedFile, match=said):
         checkpoint.save(tmp_path / "model.safetensors", replace(saved, ngrams=ngrams))
+
+
+def test_n_grams_come_from_tensors_alone(run: Path) -> None:
+    saved = checkpoint.load(run / "best.safetensors")
+    assert saved.ngrams is not None
+    arrays = {f"ngrams.{k}": v for k, v in saved.ngrams.items() if isinstance(v, np.ndarray)}
+    del arrays["ngrams.dropped"]
+    header = {"order": 4, "share": 0.5, "dropped": [1, 2, 3], "more": {}}
+    found = checkpoint._ngrams_of(header, arrays)
+    assert {"order", "share", "symbols", "counts", "children"} == found.keys()
