@@ -153,6 +153,7 @@ def test_the_program_writes_what_sample_writes(home: Path) -> None:
         assert written.decode() == run(home, f"sample - {int8} --seed {seed}", prompt)[0]
 
 
+@pytest.mark.slow
 def test_show_and_the_report_tell_of_them(home: Path) -> None:
     facts = saved(home).ngram_facts()
     assert facts is not None

@@ -88,6 +88,7 @@ def test_it_writes_the_text_of_the_int8_engine(cell, embedding, hidden, compiler
         assert (0, b"") == (found.returncode, found.stderr)
 
 
+@pytest.mark.slow
 @needs_compiler
 def test_a_compiler_that_is_let_loose_changes_no_character(tmp_path):
     checkpoint = checkpoint_of("lstm", 40, 40)
@@ -273,6 +274,7 @@ def test_the_engine_stands_the_strictest_warnings(compiler, tmp_path):
     build(mixed(checkpoint_of()), tmp_path, compiler, *STRICT, *STRICTER)
 
 
+@pytest.mark.slow
 @pytest.mark.skipif("clang" not in COMPILERS, reason="there is no clang here")
 def test_no_counts_make_it_reach_for_what_is_not_its_own(tmp_path):
     (tmp_path / "empty.c").write_text("int main(void) { return 0; }\n")
