@@ -319,6 +319,7 @@ def test_what_does_not_go_together_is_refused(charnn_eval, words, code, said):
     assert said in err
 
 
+@pytest.mark.slow
 def test_a_model_of_lines_is_read_dynamically_and_by_place(charnn_eval):
     words = ("book.txt", "-m", "lines.safetensors", "--dynamic", "--positions")
     code, out, err = charnn_eval(*words, "--json", "-q")

@@ -210,6 +210,7 @@ def test_the_effect_on_a_model_of_lines_is_seen_in_the_lines_that_it_writes():
         assert texts[0] == written.text
 
 
+@pytest.mark.slow
 def test_where_held_units_keep_lines_from_ending_that_is_said():
     tokenizer = CharTokenizer.learn("ab\n")
     config = ModelConfig(tokenizer.vocab_size, "rnn", 4, 4, 1)

@@ -159,6 +159,7 @@ def test_a_text_for_a_model_of_lines_is_cleaned_as_in_training(charnn, folder, w
     assert plain == dos
 
 
+@pytest.mark.slow
 def test_norms_that_are_not_finite_are_null_in_json_and_leave_the_report_whole(charnn, folder):
     run = folder / "checkpoints" / "rnn"
     saved = load(run / "best.safetensors")
