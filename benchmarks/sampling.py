@@ -29,7 +29,7 @@ from speed import eager_speed, save_untrained
 
 from charnn import checkpoint
 from charnn.config import ModelConfig
-from charnn.generation import library
+from charnn.generation import compiled
 from charnn.generation.engines import Network, make_network
 from charnn.generation.native import NativeModel
 from charnn.generation.sampler import Sampler, draw
@@ -110,7 +110,7 @@ def one_stream(folder: Path, repeats: int) -> None:
             for kind in (onnx_peer.Plain, onnx_peer.Bound):
                 step = kind(session, config).step
                 arms[f"onnxruntime, {kind.__name__.lower()}"] = lambda step=step: onnx_speed(step)
-        for engine in ("numpy", "native") if library.kernels() else ("numpy",):
+        for engine in ("numpy", "native") if compiled.kernels() else ("numpy",):
             for int8 in (False, True):
                 network = make_network(config, weights, engine, int8)
                 label = f"charnn, {engine}, {'int8' if int8 else 'float32'}"
@@ -131,7 +131,7 @@ def one_stream(folder: Path, repeats: int) -> None:
 
 def many_streams(folder: Path, repeats: int) -> None:
     """The table of many streams at once: against float32 matrix products of the same shapes."""
-    if not library.kernels():
+    if not compiled.kernels():
         return
     rows = []
     for layers, hidden in SHAPES:
@@ -218,7 +218,7 @@ def main() -> None:
     with tempfile.TemporaryDirectory() as folder:
         one_stream(Path(folder), options.repeats)
         many_streams(Path(folder), options.repeats)
-    kernel = library.kernels()[0] if library.kernels() else "not built"
+    kernel = compiled.kernels()[0] if compiled.kernels() else "not built"
     print(f"{harness.machine()}; native kernel: {kernel}; {len(SYMBOLS)} symbols")
 
 

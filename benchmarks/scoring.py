@@ -32,7 +32,7 @@ from charnn import checkpoint
 from charnn.analysis.surprisal import Scorer
 from charnn.checkpoint import Checkpoint
 from charnn.evaluation import network_of
-from charnn.generation import library
+from charnn.generation import compiled
 from charnn.generation.engines import make_network
 from charnn.text.tokenizers import tokenizer_from_dict
 
@@ -108,7 +108,7 @@ def main() -> None:
             arms: dict[str, Callable[[], float]] = {
                 "torch, one token at a time": lambda saved=saved, few=few: torch_speed(saved, *few)
             }
-            for engine in ("numpy", "native") if library.kernels() else ("numpy",):
+            for engine in ("numpy", "native") if compiled.kernels() else ("numpy",):
                 for int8 in (False, True):
                     network = make_network(saved.config, saved.weights, engine, int8)
                     scorer = Scorer(network, saved.start_token)

@@ -38,7 +38,7 @@ from charnn.config.analysis import (
 from charnn.errors import CharnnError, ConfigError
 from charnn.evaluation import Score, TextSizes
 from charnn.generation import Model
-from charnn.generation.library import kernels
+from charnn.generation.compiled import kernels
 from charnn.model import LanguageModel
 from charnn.text.token_file import TokenFile
 from charnn.text.tokenizers import Tokenizer, tokenizer_from_dict

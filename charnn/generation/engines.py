@@ -9,7 +9,7 @@ from numpy.typing import NDArray
 
 from charnn.config import ModelConfig
 from charnn.errors import ConfigError
-from charnn.generation import library
+from charnn.generation import compiled
 from charnn.generation.arrangement import arrange, quantise
 from charnn.generation.int8 import Int8Model
 from charnn.generation.native import NativeModel
@@ -32,7 +32,7 @@ def make_network(
         ConfigError: there is no such engine, or not here.
     """
     if engine == "auto":
-        engine = "native" if library.kernels() else "numpy"
+        engine = "native" if compiled.kernels() else "numpy"
     if engine not in ENGINES:
         raise ConfigError(f"unknown engine {engine!r}; choose from auto, {', '.join(ENGINES)}")
     return ENGINES[engine](config, weights, int8)
@@ -41,7 +41,7 @@ def make_network(
 def _native(
     config: ModelConfig, weights: Mapping[str, NDArray[np.float32]], int8: bool
 ) -> NativeModel:
-    if not library.kernels():
+    if not compiled.kernels():
         raise ConfigError(
             "the native engine was not built: install charnn again where there is a C compiler, "
             "or leave --engine out, and numpy does the work"

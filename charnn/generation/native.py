@@ -15,9 +15,9 @@ from numpy.typing import NDArray
 
 from charnn.config import GATES, STATES
 from charnn.errors import CharnnError
-from charnn.generation import library
+from charnn.generation import compiled
 from charnn.generation.arrangement import Arrangement, Matrix
-from charnn.generation.library import CLayer, CMatrix, CModel, CNGrams, CNumbers
+from charnn.generation.compiled import CLayer, CMatrix, CModel, CNGrams, CNumbers
 from charnn.generation.runtime import MAX_TABLE_BYTES
 from charnn.text.ngram_tree import NGramTree
 
@@ -40,12 +40,12 @@ class NativeModel:
         Raises:
             CharnnError: there is no compiled engine.
         """
-        found = library.load()
+        found = compiled.load()
         if found is None:
             raise CharnnError(
                 "the compiled engine was not built: install charnn where there is a C compiler"
             )
-        library.use()
+        compiled.use()
         self.compiled, self._arrays = found, list[NDArray[np.generic]]()
         self.config = config = arrangement.config
         layers = (CLayer * config.num_layers)()

@@ -21,13 +21,13 @@ from charnn.analysis.surprisal import Scorer
 from charnn.checkpoint import Checkpoint, save
 from charnn.config import ModelConfig
 from charnn.evaluation import network_of
-from charnn.generation import library
+from charnn.generation import compiled
 from charnn.generation.engines import make_network
 from charnn.text.sources import open_source
 from charnn.text.tokenizers import ByteTokenizer, CharTokenizer, SentencePieceTokenizer
 
 TOKENIZER = CharTokenizer.learn("\nabcd é.")
-ENGINES = ["numpy", *(["native"] if library.kernels() else [])]
+ENGINES = ["numpy", *(["native"] if compiled.kernels() else [])]
 
 
 def checkpoint(tokenizer=TOKENIZER, cell="gru", lines=False):

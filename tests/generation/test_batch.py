@@ -7,7 +7,7 @@ import pytest
 
 from charnn.checkpoint import Checkpoint
 from charnn.config import GATES, ModelConfig, SamplingConfig
-from charnn.generation import Model, batch, engines, library
+from charnn.generation import Model, batch, compiled, engines
 from charnn.text.tokenizers import ByteTokenizer, CharTokenizer
 
 ENGINES = [(name, int8) for name in engines.ENGINES for int8 in (False, True)]
@@ -26,7 +26,7 @@ def model_of(cell="lstm", engine="auto", tokenizer=None, int8=False):
 
 
 @pytest.mark.parametrize(
-    ("engine", "int8"), [each for each in ENGINES if each[0] == "numpy" or library.kernels()]
+    ("engine", "int8"), [each for each in ENGINES if each[0] == "numpy" or compiled.kernels()]
 )
 @pytest.mark.parametrize("cell", GATES)
 @pytest.mark.parametrize(

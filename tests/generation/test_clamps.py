@@ -16,8 +16,8 @@ from charnn.generation.clamps import (
     parse_clamp,
     parse_unit,
 )
+from charnn.generation.compiled import kernels
 from charnn.generation.engines import ENGINES, make_network
-from charnn.generation.library import kernels
 from charnn.generation.sampler import Sampler
 
 CELLS = list(GATES)

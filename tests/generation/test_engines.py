@@ -15,7 +15,7 @@ from hypothesis import strategies as st
 
 from charnn.config import GATES, ModelConfig
 from charnn.errors import CharnnError, ConfigError
-from charnn.generation import library, native
+from charnn.generation import compiled, native
 from charnn.generation.arrangement import arrange, quantise
 from charnn.generation.engines import make_network
 from charnn.generation.int8 import Int8Model, logistic, tanh, total
@@ -25,7 +25,7 @@ from charnn.generation.sampler import Sampler
 
 ENGINE = Path(native.__file__).parent / "engine"
 built = pytest.mark.skipif(
-    not library.kernels(), reason="charnn was installed without a C compiler"
+    not compiled.kernels(), reason="charnn was installed without a C compiler"
 )
 SHAPES = [
     ModelConfig(vocab_size=v, cell=cell, embedding_size=e, hidden_size=h, num_layers=layers)
@@ -55,13 +55,13 @@ def tokens_for(config, count=30):
     return np.random.default_rng(1).integers(0, config.vocab_size, count)
 
 
-@pytest.fixture(params=library.kernels() or ("plain",))
+@pytest.fixture(params=compiled.kernels() or ("plain",))
 def kernel(request):
     """Each kernel that this processor has, in turn."""
-    if library.kernels():
-        library.use(request.param)
+    if compiled.kernels():
+        compiled.use(request.param)
         yield request.param
-        library.use()
+        compiled.use()
     else:
         pytest.skip("charnn was installed without a C compiler")
 
@@ -71,7 +71,7 @@ def test_the_native_engine_gives_the_logits_of_numpy(config, kernel):
     weights, tokens = random_weights(config), tokens_for(config)
     expected, expected_state = read(NumpyModel(config, weights), tokens)
     model = NativeModel(arrange(config, weights))
-    library.use(kernel)
+    compiled.use(kernel)
     logits, state = read(model, tokens)
     np.testing.assert_allclose(logits, expected, atol=1e-4)
     np.testing.assert_allclose(state, expected_state, atol=1e-4)
@@ -82,7 +82,7 @@ def test_with_int8_weights_every_kernel_gives_the_bits_of_numpy(config, kernel):
     quantised = quantise(arrange(config, random_weights(config)))
     expected, expected_state = read(Int8Model(quantised), tokens_for(config))
     model = NativeModel(quantised)
-    library.use(kernel)
+    compiled.use(kernel)
     logits, state = read(model, tokens_for(config))
     np.testing.assert_array_equal(expected, logits)
     np.testing.assert_array_equal(expected_state, state)
@@ -93,7 +93,7 @@ def test_with_int8_weights_every_kernel_gives_the_bits_of_numpy(config, kernel):
 @pytest.mark.parametrize("config", SHAPES, ids=str)
 def test_a_stream_in_a_batch_gets_the_bits_that_it_gets_alone(config, int8, kernel):
     model = make_network(config, random_weights(config), "native", int8)
-    library.use(kernel)
+    compiled.use(kernel)
     compare_a_batch_with_each_alone(config, model, np.testing.assert_array_equal)
 
 
@@ -144,9 +144,9 @@ def test_a_symbol_table_that_would_be_too_large_changes_no_bit(monkeypatch):
         with monkeypatch.context() as patch:
             patch.setattr(native, "MAX_TABLE_BYTES", 0)
             model = make_network(config, weights, "native", int8)
-        library.use("plain")  # which makes the table
+        compiled.use("plain")  # which makes the table
         logits, _ = read(model, tokens)
-        library.use()
+        compiled.use()
         np.testing.assert_allclose(logits, expected, atol=1e-5)
         if int8:
             np.testing.assert_array_equal(expected, logits)
@@ -222,7 +222,7 @@ def test_an_engine_that_is_not_there_is_refused(monkeypatch):
     config = ModelConfig(5, "rnn", 8, 8, 1)
     with pytest.raises(ConfigError, match="unknown engine 'abacus'; choose from auto, native"):
         make_network(config, random_weights(config), "abacus")
-    monkeypatch.setattr(library, "kernels", lambda: ())
+    monkeypatch.setattr(compiled, "kernels", lambda: ())
     assert isinstance(make_network(config, random_weights(config)), NumpyModel)
     assert isinstance(make_network(config, random_weights(config), int8=True), Int8Model)
     with pytest.raises(ConfigError, match="was not built"):
@@ -232,7 +232,7 @@ def test_an_engine_that_is_not_there_is_refused(monkeypatch):
 @built
 def test_a_kernel_that_is_not_there_is_refused():
     with pytest.raises(ConfigError, match="no kernel 'abacus' here"):
-        library.use("abacus")
+        compiled.use("abacus")
 
 
 @given(st.lists(st.floats(-50, 50, width=32), min_size=1, max_size=40))
@@ -270,17 +270,17 @@ def test_rounding_keeps_every_weight_within_half_a_step():
 def test_the_kernel_for_vnni_gives_the_same_bits_where_its_instruction_is_imitated(
     tmp_path, monkeypatch
 ):
-    if "avx2" not in library.kernels():
+    if "avx2" not in compiled.kernels():
         pytest.skip("it is written for x86 with AVX2")
     path = tmp_path / "engine.so"
     flags = ["-std=c99", "-O2", "-fPIC", "-shared", "-DCHARNN_KERNELS", "-DCHARNN_EMULATE_VNNI"]
     subprocess.run(["cc", *flags, ENGINE / "engine.c", "-o", path, "-lm"], check=True)
-    found = library.open_library(path)
-    monkeypatch.setattr(library, "load", lambda: found)
-    monkeypatch.setattr(library, "kernels", lambda: tuple(library.KERNELS))
+    found = compiled.open_engine(path)
+    monkeypatch.setattr(compiled, "load", lambda: found)
+    monkeypatch.setattr(compiled, "kernels", lambda: tuple(compiled.KERNELS))
     for config in SHAPES:
         quantised = quantise(arrange(config, random_weights(config)))
         model = NativeModel(quantised)
-        library.use("avx512-vnni")
+        compiled.use("avx512-vnni")
         expected, _ = read(Int8Model(quantised), tokens_for(config))
         np.testing.assert_array_equal(expected, read(model, tokens_for(config))[0])

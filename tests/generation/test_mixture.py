@@ -10,14 +10,14 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from charnn.config import GATES, ModelConfig
-from charnn.generation import library
+from charnn.generation import compiled
 from charnn.generation.engines import make_network
 from charnn.generation.mixture import Mixture, mix
 from charnn.generation.native import NativeModel
 from charnn.text.ngram_tree import NOWHERE, NGramTree
 
 pytestmark = pytest.mark.skipif(
-    not library.kernels(), reason="charnn was installed without a C compiler"
+    not compiled.kernels(), reason="charnn was installed without a C compiler"
 )
 SHAPES = [
     ModelConfig(vocab_size=v, cell=cell, embedding_size=e, hidden_size=h, num_layers=layers)
@@ -85,11 +85,11 @@ def compare(config, tree, share, int8, tokens):
     return logits, states[:, nodes]
 
 
-@pytest.fixture(params=library.kernels() or ("plain",))
+@pytest.fixture(params=compiled.kernels() or ("plain",))
 def kernel(request):
     """Each kernel that this processor has, in turn."""
     yield request.param
-    library.use()
+    compiled.use()
 
 
 @pytest.mark.parametrize("int8", [False, True])
@@ -109,7 +109,7 @@ def test_every_kernel_mixes_alike(config, int8, kernel):
     tree = NGramTree.of(ids, config.vocab_size, 4)
     engine, _ = both(config, tree, 0.3, int8)
     expected, expected_states = read(engine, ids[:40])
-    library.use(kernel)
+    compiled.use(kernel)
     logits, states = read(engine, ids[:40])
     (np.testing.assert_array_equal if int8 else close)(expected, logits)
     (np.testing.assert_array_equal if int8 else close)(expected_states, states)

@@ -80,11 +80,11 @@ def load() -> ctypes.CDLL | None:
     for path in paths:
         if path.exists():
             with suppress(OSError, AttributeError):  # built for another system, or an older source
-                return open_library(path)
+                return open_engine(path)
     return None
 
 
-def open_library(path: Path) -> ctypes.CDLL:
+def open_engine(path: Path) -> ctypes.CDLL:
     """The engine compiled into `path`, its functions declared.
 
     Raises:
