@@ -37,9 +37,7 @@ def runs(checkpoints: CheckpointsOption = DEFAULT_CHECKPOINTS, json: JsonOption 
             put(f"{row['name']:<{width}}  {status}")
             continue
         steps = f"{row['step']:,}/{row['max_steps']:,}" if row["max_steps"] else f"{row['step']:,}"
-        valid = row["results"].get("cold_256", row["results"].get("lines"))
-        found_loss = valid["nats_per_token"] if valid else row["best_loss"]
-        loss = "-" if found_loss is None else f"{found_loss:.4f}"
+        loss = "-" if row["valid_loss"] is None else f"{row['valid_loss']:.4f}"
         put(f"{row['name']:<{width}}  {row['model']:<12}{steps:>16}  {loss:>7}  {status}")
 
 
@@ -51,6 +49,10 @@ def describe(name: str, path: Path) -> dict[str, Any]:
         metadata = peek(path)
         model, info = metadata["model"], metadata["info"]
         training = metadata.get("training")
+        best_loss = training["progress"]["best_loss"] if training else None
+        # Of a finished run that of what its best file writes by, n-grams included.
+        final = info["results"].get("cold_256", info["results"].get("lines"))
+        valid_loss = final["nats_per_token"] if final else best_loss
         return {
             "name": name,
             "model": f"{model['cell']} {model['num_layers']}x{model['hidden_size']}",
@@ -59,8 +61,8 @@ def describe(name: str, path: Path) -> dict[str, Any]:
             "max_steps": training["config"]["max_steps"] if training else None,
             "epoch": info["epoch"],
             "seconds": info["seconds"],
-            "best_loss": training["progress"]["best_loss"] if training else None,
-            "results": {key: dict(value) for key, value in info["results"].items()},
+            "best_loss": best_loss,
+            "valid_loss": None if valid_loss is None else float(valid_loss),
             "status": "finished" if training and training["progress"]["finished"] else "unfinished",
         }
     except FileError as error:
