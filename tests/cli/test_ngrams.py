@@ -14,6 +14,7 @@ import numpy as np
 import pytest
 
 from charnn import checkpoint, evaluation
+from charnn.cli.runs import describe
 from charnn.text.token_file import TokenFile
 
 TEXT = "".join(f"{n} times {n % 7} is {n * (n % 7)}.\n" for n in range(500))
@@ -151,6 +152,21 @@ def test_the_program_writes_what_sample_writes(home: Path) -> None:
         words = ["--seed", str(seed), "-n", "200", "--prompt", prompt]
         written = subprocess.run([home / "writer", *words], capture_output=True, check=True).stdout
         assert written.decode() == run(home, f"sample - {int8} --seed {seed}", prompt)[0]
+
+
+def test_runs_tell_the_loss_of_what_writes_and_believe_no_results(home: Path) -> None:
+    last = home / "checkpoints" / "counted" / "last.safetensors"
+    row = describe("counted", last)
+    told = values((home / "said.json").read_text("utf-8"))["cold_256"]["nats_per_token"]
+    assert told == row["valid_loss"] < 0.8 * row["best_loss"]
+    shown = run(home, "runs")[0].splitlines()
+    assert any(line.startswith("counted") and f"{told:.4f}" in line for line in shown)
+    wrong: list[Any] = [None, [], {"cold_256": 3}, {"cold_256": {"bits": 1}}]
+    for results in (*wrong, {"cold_256": {"nats_per_token": "x"}}):
+        forged = checkpoint.load(last)
+        forged.info["results"] = results
+        checkpoint.save(home / "forged.safetensors", forged)
+        assert "does not say what it holds" in describe("x", home / "forged.safetensors")["error"]
 
 
 @pytest.mark.slow
