@@ -275,9 +275,8 @@ def test_the_engine_stands_the_strictest_warnings(compiler, tmp_path):
 
 
 @pytest.mark.slow
-@needs_compiler
-def test_no_counts_make_it_reach_for_what_is_not_its_own(tmp_path):
-    compiler = COMPILERS[0]  # gcc brings its sanitizers, clang where there is no gcc
+@pytest.mark.parametrize("compiler", [name for name in COMPILERS if name != "tcc"][:1])
+def test_no_counts_make_it_reach_for_what_is_not_its_own(compiler, tmp_path):
     plain = mixed(checkpoint_of("lstm", 8, 8), 5)
     sizes = {name: len(plain.ngrams[name]) for name in ("counts", "dropped")}
     for most in (None, 0, 2**32 - 1):
