@@ -130,11 +130,10 @@ def describe(trainer: Trainer, plan: Plan) -> list[str]:
 
 
 def _expectation(plan: Plan, outlook: Outlook) -> list[str]:
-    size = 4 * plan.model.parameters
-    lines = [
-        f"speed: {plan.tokens_per_second:,.0f} tokens/s; a model file of {size / 1e6:.1f} MB"
-        + (", and n-grams" if plan.config.ngram else ""),
-    ]
+    size = f"{outlook.file_bytes / 1e6:.1f} MB"
+    if plan.config.ngram:
+        size = f"about {size}, n-grams included"
+    lines = [f"speed: {plan.tokens_per_second:,.0f} tokens/s; a model file of {size}"]
     if outlook.cold_256 is not None:
         lines.append(
             f"expected: validation loss {outlook.cold_256:.1f} nats/token, give or take 0.1"
@@ -157,7 +156,7 @@ def _as_json(trainer: Trainer, plan: Plan, outlook: Outlook) -> dict[str, Any]:
         "seconds": plan.seconds,
         "tokens_per_second": plan.tokens_per_second,
         "memory_bytes": training_memory(model, config.batch_size, config.bptt),
-        "file_bytes": 4 * model.parameters,
+        "file_bytes": outlook.file_bytes,
         "expected": {trainer.scorer.protocol: outlook.cold_256, "ngram": outlook.counting},
         "advice": outlook.advice,
     }

@@ -312,17 +312,17 @@ def _say_what_next(trainer: Trainer, ended: Ended) -> None:
     where = (
         "" if run.root == DEFAULT_CHECKPOINTS else f" --checkpoints {shlex.quote(str(run.root))}"
     )
-    if ended.reason == "interrupted":
-        say(f"saved at step {ended.step:,} of {trainer.config.max_steps:,}; go on with:")
-        say(f"  charnn train --resume --name {run.name}{where}")
-        return
     if ended.ngrams:
         say(
             "mixed in: {count:,} n-grams, up to {order} long, share {share:.2f}".format(
                 **ended.ngrams
             )
         )
-    elif trainer.config.ngram and ended.scores:
+    if ended.reason == "interrupted":
+        say(f"saved at step {ended.step:,} of {trainer.config.max_steps:,}; go on with:")
+        say(f"  charnn train --resume --name {run.name}{where}")
+        return
+    if trainer.config.ngram and ended.scores and not ended.ngrams:
         say("n-grams: left out, since they hardly lower the loss")
     whole = len(trainer.valid) if trainer.valid is not None else 0
     for key, score in ended.scores.items():

@@ -9,6 +9,7 @@ import numpy as np
 
 from charnn.config import DEFAULT_NGRAM
 from charnn.text.ngram import NGram, choose_order
+from charnn.text.ngram_tree import MAX_TOKENS
 from charnn.text.token_file import TokenFile
 from charnn.training.recipe import Plan
 
@@ -19,6 +20,7 @@ A, B, C = -0.099, -0.062, -0.061
 # The share of the lower of the two losses that mixing takes away, less where they lie apart: right
 # to within .05 nats for eight trainings of five texts (NOTES.md).
 MIXED, APART = 0.045, 0.15
+NGRAM_BYTES = 4  # a token that is counted: 3 to 5 for six texts
 MIN_TRAIN, MAX_TRAIN, MAX_VALID = 100, 500_000, 50_000  # tokens that are counted
 LITTLE_BYTES, LITTLE_READ, MUCH_READ = 200_000, 0.5, 30  # bytes of text; passes
 
@@ -27,22 +29,26 @@ LITTLE_BYTES, LITTLE_READ, MUCH_READ = 200_000, 0.5, 30  # bytes of text; passes
 class Outlook:
     """The loss to expect at the end, and that of counting n-grams of this order, in nats a token.
 
-    Both are None where there is too little to count, or nothing to validate on.
+    Both are None where there is too little to count, or nothing to validate on. ``file_bytes`` is
+    what the model will take, with its n-grams.
     """
 
     cold_256: float | None
     counting: float | None
     order: int
     advice: list[str]
+    file_bytes: int
 
 
 def look_ahead(tokens: TokenFile, plan: Plan) -> Outlook:
     """Counts n-grams in the text, which tells how hard it is, and reads the rest off a rule."""
     train = np.asarray(tokens.split("train")[:MAX_TRAIN])
     valid = np.asarray(tokens.split("valid")[:MAX_VALID] if "valid" in tokens.splits else train[:0])
-    advice = _advise(tokens, plan)
+    advice, size = _advise(tokens, plan), 4 * plan.model.parameters
+    if plan.config.ngram:
+        size += NGRAM_BYTES * min(len(tokens.split("train")), MAX_TOKENS)
     if len(train) < MIN_TRAIN or len(valid) < 2:
-        return Outlook(None, None, 0, advice)
+        return Outlook(None, None, 0, advice, size)
     vocab_size = tokens.tokenizer.vocab_size
     order, _ = choose_order(train, vocab_size)
     counting = float(NGram(train, vocab_size, order).carried(valid)[-1])
@@ -50,14 +56,14 @@ def look_ahead(tokens: TokenFile, plan: Plan) -> Outlook:
     read = plan.epochs * text
     ratio = math.exp(A + B * math.log(read) + C * math.log(text))
     if plan.model.cell != "lstm":  # for the others there is no rule
-        return Outlook(None, counting, order, advice)
+        return Outlook(None, counting, order, advice, size)
     expected = counting * ratio
     if plan.config.ngram:
         gain = MIXED * math.exp(-abs(math.log(ratio)) / APART)
         expected = min(expected, counting) * (1 - gain)
     elif ratio > 1:
         advice.append(f"counting alone does better than that: --ngram {DEFAULT_NGRAM} mixes it in")
-    return Outlook(expected, counting, order, advice)
+    return Outlook(expected, counting, order, advice, size)
 
 
 def _advise(tokens: TokenFile, plan: Plan) -> list[str]:

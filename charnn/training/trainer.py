@@ -141,11 +141,7 @@ class Trainer:
                 yield from self._sample()
             if not last and _due(self.step, config.save_every):
                 yield from self._save()
-        if self.step == config.max_steps:
-            yield from self._finish()
-        else:
-            yield from self._save()
-            yield from self._report(Ended(self.step, "interrupted"))
+        yield from self._end()
 
     def _train_window(self) -> dict[str, Any]:
         config = self.config
@@ -231,23 +227,26 @@ class Trainer:
             checkpoints.save(self.home.best, self.checkpoint(training=False))
         yield from self._report(Saved(self.step, self.home.last))
 
-    def _finish(self) -> Iterator[Event]:
-        """Scores the best model, and writes the scores into it."""
+    def _end(self) -> Iterator[Event]:
+        """Saves, mixes n-grams into the best model and, where the budget is used up, scores it."""
+        yield from self._save()  # what follows may take long
+        used_up = self.step == self.config.max_steps
         scores, mixed_in = dict[str, Score](), None
         if self.valid is not None and self.best_loss is not None:
-            checkpoints.save(self.home.last, self.checkpoint())  # what follows may take long
             best = checkpoints.load(self.home.best)
-            if self.config.ngram and not self.stopping:
+            if self.config.ngram:
                 best.ngrams = count(best, self.token_file, self.scorer)
                 mixed_in = best.ngram_facts()
-            predictor = predictor_of(best, self.config.device)
-            final = self.scorer.final(self.valid).items()
-            scores = {name: score(predictor) for name, score in final if not self.stopping}
-            self.results = {name: score.to_dict() for name, score in scores.items()}
+            if used_up:
+                predictor = predictor_of(best, self.config.device)
+                final = self.scorer.final(self.valid).items()
+                scores = {name: score(predictor) for name, score in final if not self.stopping}
+                self.results = {name: score.to_dict() for name, score in scores.items()}
             best.info["results"] = self.results
             checkpoints.save(self.home.best, best)
-        self.finished = not self.stopping
-        yield from self._save()
+        self.finished = used_up and not self.stopping
+        if self.finished:
+            yield from self._save()
         reason = "finished" if self.finished else "interrupted"
         yield from self._report(Ended(self.step, reason, scores, mixed_in))
 

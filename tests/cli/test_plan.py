@@ -54,14 +54,17 @@ def test_a_plan_as_json_has_the_keys_that_programs_read(charnn):
     }
     assert 0 < plan["expected"]["ngram"] < 3
     assert 0 < plan["expected"]["cold_256"] < 5
-    assert 4 * plan["parameters"] == plan["file_bytes"]
+    counted = plan["tokens"]["train"] if plan["recipe"].get("ngram") else 0
+    assert 4 * (plan["parameters"] + counted) == plan["file_bytes"]
+    alone = json.loads(charnn("plan", "book.txt", "--minutes", "0.1", "--ngram", "0", "--json")[1])
+    assert 4 * alone["parameters"] == alone["file_bytes"]
 
 
 def test_a_plan_with_n_grams_says_that_they_come_at_the_end(charnn):
     words = ("plan", "book.txt", "--minutes", "0.1", "--threads", "1", "--ngram", "5")
     out = charnn(*words)[1]
     assert "then: n-grams of up to 5 counted" in out
-    assert "MB, and n-grams" in out
+    assert "MB, n-grams included" in out
     assert 5 == json.loads(charnn(*words, "--json", "-q")[1])["recipe"]["ngram"]
 
 

@@ -20,7 +20,7 @@ from charnn.generation.mixture import is_exact, predictor
 from charnn.text.ngram import NGram
 from charnn.text.token_file import TokenFile
 from charnn.training import counts, launch
-from charnn.training.events import Evaluated
+from charnn.training.events import Ended, Evaluated, Saved
 
 TEXT = "".join(
     f"{n} times {n % 7} is {n * (n % 7)}, said the {('cat', 'dog')[n % 3 == 0]}.\n"
@@ -192,19 +192,49 @@ def test_a_training_that_goes_on_keeps_them_and_weighs_them_anew(run: Path) -> N
     checkpoint.save(path, before)
     with launch.resume("further", TrainOptions(max_steps=40), run.parent) as trainer:
         for event in trainer.run():
-            if isinstance(event, Evaluated) and event.best:
+            if isinstance(event, Saved) and event.path == path:
+                between = checkpoint.load(path)
+                assert between.digest != before.digest
+                assert between.ngrams is not None
+                assert 0.125 == between.ngrams["share"]
+                assert {} == between.info["results"], "those were of another network"
                 trainer.stop()
+    assert isinstance(event, Ended)
     interrupted = checkpoint.load(path)
-    assert interrupted.digest != before.digest
+    assert ("interrupted", interrupted.ngram_facts()) == (event.reason, event.ngrams)
     assert interrupted.ngrams is not None
-    assert 0.125 == interrupted.ngrams["share"]
-    assert {} == interrupted.info["results"], "those were of another network"
+    assert 0.125 != interrupted.ngrams["share"]
     with launch.resume("further", TrainOptions(), run.parent) as trainer:
         events = list(trainer.run())
     best = checkpoint.load(path)
     assert best.ngram_facts() == events[-1].ngrams
     assert best.ngrams is not None
     assert best.ngrams["share"] not in {0.125, before.ngrams["share"]}
+
+
+def test_an_interrupted_training_has_them_and_ends_as_one_that_was_not(run: Path) -> None:
+    longer = replace(SMALL, ngram=4, eval_every=2)
+    whole = train(run.parent, "whole", longer)
+    text = str(run.parent / "text.txt")
+    with launch.start([text], replace(longer, name="cut"), run.parent) as (trainer, _):
+        for event in trainer.run():
+            if isinstance(event, Evaluated):
+                trainer.stop()
+    assert isinstance(event, Ended)
+    cut = checkpoint.load(run.parent / "cut" / "best.safetensors")
+    assert "interrupted" == event.reason
+    assert cut.ngram_facts() == event.ngrams is not None
+    assert {} == cut.info["results"]
+    with launch.resume("cut", TrainOptions(), run.parent) as trainer:
+        list(trainer.run())
+    ended, expected = (
+        checkpoint.load(folder / "best.safetensors") for folder in (run.parent / "cut", whole)
+    )
+    assert expected.ngrams is not None
+    assert expected.ngrams["share"] == (ended.ngrams or {})["share"]
+    assert expected.info["results"] == ended.info["results"]
+    for name, weight in expected.weights.items():
+        np.testing.assert_array_equal(weight, ended.weights[name])
 
 
 def test_without_a_validation_split_there_is_nothing_to_weigh_by(tmp_path: Path) -> None:
