@@ -58,8 +58,8 @@ def average(networks: Sequence[Network]) -> Network:
     return network
 
 
-def mix(network: Network, tree: Any, share: float) -> Network:
-    """A model that gives a share of each probability to n-grams, looked up step by step."""
+def mix(network: Network, tree: Any, powers: tuple[float, float]) -> Network:
+    """A model that multiplies powers of network and n-grams, which are looked up step by step."""
 
     def mixed(ids: Tensor, memory: Any) -> tuple[Tensor, Any]:
         own, nodes = memory or (None, np.stack([tree.start()] * len(ids)))
@@ -70,7 +70,7 @@ def mix(network: Network, tree: Any, share: float) -> Network:
             places.append(nodes)
         found = tree.probabilities_at(np.concatenate(np.stack(places, 1)))
         counted = torch.from_numpy(found).view(logits.shape)
-        return ((1 - share) * logits.double().softmax(-1) + share * counted).log(), (own, nodes)
+        return powers[0] * logits.double() + powers[1] * counted.log(), (own, nodes)
 
     return mixed
 

@@ -16,7 +16,15 @@ import numpy as np
 import safetensors.numpy
 from safetensors import SafetensorError
 
-from charnn.config import MAX_NGRAM, NGRAM_ARRAYS, ModelConfig, TrainConfig
+from charnn.config import (
+    LEAST_POWER,
+    MAX_NGRAM,
+    MAX_POWER,
+    NGRAM_ARRAYS,
+    ModelConfig,
+    Powers,
+    TrainConfig,
+)
 from charnn.errors import ConfigError, FileError
 from charnn.tensor_file import (
     MAX_HEADER_BYTES,
@@ -35,8 +43,8 @@ from charnn.tensor_file import (
 )
 from charnn.version import __version__
 
-FORMAT = 5  # of a model with n-grams
-COUNTING_FORMAT = 4  # of one whose training may add some, or whose n-grams were all kept
+FORMAT = 6  # of a model with n-grams
+COUNTING_FORMAT = 4  # of one whose training may add some
 LINES_FORMAT = 3  # of a model of lines without
 PLAIN_FORMAT = 2  # of all else: older charnn read it, and are let
 NO_DIGEST = "0" * 64
@@ -65,7 +73,7 @@ class Checkpoint:
     ``tokenizer`` is what `Tokenizer.to_dict` gave: a kind, and arrays of one dimension. ``lines``
     says that the model read lines, each from the start state after the start token, a newline.
     ``ngrams`` is what `charnn.training.counts.count` gave: the n-grams that the network is mixed
-    with, as arrays of one dimension, their ``order`` and ``share``.
+    with, as arrays of one dimension, their ``order`` and the `Powers`.
     """
 
     config: ModelConfig
@@ -79,12 +87,11 @@ class Checkpoint:
     ngrams: dict[str, Any] | None = None
 
     def ngram_facts(self) -> dict[str, Any] | None:
-        """How many n-grams the network is mixed with, of what order, with what share; or None."""
+        """How many n-grams the network is mixed with, of what order, by what powers; or None."""
         if self.ngrams is None:
             return None
-        return {"count": len(self.ngrams["symbols"])} | {
-            key: self.ngrams[key] for key in ("order", "share")
-        }
+        count, powers = len(self.ngrams["symbols"]), self.ngrams["powers"]
+        return {"count": count, "order": self.ngrams["order"], "powers": powers._asdict()}
 
 
 def save(path: Path, checkpoint: Checkpoint) -> None:
@@ -108,7 +115,8 @@ def save(path: Path, checkpoint: Checkpoint) -> None:
     arrays = dict(checkpoint.weights)
     arrays |= {f"tokenizer.{k}": v for k, v in checkpoint.tokenizer.items() if _is_array(v)}
     if checkpoint.ngrams is not None:
-        metadata["ngrams"] = {k: v for k, v in checkpoint.ngrams.items() if not _is_array(v)}
+        facts = {k: v for k, v in checkpoint.ngrams.items() if not _is_array(v)}
+        metadata["ngrams"] = {**facts, "powers": checkpoint.ngrams["powers"]._asdict()}
         arrays |= {f"ngrams.{k}": v for k, v in checkpoint.ngrams.items() if _is_array(v)}
     if checkpoint.training:
         metadata["training"] = {
@@ -206,10 +214,9 @@ def peek(path: Path) -> dict[str, Any]:
 
 def _format(checkpoint: Checkpoint) -> int:
     training = checkpoint.training
-    ngrams = checkpoint.ngrams
-    if ngrams is not None and "dropped" in ngrams:
+    if checkpoint.ngrams is not None:
         return FORMAT
-    if ngrams is not None or (training and training.config.ngram):
+    if training and training.config.ngram:
         return COUNTING_FORMAT
     return LINES_FORMAT if checkpoint.lines else PLAIN_FORMAT
 
@@ -223,7 +230,20 @@ def _under(arrays: Mapping[str, np.ndarray], prefix: str) -> dict[str, np.ndarra
 
 
 def _ngrams_of(values: dict[str, Any], arrays: Mapping[str, np.ndarray]) -> dict[str, Any]:
-    return {"order": values["order"], "share": values["share"], **_under(arrays, "ngrams.")}
+    powers = _powers_of(values)
+    return {"order": values["order"], "powers": powers, **_under(arrays, "ngrams.")}
+
+
+def _powers_of(values: dict[str, Any]) -> Powers:
+    if "share" in values:  # formats 4 and 5 gave each a share of the probability
+        share = values["share"]
+        if type(share) is not float or not 0 <= share < 1:
+            raise ValueError("its n-grams have no share")
+        return Powers(max(1 - share, LEAST_POWER), max(share, LEAST_POWER))
+    powers = Powers(**_object(values, "powers"))
+    if not all(type(power) is float and LEAST_POWER <= power <= MAX_POWER for power in powers):
+        raise ValueError("its n-grams have no powers")
+    return powers
 
 
 def _data_size(header: Header) -> int:
@@ -262,7 +282,7 @@ def _check(header: Header, path: Path) -> tuple[ModelConfig, TrainConfig | None]
             _object(training, "progress")
             for name, shape in train_config.tensor_shapes(config).items():
                 wanted[f"training.{name}"] = ("F32", shape)
-    except (ConfigError, ValueError, RecursionError) as error:
+    except (ConfigError, ValueError, TypeError, RecursionError) as error:
         raise damaged(path, error) from None
     found = {
         name: tensor
@@ -292,11 +312,10 @@ def _lies_flat(tensor: Tensor, dtypes: tuple[str, ...]) -> bool:
 
 
 def _check_ngrams(values: dict[str, Any]) -> None:
-    order, share = values.get("order"), values.get("share")
+    order = values.get("order")
     if type(order) is not int or not 1 <= order <= MAX_NGRAM:
         raise ValueError("its n-grams are of no length")
-    if type(share) is not float or not 0 <= share < 1:
-        raise ValueError("its n-grams have no share")
+    _powers_of(values)
 
 
 def _object(metadata: Mapping[str, Any], key: str) -> dict[str, Any]:

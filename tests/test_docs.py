@@ -24,7 +24,7 @@ from typer.testing import CliRunner
 from charnn import checkpoint
 from charnn.checkpoint import Checkpoint
 from charnn.cli import COMMANDS, app
-from charnn.config import GATES, ModelConfig, TrainConfig
+from charnn.config import GATES, ModelConfig, Powers, TrainConfig
 from charnn.generation.filters import FILTERS
 from charnn.generation.mixture import predictor
 from charnn.generation.runtime import NumpyModel
@@ -364,17 +364,17 @@ def test_a_reader_made_from_the_page_knows_the_n_grams(once: int | None, tmp_pat
     config = ModelConfig(tokenizer.vocab_size, "gru", 3, 4, 1)
     weights = {name: np.zeros(s, np.float32) for name, s in config.tensor_shapes().items()}
     path = tmp_path / "model.safetensors"
-    ngrams = {"order": 5, "share": 0.5, **tree.to_arrays()}
+    ngrams = {"order": 5, "powers": Powers(0.5, 0.75), **tree.to_arrays()}
     checkpoint.save(path, Checkpoint(config, tokenizer.to_dict(), weights, 0, ngrams=ngrams))
     arrays, metadata = read_container(path)
-    assert 5 == metadata["format"]
+    assert 6 == metadata["format"]
     theirs = predictor(checkpoint.load(path))
     for start in range(0, 60, 7):
         some = ids[start : start + start % 9 + 1].tolist()
         logits, _ = theirs.feed(some, theirs.initial_state())
         q = n_grams(arrays, metadata["ngrams"]["order"], tokenizer.vocab_size, some)
-        both = 0.5 * q + 0.5 / tokenizer.vocab_size  # the weights are nought
-        np.testing.assert_allclose(np.exp(logits.astype(np.float64)), both, rtol=1e-5)
+        theirs_alone = metadata["ngrams"]["powers"]["ngrams"] * np.log(q)  # the weights are nought
+        np.testing.assert_allclose(logits, theirs_alone, rtol=1e-5)
 
 
 @pytest.mark.parametrize("kind", TOKENIZERS)

@@ -18,8 +18,11 @@ from charnn.text.token_file import TokenFile
 GOLDEN = Path(__file__).parent / "golden"
 LINE = "the goat is not a sailor.\nwind west, and knows it.\n"
 WRITTEN = "helw,,l.a\niweoaaegeed.ere.inoarlo,indr.r"
-MIXED = "gknw.\ntaa rtaoaedd.ad it.\nrnoestl,goat n"
-SHORTER = "gknw, l.a it.nd egggd.esg.kor.ono,ioas r"
+MIXED = {  # 4 and 5 were of an unreleased charnn, which mixed otherwise
+    4: "ghlw. naa ntdoaaegeea.drd,ior.oor.eods,r",
+    5: "gknw,,n.a kwer..dgeea.ese,ior.rno,ioas,r",
+    6: "goat anaa kter.,dgghe,ese,ior.ono,ioas,r",
+}
 
 
 @pytest.mark.parametrize("number", range(1, checkpoint.FORMAT + 1))
@@ -36,7 +39,7 @@ def test_a_model_of_every_format_still_writes_the_same(number):
     assert 3 == saved.training.progress["step"]
     assert ("adamw" if number == 1 else "muon") == saved.training.config.optimizer
     written = charnn.load(path).generate("the ", max_tokens=40, seed=1)
-    assert {4: MIXED, 5: SHORTER}.get(number, WRITTEN) == written
+    assert MIXED.get(number, WRITTEN) == written
 
 
 @pytest.mark.parametrize("number", range(1, token_format.FORMAT + 1))

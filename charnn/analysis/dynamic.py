@@ -55,7 +55,7 @@ def dynamic_losses(
     predictor: Predictor
     if isinstance(model, MixedLanguageModel):
         network = deepcopy(model.network).eval()
-        predictor = MixedLanguageModel(network, model.tree, model.share)
+        predictor = MixedLanguageModel(network, model.tree, model.powers)
     else:
         network = predictor = deepcopy(model).eval()
     weights: list[torch.Tensor] = [each.requires_grad_() for each in network.parameters()]

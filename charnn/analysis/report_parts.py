@@ -66,8 +66,9 @@ def _mixed_in(saved: Checkpoint) -> list[tuple[str, str]]:
     if not (facts := saved.ngram_facts()):
         return []
     said = (
-        "{count:,} n-grams, up to {order} symbols, with a share of {share:.2f} in what it writes "
-        "and in the held-out table; curves, gates, units and memory are of the network alone"
+        "{count:,} n-grams, up to {order} symbols, in what it writes and in the held-out table "
+        "(network to the power of {powers[network]:.2f}, n-grams {powers[ngrams]:.2f}); curves, "
+        "gates, units and memory are of the network alone"
     )
     return [("Mixed with", said.format(**facts))]
 

@@ -204,6 +204,12 @@ def note_alone(saved: Checkpoint, what: str) -> None:
         note(f"{what} is of the network alone, without the n-grams that it is mixed with")
 
 
+def describe_ngrams(facts: dict[str, Any]) -> str:
+    """What `Checkpoint.ngram_facts` tells, for people."""
+    powers = "powers: network {network:.2f}, n-grams {ngrams:.2f}".format(**facts["powers"])
+    return f"{facts['count']:,} n-grams, up to {facts['order']} long; {powers}"
+
+
 def note_unknown(
     missing: Mapping[str, int],
     known: Collection[str],

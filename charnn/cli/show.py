@@ -6,7 +6,7 @@ import sys
 from collections.abc import Iterator
 from typing import TYPE_CHECKING, Any
 
-from charnn.cli.console import print_json, put, visible
+from charnn.cli.console import describe_ngrams, print_json, put, visible
 from charnn.cli.curves import columns_of, learning_curves
 from charnn.cli.options import DEFAULT_CHECKPOINTS, CheckpointsOption, JsonOption, ModelArgument
 from charnn.errors import DamagedFile
@@ -77,7 +77,7 @@ def _counted(saved: Checkpoint) -> list[str]:
     facts = saved.ngram_facts()
     if not facts:
         return []
-    return ["mixed with {count:,} n-grams, up to {order} long, share {share:.2f}".format(**facts)]
+    return [f"mixed with {describe_ngrams(facts)}"]
 
 
 def _history(info: dict[str, Any]) -> Iterator[str]:

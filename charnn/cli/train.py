@@ -9,7 +9,16 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from charnn.cli.console import BEGAN, no_talk, note, print_json, progress_lines, say, warn
+from charnn.cli.console import (
+    BEGAN,
+    describe_ngrams,
+    no_talk,
+    note,
+    print_json,
+    progress_lines,
+    say,
+    warn,
+)
 from charnn.cli.curves import columns_of, learning_curves
 from charnn.cli.options import (
     DEFAULT_CHECKPOINTS,
@@ -313,11 +322,7 @@ def _say_what_next(trainer: Trainer, ended: Ended) -> None:
         "" if run.root == DEFAULT_CHECKPOINTS else f" --checkpoints {shlex.quote(str(run.root))}"
     )
     if ended.ngrams:
-        say(
-            "mixed in: {count:,} n-grams, up to {order} long, share {share:.2f}".format(
-                **ended.ngrams
-            )
-        )
+        say(f"mixed in: {describe_ngrams(ended.ngrams)}")
     if ended.reason == "interrupted":
         say(f"saved at step {ended.step:,} of {trainer.config.max_steps:,}; go on with:")
         say(f"  charnn train --resume --name {run.name}{where}")

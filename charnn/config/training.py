@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
-from typing import Any
+from typing import Any, NamedTuple
 
 from charnn.config.checks import MAX_SEED, build, require, require_int, require_number
 from charnn.config.model import STATES, ModelConfig, is_gate_matrix
@@ -15,8 +15,16 @@ ADAMW_MOMENTS = ("exp_avg", "exp_avg_sq")
 MUON_MOMENTUM = "momentum"
 PRECISIONS = ("auto", "float32", "bfloat16")
 MAX_NGRAM = 16
+LEAST_POWER, MAX_POWER = 0.01, 16.0
 NGRAM_ARRAYS = ("symbols", "counts", "children", "dropped")
 DEVICES = ("auto", "cpu", "cuda", "mps")
+
+
+class Powers(NamedTuple):
+    """How a network and n-grams are mixed: p ~ p_network ** network * p_ngrams ** ngrams."""
+
+    network: float
+    ngrams: float
 
 
 @dataclass(frozen=True)

@@ -17,7 +17,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from charnn.checkpoint import Checkpoint
-from charnn.config import GATES, STATES
+from charnn.config import GATES, STATES, Powers
 from charnn.errors import FileError
 from charnn.generation.arrangement import Arrangement, Matrix, arrange, quantise
 from charnn.generation.int8 import Product
@@ -59,9 +59,10 @@ def c_files(checkpoint: Checkpoint) -> tuple[dict[str, str], Sizes]:
     symbols = f"{config.vocab_size:,} symbols ({tokenizer.kind})"
     mixed = row = ""
     if counts:
-        tree, share = counts
+        tree, powers = counts
         mixed = f"\nMixed with {len(tree.symbols):,} n-grams of its text, up to {tree.order} long; "
-        mixed += f"their share is {share:.1%}."
+        mixed += f"{powers.network:.3g} is the power of what the network says, {powers.ngrams:.3g} "
+        mixed += "that of what they say."
         row = f"| n-grams, constant too | {sizes.ngrams:,} bytes |\n"
     readme = (HERE / "program" / "README.md").read_text("utf-8")
     return {
@@ -116,7 +117,7 @@ def write_program(checkpoint: Checkpoint, name: str, output: Path) -> None:
 class _Model:
     """The constants of model.c, in the making; counts their bytes."""
 
-    def __init__(self, arrangement: Arrangement, counts: tuple[NGramTree, float] | None) -> None:
+    def __init__(self, arrangement: Arrangement, counts: tuple[NGramTree, Powers] | None) -> None:
         self.arrangement, self.config = arrangement, arrangement.config
         self.counts = counts
         self.bytes = 0  # of all arrays so far
@@ -181,7 +182,7 @@ class _Model:
         """The constants of the n-grams, if there are any; gives their address."""
         if not self.counts:
             return "0"
-        tree, share = self.counts
+        tree, powers = self.counts
         numbers = []
         for name in ("symbols", "counts", "dropped"):
             values = getattr(tree, name)
@@ -190,7 +191,8 @@ class _Model:
         yield from self._array("int32_t", "ngram_first", tree.first.astype(np.int32))
         yield from self._array("double", "ngram_discounts", tree.discounts)
         yield "static const charnn_ngrams ngrams = {"
-        yield f"    {tree.order}, {len(tree.children)}, {share:.17g}, {', '.join(numbers)},"
+        yield f"    {tree.order}, {len(tree.children)},"
+        yield f"    {powers.network:.17g}, {powers.ngrams:.17g}, {', '.join(numbers)},"
         yield "    ngram_first, ngram_discounts};"
         yield ""
         return "&ngrams"

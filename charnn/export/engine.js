@@ -13,6 +13,7 @@ const engine = (() => {
   const WHOLE = 12582912; // added and taken away, it rounds to whole numbers
   const PER_STEP = f(0.00787401572);
   const EPSILON = f(0.00001);
+  const LEAST = 2 ** -40; // of what n-grams say, under a logarithm
   const TWO_TO = Float32Array.from({ length: 129 }, (_, i) => 2 ** (i - 64));
   const TABLE_NUMBERS = 1 << 24; // at most 64 MB of what layer 0 makes of symbols
   const LANE = 2 ** 26; // two whole sums travel in one double, this far apart
@@ -378,15 +379,14 @@ const engine = (() => {
     }
   }
 
-  // A network and n-grams, with what a Network has: (1 - share) * network + share * n-grams.
+  // A network and n-grams, with what a Network has: each to its power, multiplied.
   class Mixture {
-    constructor(network, ngrams, share) {
+    constructor(network, ngrams, powers) {
       this.network = network;
       this.ngrams = ngrams;
-      this.share = share;
+      this.powers = powers;
       this.vocabSize = network.vocabSize;
       this.counted = new Float64Array(this.vocabSize);
-      this.powers = new Float64Array(this.vocabSize);
     }
 
     state() {
@@ -402,24 +402,18 @@ const engine = (() => {
     }
 
     mix(logits) {
-      const { counted, powers, share } = this;
-      const size = powers.length;
-      let most = logits[0];
-      for (let v = 1; v < size; v++) if (logits[v] > most) most = logits[v];
-      let whole = 0;
-      for (let v = 0; v < size; v++) {
-        powers[v] = Math.exp(logits[v] - most);
-        whole += powers[v];
+      const { counted, powers } = this;
+      for (let v = 0; v < counted.length; v++) {
+        const p = counted[v] > LEAST ? counted[v] : LEAST;
+        logits[v] = powers.network * logits[v] + powers.ngrams * Math.log(p);
       }
-      const each = (1 - share) / whole;
-      for (let v = 0; v < size; v++) logits[v] = Math.log(powers[v] * each + share * counted[v]);
     }
   }
 
   // What a page's model predicts by.
   function predictor({ network, ngrams }) {
     const alone = new Network(network);
-    return ngrams === null ? alone : new Mixture(alone, new NGrams(ngrams), ngrams.share);
+    return ngrams === null ? alone : new Mixture(alone, new NGrams(ngrams), ngrams.powers);
   }
 
   // sfc32: uniform() is the next multiple of 2**-32 in [0, 1).

@@ -19,7 +19,7 @@ from typing import Any
 import numpy as np
 
 from charnn.checkpoint import Checkpoint
-from charnn.config import MAX_SEED, SamplingConfig
+from charnn.config import MAX_SEED, Powers, SamplingConfig
 from charnn.errors import CharnnError
 from charnn.generation.arrangement import Matrix, arrange, quantise
 from charnn.pages import style_sheet
@@ -135,12 +135,12 @@ def network_data(checkpoint: Checkpoint) -> dict[str, Any]:
     }
 
 
-def ngrams_data(tree: NGramTree, share: float) -> dict[str, Any]:
+def ngrams_data(tree: NGramTree, powers: Powers) -> dict[str, Any]:
     """The n-grams: arrays in base64 of little-endian whole numbers, of so many bytes each."""
     arrays = tree.to_arrays()
     return {
         "order": tree.order,
-        "share": share,
+        "powers": powers._asdict(),
         "discounts": tree.discounts.tolist(),
         **{
             name: {"bytes": array.itemsize, "numbers": _base64(array)}

@@ -52,7 +52,8 @@ class CNGrams(ctypes.Structure):
     _fields_ = (
         ("order", ctypes.c_int32),
         ("contexts", ctypes.c_int32),
-        ("share", ctypes.c_double),
+        ("network_power", ctypes.c_double),
+        ("power", ctypes.c_double),
         *((name, CNumbers) for name in ("symbols", "counts", "dropped")),
         *((name, Pointer) for name in ("first", "discounts")),
     )

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from charnn.checkpoint import Checkpoint
-from charnn.config import LineConfig, SamplingConfig
+from charnn.config import LineConfig, Powers, SamplingConfig
 from charnn.errors import DamagedFile, FileError
 from charnn.generation.clamps import Clamp, Clamped, check_clamps, clamped_weights
 from charnn.generation.engines import Network, make_network
@@ -53,7 +53,7 @@ class Model:
         of_lines: bool = False,
         tokens: Path | None = None,
         digest: str = "",
-        counts: tuple[NGramTree, float] | None = None,
+        counts: tuple[NGramTree, Powers] | None = None,
     ) -> None:
         self.network, self.tokenizer, self.start_token = network, tokenizer, start_token
         self.predictor = mix(network, counts)

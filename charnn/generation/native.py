@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from charnn.config import GATES, STATES
+from charnn.config import GATES, STATES, Powers
 from charnn.errors import CharnnError
 from charnn.generation import compiled
 from charnn.generation.arrangement import Arrangement, Matrix
@@ -86,14 +86,14 @@ class NativeModel:
         other.reserve(streams)
         return other
 
-    def mixed(self, tree: NGramTree, share: float) -> NativeModel:
-        """The same model, with this share of n-grams in what it says; weights are shared.
+    def mixed(self, tree: NGramTree, powers: Powers) -> NativeModel:
+        """The same model, with n-grams mixed into what it says; weights are shared.
 
         A state is one array: that of the network, flat, and where the text stands in the tree.
         """
         other = copy(self)
         other._arrays = [*self._arrays]
-        ngrams = CNGrams(tree.order, len(tree.children), share)
+        ngrams = CNGrams(tree.order, len(tree.children), *powers)
         for name in ("symbols", "counts", "dropped"):
             numbers: NDArray[Any] = getattr(tree, name)
             setattr(ngrams, name, CNumbers(other._keep(numbers), numbers.itemsize))

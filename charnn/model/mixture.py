@@ -8,21 +8,21 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 
-from charnn.config import ModelConfig
+from charnn.config import ModelConfig, Powers
 from charnn.model.language_model import LanguageModel
 from charnn.model.state import NGramState, State
-from charnn.text.ngram_tree import NGramTree
+from charnn.text.ngram_tree import LEAST, NGramTree
 
 
 class MixedLanguageModel(nn.Module):
-    """Scores as a `LanguageModel` does, with a share of counts in each probability.
+    """Scores as a `LanguageModel` does, by the network and the counts to the power of each.
 
-    With a share of 1 the network is not asked, and its state stays as it is.
+    Where the network's power is 0 it is not asked, and its state stays as it is.
     """
 
-    def __init__(self, network: LanguageModel, tree: NGramTree, share: float) -> None:
+    def __init__(self, network: LanguageModel, tree: NGramTree, powers: Powers) -> None:
         super().__init__()
-        self.network, self.tree, self.share = network, tree, share
+        self.network, self.tree, self.powers = network, tree, powers
 
     @property
     def config(self) -> ModelConfig:
@@ -35,19 +35,20 @@ class MixedLanguageModel(nn.Module):
         return (*self.network.initial_state(batch_size), NGramState(nodes))
 
     def forward(self, tokens: Tensor, state: State) -> tuple[Tensor, State]:
-        """Reads tokens (T, B) from `state`; returns logits (T, B, V), logarithms, and the state."""
+        """Reads tokens (T, B) from `state`; returns logits (T, B, V) and the state after."""
         *layers, last = state
         assert isinstance(last, NGramState), "the state is one of `initial_state`"
         counted, nodes = self._counted(tokens, last)
-        if self.share == 1:
-            return counted.log(), (*layers, nodes)
+        mixed = self.powers.ngrams * counted
+        if not self.powers.network:
+            return mixed, (*layers, nodes)
         logits, after = self.network(tokens, tuple(layers))
-        mixed = (1 - self.share) * logits.softmax(-1) + self.share * counted.to(logits.device)
-        return mixed.log(), (*after, nodes)
+        return self.powers.network * logits + mixed.to(logits.device), (*after, nodes)
 
     def _counted(self, tokens: Tensor, state: NGramState) -> tuple[Tensor, NGramState]:
-        """What the counts alone say after each of tokens (T, B): (T, B, V), and the state."""
+        """The logarithms of what the counts say after tokens (T, B): (T, B, V), and the state."""
         nodes = self.tree.walk(state.nodes.numpy(), tokens.cpu().numpy())
         p = self.tree.probabilities_at(nodes.reshape(-1, self.tree.order))
         shape = (*tokens.shape, self.config.vocab_size)
-        return torch.from_numpy(p).float().view(shape), NGramState(torch.from_numpy(nodes[-1]))
+        logs = torch.from_numpy(p).clamp_(LEAST).log_().float()
+        return logs.view(shape), NGramState(torch.from_numpy(nodes[-1]))

@@ -18,13 +18,13 @@ from typing import Any
 
 import numpy as np
 
-from charnn.config import NGRAM_ARRAYS
+from charnn.config import NGRAM_ARRAYS, Powers
 from charnn.errors import DamagedFile
 from charnn.text.ngram import Array, Counts, count_ngrams, discount, discounts
 
 MAX_TOKENS = 5_000_000  # of a text, from its start: counting takes some 100 bytes for each
 MAX_NODES = 1 << 22  # takes some 200 MB; float32, in which states hold nodes, counts to 1 << 24
-LEAST_SHARE = 1e-4  # of either: no probability is nought then
+LEAST = 2.0**-40  # of what counts say, where a logarithm is taken
 NOWHERE = -1  # stands for the node of a context that is not there
 
 
@@ -209,8 +209,8 @@ class NGramTree:
 
 def counts_from_dict(
     values: Mapping[str, Any] | None, vocab_size: int
-) -> tuple[NGramTree, float] | None:
-    """The tree that a checkpoint's ``ngrams`` are, and its share; None where there are none.
+) -> tuple[NGramTree, Powers] | None:
+    """The tree that a checkpoint's ``ngrams`` are, and the powers; None where there are none.
 
     Raises:
         DamagedFile: they are no n-grams.
@@ -218,23 +218,9 @@ def counts_from_dict(
     if values is None:
         return None
     try:
-        return NGramTree.from_arrays(vocab_size, values["order"], values), values["share"]
+        return NGramTree.from_arrays(vocab_size, values["order"], values), values["powers"]
     except (KeyError, ValueError) as error:
         raise DamagedFile(f"the n-grams of this model are damaged: {error}") from None
-
-
-def fit_share(model: Array, counted: Array) -> float:
-    """The share a of counts that makes (1 - a) model + a counted likeliest, of probabilities (T,).
-
-    It is at least `LEAST_SHARE`, and leaves as much. The mean log is concave in a, so what is
-    halved is where its slope is nought.
-    """
-    low, high = LEAST_SHARE, 1 - LEAST_SHARE
-    for _ in range(40):
-        a = (low + high) / 2
-        slope = float(np.mean((counted - model) / ((1 - a) * model + a * counted)))
-        low, high = (a, high) if slope > 0 else (low, a)
-    return low
 
 
 def _small(numbers: Array) -> Array:

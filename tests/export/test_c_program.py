@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 
 from charnn.checkpoint import Checkpoint
-from charnn.config import GATES, ModelConfig
+from charnn.config import GATES, ModelConfig, Powers
 from charnn.errors import FileError
 from charnn.export.c_program import c_files, write_program
 from charnn.generation import Model
@@ -34,6 +34,7 @@ STRICTER = ["-Wconversion", "-Wsign-conversion", "-Wshadow", "-Wdouble-promotion
 SANE = ["-g", "-fsanitize=address,undefined", "-fno-sanitize-recover=all"]
 COMPILERS = [name for name in ("gcc", "clang", "tcc") if shutil.which(name)]
 needs_compiler = pytest.mark.skipif(not COMPILERS, reason="there is no C compiler here")
+MIXED = Powers(0.5, 0.6)
 
 
 def checkpoint_of(cell="lstm", embedding=24, hidden=24, tokenizer=None, start="\n"):
@@ -47,13 +48,13 @@ def checkpoint_of(cell="lstm", embedding=24, hidden=24, tokenizer=None, start="\
     return Checkpoint(config, tokenizer.to_dict(), weights, int(tokenizer.encode(start)[0]), {})
 
 
-def mixed(checkpoint, order=4, share=0.6, once=None, width=None, **arrays):
+def mixed(checkpoint, order=4, powers=MIXED, once=None, width=None, **arrays):
     """The same with the n-grams of `PARABLE`; `arrays` in place of what was counted."""
     ids = tokenizer_from_dict(checkpoint.tokenizer, checkpoint.config.vocab_size).encode(PARABLE)
     tree = NGramTree.of(ids, checkpoint.config.vocab_size, order, once)
     found = {**tree.to_arrays(), **arrays}
     found = {name: array.astype(width or array.dtype) for name, array in found.items()}
-    return replace(checkpoint, ngrams={**found, "order": tree.order, "share": share})
+    return replace(checkpoint, ngrams={**found, "order": tree.order, "powers": powers})
 
 
 def build(checkpoint, folder: Path, compiler: str, *flags: str) -> Path:
@@ -209,7 +210,7 @@ def test_weights_that_overflow_are_refused(tmp_path):
 def test_with_n_grams_it_writes_the_text_of_the_int8_engine(
     compiler, cell, order, once, width, tmp_path
 ):
-    checkpoint = mixed(checkpoint_of(cell), order, 0.7, once, width)
+    checkpoint = mixed(checkpoint_of(cell), order, Powers(0.4, 0.7), once, width)
     program = build(checkpoint, tmp_path, compiler)
     model = Model.from_checkpoint(checkpoint, int8=True)
     alone = Model.from_checkpoint(replace(checkpoint, ngrams=None), int8=True)
@@ -226,7 +227,7 @@ def test_with_n_grams_it_writes_the_text_of_the_int8_engine(
 @needs_compiler
 def test_n_grams_of_bytes_and_of_pieces_are_written_too(tmp_path):
     for tokenizer in ByteTokenizer(), SentencePieceTokenizer.learn([PARABLE * 3], 300):
-        checkpoint = mixed(checkpoint_of("gru", 8, 8, tokenizer), 5, 0.9)
+        checkpoint = mixed(checkpoint_of("gru", 8, 8, tokenizer), 5, Powers(0.2, 0.9))
         folder = tmp_path / tokenizer.kind
         folder.mkdir()
         found = run(build(checkpoint, folder, COMPILERS[0]), "--seed", "3", "-n", "150").stdout
@@ -259,14 +260,14 @@ def test_what_n_grams_take_is_told_and_right(tmp_path):
 
 
 def test_the_discounts_are_written_to_the_bit():
-    checkpoint = mixed(checkpoint_of(), 4, 1 / 3)
+    checkpoint = mixed(checkpoint_of(), 4, Powers(1 / 3, 1 / 7))
     files, _ = c_files(checkpoint)
     text = files["model.c"].split("ngram_discounts[12] = {")[1]
     values = [float(word) for word in text.split("}")[0].replace(",", " ").split()]
     tree = NGramTree.from_arrays(checkpoint.config.vocab_size, 4, checkpoint.ngrams)
     assert tree.discounts.ravel().tolist() == values
-    share = files["model.c"].split("charnn_ngrams ngrams = {")[1].split(",")[2]
-    assert 1 / 3 == float(share)
+    powers = files["model.c"].split("charnn_ngrams ngrams = {")[1].split(",")[2:4]
+    assert [1 / 3, 1 / 7] == [float(power) for power in powers]
 
 
 @pytest.mark.parametrize("compiler", [name for name in COMPILERS if name != "tcc"])
@@ -283,7 +284,7 @@ def test_no_counts_make_it_reach_for_what_is_not_its_own(compiler, tmp_path):
         arrays = {}
         if most is not None:
             arrays = {name: np.full(size, most, np.uint32) for name, size in sizes.items()}
-        checkpoint = mixed(checkpoint_of("lstm", 8, 8), 5, 0.9, **arrays)
+        checkpoint = mixed(checkpoint_of("lstm", 8, 8), 5, Powers(0.2, 0.9), **arrays)
         program = build(checkpoint, tmp_path, compiler, "-std=c99", *SANE)
         for prompt in "The goat is", "éé":
             found = run(program, "--seed", "1", "-n", "300", "--prompt", prompt)

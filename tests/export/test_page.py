@@ -18,7 +18,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from charnn.checkpoint import Checkpoint
-from charnn.config import GATES, ModelConfig, SamplingConfig
+from charnn.config import GATES, ModelConfig, Powers, SamplingConfig
 from charnn.errors import CharnnError, ConfigError, DamagedFile
 from charnn.export import EXPORTERS, exporter, page
 from charnn.export.page import make_page, plain, write_page
@@ -47,6 +47,7 @@ needs_chromium = pytest.mark.skipif(
 )
 # Ends an element or a string, begins a comment or an entity, breaks a line, reverses it.
 NASTY = "</script><!--\"'`&amp;\\{{data}}$&\u2028\u2029\u202e\0\x7f\ufeff𝄞]]>\r\n"
+MIXED = Powers(0.5, 0.6)
 
 
 def make(
@@ -77,13 +78,13 @@ def text_to_count(words: int) -> str:
 
 
 def counted(
-    checkpoint: Checkpoint, order: int = 5, once: int | None = 3, share: float = 0.6
+    checkpoint: Checkpoint, order: int = 5, once: int | None = 3, powers: Powers = MIXED
 ) -> Checkpoint:
     """The same model with n-grams of a text of words."""
     tokenizer = tokenizer_from_dict(checkpoint.tokenizer)
     ids = tokenizer.encode(text_to_count(2000))
     tree = NGramTree.of(ids, tokenizer.vocab_size, order, once)
-    return replace(checkpoint, ngrams={"order": tree.order, "share": share, **tree.to_arrays()})
+    return replace(checkpoint, ngrams={"order": tree.order, "powers": powers, **tree.to_arrays()})
 
 
 def network_of(checkpoint: Checkpoint) -> Int8Model:
@@ -237,7 +238,7 @@ def test_the_page_mixes_n_grams_of_any_symbols(kind: str, tmp_path: Path) -> Non
         "byte": ByteTokenizer,
         "sentencepiece": lambda: SentencePieceTokenizer.learn([text_to_count(500)], 290),
     }[kind]()
-    checkpoint = counted(make(tokenizer=tokenizer, spread=0.1), share=0.9)
+    checkpoint = counted(make(tokenizer=tokenizer, spread=0.1), powers=Powers(0.1, 0.9))
     write_page(checkpoint, "x", tmp_path / "x.html")
     (text,) = drive(tmp_path / "x.html", "write", settings=[(0.5, 1, 4)], length=200)
     sampler = Sampler(predictor(checkpoint, int8=True), 4, 0, {"temperature": 0.5})

@@ -11,7 +11,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from charnn.text.ngram import NGram
-from charnn.text.ngram_tree import LEAST_SHARE, MAX_NODES, NOWHERE, NGramTree, fit_share
+from charnn.text.ngram_tree import MAX_NODES, NOWHERE, NGramTree
 
 V = 6
 IDS = np.random.default_rng(5).choice(5, 600, p=[0.5, 0.3, 0.1, 0.05, 0.05])
@@ -177,13 +177,3 @@ def test_a_tree_of_another_depth_is_refused() -> None:
     for order in (2, 4):
         with pytest.raises(ValueError, match="n-grams"):
             NGramTree.from_arrays(V, order, spoilt())
-
-
-def test_the_share_is_the_best_one() -> None:
-    random = np.random.default_rng(2)
-    model, counted = random.uniform(0.01, 1, 500), random.uniform(0.01, 1, 500)
-    shares = np.linspace(0, 1, 2001)
-    losses = [-np.log((1 - a) * model + a * counted).mean() for a in shares]
-    assert shares[int(np.argmin(losses))] == pytest.approx(fit_share(model, counted), abs=1e-3)
-    assert fit_share(counted / 9, counted) == pytest.approx(1 - LEAST_SHARE)
-    assert fit_share(counted, counted / 9) == pytest.approx(LEAST_SHARE)

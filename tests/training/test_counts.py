@@ -13,11 +13,11 @@ import torch
 import charnn
 from charnn import checkpoint, evaluation
 from charnn.analysis.surprisal import Scorer
-from charnn.config import SamplingConfig, TrainOptions
+from charnn.config import LEAST_POWER, MAX_POWER, Powers, SamplingConfig, TrainOptions
 from charnn.errors import DamagedFile, TextError
 from charnn.generation.batch import write_together
 from charnn.generation.mixture import is_exact, predictor
-from charnn.text.ngram import NGram
+from charnn.text.ngram_tree import NGramTree
 from charnn.text.token_file import TokenFile
 from charnn.training import counts, launch
 from charnn.training.events import Ended, Evaluated, Saved
@@ -37,6 +37,17 @@ SMALL = TrainOptions(
     threads=1,
     ngram=0,
 )
+ODD = Powers(0.125, 0.25)
+
+
+class Odd:
+    """Powers that are none, on the way to a file."""
+
+    def __init__(self, values: object) -> None:
+        self.values = values
+
+    def _asdict(self) -> object:
+        return self.values
 
 
 def train(folder: Path, name: str, options: TrainOptions) -> Path:
@@ -68,20 +79,22 @@ def test_training_is_the_same_with_n_grams_and_without(run: Path) -> None:
 def test_the_score_at_the_end_is_that_of_the_mixture(run: Path) -> None:
     saved = checkpoint.load(run / "best.safetensors")
     assert saved.ngrams is not None
-    share, valid = saved.ngrams["share"], split(run, "valid")
+    (own, theirs), valid = saved.ngrams["powers"], split(run, "valid")
     network = evaluation.network_of(saved).eval()
     with torch.inference_mode():
         logits, _ = network(torch.from_numpy(valid[:-1, None]), network.initial_state(1))
-    model = logits[:, 0].double().softmax(-1).numpy()[np.arange(len(valid) - 1), valid[1:]]
-    losses = NGram(split(run, "train"), saved.config.vocab_size, 4).nats(
-        valid, np.full(len(valid), 4)
-    )[-1]
-    counted = np.exp(-losses[1:])
-    expected = -np.log((1 - share) * model + share * counted)[4:].sum()
-    rest = -np.log(model[:4]).sum()  # before there is a context, the n-grams are shorter
-    found = saved.info["results"]["carried"]["nats_per_token"] * (len(valid) - 1)
-    assert expected == pytest.approx(found, abs=rest)
-    assert expected + rest < -np.log(model).sum() * 0.8
+    model = logits[:, 0].double().log_softmax(-1).numpy()
+    tree = NGramTree.from_arrays(saved.config.vocab_size, 4, saved.ngrams)
+    nodes, counted = tree.start(), []
+    for token in valid[:-1]:
+        nodes = tree.after(nodes, token)
+        counted.append(tree.probabilities(nodes))
+    mixed = np.exp(own * model) * np.array(counted) ** theirs
+    mixed /= mixed.sum(1, keepdims=True)
+    targets = np.arange(len(valid) - 1), valid[1:]
+    found = saved.info["results"]["carried"]["nats_per_token"]
+    assert -np.log(mixed[targets]).mean() == pytest.approx(found, rel=1e-5)
+    assert found < -model[targets].mean() * 0.8
 
 
 @pytest.mark.parametrize("int8", [False, True])
@@ -106,7 +119,6 @@ def test_a_text_is_read_at_once_or_in_pieces_alike(run: Path) -> None:
         logits, pieces = network.step(token, pieces)
     assert logits == pytest.approx(whole, abs=1e-5)
     assert state == pytest.approx(pieces, abs=1e-5)
-    assert np.exp(whole.astype(float)).sum() == pytest.approx(1, abs=1e-6)
 
 
 @pytest.mark.parametrize(("engine", "int8"), [("auto", False), ("numpy", True)])
@@ -188,7 +200,7 @@ def test_a_training_that_goes_on_keeps_them_and_weighs_them_anew(run: Path) -> N
     path = train(run.parent, "further", replace(SMALL, ngram=4)) / "best.safetensors"
     before = checkpoint.load(path)
     assert before.ngrams is not None
-    before.ngrams["share"] = 0.125
+    before.ngrams["powers"] = ODD
     checkpoint.save(path, before)
     with launch.resume("further", TrainOptions(max_steps=40), run.parent) as trainer:
         for event in trainer.run():
@@ -196,20 +208,20 @@ def test_a_training_that_goes_on_keeps_them_and_weighs_them_anew(run: Path) -> N
                 between = checkpoint.load(path)
                 assert between.digest != before.digest
                 assert between.ngrams is not None
-                assert 0.125 == between.ngrams["share"]
+                assert ODD == between.ngrams["powers"]
                 assert {} == between.info["results"], "those were of another network"
                 trainer.stop()
     assert isinstance(event, Ended)
     interrupted = checkpoint.load(path)
     assert ("interrupted", interrupted.ngram_facts()) == (event.reason, event.ngrams)
     assert interrupted.ngrams is not None
-    assert 0.125 != interrupted.ngrams["share"]
+    assert ODD != interrupted.ngrams["powers"]
     with launch.resume("further", TrainOptions(), run.parent) as trainer:
         events = list(trainer.run())
     best = checkpoint.load(path)
     assert best.ngram_facts() == events[-1].ngrams
     assert best.ngrams is not None
-    assert best.ngrams["share"] not in {0.125, before.ngrams["share"]}
+    assert best.ngrams["powers"] not in {ODD, interrupted.ngrams["powers"]}
 
 
 def test_an_interrupted_training_has_them_and_ends_as_one_that_was_not(run: Path) -> None:
@@ -231,7 +243,7 @@ def test_an_interrupted_training_has_them_and_ends_as_one_that_was_not(run: Path
         checkpoint.load(folder / "best.safetensors") for folder in (run.parent / "cut", whole)
     )
     assert expected.ngrams is not None
-    assert expected.ngrams["share"] == (ended.ngrams or {})["share"]
+    assert expected.ngrams["powers"] == (ended.ngrams or {})["powers"]
     assert expected.info["results"] == ended.info["results"]
     for name, weight in expected.weights.items():
         np.testing.assert_array_equal(weight, ended.weights[name])
@@ -256,9 +268,15 @@ def test_a_file_with_spoilt_n_grams_is_refused(run: Path, tmp_path: Path) -> Non
 @pytest.mark.parametrize(
     ("change", "said"),
     [
+        ({"powers": Powers(0.5, -0.1)}, "no powers"),
+        ({"powers": Powers(17.0, 0.5)}, "no powers"),
+        ({"powers": Powers(0.0, 0.5)}, "no powers"),
+        ({"powers": Powers(1, 0.5)}, "no powers"),
+        ({"powers": Odd({"network": 0.5})}, "missing"),
+        ({"powers": Odd({"network": 0.5, "ngrams": 0.5, "more": 0.5})}, "unexpected"),
+        ({"powers": Odd([0.5, 0.5])}, "'powers' is missing"),
         ({"share": 1.5}, "no share"),
         ({"share": 1.0}, "no share"),
-        ({"share": None}, "no share"),
         ({"order": 0}, "of no length"),
         ({"order": 7.0}, "of no length"),
         ({"symbols": None}, "have no symbols"),
@@ -266,7 +284,6 @@ def test_a_file_with_spoilt_n_grams_is_refused(run: Path, tmp_path: Path) -> Non
         ({"more": np.ones(2, np.float32)}, "does not fit"),
         ({"more": np.ones(2, np.uint8)}, "does not fit"),
         ({"order": np.ones(1, np.uint8)}, "of no length"),
-        ({"share": np.ones(1, np.uint8)}, "no share"),
     ],
 )
 def test_a_header_of_n_grams_is_not_believed(run: Path, tmp_path: Path, change, said) -> None:
@@ -282,6 +299,51 @@ def test_n_grams_come_from_tensors_alone(run: Path) -> None:
     assert saved.ngrams is not None
     arrays = {f"ngrams.{k}": v for k, v in saved.ngrams.items() if isinstance(v, np.ndarray)}
     del arrays["ngrams.dropped"]
-    header = {"order": 4, "share": 0.5, "dropped": [1, 2, 3], "more": {}}
+    header = {"order": 4, "powers": Powers(0.5, 0.7)._asdict(), "dropped": [1, 2, 3], "more": {}}
     found = checkpoint._ngrams_of(header, arrays)
-    assert {"order", "share", "symbols", "counts", "children"} == found.keys()
+    assert {"order", "powers", "symbols", "counts", "children"} == found.keys()
+    assert Powers(0.5, 0.7) == found["powers"]
+    assert Powers(0.75, 0.25) == checkpoint._ngrams_of({"order": 4, "share": 0.25}, {})["powers"]
+
+
+@pytest.mark.parametrize("scale", [1.0, 8.0])
+def test_the_powers_are_the_best_ones(scale: float) -> None:
+    generator = torch.Generator().manual_seed(1)
+    model, counted = (
+        (torch.randn(5000, 7, generator=generator) * scale).log_softmax(-1) for _ in range(2)
+    )
+    truth = (0.8 * model + 0.4 * counted).softmax(-1)
+    targets = torch.multinomial(truth, 1, generator=generator)[:, 0]
+    found = counts.fit_powers(model, counted, targets)
+    assert found == pytest.approx((0.8, 0.4), abs=0.06)
+
+    def loss(own: float, theirs: float) -> float:
+        return float(torch.nn.functional.cross_entropy(own * model + theirs * counted, targets))
+
+    least = loss(*found)
+    for own in (-0.02, 0, 0.02):
+        for theirs in (-0.02, 0, 0.02):
+            assert loss(found.network + own, found.ngrams + theirs) >= least - 1e-6
+
+
+def test_powers_have_limits() -> None:
+    generator = torch.Generator().manual_seed(1)
+    model = torch.randn(2000, 7, generator=generator).log_softmax(-1)
+    targets = torch.multinomial((-model).softmax(-1), 1, generator=generator)[:, 0]
+    opposite = counts.fit_powers(model, torch.zeros(2000, 7), targets)
+    assert LEAST_POWER == opposite.network
+    sure = counts.fit_powers(model / 1000, model, model.argmax(-1))
+    assert MAX_POWER == sure.ngrams
+
+
+def test_many_symbols_are_weighed_by_every_so_many_targets(run: Path, monkeypatch) -> None:
+    saved = checkpoint.load(run / "best.safetensors")
+    valid = split(run, "valid")
+    batches = lambda: evaluation.cold_batches(evaluation.network_of(saved), valid)  # noqa: E731
+    whole, targets = counts._said(batches())
+    monkeypatch.setattr(counts, "MOST_NUMBERS", whole.numel() // 3)
+    some, wanted = counts._said(batches())
+    every = -(-len(targets) // len(wanted))
+    assert every in {3, 4}
+    torch.testing.assert_close(some, whole[::every])
+    assert targets[::every].tolist() == wanted.tolist()

@@ -28,6 +28,7 @@ static const float NORM_EPSILON = 1e-5f, LARGEST = 127.0f, PER_STEP = 0.00787401
 
 /* Adding and taking away 1.5 * 2^23 leaves the nearest whole number, ties to even. */
 static const float ROUNDING = 12582912.0f;
+static const double LEAST = 1.0 / 1099511627776.0; /* of what n-grams say, under a logarithm */
 
 typedef union {
     float number;
@@ -332,17 +333,14 @@ static void count(const charnn_model *model, const float *nodes, double *p) {
     for (v = 0; v < model->vocab_size; v++) p[v] += left / model->vocab_size;
 }
 
-/* Makes logits (V,) of the network those of the mixture, in which `counted` (V,) has its share. */
+/* Makes logits (V,) of the network those of the mixture with what is `counted` (V,). */
 static void mix(const charnn_model *model, const double *counted, float *logits) {
-    const int32_t n = model->vocab_size;
-    double most = (double)logits[0], total = 0.0, share = model->ngrams->share, each;
+    const double own = model->ngrams->network_power, theirs = model->ngrams->power;
     int32_t v;
-    for (v = 1; v < n; v++)
-        if ((double)logits[v] > most) most = (double)logits[v];
-    for (v = 0; v < n; v++) total += exp((double)logits[v] - most);
-    each = (1.0 - share) / total;
-    for (v = 0; v < n; v++)
-        logits[v] = (float)log(exp((double)logits[v] - most) * each + share * counted[v]);
+    for (v = 0; v < model->vocab_size; v++) {
+        double p = counted[v] > LEAST ? counted[v] : LEAST;
+        logits[v] = (float)(own * (double)logits[v] + theirs * log(p));
+    }
 }
 
 INLINE void step(const charnn_model *model, int32_t streams, const int32_t *tokens,

@@ -35,10 +35,11 @@ typedef struct {
 } charnn_numbers;
 
 /* The n-grams of up to `order` symbols, as docs/file-format.md has them: N nodes but the first, and
- * C contexts. They come into what the network says in this share. */
+ * C contexts. What comes next is as likely as the network says, to the power of `network_power`,
+ * times what they say to theirs. */
 typedef struct {
     int32_t order, contexts;
-    double share;
+    double network_power, power;
     charnn_numbers symbols, counts; /* (N,) */
     charnn_numbers dropped;         /* (C,) */
     const int32_t *first;           /* (C + 1,): the first child of each context */
