@@ -12,6 +12,7 @@ from xml.etree import ElementTree
 
 import charrnn
 import curve
+import experiments
 import finetune
 import harness
 import nanogpt
@@ -26,7 +27,7 @@ import torch
 import trainings
 
 from charnn import checkpoint, evaluation
-from charnn.config import GATES, ModelConfig
+from charnn.config import GATES, ModelConfig, Powers
 from charnn.model import LanguageModel
 from charnn.runs import Run
 from charnn.text.ngram_tree import NGramTree
@@ -124,7 +125,7 @@ def test_the_scorer_mixes_n_grams_as_the_evaluation_does(tmp_path: Path) -> None
     tokenizer = tokenizer_from_dict(saved.tokenizer)
     ids = tokenizer.encode(TEXT)
     tree = NGramTree.of(ids, saved.config.vocab_size, 3)
-    saved.ngrams = {"order": 3, "share": 0.25, **tree.to_arrays()}
+    saved.ngrams = {"order": 3, "powers": Powers(0.75, 0.5), **tree.to_arrays()}
     path = tmp_path / "mixed.safetensors"
     checkpoint.save(path, saved)
     ones = np.ones(saved.config.vocab_size, np.int64)
@@ -352,7 +353,7 @@ def test_the_text_that_is_tokenized_is_ascii_of_the_size_asked_for() -> None:
     assert 65 == len(harness.SYMBOLS)
 
 
-@pytest.mark.parametrize("script", [finetune, quality, speed])
+@pytest.mark.parametrize("script", [experiments, finetune, quality, speed])
 def test_help_says_how_to_run_it(
     script: object, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -361,6 +362,25 @@ def test_help_says_how_to_run_it(
         script.main()  # type: ignore[attr-defined]  # a module, which mypy cannot see into
     assert 0 == ended.value.code
     assert "python benchmarks/" in capsys.readouterr().out
+
+
+def test_every_arm_of_the_experiments_trains_and_is_judged(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    text = tmp_path / "text.txt"
+    text.write_text("".join(f"{n} times {n % 7} is {n * (n % 7)}.\n" for n in range(900)))
+    words = ["experiments.py", str(text), "--arms", ",".join(experiments.ARMS), "--seeds", "3"]
+    words += ["--steps", "2", "--layers", "1", "--hidden", "8", "--batch", "4", "--threads", "1"]
+    words += ["--keep", str(tmp_path), "--results", str(tmp_path / "r.jsonl")]
+    monkeypatch.setattr(sys, "argv", words)
+    experiments.main()
+    table = capsys.readouterr().out
+    for arm in experiments.ARMS:
+        assert f"| text.txt | {arm} | 3 |" in table
+    known = (tmp_path / "r.jsonl").read_text()
+    experiments.main()
+    assert table == capsys.readouterr().out
+    assert known == (tmp_path / "r.jsonl").read_text()
 
 
 @pytest.mark.slow
