@@ -3,7 +3,8 @@
     python benchmarks/experiments.py TEXT... --arms base,resets,start --seeds 3 --results FILE
 
 Of every text the last tenth is never read. Of the rest, the part from 45 to 55 % is held out and
-scored in windows of 256, by the network alone and mixed with the n-grams of what it learnt from.
+scored in windows of 256 (`long`: 4,096), by the network alone and mixed with the n-grams of what it
+learnt from.
 `experiment_arms.py` and `experiment_counted.py` have the arms. Runs that FILE has already are not
 made again.
 
@@ -51,9 +52,9 @@ ARMS: dict[str, type[Arm]] = {
     "late-residual": counted.LateResidual,
     "distil": counted.Distil,
 }
-WINDOW, ROWS = 256, 64
+WINDOW, LONG, ROWS = 256, 4096, 64
 HALF_LIFE = 0.03  # of the steps, of averaged weights
-COLUMNS = ("alone", "shared", "mixed", "averaged", "half", "half_averaged")
+COLUMNS = ("alone", "long", "shared", "mixed", "averaged", "half", "half_averaged")
 
 
 def read(path: Path) -> Corpus:
@@ -92,10 +93,20 @@ class Judge:
         own, theirs = model[places].double().exp(), self.counted[places].double().exp()
         return {
             "alone": -float(own.log().mean()),
+            "long": self.long(network),
             "shared": best_share(own, theirs),
             "mixed": float(cross_entropy(both, self.targets)),
             "powers": powers,
         }
+
+    @torch.inference_mode()
+    def long(self, network: LanguageModel) -> float:
+        """The loss of the network alone in long windows, most of which it reads warm."""
+        ids = self.inputs.flatten()
+        size = min(LONG, len(ids) - 1)
+        inputs = ids[: len(ids) // size * size].view(-1, size)
+        logits, _ = network.eval()(inputs.T, network.initial_state(len(inputs)))
+        return float(cross_entropy(logits[:-1].flatten(0, 1), inputs.T[1:].flatten()))
 
     @torch.inference_mode()
     def ask(self, network: LanguageModel) -> Tensor:
