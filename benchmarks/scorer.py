@@ -69,8 +69,11 @@ def mix(network: Network, tree: Any, powers: tuple[float, float]) -> Network:
             nodes = tree.after(nodes, symbols)
             places.append(nodes)
         found = tree.probabilities_at(np.concatenate(np.stack(places, 1)))
-        counted = torch.from_numpy(found).view(logits.shape)
-        return powers[0] * logits.double() + powers[1] * counted.log(), (own, nodes)
+        counted = torch.from_numpy(found).view(logits.shape).clamp(min=2.0**-40)
+        return powers[0] * logits.double() + powers[1] * counted.log(), (
+            own,
+            nodes,
+        )
 
     return mixed
 

@@ -235,12 +235,15 @@ def _ngrams_of(values: dict[str, Any], arrays: Mapping[str, np.ndarray]) -> dict
 
 
 def _powers_of(values: dict[str, Any]) -> Powers:
-    if "share" in values:  # formats 4 and 5 gave each a share of the probability
+    if (
+        "powers" not in values and "share" in values
+    ):  # formats 4 and 5 gave each a share of the probability
         share = values["share"]
         if type(share) is not float or not 0 <= share < 1:
             raise ValueError("its n-grams have no share")
         return Powers(max(1 - share, LEAST_POWER), max(share, LEAST_POWER))
-    powers = Powers(**_object(values, "powers"))
+    found = _object(values, "powers")
+    powers = Powers(found.get("network", 0), found.get("ngrams", 0))
     if not all(type(power) is float and LEAST_POWER <= power <= MAX_POWER for power in powers):
         raise ValueError("its n-grams have no powers")
     return powers
@@ -282,7 +285,7 @@ def _check(header: Header, path: Path) -> tuple[ModelConfig, TrainConfig | None]
             _object(training, "progress")
             for name, shape in train_config.tensor_shapes(config).items():
                 wanted[f"training.{name}"] = ("F32", shape)
-    except (ConfigError, ValueError, TypeError, RecursionError) as error:
+    except (ConfigError, ValueError, RecursionError) as error:
         raise damaged(path, error) from None
     found = {
         name: tensor

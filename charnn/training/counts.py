@@ -23,7 +23,8 @@ from charnn.training.scoring import Scorer
 ONCE, ONCE_PIECES = 5, 2
 WORTH = 0.005  # nats a token by which the loss must fall
 MOST_NUMBERS, AT_ONCE = 1 << 23, 1 << 20  # of N x V: what the powers are fitted to
-ALONE = Powers(1.0, 0.0)
+LEAST_FALL = 1e-6  # of the loss: float32 tells no less
+ALONE, COUNTS_ALONE = Powers(1.0, 0.0), Powers(0.0, 1.0)  # of no file
 
 
 def count(best: Checkpoint, tokens: TokenFile, scorer: Scorer) -> dict[str, Any] | None:
@@ -37,12 +38,12 @@ def count(best: Checkpoint, tokens: TokenFile, scorer: Scorer) -> dict[str, Any]
     once = ONCE_PIECES if tokens.tokenizer.kind == "sentencepiece" else ONCE
     tree = NGramTree.of(tokens.split("train"), best.config.vocab_size, scorer.config.ngram, once)
     valid = tokens.split("valid")
-    counts_alone = MixedLanguageModel(network, tree, Powers(0.0, 1.0))
+    counts_alone = MixedLanguageModel(network, tree, COUNTS_ALONE)
     model, targets = _said(scorer.batches(network, valid))
     counted, _ = _said(scorer.batches(counts_alone, valid))
     powers = fit_powers(model, counted, targets)
     loss_alone, loss = (_loss(model, counted, targets, each)[0] for each in (ALONE, powers))
-    if loss_alone - loss < WORTH:
+    if not loss_alone - loss >= WORTH:  # also of a network that has overflowed
         return None
     return {"order": tree.order, "powers": powers, **tree.to_arrays()}
 
@@ -50,26 +51,44 @@ def count(best: Checkpoint, tokens: TokenFile, scorer: Scorer) -> dict[str, Any]
 def fit_powers(model: Tensor, counted: Tensor, targets: Tensor) -> Powers:
     """The powers that make targets (N,) likeliest, of logarithms (N, V) from either.
 
-    Log-linear interpolation (Klakow 1998): the loss is convex in both powers, so Newton's method
-    finds the lowest, in steps that are halved until it falls. They lie within their limits.
+    Log-linear interpolation (Klakow 1998): the loss is convex in both powers, so Newton's method,
+    kept within their limits, finds the lowest; its steps are halved until the loss falls.
     """
     powers = torch.tensor([0.5, 0.5], dtype=torch.float64)
     loss, slope, bend = _loss(model, counted, targets, powers)
     for _ in range(20):
-        step = torch.linalg.solve(bend + 1e-9 * torch.eye(2, dtype=torch.float64), slope)
+        step, fallen = _lowest(powers, slope, bend) - powers, 0.0
         for _ in range(20):
-            ahead = (powers - step).clamp(LEAST_POWER, MAX_POWER)
+            ahead = (powers + step).clamp(LEAST_POWER, MAX_POWER)  # rounding steps over them
             found = _loss(model, counted, targets, ahead)
-            if found[0] <= loss:
+            if found[0] < loss:
+                fallen = loss - found[0]
+                powers, (loss, slope, bend) = ahead, found
                 break
             step = step / 2
-        else:
-            break
-        moved = float((ahead - powers).abs().max())
-        powers, (loss, slope, bend) = ahead, found
-        if moved < 1e-4:
+        if fallen < LEAST_FALL:
             break
     return Powers(*powers.tolist())
+
+
+def _lowest(powers: Tensor, slope: Tensor, bend: Tensor) -> Tensor:
+    """Where a parabola with this slope and bend at `powers` is lowest within their limits."""
+    bend = bend + 1e-9 * torch.eye(2, dtype=torch.float64)
+    free: Tensor = powers - torch.linalg.solve(bend, slope)
+    if ((free >= LEAST_POWER) & (free <= MAX_POWER)).all():
+        return free
+    edges = []
+    for fixed in (0, 1):
+        for limit in (LEAST_POWER, MAX_POWER):
+            step = torch.zeros(2, dtype=torch.float64)
+            step[fixed] = limit - powers[fixed]
+            step[1 - fixed] = -(slope[1 - fixed] + bend[0, 1] * step[fixed])
+            step[1 - fixed] /= bend[1 - fixed, 1 - fixed]
+            edges.append((powers + step).clamp(LEAST_POWER, MAX_POWER))
+    heights = [
+        slope @ (edge - powers) + (edge - powers) @ bend @ (edge - powers) / 2 for edge in edges
+    ]
+    return edges[int(torch.stack(heights).argmin())]
 
 
 @torch.inference_mode()
@@ -101,7 +120,7 @@ def _said(batches: Batches) -> tuple[Tensor, Tensor]:
     for logits, targets, total in batches:
         every = -(-total * logits.shape[-1] // MOST_NUMBERS)
         real = torch.from_numpy(targets != IGNORED)
-        chosen = torch.arange(-seen % every, int(real.sum()), every)
+        chosen = torch.arange(int(real.sum()))[-seen % every :: every]
         said.append(logits.cpu()[real][chosen].log_softmax(-1))
         wanted.append(torch.from_numpy(targets.astype("int64"))[real][chosen])
         seen += int(real.sum())

@@ -113,9 +113,9 @@ class Optimizer:
 
     def pack(self) -> dict[str, np.ndarray]:
         """The memory of every weight, as copies; zeros before the first update."""
-        arrays = {f"{MUON_MOMENTUM}.{name}": _copy(m) for name, m in self.momentum.items()}
+        arrays = {f"{MUON_MOMENTUM}.{name}": copied(m) for name, m in self.momentum.items()}
         for moment, memory in self.moments.items():
-            arrays |= {f"{moment}.{name}": _copy(array) for name, array in memory.items()}
+            arrays |= {f"{moment}.{name}": copied(array) for name, array in memory.items()}
         return arrays
 
     def unpack(self, arrays: Mapping[str, np.ndarray], updates: int) -> None:
@@ -151,5 +151,6 @@ def schedule(config: TrainConfig, step: int) -> float:
     return rise * (1 - step / config.max_steps)
 
 
-def _copy(tensor: Tensor) -> np.ndarray:
+def copied(tensor: Tensor) -> np.ndarray:
+    """An array that later steps do not touch."""
     return tensor.detach().cpu().numpy().copy()

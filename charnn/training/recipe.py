@@ -269,10 +269,10 @@ def set_budget(
     """
     pass_steps = epoch_steps(config, train_tokens, lengths)
     scoring = speed.cold_token + (0.0 if config.lines else speed.carried_token)
-    counting = 0.0
+    counting, weighing = 0.0, 0.0
     if config.ngram:
-        weighed = min(valid_tokens, TrainConfig.valid_tokens) * (speed.cold_token + COUNTED_TARGET)
-        counting = COUNTED_TOKEN * config.ngram * min(train_tokens, MAX_TOKENS) + weighed
+        counting = COUNTED_TOKEN * config.ngram * min(train_tokens, MAX_TOKENS)
+        weighing = speed.cold_token + COUNTED_TARGET
         scoring += COUNTED_TARGET * (1 if config.lines else 2)
     final_tokens, watched = valid_tokens, min(valid_tokens, TrainConfig.valid_tokens)
     bears = math.inf
@@ -285,7 +285,7 @@ def set_budget(
         left = max(whole - elapsed - SAVES_SECONDS - counting, 0.2 * whole)
         final_tokens = int(min(valid_tokens, FINAL_SHARE * left / scoring))
         watched = int(min(watched, WATCH_SHARE * left / MIN_EVALUATIONS / speed.cold_token))
-        left = (left - final_tokens * scoring) * (1 - WATCH_SHARE)
+        left = (left - final_tokens * scoring - watched * weighing) * (1 - WATCH_SHARE)
         steps = max(1, int(left / speed.step))
         if not config.schedule_start:
             enough = ENOUGH_LINE_STEPS if config.lines else ENOUGH_STEPS
@@ -312,6 +312,7 @@ def set_budget(
         valid_tokens=max(2, watched),
         **{name: n for name, n in automatic.items() if name not in kept},
     )
+    counting += settled.valid_tokens * weighing
     seconds = training + evaluations * evaluation + settled.final_tokens * scoring + counting
     step_tokens = config.batch_size * config.bptt if lengths is None else train_tokens / pass_steps
     plan = Plan(model, settled, speed, seconds, steps / pass_steps, step_tokens)

@@ -37,7 +37,7 @@ from charnn.training.events import (
 from charnn.training.gradient import backward, begin
 from charnn.training.lines import LineBatches
 from charnn.training.machine import environment
-from charnn.training.optimizer import Optimizer, schedule
+from charnn.training.optimizer import Optimizer, copied, schedule
 from charnn.training.samples import written
 from charnn.training.scoring import Scorer
 
@@ -110,13 +110,12 @@ class Trainer:
             TrainingError: the loss or its gradient was not finite three times in a row.
             FileError: a checkpoint could not be written; the older one stands.
         """
-        config = self.config
+        config, first_step, overrun_told = self.config, self.step, False
         begin = clock = time.monotonic()
-        first_step, overrun_told = self.step, False
         if self.step == 0:
             yield from self._save()
-            if self.origin is not None and self.valid is not None:
-                yield from self._evaluate(self.valid)  # `best` is no worse than what it began as
+            if self.origin is not None and self.valid is not None:  # `best` is never worse
+                yield from self._evaluate(self.valid)
         while self.step < config.max_steps and not self.stopping:
             at = time.monotonic()
             done = self._train_window()
@@ -126,7 +125,8 @@ class Trainer:
             read = self.batches.tokens_before
             speed = (read(self.step) - read(self.step - 1)) / max(now - at, 1e-9)
             yield from self._report(StepDone(**self._counters(), **done, tokens_per_second=speed))
-            yield from self._guard(done["learning_rate"])
+            if self.bad_windows:
+                yield from self._guard(done["learning_rate"])
             if self.deadline and not overrun_told and self.step - first_step >= 50:
                 pace = (now - begin) / (self.step - first_step)
                 late = now + (config.max_steps - self.step) * pace - self.deadline
@@ -150,9 +150,8 @@ class Trainer:
         self.network.train()
         self.mask_generator.manual_seed((config.seed << 31) + self.step)
         nats, state = backward(self.network, window, self.state, self.mask_generator)
-        norm = float(
-            torch.nn.utils.clip_grad_norm_(self.network.parameters(), config.max_grad_norm)
-        )
+        weights = self.network.parameters()
+        norm = float(torch.nn.utils.clip_grad_norm_(weights, config.max_grad_norm))
         fraction = self.rate_scale * schedule(config, self.step)
         if math.isfinite(nats) and math.isfinite(norm):
             self.optimizer.step(fraction)
@@ -173,8 +172,6 @@ class Trainer:
         }
 
     def _guard(self, rate: float) -> Iterator[Event]:
-        if not self.bad_windows:
-            return
         if self.bad_windows < BAD_WINDOWS:
             skipped = "a loss or gradient is not finite: the window is skipped, the rate halved"
             yield from self._report(Warned(self.step, skipped))
@@ -214,8 +211,7 @@ class Trainer:
 
     def _sample(self) -> Iterator[Event]:
         try:
-            model = Model.from_checkpoint(self.checkpoint(training=False))
-            text = written(model, self.config)
+            text = written(Model.from_checkpoint(self.checkpoint(training=False)), self.config)
         except CharnnError as error:  # the network has overflowed: training has its own guard
             yield from self._report(Warned(self.step, f"no sample: {error}"))
         else:
@@ -228,35 +224,41 @@ class Trainer:
         yield from self._report(Saved(self.step, self.home.last))
 
     def _end(self) -> Iterator[Event]:
-        """Saves, mixes n-grams into the best model and, where the budget is used up, scores it."""
+        """Saves, and completes the best model; an interrupted run may end without that."""
         yield from self._save()  # what follows may take long
         used_up = self.step == self.config.max_steps
         scores, mixed_in = dict[str, Score](), None
-        if self.valid is not None and self.best_loss is not None:
-            best = checkpoints.load(self.home.best)
-            if self.config.ngram:
-                best.ngrams = count(best, self.token_file, self.scorer)
-                mixed_in = best.ngram_facts()
+        try:
+            if self.valid is not None and self.best_loss is not None:
+                scores, mixed_in = self._complete_best(self.valid, used_up)
+        except FileError as error:
             if used_up:
-                predictor = predictor_of(best, self.config.device)
-                final = self.scorer.final(self.valid).items()
-                scores = {name: score(predictor) for name, score in final if not self.stopping}
-                self.results = {name: score.to_dict() for name, score in scores.items()}
-            best.info["results"] = self.results
-            checkpoints.save(self.home.best, best)
+                raise
+            yield from self._report(Warned(self.step, f"no n-grams are mixed in: {error}"))
         self.finished = used_up and not self.stopping
         if self.finished:
             yield from self._save()
         reason = "finished" if self.finished else "interrupted"
         yield from self._report(Ended(self.step, reason, scores, mixed_in))
 
+    def _complete_best(self, valid: Any, used_up: bool) -> tuple[dict[str, Score], Any]:
+        """Mixes n-grams into the best model; scores it at the end. Returns what `Ended` tells."""
+        best, scores = checkpoints.load(self.home.best), dict[str, Score]()
+        if self.config.ngram:
+            best.ngrams = count(best, self.token_file, self.scorer)
+        if used_up:
+            predictor = predictor_of(best, self.config.device)
+            final = self.scorer.final(valid).items()
+            scores = {name: score(predictor) for name, score in final if not self.stopping}
+            self.results = {name: score.to_dict() for name, score in scores.items()}
+            best.info["results"] = self.results
+        checkpoints.save(self.home.best, best)
+        return scores, best.ngram_facts()
+
     def checkpoint(self, training: bool = True) -> Checkpoint:
         """The run as it stands: a copy that later steps do not touch."""
         tokens, config = self.token_file, self.config
-        weights = {
-            name: value.detach().to("cpu", torch.float32).numpy().copy()
-            for name, value in self.network.state_dict().items()
-        }
+        weights = {name: copied(value) for name, value in self.network.state_dict().items()}
         source = {key: tokens.source[key] for key in ("sha256", "bytes", "chars")}
         info = {
             "corpus": {
@@ -309,8 +311,10 @@ class Trainer:
         try:
             self.step, self.updates = int(progress["step"]), int(progress["updates"])
             self.bad_windows = int(progress["bad_windows"])
-            self.rate_scale = float(progress["rate_scale"])
-            self.seconds = float(progress["seconds"])
+            self.rate_scale, self.seconds = (
+                float(progress["rate_scale"]),
+                float(progress["seconds"]),
+            )
             self.loss_sum, self.loss_count = progress["loss_sum"], progress["loss_count"]
             self.best_loss, self.finished = progress["best_loss"], progress["finished"]
             self.history, self.results = saved.info["history"], saved.info["results"]
