@@ -31,7 +31,7 @@ PEERS: dict[str, Any] = {"lstm": nn.LSTM, "gru": nn.GRU, "rnn": nn.RNN}
 
 
 def train(folder: Path, options: argparse.Namespace) -> None:
-    """Tokens/s of charnn's `Trainer`, as it is run, and of torch's own layers in a bare loop."""
+    """Tokens/s of charnn's `Trainer`, and of torch's own layers in a bare loop."""
     with machine.prepared(machine.default_threads()):  # for both: threads, no denormals, malloc
         compare(folder, options)
 
@@ -50,16 +50,19 @@ def compare(folder: Path, options: argparse.Namespace) -> None:
         say(f"train: {name}")
         model = ModelConfig(len(SYMBOLS), cell, hidden, hidden, layers)
         run = Run(folder, f"{cell}-{layers}-{hidden}-{precision}")
+        other = Run(folder, f"{run.name}-adamw")
         arms = {
             "charnn": block(trainer_steps(run, tokens, model, precision)),
+            "adamw": block(trainer_steps(other, tokens, model, precision, "adamw")),
             "torch": block(bare_steps(tokens, model, precision)),
         }
         alternate(arms, 1)  # warms up
         found = alternate(arms, options.repeats)
-        charnn, peer = found["charnn"], found["torch"]
-        medians = [f"{statistics.median(speeds):,.0f}" for speeds in (charnn, peer)]
-        rows.append([name, *medians, f"{ratio(charnn, peer):.2f}"])
-    print(table(["training, tokens/s", "charnn", "torch.nn", "ratio"], rows))
+        medians = [f"{statistics.median(found[arm]):,.0f}" for arm in arms]
+        ratios = [f"{ratio(found[arm], found['torch']):.2f}" for arm in ("charnn", "adamw")]
+        rows.append([name, *medians, *ratios])
+    heads = ["charnn", "with AdamW", "torch.nn", "charnn/torch.nn", "with AdamW"]
+    print(table(["training, tokens/s", *heads], rows))
     print(
         f"\nBatches of {BATCH}x{BPTT}. charnn: the trainer itself, with layer norm, residual path, "
         "data and log. torch.nn: embedding, the layers in one module, head; fused AdamW, "
@@ -80,12 +83,16 @@ def block(steps: Iterator[None]) -> Callable[[], float]:
 
 
 def trainer_steps(
-    run: Run, tokens: TokenFile, model: ModelConfig, precision: str
+    run: Run,
+    tokens: TokenFile,
+    model: ModelConfig,
+    precision: str,
+    optimizer: str = TrainConfig.optimizer,
 ) -> Iterator[None]:
     """Trains with charnn, one step at each `next`."""
     run.create()
     threads = machine.default_threads()
-    config = TrainConfig(1_000_000, BATCH, BPTT, precision=precision, threads=threads)
+    config = TrainConfig(1_000_000, BATCH, BPTT, optimizer, precision=precision, threads=threads)
     for event in Trainer(run, tokens, model, config).run():
         if isinstance(event, StepDone):
             yield

@@ -364,6 +364,7 @@ def test_help_says_how_to_run_it(
     assert "python benchmarks/" in capsys.readouterr().out
 
 
+@pytest.mark.slow
 def test_every_arm_of_the_experiments_trains_and_is_judged(
     monkeypatch: pytest.MonkeyPatch, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
