@@ -225,7 +225,7 @@ class Trainer:
 
     def _end(self) -> Iterator[Event]:
         """Saves, and completes the best model; an interrupted run may end without that."""
-        yield from self._save()  # what follows may take long
+        checkpoints.save(self.home.last, self.checkpoint())  # what follows may take long
         used_up = self.step == self.config.max_steps
         scores, mixed_in = dict[str, Score](), None
         try:
@@ -236,8 +236,7 @@ class Trainer:
                 raise
             yield from self._report(Warned(self.step, f"no n-grams are mixed in: {error}"))
         self.finished = used_up and not self.stopping
-        if self.finished:
-            yield from self._save()
+        yield from self._save()
         reason = "finished" if self.finished else "interrupted"
         yield from self._report(Ended(self.step, reason, scores, mixed_in))
 

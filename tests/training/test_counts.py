@@ -169,7 +169,7 @@ def test_what_hardly_helps_is_left_out(run: Path, monkeypatch) -> None:
         train(run.parent, "no-help", replace(SMALL, ngram=4)) / "best.safetensors"
     )
     assert saved.ngrams is None
-    plain = checkpoint.load(run.parent / "plain" / "best.safetensors")
+    plain = checkpoint.load(train(run.parent, "without", SMALL) / "best.safetensors")
     assert plain.info["results"] == saved.info["results"]
 
 
