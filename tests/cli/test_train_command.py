@@ -336,6 +336,7 @@ def test_debug_brings_the_traceback_back(charnn):
         assert "Traceback" in done.stderr
 
 
+@pytest.mark.slow  # processes of their own, one after another
 @pytest.mark.parametrize(
     "environment", [{"PYTHONIOENCODING": "ascii"}, {"LC_ALL": "C", "PYTHONUTF8": "0"}]
 )
@@ -425,6 +426,7 @@ def test_the_python_interface_trains_writes_and_puts_back_what_it_changed(tmp_pa
         api.train("book.txt", hidden_siz=3)
 
 
+@pytest.mark.slow  # processes of their own, one after another
 def test_help_and_reports_that_cannot_be_written_are_one_line(process, tmp_path):
     if not Path("/dev/full").exists():
         return
@@ -457,6 +459,7 @@ def test_bits_of_a_validation_are_of_its_own_characters(charnn):
     assert on_the_way.split(", ")[1].split()[0] == at_the_end.split(", ")[2].split()[0]
 
 
+@pytest.mark.slow  # processes of their own, one after another
 def test_a_prompt_is_utf_8_in_any_locale(process, tmp_path):
     (tmp_path / "my book.txt").write_text("h\u00e9 the goat\n" * 60)
     locale = {"LC_ALL": "C", "PYTHONUTF8": "0", "PYTHONCOERCECLOCALE": "0"}
