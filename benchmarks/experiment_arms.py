@@ -44,7 +44,7 @@ class Start(Resets):
     probability = 0.1
 
     def build(self) -> LanguageModel:
-        """With the change."""
+        """With a start state."""
         network = super().build()
         zeros = network.initial_state(1)
         parts = [nn.Parameter(part.clone()[0]) for layer in zeros for part in layer]
@@ -57,7 +57,7 @@ class Start(Resets):
                 for layer in zeros
             )
 
-        network.initial_state = initial_state  # type: ignore[method-assign]
+        network.initial_state = initial_state  # type: ignore[method-assign]  # of this network alone
         return network
 
 
@@ -73,7 +73,7 @@ class Forget(Arm):
     """Forget biases for memories of 1 to 64 steps (Tallec and Ollivier 2018)."""
 
     def build(self) -> LanguageModel:
-        """With the change."""
+        """With its biases."""
         network = super().build()
         generator = torch.Generator().manual_seed(self.setting.seed + 1)
         with torch.no_grad():
@@ -149,7 +149,7 @@ class ParallelLayer(RecurrentLayer[GRUState]):
     def __init__(self, input_size: int, hidden_size: int) -> None:
         super().__init__(input_size, hidden_size)
         del self.weight_hh
-        self.weight_hh = torch.zeros(0)  # type: ignore[assignment]
+        self.weight_hh = torch.zeros(0)  # type: ignore[assignment]  # it has no such weight
 
     def reset_parameters(self, generator: torch.Generator) -> None:
         """No bias but that of what is kept."""
@@ -172,7 +172,7 @@ class Parallel(Arm):
     layers, hidden = 6, 256
 
     def build(self) -> LanguageModel:
-        """With the change."""
+        """With other layers."""
         generator = torch.Generator().manual_seed(self.setting.seed)
         network = LanguageModel(
             self.model(

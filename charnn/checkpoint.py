@@ -235,9 +235,7 @@ def _ngrams_of(values: dict[str, Any], arrays: Mapping[str, np.ndarray]) -> dict
 
 
 def _powers_of(values: dict[str, Any]) -> Powers:
-    if (
-        "powers" not in values and "share" in values
-    ):  # formats 4 and 5 gave each a share of the probability
+    if "share" in values and "powers" not in values:  # of formats 4 and 5, of the probability
         share = values["share"]
         if type(share) is not float or not 0 <= share < 1:
             raise ValueError("its n-grams have no share")

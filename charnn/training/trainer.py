@@ -229,8 +229,8 @@ class Trainer:
         used_up = self.step == self.config.max_steps
         scores, mixed_in = dict[str, Score](), None
         try:
-            if self.valid is not None and self.best_loss is not None:
-                scores, mixed_in = self._complete_best(self.valid, used_up)
+            if self.best_loss is not None and (used_up or self.config.ngram):
+                scores, mixed_in = self._complete_best(used_up)
         except FileError as error:
             if used_up:
                 raise
@@ -240,14 +240,14 @@ class Trainer:
         reason = "finished" if self.finished else "interrupted"
         yield from self._report(Ended(self.step, reason, scores, mixed_in))
 
-    def _complete_best(self, valid: Any, used_up: bool) -> tuple[dict[str, Score], Any]:
+    def _complete_best(self, used_up: bool) -> tuple[dict[str, Score], Any]:
         """Mixes n-grams into the best model; scores it at the end. Returns what `Ended` tells."""
         best, scores = checkpoints.load(self.home.best), dict[str, Score]()
         if self.config.ngram:
             best.ngrams = count(best, self.token_file, self.scorer)
-        if used_up:
+        if used_up and self.valid is not None:
             predictor = predictor_of(best, self.config.device)
-            final = self.scorer.final(valid).items()
+            final = self.scorer.final(self.valid).items()
             scores = {name: score(predictor) for name, score in final if not self.stopping}
             self.results = {name: score.to_dict() for name, score in scores.items()}
             best.info["results"] = self.results
@@ -310,10 +310,8 @@ class Trainer:
         try:
             self.step, self.updates = int(progress["step"]), int(progress["updates"])
             self.bad_windows = int(progress["bad_windows"])
-            self.rate_scale, self.seconds = (
-                float(progress["rate_scale"]),
-                float(progress["seconds"]),
-            )
+            self.rate_scale = float(progress["rate_scale"])
+            self.seconds = float(progress["seconds"])
             self.loss_sum, self.loss_count = progress["loss_sum"], progress["loss_count"]
             self.best_loss, self.finished = progress["best_loss"], progress["finished"]
             self.history, self.results = saved.info["history"], saved.info["results"]

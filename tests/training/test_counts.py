@@ -264,6 +264,19 @@ def test_an_interrupted_training_whose_best_is_gone_is_saved(run: Path) -> None:
     assert checkpoint.load(run.parent / "gone" / "last.safetensors").training is not None
 
 
+def test_an_interrupt_leaves_the_best_alone_where_no_n_grams_are_wanted(run: Path) -> None:
+    text = str(run.parent / "text.txt")
+    options = replace(SMALL, eval_every=2, name="alone")
+    with launch.start([text], options, run.parent) as (trainer, _):
+        for event in trainer.run():
+            if isinstance(event, Evaluated):
+                trainer.stop()
+            if isinstance(event, Saved) and event.path.name == "best.safetensors":
+                before = event.path.stat().st_mtime_ns
+            assert not isinstance(event, Warned)
+    assert before == trainer.home.best.stat().st_mtime_ns
+
+
 def test_without_a_validation_split_there_is_nothing_to_weigh_by(tmp_path: Path) -> None:
     with pytest.raises(TextError, match="--ngram weighs"):
         train(tmp_path, "unsplit", replace(SMALL, ngram=4, split=(100,)))
@@ -382,7 +395,10 @@ def test_batches_smaller_than_what_is_left_out_between_targets_are_no_trouble() 
 def test_many_symbols_are_weighed_by_every_so_many_targets(run: Path, monkeypatch) -> None:
     saved = checkpoint.load(run / "best.safetensors")
     valid = split(run, "valid")
-    batches = lambda: evaluation.cold_batches(evaluation.network_of(saved), valid)  # noqa: E731
+
+    def batches() -> evaluation.Batches:
+        return evaluation.cold_batches(evaluation.network_of(saved), valid)
+
     whole, targets = counts._said(batches())
     monkeypatch.setattr(counts, "MOST_NUMBERS", whole.numel() // 3)
     some, wanted = counts._said(batches())
