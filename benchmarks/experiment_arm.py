@@ -17,7 +17,7 @@ from torch.nn.functional import cross_entropy
 from charnn.config import ModelConfig, TrainConfig
 from charnn.model import LanguageModel
 from charnn.model.state import State
-from charnn.text.ngram_tree import NGramTree
+from charnn.ngrams.tree import NGramTree
 from charnn.training.optimizer import schedule
 
 BPTT = 64

@@ -14,8 +14,8 @@ from torch import Tensor, nn
 from torch.nn.functional import cross_entropy, kl_div
 
 from charnn.model import LanguageModel
-from charnn.text.ngram_tree import NGramTree
-from charnn.training.counts import ONCE
+from charnn.ngrams.fit import ONCE
+from charnn.ngrams.tree import NGramTree
 
 FOLDS = 8
 

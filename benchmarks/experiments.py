@@ -31,8 +31,8 @@ from torch import Tensor
 from torch.nn.functional import cross_entropy
 
 from charnn.model import LanguageModel, detach
-from charnn.text.ngram_tree import NGramTree
-from charnn.training.counts import ONCE, fit_powers
+from charnn.ngrams.fit import ONCE, fit_powers
+from charnn.ngrams.tree import NGramTree
 from charnn.training.optimizer import Optimizer
 
 ARMS: dict[str, type[Arm]] = {

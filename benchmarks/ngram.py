@@ -2,8 +2,8 @@
 
     python benchmarks/ngram.py tinyshakespeare.txt
 
-Interpolated modified Kneser-Ney smoothing, as in charnn/text/ngram.py. The order is chosen on the
-last tenth of the training text, never on the text that is scored. A table in markdown goes to
+Interpolated modified Kneser-Ney smoothing (charnn/ngrams/kneser_ney.py). The order is chosen on
+the last tenth of the training text, never on the text that is scored. A table in markdown goes to
 stdout.
 """
 
@@ -16,7 +16,7 @@ from pathlib import Path
 import harness
 import numpy as np
 
-from charnn.text.ngram import NGram, choose_order
+from charnn.ngrams.kneser_ney import NGram, choose_order
 
 MAX_ORDER = 10  # time does not press here
 

@@ -6,7 +6,7 @@ r"""Fits the rule by which `charnn plan` tells what loss to expect, to measured 
 
 The rule: ln(loss / loss of counting n-grams) = A + B ln(tokens read) + C ln(tokens in the text), in
 millions both, for the LSTM without n-grams under cold-256. It prints A, B, C for
-charnn/training/outlook.py, and how far each training was from it.
+charnn/training/expected_loss.py, and how far each training was from it.
 """
 
 from __future__ import annotations
@@ -18,8 +18,8 @@ import harness
 import numpy as np
 from results import Results
 
-from charnn.text.ngram import NGram, choose_order
-from charnn.training.outlook import MAX_TRAIN, MAX_VALID
+from charnn.ngrams.kneser_ney import NGram, choose_order
+from charnn.training.expected_loss import MAX_TRAIN, MAX_VALID
 
 
 def main() -> None:

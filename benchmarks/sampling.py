@@ -29,9 +29,8 @@ from speed import eager_speed, save_untrained
 
 from charnn import checkpoint
 from charnn.config import ModelConfig
-from charnn.generation import compiled
-from charnn.generation.engines import Network, make_network
-from charnn.generation.native import NativeModel
+from charnn.engines import Network, compiled, make_network
+from charnn.engines.native import NativeModel
 from charnn.generation.sampler import Sampler, draw
 
 # Read when numpy is loaded; `charnn sample` sets them, too.

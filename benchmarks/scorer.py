@@ -96,7 +96,7 @@ def load_charnn(path: Path) -> Loaded:
     """Loads a checkpoint of charnn to be scored."""
     from charnn.checkpoint import load
     from charnn.model import LanguageModel
-    from charnn.text.ngram_tree import counts_from_dict
+    from charnn.ngrams.tree import counts_from_dict
     from charnn.text.tokenizers import tokenizer_from_dict
 
     saved = load(path)

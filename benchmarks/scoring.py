@@ -29,11 +29,10 @@ from harness import SHAPES, alternate, random_text, say
 from speed import save_untrained
 
 from charnn import checkpoint
-from charnn.analysis.surprisal import Scorer
 from charnn.checkpoint import Checkpoint
+from charnn.engines import compiled, make_network
 from charnn.evaluation import network_of
-from charnn.generation import compiled
-from charnn.generation.engines import make_network
+from charnn.scoring.surprisal import Scorer
 from charnn.text.tokenizers import tokenizer_from_dict
 
 FEW, MANY = 1_500, 60_000  # characters for an arm that reads one at a time, and for the others

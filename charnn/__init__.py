@@ -45,8 +45,8 @@ def load(
         CharnnError: there is no such model, or its file is damaged.
     """
     from charnn.checkpoint import load as load_checkpoint
+    from charnn.engines.clamps import parse_clamp
     from charnn.generation import Model
-    from charnn.generation.clamps import parse_clamp
     from charnn.runs import find_model
 
     path = find_model(None if model is None else os.fspath(model), Path(checkpoints))

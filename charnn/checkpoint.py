@@ -72,7 +72,7 @@ class Checkpoint:
 
     ``tokenizer`` is what `Tokenizer.to_dict` gave: a kind, and arrays of one dimension. ``lines``
     says that the model read lines, each from the start state after the start token, a newline.
-    ``ngrams`` is what `charnn.training.counts.count` gave: the n-grams that the network is mixed
+    ``ngrams`` is what `charnn.ngrams.fit.count` gave: the n-grams that the network is mixed
     with, as arrays of one dimension, their ``order`` and the `Powers`.
     """
 

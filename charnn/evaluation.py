@@ -25,8 +25,8 @@ from torch.nn.functional import cross_entropy
 from charnn.checkpoint import Checkpoint
 from charnn.errors import DamagedFile, TextError
 from charnn.model import LanguageModel, State
-from charnn.model.mixture import MixedLanguageModel
-from charnn.text.ngram_tree import counts_from_dict
+from charnn.ngrams.mixture_torch import MixedLanguageModel
+from charnn.ngrams.tree import counts_from_dict
 
 COLD_WINDOW = 256
 CARRIED_WINDOW = 512

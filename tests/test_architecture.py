@@ -26,13 +26,21 @@ MAY_IMPORT = {
     "text": PLAIN | {"config", "tensor_file"},
     "checkpoint": PLAIN | {"config", "tensor_file"},
     "runs": PLAIN | {"config", "tensor_file"},
-    "model": {"config", "errors", "text.ngram_tree"},
-    "evaluation": GROUND | {"model"},
-    "generation": GROUND,
-    "training": GROUND | {"evaluation", "generation", "model"},
+    "model": {"config", "errors", "ngrams.tree"},
+    "engines": GROUND | {"ngrams.tree"},
+    "ngrams": GROUND | {"engines", "model", "evaluation", "training.scoring"},
+    "evaluation": GROUND | {"model", "ngrams.tree", "ngrams.mixture_torch"},
+    "generation": GROUND | {"engines", "ngrams"},
+    "desk": GROUND | {"engines", "generation", "ngrams"},
+    "training": GROUND | {"evaluation", "generation", "model", "engines", "ngrams"},
     "pages": set(),
-    "export": GROUND | {"generation", "pages"},
-    "analysis": GROUND | {"pages", "evaluation", "generation", "model", "training.batches"},
+    "export": GROUND | {"engines", "generation", "pages", "ngrams"},
+    "scoring": GROUND
+    | {"engines", "evaluation", "generation", "model", "ngrams", "training.batches"},
+    "inspection": GROUND
+    | {"engines", "evaluation", "generation", "model", "ngrams", "scoring", "training.batches"},
+    "report": GROUND
+    | {"engines", "evaluation", "generation", "inspection", "model", "ngrams", "pages", "scoring"},
 }
 # The public API and the command line stand above all rooms.
 ROOFS = {"__init__", "__main__", "cli"}
@@ -46,7 +54,7 @@ PACKAGES = {
     "rich": {"cli"},
     "safetensors": {"checkpoint", "tensor_file", "text"},
     "sentencepiece": {"text"},
-    "torch": {"analysis", "evaluation", "model", "training"},
+    "torch": {"evaluation", "inspection", "model", "ngrams", "report", "scoring", "training"},
     "typer": {"cli"},
 }
 UNSAFE_MODULES = {"dill", "joblib", "marshal", "pickle", "shelve"}

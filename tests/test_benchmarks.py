@@ -29,8 +29,8 @@ import trainings
 from charnn import checkpoint, evaluation
 from charnn.config import GATES, ModelConfig, Powers
 from charnn.model import LanguageModel
+from charnn.ngrams.tree import NGramTree
 from charnn.runs import Run
-from charnn.text.ngram_tree import NGramTree
 from charnn.text.sources import open_source
 from charnn.text.token_file import write_token_file
 from charnn.text.tokenizers import CharTokenizer, tokenizer_from_dict

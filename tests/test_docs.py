@@ -25,12 +25,12 @@ from charnn import checkpoint
 from charnn.checkpoint import Checkpoint
 from charnn.cli import COMMANDS, app
 from charnn.config import GATES, ModelConfig, Powers, TrainConfig
+from charnn.engines.float32 import NumpyModel
 from charnn.generation.filters import FILTERS
-from charnn.generation.mixture import predictor
-from charnn.generation.runtime import NumpyModel
 from charnn.generation.sampler import Sfc32
+from charnn.ngrams.mixture import predictor
+from charnn.ngrams.tree import NGramTree
 from charnn.text.corpora import CORPORA
-from charnn.text.ngram_tree import NGramTree
 from charnn.text.sources import open_source
 from charnn.text.token_file import TokenFile, write_token_file
 from charnn.text.tokenizers import TOKENIZERS, CharTokenizer

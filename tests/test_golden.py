@@ -20,10 +20,11 @@ import pytest
 
 from charnn.checkpoint import Checkpoint
 from charnn.config import GATES, ModelConfig, Powers, TrainOptions
+from charnn.engines import compiled
 from charnn.export.c_program import c_files
 from charnn.export.page import make_page
-from charnn.generation import Model, compiled
-from charnn.text.ngram_tree import NGramTree
+from charnn.generation import Model
+from charnn.ngrams.tree import NGramTree
 from charnn.text.tokenizers import CharTokenizer
 from charnn.training.events import StepDone
 from charnn.training.launch import start

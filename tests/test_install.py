@@ -14,7 +14,7 @@ import pytest
 ROOT = Path(__file__).resolve().parent.parent
 TRY = """
 import json, charnn
-from charnn.generation import compiled
+from charnn.engines import compiled
 model = charnn.load("model.safetensors")
 print(json.dumps([charnn.__file__, compiled.kernels(), model.generate(seed=1, max_tokens=20)]))
 """

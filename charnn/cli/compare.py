@@ -23,7 +23,7 @@ from charnn.config import HELD_OUT_CHARS
 from charnn.errors import CharnnError, ConfigError, TextError
 
 if TYPE_CHECKING:
-    from charnn.analysis.compare import Calibration, LineBits, Reader
+    from charnn.scoring.compare import Calibration, LineBits, Reader
 
 
 def compare(
@@ -76,11 +76,11 @@ def compare(
 
     import numpy as np
 
-    from charnn.analysis import compare as core
-    from charnn.analysis.surprisal import Scorer
     from charnn.checkpoint import load
-    from charnn.generation.mixture import predictor
+    from charnn.ngrams.mixture import predictor
     from charnn.runs import find_model
+    from charnn.scoring import compare as core
+    from charnn.scoring.surprisal import Scorer
     from charnn.text.tokenizers import tokenizer_from_dict
 
     files = [find_model(each, checkpoints) for each in paths]
@@ -193,7 +193,7 @@ def _text(
 
     Characters that are not to be kept are counted in `missing`.
     """
-    from charnn.analysis.compare import line_bits
+    from charnn.scoring.compare import line_bits
     from charnn.text.sources import open_source
 
     if not texts:
@@ -218,7 +218,7 @@ def _held_out(
     readers: Sequence[Reader], files: list[Path], known: set[str] | None, newline: bool, quiet: bool
 ) -> list[LineBits]:
     """Each model's validation lines by all models; nothing where those of one are not there."""
-    from charnn.analysis.compare import line_bits
+    from charnn.scoring.compare import line_bits
     from charnn.text.token_file import TokenFile
 
     found = []

@@ -17,7 +17,7 @@ from charnn.config import SamplingConfig
 from charnn.errors import CharnnError, ConfigError, FileError, UnknownCharacter
 
 if TYPE_CHECKING:
-    from charnn.generation.desk import Desk
+    from charnn.desk.desk import Desk
 
 TEMPERATURES = (0.5, 0.8, 1.1)
 MAX_COLUMNS = 9
@@ -274,7 +274,7 @@ def _path(session: Session, rest: str, forced: bool, command: str, own: bool) ->
 
 
 def _save(session: Session, rest: str, forced: bool) -> None:
-    from charnn.generation.desk_file import save_desk
+    from charnn.desk.desk_file import save_desk
 
     rest = rest or (str(session.file) if session.file else "")
     path = _path(session, rest, forced, "save", own=True)
@@ -284,7 +284,7 @@ def _save(session: Session, rest: str, forced: bool) -> None:
 
 
 def _load(session: Session, rest: str, forced: bool) -> None:
-    from charnn.generation.desk_file import load_desk
+    from charnn.desk.desk_file import load_desk
 
     path = Path(_need(rest, "/load FILE")).expanduser()
     desk = session.desk

@@ -16,8 +16,8 @@ from charnn.cli.output import Output
 from charnn.config import COPIED_SPAN
 
 if TYPE_CHECKING:
-    from charnn.generation.desk import Desk
-    from charnn.generation.points import Piece, Point
+    from charnn.desk.desk import Desk
+    from charnn.desk.points import Piece, Point
 
 # Below this many characters, columns stand below each other.
 MIN_COLUMN = 24

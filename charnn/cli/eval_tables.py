@@ -108,8 +108,8 @@ class Evaluated(NamedTuple):
         """A loss over all tokens but the first, or over all of whole lines."""
         import numpy as np
 
-        from charnn.analysis.losses import whole_lines
         from charnn.evaluation import NOTHING
+        from charnn.scoring.losses import whole_lines
 
         lines = whole_lines(self.tokens, self.newline) if self.of_lines else [self.tokens[1:]]
         return self.sizes.add(NOTHING, nats, np.concatenate(lines))
@@ -128,7 +128,7 @@ def more(wishes: Wishes, it: Evaluated) -> dict[str, Any]:
     if wishes.baselines:
         found["baselines"] = _baselines(it, train)
     if wishes.positions:
-        from charnn.analysis import losses
+        from charnn.scoring import losses
 
         if it.of_lines:
             scored = losses.line_losses(it.predictor, it.tokens, it.newline)
@@ -184,7 +184,7 @@ def put_more(found: dict[str, Any]) -> None:
 
 
 def _dynamic(wishes: Wishes, it: Evaluated, train: Ids | None) -> dict[str, Any]:
-    from charnn.analysis.dynamic import dynamic_losses
+    from charnn.scoring.dynamic import dynamic_losses
 
     rule = wishes.rule or ("sgd" if train is None else "rms")
     rate = DYNAMIC_RATES[rule] if wishes.rate is None else wishes.rate
@@ -203,8 +203,8 @@ def _dynamic(wishes: Wishes, it: Evaluated, train: Ids | None) -> dict[str, Any]
 
 
 def _baselines(it: Evaluated, train: Ids | None) -> dict[str, Any]:
-    from charnn.analysis import baselines
-    from charnn.analysis.held_out import baseline_rows
+    from charnn.scoring import baselines
+    from charnn.scoring.held_out import baseline_rows
 
     rows = baseline_rows(it.tokenizer, it.tokens, it.sizes, train)
     if not it.quiet and not baselines.zstd():
@@ -216,8 +216,8 @@ def _baselines(it: Evaluated, train: Ids | None) -> dict[str, Any]:
 
 
 def _classes(it: Evaluated) -> list[dict[str, Any]]:
-    from charnn.analysis.held_out import class_rows
-    from charnn.analysis.losses import carried_losses, line_losses
+    from charnn.scoring.held_out import class_rows
+    from charnn.scoring.losses import carried_losses, line_losses
 
     if it.of_lines:
         targets, nats = line_losses(it.predictor, it.tokens, it.newline)

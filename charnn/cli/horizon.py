@@ -26,7 +26,7 @@ from charnn.config import CELLS_MINUTES, GATES, HORIZON_SAMPLES, MAX_SEED, Train
 from charnn.errors import ConfigError
 
 if TYPE_CHECKING:
-    from charnn.analysis.horizon import Horizon, Numbers, Progress
+    from charnn.inspection.horizon import Horizon, Numbers, Progress
 
 MOST_MINUTES = 1.0
 COMPARED_UNITS, COMPARED_EMBEDDING = 128, 64  # of one layer
@@ -145,10 +145,10 @@ def _of_model(
     seed: int,
     progress: Progress | None,
 ) -> dict[str, Horizon]:
-    from charnn.analysis.horizon import measure_horizon
     from charnn.checkpoint import load
     from charnn.cli.reading import read_ids
     from charnn.evaluation import network_of
+    from charnn.inspection.horizon import measure_horizon
     from charnn.model import LanguageModel
     from charnn.text.tokenizers import tokenizer_from_dict
 
@@ -178,7 +178,7 @@ def _of_cells(
     progress: Progress | None,
 ) -> dict[str, Horizon]:
     """Small networks of each cell, trained on the same text in a folder that is thrown away."""
-    from charnn.analysis.horizon import measure_horizon
+    from charnn.inspection.horizon import measure_horizon
     from charnn.text.token_file import TokenFile
     from charnn.training.launch import start
 

@@ -25,11 +25,11 @@ from charnn.config import EFFECT_CHARS, INSPECT_CHARS, LABELS, SHOWN_UNITS, UNIT
 from charnn.errors import ConfigError, TextError
 
 if TYPE_CHECKING:
-    from charnn.analysis.effect import Effect
-    from charnn.analysis.labels import Labeller
-    from charnn.analysis.units import Detector
     from charnn.checkpoint import Checkpoint
-    from charnn.generation.clamps import Unit
+    from charnn.engines.clamps import Unit
+    from charnn.inspection.effect import Effect
+    from charnn.inspection.labels import Labeller
+    from charnn.inspection.units import Detector
 
 MOST_CHARS = 1_000_000
 
@@ -135,12 +135,12 @@ def inspect(
         raise ConfigError("--together says how many units --effect holds: add --effect")
     set_threads(threads)
     # From here on numpy is loaded, with the threads just set.
-    from charnn.analysis import units as core
-    from charnn.analysis.labels import make_labeller
     from charnn.checkpoint import load
     from charnn.cli.reading import read_ids
-    from charnn.generation.clamps import parse_unit
-    from charnn.generation.engines import make_network
+    from charnn.engines import make_network
+    from charnn.engines.clamps import parse_unit
+    from charnn.inspection import units as core
+    from charnn.inspection.labels import make_labeller
     from charnn.runs import find_model
     from charnn.text.tokenizers import tokenizer_from_dict
 
@@ -206,8 +206,8 @@ def _effect(
     quiet: bool,
 ) -> tuple[Effect, int]:
     """The effect of holding units, and the seed it was measured with."""
-    from charnn.analysis.effect import measure_effect
     from charnn.generation.sampler import draw_seed
+    from charnn.inspection.effect import measure_effect
 
     drawn = draw_seed() if seed is None else seed
     if seed is None and not quiet:

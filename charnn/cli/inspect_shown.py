@@ -11,10 +11,10 @@ from charnn.cli.console import print_json, put
 from charnn.cli.output import Output
 
 if TYPE_CHECKING:
-    from charnn.analysis.effect import Effect, Written
-    from charnn.analysis.labels import Labeller
-    from charnn.analysis.units import Detector, GateShares, Ranking
-    from charnn.generation.clamps import Unit
+    from charnn.engines.clamps import Unit
+    from charnn.inspection.effect import Effect, Written
+    from charnn.inspection.labels import Labeller
+    from charnn.inspection.units import Detector, GateShares, Ranking
     from charnn.text.tokenizers import Ids, Tokenizer
 
 # Black on light grounds, which reads the same on a black and on a white terminal: from this |value|

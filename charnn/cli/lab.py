@@ -20,7 +20,7 @@ from charnn.config.checks import require_int
 from charnn.errors import CharnnError, ConfigError
 
 if TYPE_CHECKING:
-    from charnn.analysis.lab.experiment import Report, Row, Trial
+    from charnn.inspection.lab.experiment import Report, Row, Trial
 
 WIDE = 72  # columns that the whole table needs
 
@@ -156,7 +156,7 @@ def parse_sizes(text: str | None) -> tuple[int, ...] | None:
 
 
 def _list_tasks(json: bool) -> None:
-    from charnn.analysis.lab.tasks import TASKS
+    from charnn.inspection.lab.tasks import TASKS
 
     if json:
         tasks = {
@@ -191,7 +191,7 @@ def _watched(
     from charnn.training import machine  # first: it sets up what torch reads when it is loaded
 
     with machine.prepared(1):
-        from charnn.analysis.lab.experiment import Report, rows_of, run
+        from charnn.inspection.lab.experiment import Report, rows_of, run
 
         of = len(rows_of(options)) * len(options.all_sizes) * options.seeds
         done = Report(options)
@@ -227,7 +227,7 @@ def report_digits(options: LabOptions) -> int:
 
 def describe(report: Report, columns: int) -> Iterator[str]:
     """The report as lines: what was done, a table, and how far each row goes."""
-    from charnn.analysis.lab.experiment import rows_of
+    from charnn.inspection.lab.experiment import rows_of
 
     yield from _head(report)
     yield ""
@@ -255,7 +255,7 @@ def _head(report: Report) -> Iterator[str]:
 
 def _table(report: Report, columns: int) -> Iterator[str]:
     """A line for each row and size that was trained."""
-    from charnn.analysis.lab.experiment import rows_of
+    from charnn.inspection.lab.experiment import rows_of
 
     options, wide = report.options, columns >= WIDE
     digits = report_digits(options)
@@ -316,7 +316,7 @@ def _score(score: float | None, digits: int) -> str:
 
 def as_json(report: Report) -> dict[str, Any]:
     """The report as JSON values."""
-    from charnn.analysis.lab.experiment import rows_of
+    from charnn.inspection.lab.experiment import rows_of
 
     options, task = report.options, report.task
     settings = ("seeds", "orthogonal", "clip", "minutes", "hidden_size", "batch_size")

@@ -27,8 +27,8 @@ from charnn.cli.signals import OrderlyEnd
 from charnn.config import DEFAULT_MINUTES, ModelConfig, TrainOptions
 
 if TYPE_CHECKING:
-    from charnn.training.outlook import Outlook
-    from charnn.training.recipe import Plan
+    from charnn.training.expected_loss import Outlook
+    from charnn.training.plan import Plan
     from charnn.training.trainer import Trainer
 
 
@@ -79,7 +79,7 @@ def plan(
 def show_plan(texts: list[str], options: TrainOptions, as_json: bool, quiet: bool) -> None:
     """Prints what would be trained and what to expect, and leaves nothing behind."""
     from charnn.training import launch
-    from charnn.training.outlook import look_ahead
+    from charnn.training.expected_loss import look_ahead
 
     with (
         tempfile.TemporaryDirectory(prefix="charnn-") as root,
@@ -105,7 +105,7 @@ def show_plan(texts: list[str], options: TrainOptions, as_json: bool, quiet: boo
 
 def describe(trainer: Trainer, plan: Plan) -> list[str]:
     """The text in one line, and in another what was chosen for it."""
-    from charnn.training.lines import LineBatches
+    from charnn.training.line_batches import LineBatches
     from charnn.training.machine import training_memory
 
     model, config, tokens = plan.model, plan.config, trainer.token_file

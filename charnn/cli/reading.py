@@ -20,7 +20,7 @@ def line_pieces(source: TextSource, any_bytes: bool) -> Iterator[Piece]:
     Raises:
         TextError: it holds no line, or is not UTF-8 where not `any_bytes` are welcome.
     """
-    from charnn.text.lines import BLOCK_LINES, clean_lines
+    from charnn.text.list_of_lines import BLOCK_LINES, clean_lines
     from charnn.text.sources import Piece
 
     lines, _ = clean_lines(source, any_bytes)

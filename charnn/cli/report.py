@@ -64,7 +64,7 @@ def report(
         raise FileError(f"cannot write {output}: there is no folder {output.parent}")
 
     if png is not None:
-        from charnn.analysis.report_png import require_folder, require_resvg
+        from charnn.report.png import require_folder, require_resvg
 
         require_folder(png)
         require_resvg()  # before all that takes long
@@ -73,8 +73,8 @@ def report(
     from charnn.runs import find_model
     from charnn.training import machine  # before what loads torch
 
-    from charnn.analysis.report import write_report  # isort: skip - see the line above
-    from charnn.analysis.report_facts import find_facts  # isort: skip
+    from charnn.report.page import write_report  # isort: skip - see the line above
+    from charnn.report.facts import find_facts  # isort: skip
 
     began = time.monotonic()
     path = find_model(model, checkpoints)

@@ -33,8 +33,8 @@ from charnn.config import MAX_TOP, RESETS
 from charnn.errors import ConfigError, TextError
 
 if TYPE_CHECKING:
-    from charnn.analysis.reading import Block
-    from charnn.analysis.spans import Unit
+    from charnn.scoring.blocks import Block
+    from charnn.scoring.spans import Unit
     from charnn.text.sources import TextSource
     from charnn.text.tokenizers import Tokenizer
 
@@ -121,11 +121,12 @@ def score(
     output = Output()
     set_threads(1)  # of numpy; lines are read by threads of our own
 
-    from charnn.analysis import reading, spans
-    from charnn.analysis.surprisal import Scorer
     from charnn.checkpoint import load
-    from charnn.generation.mixture import predictor
+    from charnn.ngrams.mixture import predictor
     from charnn.runs import find_model
+    from charnn.scoring import spans
+    from charnn.scoring.blocks import read
+    from charnn.scoring.surprisal import Scorer
     from charnn.text.tokenizers import tokenizer_from_dict
 
     saved = load(find_model(model, checkpoints))
@@ -142,7 +143,7 @@ def score(
             if coloured:
                 say(LEGEND)
         names = [part.name for part in source.parts]
-        blocks = totals.count(reading.read(scorer, tokenizer, source, where, unknown))
+        blocks = totals.count(read(scorer, tokenizer, source, where, unknown))
         if coloured:
             _colour(blocks, output)
         elif per == "token":

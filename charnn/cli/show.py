@@ -25,7 +25,7 @@ def show(
 ) -> None:
     """Say what a model is: shape, tokenizer, recipe, history, size, digest."""
     from charnn.checkpoint import load
-    from charnn.generation.compiled import kernels
+    from charnn.engines.compiled import kernels
     from charnn.runs import find_model
     from charnn.text.tokenizers import tokenizer_from_dict
 

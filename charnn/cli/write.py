@@ -91,7 +91,7 @@ def write(
     from charnn.cli.desk_commands import Session
     from charnn.cli.desk_screen import Screen
     from charnn.cli.line_editor import has_editor
-    from charnn.generation.desk import Desk
+    from charnn.desk.desk import Desk
     from charnn.generation.sampler import draw_seed
     from charnn.runs import find_model
 
@@ -138,7 +138,7 @@ def _rescue(session: Session) -> None:
     Into its file or a new one here; where that cannot be written, into a folder for what is
     temporary, of its own, since the text is nobody else's business.
     """
-    from charnn.generation.desk_file import save_desk
+    from charnn.desk.desk_file import save_desk
 
     if not session.unsaved:
         return

@@ -18,14 +18,14 @@ from numpy.typing import NDArray
 
 from charnn.checkpoint import Checkpoint
 from charnn.config import GATES, STATES, Powers
+from charnn.engines.int8 import Product
+from charnn.engines.weights import Arrangement, Matrix, arrange, quantise
 from charnn.errors import FileError
-from charnn.generation.arrangement import Arrangement, Matrix, arrange, quantise
-from charnn.generation.int8 import Product
-from charnn.text.ngram_tree import NGramTree, counts_from_dict
+from charnn.ngrams.tree import NGramTree, counts_from_dict
 from charnn.text.tokenizers import Tokenizer, tokenizer_from_dict
 
 HERE = Path(__file__).parent
-ENGINE = HERE.parent / "generation" / "engine"
+ENGINE = HERE.parent / "engines" / "engine"
 LINE = 100
 BUILT = "writer"  # what the README of a program calls it once it is compiled
 CELLS = {"rnn": "CHARNN_RNN", "gru": "CHARNN_GRU", "lstm": "CHARNN_LSTM"}

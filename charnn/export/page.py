@@ -20,12 +20,12 @@ import numpy as np
 
 from charnn.checkpoint import Checkpoint
 from charnn.config import MAX_SEED, Powers, SamplingConfig
+from charnn.engines.weights import Matrix, arrange, quantise
 from charnn.errors import CharnnError
-from charnn.generation.arrangement import Matrix, arrange, quantise
+from charnn.ngrams.tree import NGramTree, counts_from_dict
 from charnn.pages import style_sheet
 from charnn.tensor_file import replacing
-from charnn.text import pieces
-from charnn.text.ngram_tree import NGramTree, counts_from_dict
+from charnn.text import sentencepiece_training
 from charnn.text.tokenizers import SentencePieceTokenizer, Tokenizer, tokenizer_from_dict
 
 # Browsers hold a text of half a gigabyte at most, and are slow long before.
@@ -153,7 +153,7 @@ def tokenizer_data(tokenizer: Tokenizer) -> dict[str, Any]:
     """Each id's bytes as a string of characters below 256, and what encoding needs besides."""
     scores = None
     if isinstance(tokenizer, SentencePieceTokenizer):
-        scores = pieces.scores(tokenizer.model)
+        scores = sentencepiece_training.scores(tokenizer.model)
     return {
         "kind": tokenizer.kind,
         "tokens": [data.decode("latin-1") for data in tokenizer.token_bytes],

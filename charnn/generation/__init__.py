@@ -1,7 +1,7 @@
 """From a checkpoint to text, with numpy alone."""
 
+from charnn.engines.float32 import NumpyModel
 from charnn.generation.model import Model
-from charnn.generation.runtime import NumpyModel
 from charnn.generation.sampler import Sampler
 from charnn.generation.writer import Writing
 

@@ -11,10 +11,10 @@ from collections.abc import Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from itertools import islice
 
-from charnn.generation.clamps import Clamped
-from charnn.generation.mixture import Predictor, is_exact
+from charnn.engines.clamps import Clamped
 from charnn.generation.sampler import read_together
 from charnn.generation.writer import Writing
+from charnn.ngrams.mixture import Predictor, is_exact
 
 SIDE_BY_SIDE = 64  # texts; as many states are held, however many texts there are
 

@@ -11,16 +11,16 @@ from typing import TYPE_CHECKING, Any
 
 from charnn.checkpoint import Checkpoint
 from charnn.config import LineConfig, Powers, SamplingConfig
+from charnn.engines import Network, make_network
+from charnn.engines.clamps import Clamp, Clamped, check_clamps, clamped_weights
 from charnn.errors import DamagedFile, FileError
-from charnn.generation.clamps import Clamp, Clamped, check_clamps, clamped_weights
-from charnn.generation.engines import Network, make_network
 from charnn.generation.filters import FILTERS
 from charnn.generation.guides import Guide, Phrases
-from charnn.generation.lines import LineWriter
-from charnn.generation.mixture import mix
+from charnn.generation.line_writer import LineWriter
 from charnn.generation.sampler import Sampler, draw_seed
 from charnn.generation.writer import Writing
-from charnn.text.ngram_tree import NGramTree, counts_from_dict
+from charnn.ngrams.mixture import mix
+from charnn.ngrams.tree import NGramTree, counts_from_dict
 from charnn.text.tokenizers import Tokenizer, tokenizer_from_dict
 
 if TYPE_CHECKING:

@@ -12,11 +12,11 @@ import numpy as np
 from numpy.typing import NDArray
 
 from charnn.config import MAX_SEED
+from charnn.engines.float32 import State
+from charnn.engines.native import NativeModel, NativeStream
 from charnn.errors import CharnnError, ConfigError
 from charnn.generation.filters import PENALTIES, RECENT, active_filters, temperature
 from charnn.generation.guides import Guide
-from charnn.generation.native import NativeModel, NativeStream
-from charnn.generation.runtime import State
 
 MASK = 0xFFFFFFFF
 WARM_UP = 16

@@ -7,8 +7,8 @@ from collections import deque
 from collections.abc import Iterable, Iterator
 
 from charnn.config import SamplingConfig
-from charnn.generation.endings import Ending
 from charnn.generation.sampler import Sampler
+from charnn.generation.stopping import Ending
 from charnn.text.tokenizers import Ids, Tokenizer
 
 

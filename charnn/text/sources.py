@@ -20,7 +20,7 @@ from typing import NamedTuple
 
 from charnn.errors import FileError, TextError
 from charnn.tensor_file import os_error_line
-from charnn.text import corpora, encodings, spools
+from charnn.text import corpora, encodings, temporary_copies
 
 CHUNK_BYTES = 1 << 20  # small enough for the cache of a processor
 PROBE_BYTES = 8 << 10  # a file of a folder with a NUL among these is not a text
@@ -239,7 +239,9 @@ def open_source(
         for part in parts:
             if part.path is None or not part.path.is_file() or not utf8:
                 part = part._replace(
-                    spool=spools.spool(part.name, part.path, None if utf8 else encoding, folder)
+                    spool=temporary_copies.spool(
+                        part.name, part.path, None if utf8 else encoding, folder
+                    )
                 )
             opened.append(part)
     except BaseException:

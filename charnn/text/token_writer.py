@@ -12,7 +12,7 @@ import numpy as np
 
 from charnn.errors import ConfigError, FileError, TextError, UnknownCharacter
 from charnn.tensor_file import pack_header, replacing, seal
-from charnn.text import pieces, token_format
+from charnn.text import sentencepiece_training, token_format
 from charnn.text.sources import Piece, TextSource
 from charnn.text.splits import (
     SPLIT_NAMES,
@@ -128,9 +128,9 @@ class TokenWriter:
         if self.tokenizer == CharTokenizer.kind:
             return CharTokenizer(vocabulary)
         total = self.cuts[0] if self.cuts else self.surveys[0].chars or 0
-        size = vocab_size or pieces.auto_vocab_size(total, len(vocabulary))
+        size = vocab_size or sentencepiece_training.auto_vocab_size(total, len(vocabulary))
         train = (str(text) for index, text in self._stretches() if index == 0)
-        return SentencePieceTokenizer.learn(pieces.sample(train, total), size)
+        return SentencePieceTokenizer.learn(sentencepiece_training.sample(train, total), size)
 
     def write(self, vocab_size: int | None) -> list[str]:
         """The other passes: learns the tokenizer, encodes, and writes; gives the notes."""

@@ -19,7 +19,7 @@ import numpy as np
 
 from charnn.config import MAX_VOCAB_SIZE
 from charnn.errors import ConfigError, DamagedFile
-from charnn.text import pieces
+from charnn.text import sentencepiece_training
 from charnn.text.unknown import check_choice, nearest, not_a_character, unknown_character
 
 Ids = np.ndarray[Any, np.dtype[Any]]
@@ -267,11 +267,11 @@ class SentencePieceTokenizer(Tokenizer):
             elif processor.is_unknown(token) or processor.is_control(token):
                 self.token_bytes.append(b"")
             else:
-                self.token_bytes.append(piece.replace(pieces.SPACE, " ").encode())
+                self.token_bytes.append(piece.replace(sentencepiece_training.SPACE, " ").encode())
         self._byte_ids = [processor.piece_to_id(f"<0x{value:02X}>") for value in range(256)]
         self._newline = processor.piece_to_id("\n")
         bytes_of = [self.token_bytes[i] for i in (*self._byte_ids, self._newline)]
-        has_space = processor.piece_to_id(pieces.SPACE) != processor.unk_id()
+        has_space = processor.piece_to_id(sentencepiece_training.SPACE) != processor.unk_id()
         whole = has_space and bytes_of == [bytes([value]) for value in (*range(256), 10)]
         if not whole or self.decode(self.encode(self.PROBE)) != self.PROBE:
             raise ValueError("the sentencepiece model would lose characters")
@@ -285,7 +285,7 @@ class SentencePieceTokenizer(Tokenizer):
         Raises:
             ConfigError: `vocab_size` has no room for the 256 bytes.
         """
-        return cls(pieces.learn(texts, vocab_size))
+        return cls(sentencepiece_training.learn(texts, vocab_size))
 
     def encode(self, text: str, unknown: str = "error", offset: int = 0) -> Ids:
         """See `Tokenizer.encode`; unknown is only a byte that is not UTF-8."""
@@ -296,7 +296,7 @@ class SentencePieceTokenizer(Tokenizer):
         if surrogate:
             text = SURROGATES.sub("", text)
         # The newline is a piece by itself: cutting there changes nothing, and is much faster.
-        lines = re.split(f"([\n{pieces.SPACE}])", text)
+        lines = re.split(f"([\n{sentencepiece_training.SPACE}])", text)
         lists = self._processor.encode(lines[::2], num_threads=1)
         for index, cut in enumerate(lines[1::2]):
             lists[index] += [self._newline] if cut == "\n" else self._bytes(cut)

@@ -12,7 +12,7 @@ from torch.nn.functional import cross_entropy
 from charnn.evaluation import IGNORED
 from charnn.model import LanguageModel, State, detach
 from charnn.training.batches import Window
-from charnn.training.lines import LineWindow
+from charnn.training.line_batches import LineWindow
 
 
 def begin(network: LanguageModel, window: Window | LineWindow, state: State) -> State:

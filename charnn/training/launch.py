@@ -30,7 +30,7 @@ from charnn.errors import (
 )
 from charnn.runs import Run, find_model, find_run, free_name, list_runs
 from charnn.tensor_file import os_error_line, replacing
-from charnn.text.lines import line_sources
+from charnn.text.list_of_lines import line_sources
 from charnn.text.sources import TextSource, open_source
 from charnn.text.sources import run_name as name_of_text
 from charnn.text.splits import check_split
@@ -39,9 +39,9 @@ from charnn.text.token_writer import check_tokenizer
 from charnn.text.tokenizers import ByteTokenizer, Ids, Tokenizer
 from charnn.training import machine
 from charnn.training.fine_tune import Base
-from charnn.training.lines import line_lengths
+from charnn.training.line_batches import line_lengths
 from charnn.training.machine import require_memory
-from charnn.training.recipe import Plan, make_plan, set_budget, step_shapes
+from charnn.training.plan import Plan, make_plan, set_budget, step_shapes
 from charnn.training.trainer import Trainer
 
 Notify = Callable[[str], None]

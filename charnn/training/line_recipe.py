@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 
 from charnn.config import TrainConfig, TrainOptions
-from charnn.training.lines import PARTS, Ids
+from charnn.training.line_batches import PARTS, Ids
 
 # Lines up to this length are read whole; a window that cuts off a line's end is of the usual size.
 WHOLE_LINE = 128

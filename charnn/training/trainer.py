@@ -20,10 +20,10 @@ from charnn.evaluation import Score, predictor_of
 from charnn.generation.model import Model
 from charnn.model import LanguageModel, State
 from charnn.model.state import pack_state, unpack_state
+from charnn.ngrams.fit import count
 from charnn.runs import MetricsLog, Run
 from charnn.text.token_file import TokenFile
 from charnn.training.batches import StreamBatches
-from charnn.training.counts import count
 from charnn.training.events import (
     Ended,
     Evaluated,
@@ -35,7 +35,7 @@ from charnn.training.events import (
     log_line,
 )
 from charnn.training.gradient import backward, begin
-from charnn.training.lines import LineBatches
+from charnn.training.line_batches import LineBatches
 from charnn.training.machine import environment
 from charnn.training.optimizer import Optimizer, copied, schedule
 from charnn.training.samples import written

@@ -110,7 +110,7 @@ def test_a_long_reading_shows_how_far_it_is(
 def test_a_signal_while_it_waits_for_stdin_leaves_nothing_behind(number: int, code: int) -> None:
     # The line is written by a reader that is already waiting, under the handlers of the command.
     start = (
-        "import charnn.text.spools as spools, sys, charnn.cli as cli\n"
+        "import charnn.text.temporary_copies as spools, sys, charnn.cli as cli\n"
         "blocks = spools._blocks\n"
         "def told(*args):\n"
         "    print('waiting', file=sys.stderr, flush=True)\n"

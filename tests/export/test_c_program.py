@@ -15,7 +15,7 @@ from charnn.config import GATES, ModelConfig, Powers
 from charnn.errors import FileError
 from charnn.export.c_program import c_files, write_program
 from charnn.generation import Model
-from charnn.text.ngram_tree import NGramTree
+from charnn.ngrams.tree import NGramTree
 from charnn.text.tokenizers import (
     ByteTokenizer,
     CharTokenizer,

@@ -19,15 +19,15 @@ from hypothesis import strategies as st
 
 from charnn.checkpoint import Checkpoint
 from charnn.config import GATES, ModelConfig, Powers, SamplingConfig
+from charnn.engines.int8 import Int8Model
+from charnn.engines.weights import arrange, quantise
 from charnn.errors import CharnnError, ConfigError, DamagedFile
 from charnn.export import EXPORTERS, exporter, page
 from charnn.export.page import make_page, plain, write_page
-from charnn.generation.arrangement import arrange, quantise
-from charnn.generation.int8 import Int8Model
-from charnn.generation.mixture import predictor
 from charnn.generation.model import Model
 from charnn.generation.sampler import Sampler
-from charnn.text.ngram_tree import NGramTree
+from charnn.ngrams.mixture import predictor
+from charnn.ngrams.tree import NGramTree
 from charnn.text.tokenizers import (
     ByteTokenizer,
     CharTokenizer,

@@ -23,8 +23,8 @@ PROGRAM = (
 import os, sys
 from pathlib import Path
 from types import SimpleNamespace
-import charnn.analysis.report, charnn.analysis.report_facts, charnn.cli
-from charnn.analysis.report_charts import Series, line_chart
+import charnn.report.page, charnn.report.facts, charnn.cli
+from charnn.report.charts import Series, line_chart
 
 number, fatal = int(os.environ["SIGNAL"]), int(os.environ["FATAL"])
 calls = 0
@@ -64,8 +64,8 @@ def make_report(facts):
     points = [(int(each, 16), 1) for each in facts.digest[:8]]
     return facts.digest + line_chart("losses", "a", "b", [Series("c", points)], "x", "y")
 
-charnn.analysis.report_facts.find_facts = find_facts
-charnn.analysis.report.make_report = make_report
+charnn.report.facts.find_facts = find_facts
+charnn.report.page.make_report = make_report
 charnn.cli.main()
 """
 )

@@ -5,9 +5,11 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
+from charnn import engines
 from charnn.checkpoint import Checkpoint
 from charnn.config import GATES, ModelConfig, SamplingConfig
-from charnn.generation import Model, batch, compiled, engines
+from charnn.engines import compiled
+from charnn.generation import Model, batch
 from charnn.text.tokenizers import ByteTokenizer, CharTokenizer
 
 ENGINES = [(name, int8) for name in engines.ENGINES for int8 in (False, True)]

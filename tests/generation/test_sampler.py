@@ -5,9 +5,9 @@ import numpy as np
 import pytest
 
 from charnn.config import GATES, MAX_SEED, ModelConfig
+from charnn.engines.float32 import NumpyModel
 from charnn.errors import CharnnError, ConfigError
 from charnn.generation.filters import RECENT
-from charnn.generation.runtime import NumpyModel
 from charnn.generation.sampler import Sampler, Sfc32, draw, draw_seed
 
 

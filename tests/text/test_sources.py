@@ -247,7 +247,7 @@ def test_other_unicode_encodings_are_read_when_they_are_named(encoding: str) -> 
 
 @pytest.mark.parametrize("size", [1, 2, 3, 1 << 20])
 def test_transcoding_splits_no_character(size: int, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("charnn.text.spools.BLOCK_BYTES", size)
+    monkeypatch.setattr("charnn.text.temporary_copies.BLOCK_BYTES", size)
     text = "日本語 text\n" * 20
     path = put("book.txt", text.encode("shift_jis"))
     assert text.encode() == whole(path, encoding="shift_jis")

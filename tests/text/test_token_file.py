@@ -499,13 +499,13 @@ def test_a_big_text_needs_little_memory_and_time() -> None:
 def test_pieces_are_learnt_from_a_sample_spread_over_a_long_text(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    from charnn.text import pieces
+    from charnn.text import sentencepiece_training
 
-    monkeypatch.setattr(pieces, "SAMPLE_CHARACTERS", 1000)
-    monkeypatch.setattr(pieces, "SAMPLE_BLOCK", 10)
+    monkeypatch.setattr(sentencepiece_training, "SAMPLE_CHARACTERS", 1000)
+    monkeypatch.setattr(sentencepiece_training, "SAMPLE_BLOCK", 10)
     text = "".join(chr(0x4E00 + n // 10) for n in range(100_000))
     chunks = [text[n : n + 777] for n in range(0, len(text), 777)]
-    sample = "".join(pieces.sample(chunks, len(text)))
+    sample = "".join(sentencepiece_training.sample(chunks, len(text)))
     assert 900 <= len(sample) <= 1000
     starts = np.unique([ord(c) - 0x4E00 for c in sample])
     assert starts[0] == 0
@@ -514,7 +514,7 @@ def test_pieces_are_learnt_from_a_sample_spread_over_a_long_text(
 
 
 def test_the_vocabulary_grows_with_the_text() -> None:
-    from charnn.text.pieces import auto_vocab_size
+    from charnn.text.sentencepiece_training import auto_vocab_size
 
     sizes = [auto_vocab_size(10**n, 80) for n in range(1, 11)]
     assert [512, 512, 512, 512, 512, 1024, 4096, 8192, 8192, 8192] == sizes

@@ -17,7 +17,7 @@ from charnn.errors import ConfigError, TextError, TrainingError
 from charnn.model import CELLS
 from charnn.training import events, machine
 from charnn.training.optimizer import schedule
-from charnn.training.recipe import choose_dropout, fit_windows
+from charnn.training.plan import choose_dropout, fit_windows
 
 
 @pytest.mark.parametrize("cell", CELLS)

@@ -1,0 +1,1 @@
+"""A text that a person and a model write together."""

@@ -1,0 +1,171 @@
+"""Units held at a value while a network runs: clamped, in any engine.
+
+A clamp is made of weights. The unit's rows are set to zero and its biases to where its gates are
+shut: an LSTM's cell with i = 0, f = 1, g = 0 keeps the c that it has, a GRU's unit with z = 1,
+n = 0 its h, and an RNN's unit is tanh(b) for ever. The state starts with the value. So the layer
+above, the head and the next step see the value too, at every step, and each engine does it.
+"""
+
+from __future__ import annotations
+
+import math
+import re
+from collections.abc import Iterable, Mapping, Sequence
+from typing import NamedTuple
+
+import numpy as np
+from numpy.typing import NDArray
+
+from charnn.config import GATES, STATES, ModelConfig
+from charnn.engines import Network
+from charnn.errors import ConfigError
+
+Array = NDArray[np.float32]
+SHUT = 100.0  # sigmoid(100) is 1 and sigmoid(-100) times 0 is 0, in any engine
+FULL = 20.0  # tanh of it is 1 in float32
+MAX_CELL_VALUE = 1e4  # above it float32 would round tanh's neighbours away anyway
+UNIT = re.compile(r"(\d{1,6}):(\d{1,6})(?::([hc]))?", re.ASCII)
+
+
+class Unit(NamedTuple):
+    """One number of the state: layer from 0, unit from 0, and which part of the state, h or c."""
+
+    layer: int
+    number: int
+    part: str
+
+    def __str__(self) -> str:
+        return f"{self.layer}:{self.number}:{self.part}"
+
+
+class Clamp(NamedTuple):
+    """A unit and the value at which it is held."""
+
+    unit: Unit
+    value: float
+
+
+def parse_unit(text: str, config: ModelConfig) -> Unit:
+    """A unit as people write it, ``1:37`` or ``1:37:h``; an LSTM's is c where nothing is said.
+
+    Raises:
+        ConfigError: it is not written so, or the model has no such unit.
+    """
+    found = UNIT.fullmatch(text.strip())
+    if not found:
+        raise ConfigError(
+            f"a unit is written LAYER:UNIT, such as 0:37, or LAYER:UNIT:h, got {text!r}"
+        )
+    parts = STATES[config.cell]
+    unit = Unit(int(found[1]), int(found[2]), found[3] or parts[-1])
+    if unit.layer >= config.num_layers or unit.number >= config.hidden_size:
+        raise ConfigError(
+            f"the model has no unit {text.strip()}: its layers are 0 to {config.num_layers - 1}, "
+            f"the units of each 0 to {config.hidden_size - 1}"
+        )
+    if unit.part not in parts:
+        raise ConfigError(f"a unit of a {config.cell} has no c, only h: write {text.strip()[:-2]}")
+    return unit
+
+
+def parse_clamp(text: str, config: ModelConfig) -> Clamp:
+    """A clamp as people write it: ``1:37=0.5``.
+
+    Raises:
+        ConfigError: it is not written so, or the model has no such unit.
+    """
+    name, equals, number = text.partition("=")
+    try:
+        value = float(number)
+    except ValueError:
+        equals = ""
+    if not equals:
+        raise ConfigError(f"a clamp is written LAYER:UNIT=VALUE, such as 0:37=1, got {text!r}")
+    return Clamp(parse_unit(name, config), value)
+
+
+def check_clamps(clamps: Sequence[Clamp]) -> None:
+    """Raises ConfigError where a value cannot be held, or one unit has two of them."""
+    seen: dict[tuple[int, int], Unit] = {}
+    for unit, value in clamps:
+        bound = 1.0 if unit.part == "h" else MAX_CELL_VALUE
+        if not abs(value) <= bound:
+            raise ConfigError(
+                f"unit {unit} can be held at {-bound:g} to {bound:g}, where its values lie, "
+                f"not at {value:g}"
+            )
+        if (unit.layer, unit.number) in seen:
+            raise ConfigError(f"unit {unit} is clamped twice: give it one value")
+        seen[unit.layer, unit.number] = unit
+
+
+def clamped_weights(
+    config: ModelConfig, weights: Mapping[str, Array], clamps: Sequence[Clamp]
+) -> dict[str, Array]:
+    """Weights with which the clamped units keep their values; those given are not changed."""
+    changed = dict(weights)
+    gates = GATES[config.cell]
+    for layer in {clamp.unit.layer for clamp in clamps}:
+        for name in ("weight_ih", "weight_hh", "bias", *(["bias_hn"] * (config.cell == "gru"))):
+            changed[f"layers.{layer}.cell.{name}"] = weights[f"layers.{layer}.cell.{name}"].copy()
+    for unit, value in clamps:
+        cell = f"layers.{unit.layer}.cell"
+        rows = {gate: k * config.hidden_size + unit.number for k, gate in enumerate(gates)}
+        held = dict.fromkeys(gates, 0.0)
+        if config.cell == "rnn":
+            held["h"] = _inverse_tanh(value)
+        elif config.cell == "gru":
+            held["z"] = SHUT
+            changed[f"{cell}.bias_hn"][unit.number] = 0.0
+        else:
+            held |= {"i": -SHUT, "f": SHUT}
+            if unit.part == "h":
+                held["o"] = SHUT
+        for gate, row in rows.items():
+            if gate == "o" and unit.part == "c":
+                continue  # what it shows of what it keeps is still its own affair
+            changed[f"{cell}.weight_ih"][row] = 0.0
+            changed[f"{cell}.weight_hh"][row] = 0.0
+            changed[f"{cell}.bias"][row] = held[gate]
+    return changed
+
+
+class Clamped:
+    """A network whose clamped units have their values from the start; a `Network` itself."""
+
+    def __init__(self, network: Network, clamps: Sequence[Clamp]) -> None:
+        """Takes a network that was made of `clamped_weights` for the same clamps."""
+        self.config, self.clamps = network.config, tuple(clamps)
+        self._network = network
+        self._places: list[tuple[tuple[int, int, int], float]] = []
+        for unit, value in clamps:
+            parts = STATES[self.config.cell]
+            self._places.append(((unit.layer, parts.index(unit.part), unit.number), value))
+            if parts == ("h", "c") and unit.part == "h":
+                inner = _inverse_tanh(value)
+                self._places.append(((unit.layer, 1, unit.number), inner))
+
+    def initial_state(self) -> Array:
+        """The state at the start of a text: zeros, but for the clamped units."""
+        return self._hold(self._network.initial_state())
+
+    def step(self, token: int, state: Array) -> tuple[Array, Array]:
+        """Reads one token: logits (V,) of the next one, and the new state."""
+        logits, state = self._network.step(token, state)
+        return logits, self._hold(state)
+
+    def feed(self, tokens: Iterable[int], state: Array) -> tuple[Array, Array]:
+        """Reads tokens, at least one: logits (V,) of what comes next, and the new state."""
+        logits, state = self._network.feed(tokens, state)
+        return logits, self._hold(state)
+
+    def _hold(self, state: Array) -> Array:
+        """Puts the values, from which an engine's rounding may differ by the last bit."""
+        for place, value in self._places:
+            state[place] = value
+        return state
+
+
+def _inverse_tanh(value: float) -> float:
+    """What tanh makes `value` of, as float32 has it."""
+    return math.atanh(value) if abs(value) < 1.0 else math.copysign(FULL, value)

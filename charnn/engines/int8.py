@@ -1,0 +1,192 @@
+"""The network with int8 weights, in numpy: the arithmetic of docs/int8.md, bit for bit.
+
+Whole numbers add up the same in any order; everything else is single float32 operations, sums in
+one order, an exponential of our own. So this, the native engine, an exported program and an
+exported page write the same text for the same seed.
+
+Everything is done to the last axis: streams side by side are rows of what is a vector for one.
+
+Shapes: V symbols, E features of a symbol, H units, D what a layer reads, G gates.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Sequence
+from functools import partial
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from charnn.config import STATES
+from charnn.engines.weights import Arrangement, Matrix
+
+Array = NDArray[np.float32]
+F = np.float32
+NORM_EPSILON = F(1e-5)
+LANES = 8
+# 2**f on -0.5..0.5, from the highest power down; fitted for the least relative error, 1e-7.
+POWER_OF_TWO = tuple(
+    map(F, (0.00132647273, 0.00967151299, 0.0555073358, 0.240222424, 0.693147004, 1.0))
+)
+LOG2_E = F(1.44269502)
+STEPS = F(127)
+PER_STEP = F(0.00787401572)  # 1/127
+# Products of whole numbers add up exactly in float32 up to so many columns; in float64 always.
+EXACT_COLUMNS = (1 << 24) // 127**2
+quiet = partial(np.errstate, over="ignore", invalid="ignore", divide="ignore")
+
+
+def logistic(a: Array) -> Array:
+    """1 / (1 + exp(-a)), in single operations."""
+    a = np.fmax(np.fmin(a, F(30)), F(-30))
+    y = a * -LOG2_E
+    n = np.rint(y)
+    f = y - n
+    p = np.full_like(f, POWER_OF_TWO[0])
+    for coefficient in POWER_OF_TWO[1:]:
+        p *= f
+        p += coefficient
+    return np.asarray(F(1) / (F(1) + np.ldexp(p, n.astype(np.int32))), np.float32)
+
+
+def tanh(a: Array) -> Array:
+    """2 logistic(2a) - 1."""
+    s = logistic(a + a)
+    return s + s - F(1)
+
+
+def total(x: Array) -> Array:
+    """The sum of x, (..., 1): eight running sums, joined in pairs."""
+    *streams, size = x.shape
+    lanes = np.zeros((*streams, -(-size // LANES) * LANES), np.float32)
+    lanes[..., :size] = x
+    s = lanes.reshape(*streams, -1, LANES).cumsum(axis=-2, dtype=np.float32)[..., -1, :]
+    while s.shape[-1] > 1:
+        half = s.shape[-1] // 2
+        s = s[..., :half] + s[..., half:]
+    return s
+
+
+def to_steps(x: Array, per_one: Array | np.float32) -> Array:
+    """X in steps, so many to one, as whole numbers; what is no number is the highest step."""
+    steps: Array = np.rint(np.fmax(np.fmin(x * per_one, STEPS), -STEPS))
+    return steps
+
+
+def norm_factor(x: Array) -> Array:
+    """1/std of an x whose mean is out."""
+    factor: Array = F(1) / np.sqrt(total(x * x) * (F(1) / F(x.shape[-1])) + NORM_EPSILON)
+    return factor
+
+
+class Product:
+    """An int8 matrix, ready to be multiplied by steps."""
+
+    def __init__(self, matrix: Matrix) -> None:
+        """Takes a quantised matrix (rows, D)."""
+        assert matrix.scale is not None, "an int8 matrix has scales"
+        exact = np.float32 if matrix.weights.shape[1] <= EXACT_COLUMNS else np.float64
+        self.weights = matrix.weights.astype(exact).T
+        self.scale, self.bias = matrix.scale, matrix.bias
+
+    def __call__(self, steps: Array, factor: Array | np.float32) -> Array:
+        """(W q) scaled, and b: steps (D,) to (rows,)."""
+        whole = steps.astype(self.weights.dtype) @ self.weights
+        values: Array = whole.astype(np.float32) * (self.scale * factor)
+        return values if self.bias is None else self.bias + values
+
+    def of(self, x: Array) -> Array:
+        """W norm(x) + b, for an x whose mean is out."""
+        bound = np.abs(x).max(axis=-1, keepdims=True)
+        per_one = np.where(bound > 0, STEPS / bound, F(0))
+        return self(to_steps(x, per_one), (bound * PER_STEP) * norm_factor(x))
+
+
+def rnn(a: Array, u: Array, state: Array, after: Array, bias_hn: Array | None) -> None:
+    """The vanilla cell; a is W x + b, u is U h."""
+    after[0] = tanh(a + u)
+
+
+def gru(a: Array, u: Array, state: Array, after: Array, bias_hn: Array) -> None:
+    """The gated recurrent unit, gates r, z, n."""
+    size = 2 * after.shape[-1]
+    r, z = np.split(logistic(a[..., :size] + u[..., :size]), 2, axis=-1)
+    n = tanh(a[..., size:] + r * (u[..., size:] + bias_hn))
+    after[0] = n + z * (state[0] - n)
+
+
+def lstm(a: Array, u: Array, state: Array, after: Array, bias_hn: Array | None) -> None:
+    """Long short-term memory, gates i, f, g, o."""
+    a_i, a_f, a_g, a_o = np.split(a + u, 4, axis=-1)
+    i, f, o = np.split(logistic(np.concatenate([a_i, a_f, a_o], axis=-1)), 3, axis=-1)
+    after[1] = f * state[1] + i * tanh(a_g)
+    after[0] = o * tanh(after[1])
+
+
+CELLS: dict[str, Callable[[Array, Array, Array, Array, Any], None]] = {
+    "rnn": rnn,
+    "gru": gru,
+    "lstm": lstm,
+}
+
+
+class Int8Model:
+    """A language model with int8 weights that reads one token at a time; see `NumpyModel`."""
+
+    @quiet()
+    def __init__(self, arrangement: Arrangement) -> None:
+        """Takes what `quantise` gave."""
+        self.config = arrangement.config
+        self._embedding = arrangement.embedding
+        self._layers = [
+            (Product(layer.inputs), Product(layer.recurrent), layer.bias_hn, layer.residual)
+            for layer in arrangement.layers
+        ]
+        self._head = Product(arrangement.head)
+        self._cell = CELLS[self.config.cell]
+
+    def initial_state(self) -> Array:
+        """The state at the start of a text: zeros (num_layers, parts, H)."""
+        config = self.config
+        shape = (config.num_layers, len(STATES[config.cell]), config.hidden_size)
+        return np.zeros(shape, np.float32)
+
+    def step(self, token: int, state: Array) -> tuple[Array, Array]:
+        """Reads one token: logits (V,) of the next one, and the new state."""
+        after = np.empty_like(state)
+        return self._step(self._embedding[token], state, after), after
+
+    def twin(self, streams: int) -> Int8Model:
+        """A model for another thread: this one, which keeps nothing from step to step."""
+        return self
+
+    def step_batch(self, tokens: Sequence[int], states: Array) -> Array:
+        """Reads a token in each of B streams; states (B, L, parts, H) are changed; logits (B, V).
+
+        A stream gets the bits that `step` would give it.
+        """
+        inner = states.transpose(1, 2, 0, 3)
+        after = np.empty_like(inner)
+        logits = self._step(self._embedding[np.asarray(tokens)], inner, after)
+        inner[...] = after
+        return logits
+
+    @quiet()
+    def _step(self, x: Array, state: Array, after: Array) -> Array:
+        """Features (..., E) and a state (L, parts, ..., H) to logits (..., V), and `after`."""
+        for number, (inputs, recurrent, bias_hn, residual) in enumerate(self._layers):
+            if number:
+                x = x - total(x) * (F(1) / F(x.shape[-1]))
+            a = inputs.of(x)
+            u = recurrent(to_steps(state[number, 0], STEPS), PER_STEP)
+            self._cell(a, u, state[number], after[number], bias_hn)
+            x = x + after[number, 0] if residual else after[number, 0]
+        x = x - total(x) * (F(1) / F(x.shape[-1]))
+        return self._head.of(x)
+
+    def feed(self, tokens: Iterable[int], state: Array) -> tuple[Array, Array]:
+        """Reads tokens, at least one: logits (V,) of what comes next, and the new state."""
+        for token in tokens:
+            logits, state = self.step(token, state)
+        return logits, state

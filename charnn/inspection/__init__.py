@@ -1,0 +1,1 @@
+"""What a network does: units, effects, memory, the lab."""

@@ -1,0 +1,1 @@
+"""N-grams of the training text, mixed with the network."""

@@ -1,0 +1,122 @@
+"""A network and the n-grams of its text, mixed: each says what comes next, and both are weighed.
+
+p ~ network ** a * n-grams ** b
+
+The counts know by heart what the network has not had the time to learn. Of either, what it is sure
+of counts most; a fixed share of each probability loses up to .015 nats a character (NOTES.md).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from charnn.checkpoint import Checkpoint
+from charnn.config import Powers
+from charnn.engines import Network, make_network
+from charnn.engines.clamps import Clamped
+from charnn.engines.int8 import Int8Model
+from charnn.engines.native import NativeModel
+from charnn.ngrams.tree import LEAST, MAX_NODES, NOWHERE, NGramTree, counts_from_dict
+
+Array = NDArray[Any]
+
+
+class Mixture:
+    """A network mixed with counts, itself what a sampler takes for a network; see `mix`.
+
+    A state is one array: that of the network, flat, and where the text stands in the tree.
+    """
+
+    def __init__(self, network: Network | Clamped, tree: NGramTree, powers: Powers) -> None:
+        self.network, self.tree, self.powers = network, tree, powers
+        self.config = network.config
+        self._shape = network.initial_state().shape
+
+    def initial_state(self) -> Array:
+        """The state at the start of a text."""
+        return self._packed(self.network.initial_state(), self.tree.start())
+
+    def step(self, token: int, state: Array) -> tuple[Array, Array]:
+        """Reads one token: logits (V,) of the next one, and the new state."""
+        inner, nodes = self._unpacked(state)
+        logits, inner = self.network.step(token, inner)
+        nodes = self.tree.after(nodes, token)
+        return self._mixed(logits, self.tree.probabilities(nodes)), self._packed(inner, nodes)
+
+    def feed(self, tokens: Iterable[int], state: Array) -> tuple[Array, Array]:
+        """Reads tokens, at least one: logits (V,) of what comes next, and the new state."""
+        tokens = list(tokens)
+        inner, nodes = self._unpacked(state)
+        logits, inner = self.network.feed(tokens, inner)
+        nodes = self.tree.walk(nodes[None], np.array(tokens)[:, None])[-1, 0]
+        return self._mixed(logits, self.tree.probabilities(nodes)), self._packed(inner, nodes)
+
+    def twin(self, streams: int) -> Mixture:
+        """The same mixture, with scratch memory of its own for another thread; see `NumpyModel`."""
+        assert not isinstance(self.network, Clamped), "units are held in one stream"
+        return Mixture(self.network.twin(streams), self.tree, self.powers)
+
+    def step_batch(self, tokens: Sequence[int], states: Array) -> Array:
+        """Reads a token in each of B streams; states (B, N) are changed; logits (B, V)."""
+        assert not isinstance(self.network, Clamped), "units are held in one stream"
+        size = states.shape[1] - self.tree.order
+        inner = np.ascontiguousarray(states[:, :size]).reshape(len(states), *self._shape)
+        logits = self.network.step_batch(tokens, inner)
+        nodes = self.tree.after(_whole(states[:, size:]), np.asarray(tokens))
+        states[:, :size], states[:, size:] = inner.reshape(len(states), size), nodes
+        return self._mixed(logits, self.tree.probabilities_at(nodes))
+
+    def _mixed(self, logits: Array, counted: Array) -> Array:
+        """Logits of the mixture: of logits (..., V) and what the counts say (..., V)."""
+        # What is not finite is told by whoever draws; it is no warning here.
+        with np.errstate(all="ignore"):
+            own = self.powers.network * logits.astype(np.float64)
+            theirs = self.powers.ngrams * np.log(np.maximum(counted, LEAST))
+            mixed: Array = (own + theirs).astype(np.float32)
+        return mixed
+
+    def _packed(self, inner: Array, nodes: Array) -> Array:
+        return np.concatenate([inner.ravel(), nodes.astype(np.float32)])
+
+    def _unpacked(self, state: Array) -> tuple[Array, Array]:
+        size = len(state) - self.tree.order
+        return state[:size].reshape(self._shape), _whole(state[size:])
+
+
+def _whole(nodes: Array) -> Array:
+    """Nodes as whole numbers; what is none, in a state from elsewhere, stands for no node."""
+    whole: Array = np.where(abs(nodes) <= MAX_NODES, nodes, NOWHERE).astype(np.int64)
+    return whole
+
+
+Predictor = Network | Clamped | Mixture
+
+
+def mix(network: Network | Clamped, counts: tuple[NGramTree, Powers] | None) -> Predictor:
+    """A network mixed with a tree, in the engine itself where it is compiled."""
+    if counts is None:
+        return network
+    return network.mixed(*counts) if isinstance(network, NativeModel) else Mixture(network, *counts)
+
+
+def is_exact(network: Predictor) -> bool:
+    """Whether a step of many streams gives each the bits that it would get alone."""
+    inner = network.network if isinstance(network, Mixture) else network
+    return isinstance(inner, NativeModel | Int8Model)
+
+
+def predictor(saved: Checkpoint, engine: str = "auto", int8: bool = False) -> Network | Mixture:
+    """What a checkpoint predicts by, its network in an engine that `make_network` knows.
+
+    Raises:
+        ConfigError: there is no such engine, or not here.
+        DamagedFile: its n-grams are none.
+    """
+    network = make_network(saved.config, saved.weights, engine, int8)
+    mixed = mix(network, counts_from_dict(saved.ngrams, saved.config.vocab_size))
+    assert not isinstance(mixed, Clamped), "no unit is held here"
+    return mixed

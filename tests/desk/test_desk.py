@@ -1,0 +1,562 @@
+"""The desk against a naive one that keeps every state, and against plain samplers."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from charnn.config import GATES, ModelConfig, SamplingConfig
+from charnn.desk import points
+from charnn.desk.desk import Desk
+from charnn.desk.desk_file import load_desk, save_desk
+from charnn.engines.float32 import NumpyModel
+from charnn.errors import CharnnError, ConfigError, DamagedFile, FileError, UnknownCharacter
+from charnn.generation.filters import FILTERS
+from charnn.generation.model import Model
+from charnn.generation.sampler import Sampler, Sfc32
+from charnn.text.tokenizers import (
+    ByteTokenizer,
+    CharTokenizer,
+    SentencePieceTokenizer,
+    Tokenizer,
+)
+
+CHARS = CharTokenizer.learn("abcdefgh \n")
+PIECES = SentencePieceTokenizer.learn(
+    ["the lighthouse keeper and the light of the house\n"] * 9, 290
+)
+
+
+def made(tokenizer: Tokenizer = CHARS, cell: str = "gru", digest: str = "d" * 64) -> Model:
+    config = ModelConfig(tokenizer.vocab_size, cell, 8, 8, 2)
+    generator = np.random.default_rng(0)
+    weights = {
+        n: generator.normal(0, 0.5, s).astype(np.float32) for n, s in config.tensor_shapes().items()
+    }
+    return Model(NumpyModel(config, weights), tokenizer, 1, digest=digest)
+
+
+MODEL, BYTES, WORDS = made(), made(ByteTokenizer()), made(PIECES)
+
+
+def drawn(desk: Desk, tokens: int) -> str:
+    return "".join(piece.text for piece in desk.draw(tokens))
+
+
+def same_state(expected: dict[str, Any], actual: dict[str, Any]) -> None:
+    assert expected.keys() == actual.keys()
+    for name, value in expected.items():
+        assert np.array_equal(np.asarray(value), np.asarray(actual[name])), name
+
+
+# --- what is drawn
+
+
+@pytest.mark.parametrize("prompt", ["", "a bad cab"])
+def test_the_first_continuation_is_the_sample_of_that_seed(prompt: str) -> None:
+    desk = Desk(MODEL, 5)
+    desk.type(prompt)
+    settings = replace(desk.settings, max_tokens=50)
+    assert "".join(MODEL.write(prompt, settings, 5, echo=False)) == drawn(desk, 50)
+    assert len(prompt) + 50 == len(desk.text)
+
+
+def test_continuing_twice_is_continuing_once() -> None:
+    one, two = Desk(MODEL, 5), Desk(MODEL, 5)
+    assert drawn(one, 200) == drawn(two, 70) + drawn(two, 130)
+    same_state(one.state(), two.state())
+
+
+def test_whoever_leaves_early_has_what_was_drawn_until_then() -> None:
+    desk, whole = Desk(MODEL, 5), Desk(MODEL, 5)
+    stream = desk.draw(100)
+    begun = next(stream).text + next(stream).text + next(stream).text
+    stream.close()
+    assert begun == desk.text
+    assert drawn(whole, 100) == begun + drawn(desk, 97)
+
+
+def test_an_end_between_a_token_and_its_surprisal_leaves_a_desk_that_can_be_kept(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    class Ending(list[float]):
+        def append(self, nats: float) -> None:
+            if len(self) == 7:
+                raise SystemExit(143)
+            super().append(nats)
+
+    class EndedPoint(points.Point):
+        def __post_init__(self) -> None:
+            super().__post_init__()
+            if self.kind == points.DRAWN:
+                self.nats = Ending()
+
+    desk, whole = Desk(MODEL, 5), Desk(MODEL, 5)
+    with monkeypatch.context() as patched:
+        patched.setattr(points, "Point", EndedPoint)
+        with pytest.raises(SystemExit):
+            drawn(desk, 100)
+    save_desk(desk, tmp_path / "a.desk")
+    again = load_desk(tmp_path / "a.desk", MODEL)
+    assert 7 == len(again.text)
+    assert drawn(whole, 100) == again.text + drawn(again, 93)
+
+
+def test_drawing_again_is_the_next_sample_of_the_seed_from_the_same_place() -> None:
+    desk = Desk(MODEL, 5)
+    desk.type("bad")
+    first = drawn(desk, 30)
+    for index in (1, 2):
+        again = "".join(piece.text for piece in desk.retry())
+        expected = MODEL.write("bad", replace(desk.settings, max_tokens=30), 5, index, echo=False)
+        assert "".join(expected) == again != first
+    desk.redo()
+    desk.redo()
+    assert "bad" + first == desk.text
+
+
+def test_there_is_nothing_to_draw_again_after_what_was_typed() -> None:
+    desk = Desk(MODEL, 5)
+    with pytest.raises(CharnnError, match="the text is empty"):
+        list(desk.retry())
+    desk.type("bad")
+    with pytest.raises(CharnnError, match="ends with what was typed"):
+        list(desk.retry())
+
+
+def test_settings_hold_from_then_on() -> None:
+    desk, greedy = Desk(MODEL, 5), Desk(MODEL, 6, SamplingConfig(temperature=0))
+    desk.set("temperature", 0)
+    assert drawn(greedy, 40) == drawn(desk, 40)
+    for name, value in {"temperature": -1, "top_k": 1.5, "heat": 1}.items():
+        with pytest.raises(ConfigError, match=name):
+            desk.set(name, value)
+    assert 0 == desk.settings.temperature
+
+
+@pytest.mark.parametrize("model", [MODEL, BYTES, WORDS], ids=["char", "byte", "sentencepiece"])
+def test_a_continuation_ends_before_a_stop_string_as_a_sample_does(model: Model) -> None:
+    whole = "".join(model.stream("a", max_tokens=300, seed=3))
+    for stop in (whole[40:42], whole[100:101]):
+        desk = Desk(model, 3, SamplingConfig(stop=(stop,)))
+        desk.type("a")
+        shown = drawn(desk, 300)
+        assert whole.split(stop)[0] == shown
+        assert "a" + shown == desk.text
+
+
+def test_pieces_say_how_surprising_they_are_and_who_wrote_them() -> None:
+    desk = Desk(MODEL, 5)
+    desk.type("bad")
+    streamed = list(desk.draw(100))
+    pieces = list(desk.pieces())
+    assert desk.text == "".join(piece.text for piece in pieces)
+    assert ["typed"] * 3 + ["drawn"] * 100 == [piece.kind for piece in pieces]
+    assert streamed == pieces[3:]
+    assert np.isnan(pieces[0].nats)
+    assert desk.state()["nats"] == pytest.approx(sum(piece.nats for piece in streamed), rel=1e-12)
+
+    logits, _ = MODEL.network.feed(CHARS.encode("b").tolist(), MODEL.network.initial_state())
+    probabilities = np.exp(logits.astype(float)) / np.exp(logits.astype(float)).sum()
+    assert pieces[1].nats == pytest.approx(-np.log(probabilities[CHARS.encode("a")[0]]), rel=1e-5)
+
+
+def test_an_unknown_character_changes_nothing() -> None:
+    desk = Desk(MODEL, 5)
+    with pytest.raises(UnknownCharacter, match="'z'"):
+        desk.type("abz")
+    assert ("", False) == (desk.text, desk.changed)
+    desk = Desk(MODEL, 5, unknown="skip")
+    desk.type("abz")
+    assert "ab" == desk.text
+
+
+# --- going back
+
+
+def test_undo_gives_back_state_and_random_numbers_and_redo_what_was_undone() -> None:
+    desk = Desk(MODEL, 5)
+    desk.type("abc")
+    whole = drawn(desk, 150)
+    end = desk.state()
+    assert whole[-20:] == desk.undo(20)
+    assert whole[-120:-20] == desk.undo(100)
+    desk.redo()
+    desk.redo()
+    same_state(end, desk.state())
+    desk.undo(20)
+    assert whole[-20:] == drawn(desk, 20)
+    same_state(end, desk.state())
+    with pytest.raises(CharnnError, match="nothing to redo"):
+        desk.redo()
+    assert whole[-20:] == desk.undo()
+    assert whole[:-20] == desk.undo()
+    assert "abc" == desk.undo()
+    assert "" == desk.text
+    with pytest.raises(CharnnError, match="nothing to undo"):
+        desk.undo(1)
+
+
+def test_undoing_more_than_there_is_leaves_the_empty_text() -> None:
+    desk = Desk(MODEL, 5)
+    first = drawn(desk, 10)
+    assert first == desk.undo(10**9)
+    assert (None, first) == (desk.point, drawn(desk, 10))
+
+
+def test_a_token_of_several_characters_is_cut_where_the_character_ends() -> None:
+    desk = Desk(WORDS, 5)
+    desk.type("the lighthouse")
+    assert len(desk.point.ids) < 14  # type: ignore[union-attr]  # a text was typed
+    assert "use" == desk.undo(3)
+    assert "the lightho" == desk.text
+    again = Desk(WORDS, 5)
+    again.type(desk.text)
+    assert desk.text == again.text
+    desk.redo()
+    assert "the lighthouse" == desk.text
+
+
+def test_a_character_of_several_bytes_is_one_character() -> None:
+    desk = Desk(BYTES, 5)
+    desk.type("né€")
+    assert "€" == desk.undo(1)
+    assert "né" == desk.text
+
+
+def test_texts_that_were_forked_go_their_own_ways() -> None:
+    desk = Desk(MODEL, 5)
+    desk.type("abc")
+    desk.fork("other")
+    other = drawn(desk, 20)
+    desk.switch("main")
+    assert "abc" == desk.text
+    desk.type("d")
+    desk.switch("other")
+    assert "abc" + other == desk.text
+    with pytest.raises(ConfigError, match="already"):
+        desk.fork("main")
+    with pytest.raises(ConfigError, match="only main, other"):
+        desk.switch("third")
+
+
+@pytest.mark.parametrize("name", ["", "a b", "a\x1b", "x" * 41])
+def test_what_is_no_good_as_a_name_is_refused(name: str) -> None:
+    with pytest.raises(ConfigError, match="a name has"):
+        Desk(MODEL, 5).fork(name)
+
+
+def test_of_columns_one_is_taken_and_another_may_be_taken_instead() -> None:
+    desk = Desk(MODEL, 5)
+    desk.type("abc")
+    texts = ["".join(p.text for p in desk.column(t, 25)) for t in (0.0, 0.7, 0.7)]
+    assert 3 == len(set(texts))
+    assert "abc" == desk.text
+    desk.take(2)
+    assert "abc" + texts[1] == desk.text
+    desk.take(1)
+    assert "abc" + texts[0] == desk.text
+    with pytest.raises(CharnnError, match="from 1 to 3"):
+        desk.take(4)
+    desk.type("d")
+    with pytest.raises(CharnnError, match="moved on"):
+        desk.take(1)
+    with pytest.raises(CharnnError, match="no columns"):
+        Desk(MODEL, 1).take(1)
+
+
+def test_few_states_are_kept_and_any_place_is_found_again_from_near() -> None:
+    desk = Desk(MODEL, 5)
+    drawn(desk, 2000)
+    point = desk.point
+    assert point
+    assert len(point.states) <= 2000 // points.KEEP_EVERY + 1
+    read = []
+    step = MODEL.network.step
+    desk.tree.model = made()
+    desk.tree.model.network.step = lambda *given: read.append(1) or step(*given)  # type: ignore[method-assign, func-returns-value]  # counts
+    desk.undo(777)
+    desk.state()
+    assert len(read) <= points.KEEP_EVERY
+
+
+# --- against a naive desk
+
+
+class Naive:
+    """Keeps the state after every token, and copies whole texts."""
+
+    def __init__(self, model: Model, seed: int) -> None:
+        self.model, self.seed, self.index = model, seed, 0
+        self.temperature = 0.8
+        # A text is a list of (kind, action, text of the token, state after it).
+        self.texts: dict[str, list[Any]] = {"main": []}
+        self.undone: dict[str, list[Any]] = {"main": []}
+        self.name, self.action = "main", 0
+        self.asked: dict[int, int] = {}
+
+    def sampler(self, steps: list[Any]) -> Sampler:
+        filters = {n: getattr(SamplingConfig(temperature=self.temperature), n) for n in FILTERS}
+        sampler = Sampler(self.model.network, self.seed, 0, filters)
+        if steps:
+            sampler.load_state_dict(steps[-1][3])
+        return sampler
+
+    def go(self, steps: list[Any]) -> None:
+        self.texts[self.name], self.undone[self.name] = steps, []
+
+    def type(self, text: str) -> None:
+        steps, self.action = list(self.texts[self.name]), self.action + 1
+        sampler = self.sampler(steps)
+        for character, token in zip(text, CHARS.encode(text), strict=True):
+            sampler.feed([int(token)])
+            steps.append(("typed", self.action, character, sampler.state_dict()))
+        if text:
+            self.go(steps)
+
+    def draw(self, tokens: int, index: int | None = None) -> None:
+        steps, self.action = list(self.texts[self.name]), self.action + 1
+        self.asked[self.action] = tokens
+        sampler = self.sampler(steps)
+        if not steps:
+            sampler.feed([self.model.start_token])
+        if index is not None:
+            generator = np.array(Sfc32(self.seed, index).state, np.uint32)
+            sampler.load_state_dict({**sampler.state_dict(), "generator": generator})
+        steps += [
+            ("drawn", self.action, CHARS.decode([token]), sampler.state_dict())
+            for token in sampler.stream(tokens)
+        ]
+        if tokens:
+            self.go(steps)
+
+    def retry(self) -> None:
+        steps, undone = self.texts[self.name], self.undone[self.name]
+        if steps and steps[-1][0] == "drawn":
+            last = steps[-1][1]
+            self.index += 1
+            self.texts[self.name] = [step for step in steps if step[1] != last]
+            self.draw(self.asked[last], self.index)
+            self.undone[self.name] = [*undone, steps]
+
+    def undo(self, characters: int | None) -> None:
+        steps, undone = self.texts[self.name], self.undone[self.name]
+        if not steps or characters == 0:
+            return
+        if characters is None:
+            left = [step for step in steps if step[1] != steps[-1][1]]
+        else:
+            left = steps[: max(0, len(steps) - characters)]
+        self.go(left)
+        self.undone[self.name] = [*undone, steps]
+
+    def redo(self) -> None:
+        undone = self.undone[self.name]
+        if undone:
+            self.go(undone[-1])
+            self.undone[self.name] = undone[:-1]
+
+    def fork(self, name: str) -> None:
+        if name not in self.texts:
+            self.texts[name] = self.texts[self.name]
+            self.undone[name] = list(self.undone[self.name])
+            self.name = name
+
+    def switch(self, name: str) -> None:
+        if name in self.texts:
+            self.name = name
+
+    def column(self, temperature: float, tokens: int) -> None:
+        before, undone, kept = self.texts[self.name], self.undone[self.name], self.temperature
+        self.index += 1
+        self.temperature = temperature
+        self.draw(tokens, self.index)
+        self.temperature = kept
+        if tokens == 0:
+            self.texts[self.name], self.undone[self.name] = before, undone
+
+    @property
+    def text(self) -> str:
+        return "".join(step[2] for step in self.texts[self.name])
+
+
+NAMES = st.sampled_from(["main", "b", "c"])
+LENGTHS = st.integers(0, 150)
+OPERATIONS = st.one_of(
+    st.tuples(st.just("type"), st.text("abcdefgh \n", max_size=80)),
+    st.tuples(st.just("draw"), LENGTHS),
+    st.tuples(st.just("retry")),
+    st.tuples(st.just("undo"), st.none() | LENGTHS),
+    st.tuples(st.just("redo")),
+    st.tuples(st.just("fork"), NAMES),
+    st.tuples(st.just("switch"), NAMES),
+    st.tuples(st.just("column"), st.sampled_from([0.0, 0.5, 1.2]), st.integers(1, 90)),
+    st.tuples(st.just("temperature"), st.sampled_from([0.5, 0.8, 1.5])),
+    st.tuples(st.just("reopen")),
+)
+
+
+@given(operations=st.lists(OPERATIONS, min_size=1, max_size=14), cell=st.sampled_from([*GATES]))
+def test_whatever_is_done_the_naive_desk_has_the_same_text_and_state(
+    operations: list[Any], cell: str, tmp_path_factory: pytest.TempPathFactory
+) -> None:
+    model = made(cell=cell)
+    desk, naive = Desk(model, 9), Naive(model, 9)
+    path = tmp_path_factory.mktemp("desk") / "x.desk"
+    for name, *given_ in operations:
+        if name == "reopen":
+            save_desk(desk, path)
+            desk = load_desk(path, made(cell=cell))
+        elif name == "temperature":
+            desk.set(name, *given_)
+            naive.temperature = given_[0]
+        else:
+            getattr(naive, name)(*given_)
+            try:
+                done = getattr(desk, name)(*given_)
+                if name in ("draw", "retry", "column"):
+                    list(done)
+                if name == "column":
+                    desk.take(1 if len(desk.columns) == 1 else len(desk.columns))
+            except CharnnError:
+                pass  # there was nothing to do; the naive desk does nothing then
+        assert naive.text == desk.text
+        assert naive.name == desk.name
+        steps = naive.texts[naive.name]
+        if steps:
+            same_state(steps[-1][3], desk.state())
+
+
+# --- the file
+
+
+def written() -> Desk:
+    desk = Desk(MODEL, 5, SamplingConfig(temperature=0.7, stop=("zz",)))
+    desk.type("a bad")
+    drawn(desk, 700)
+    desk.fork("other")
+    desk.type("cab")
+    drawn(desk, 40)
+    list(desk.retry())
+    desk.undo(10)
+    for temperature in (0.5, 1.0):
+        list(desk.column(temperature, 30))
+    return desk
+
+
+def test_a_desk_that_was_saved_goes_on_as_if_it_had_never_been_closed(tmp_path: Path) -> None:
+    desk, path = written(), tmp_path / "x.desk"
+    save_desk(desk, path, "a model")
+    again = load_desk(path, made())
+    for each in (desk, again):
+        assert not again.changed
+        assert ["main", "other"] == list(each.branches)
+    assert (desk.text, desk.settings, desk.name) == (again.text, again.settings, again.name)
+    nats = np.array([[p.nats for p in each.pieces()] for each in (desk, again)])
+    np.testing.assert_allclose(nats[0], nats[1], rtol=1e-6)
+    for act in (
+        lambda d: d.take(2),
+        lambda d: drawn(d, 90),
+        lambda d: list(d.retry()),
+        lambda d: d.undo(130),
+        lambda d: d.redo(),
+        lambda d: d.switch("main"),
+        lambda d: d.undo(600),
+        lambda d: drawn(d, 5),
+    ):
+        act(desk)
+        act(again)
+        assert desk.text == again.text
+        same_state(desk.state(), again.state())
+
+
+def test_an_empty_desk_can_be_saved_too(tmp_path: Path) -> None:
+    save_desk(Desk(MODEL, 7), tmp_path / "x.desk")
+    again = load_desk(tmp_path / "x.desk", MODEL)
+    assert drawn(Desk(MODEL, 7), 20) == drawn(again, 20)
+
+
+def test_the_file_of_another_model_is_refused_by_name(tmp_path: Path) -> None:
+    path = tmp_path / "x.desk"
+    save_desk(written(), path, "checkpoints/book")
+    with pytest.raises(FileError, match="another model, checkpoints/book") as caught:
+        load_desk(path, made(digest="e" * 64))
+    assert "\n" not in str(caught.value)
+
+
+def test_every_flipped_byte_and_every_cut_is_one_line(tmp_path: Path) -> None:
+    path = tmp_path / "x.desk"
+    save_desk(written(), path)
+    good = path.read_bytes()
+    random = np.random.default_rng(0)
+    places = [*range(0, 3000, 61), *random.integers(0, len(good), 100)]
+    for place in places:
+        path.write_bytes(good[:place] + bytes([good[place] ^ 1 << place % 8]) + good[place + 1 :])
+        with pytest.raises(DamagedFile) as caught:
+            load_desk(path, MODEL)
+        assert "\n" not in str(caught.value)
+        path.write_bytes(good[:place])
+        with pytest.raises(DamagedFile):
+            load_desk(path, MODEL)
+
+
+def test_a_missing_file_a_text_and_a_model_are_one_line(tmp_path: Path) -> None:
+    with pytest.raises(FileError, match="cannot read"):
+        load_desk(tmp_path / "none.desk", MODEL)
+    (tmp_path / "text").write_text("Once upon a time there was a text that was no desk.")
+    with pytest.raises(DamagedFile):
+        load_desk(tmp_path / "text", MODEL)
+    golden = Path(__file__).parent.parent / "golden/model-2.safetensors"
+    with pytest.raises(DamagedFile, match="is a model, not a saved desk"):
+        load_desk(golden, MODEL)
+
+
+METADATA_CHANGES: list[tuple[str, Any]] = [
+    ("seed", -1),
+    ("seed", "1"),
+    ("index", None),
+    ("index", 2**40),
+    ("settings", {}),
+    ("settings", {"stop": [], "temperature": 5000}),
+    ("branch", "third"),
+    ("branches", []),
+    ("branches", [["main", 99]]),
+    ("branches", [["main"]]),
+    ("branches", [["\u001b", 0]]),
+    ("branches", 7),
+    ("columns", []),
+    ("columns", [-1]),
+    ("nats", []),
+    ("nats", None),
+    ("model", None),
+    ("model", {"digest": 1}),
+    ("format", 99),
+    ("kind", "poem"),
+]
+
+
+@pytest.mark.parametrize(("key", "value"), METADATA_CHANGES, ids=str)
+def test_a_file_that_is_whole_but_makes_no_sense_is_one_line(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, key: str, value: Any
+) -> None:
+    from charnn.desk import desk_file
+
+    seal, pack = desk_file.seal, desk_file.pack_header
+
+    def spoil(metadata: dict[str, Any]) -> dict[str, Any]:
+        return json.loads(json.dumps({**metadata, key: value}))
+
+    monkeypatch.setattr(desk_file, "seal", lambda h, t, m: seal(h, t, spoil(m)))
+    monkeypatch.setattr(desk_file, "pack_header", lambda t, m, d: pack(t, spoil(m), d))
+    path = tmp_path / "x.desk"
+    save_desk(written(), path)
+    with pytest.raises(FileError) as caught:
+        load_desk(path, MODEL)
+    assert "\n" not in str(caught.value)

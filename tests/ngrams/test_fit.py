@@ -1,0 +1,409 @@
+"""Training with n-grams: what is mixed in at the end, and what every reader makes of it."""
+
+from __future__ import annotations
+
+from collections import Counter
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+import charnn
+from charnn import checkpoint, evaluation
+from charnn.config import LEAST_POWER, MAX_POWER, Powers, SamplingConfig, TrainOptions
+from charnn.errors import DamagedFile, TextError
+from charnn.generation.batch import write_together
+from charnn.ngrams import fit
+from charnn.ngrams.mixture import is_exact, predictor
+from charnn.ngrams.tree import NGramTree
+from charnn.scoring.surprisal import Scorer
+from charnn.text.token_file import TokenFile
+from charnn.training import launch
+from charnn.training.events import Ended, Evaluated, Saved, Warned
+
+TEXT = "".join(
+    f"{n} times {n % 7} is {n * (n % 7)}, said the {('cat', 'dog')[n % 3 == 0]}.\n"
+    for n in range(400)
+)
+SMALL = TrainOptions(
+    cell="gru",
+    num_layers=1,
+    hidden_size=8,
+    max_steps=4,
+    batch_size=4,
+    bptt=16,
+    seed=3,
+    threads=1,
+    ngram=0,
+)
+ODD = Powers(0.125, 0.25)
+
+
+class Odd:
+    """Powers that are none, on the way to a file."""
+
+    def __init__(self, values: object) -> None:
+        self.values = values
+
+    def _asdict(self) -> object:
+        return self.values
+
+
+def train(folder: Path, name: str, options: TrainOptions) -> Path:
+    text = folder / "text.txt"
+    text.write_text(TEXT, encoding="utf-8")
+    with launch.start([str(text)], replace(options, name=name), folder) as (trainer, _):
+        for _ in trainer.run():
+            pass
+    return folder / name
+
+
+@pytest.fixture(scope="module")
+def run(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return train(tmp_path_factory.mktemp("counts"), "mixed", replace(SMALL, ngram=4))
+
+
+def split(run: Path, name: str) -> np.ndarray:
+    return np.asarray(TokenFile.open(run / "tokens").split(name)).astype(np.int64)
+
+
+def test_training_is_the_same_with_n_grams_and_without(run: Path) -> None:
+    plain = checkpoint.load(train(run.parent, "plain", SMALL) / "last.safetensors")
+    mixed = checkpoint.load(run / "last.safetensors")
+    for name, array in plain.weights.items():
+        assert (array == mixed.weights[name]).all()
+    assert mixed.ngrams is None, "a training goes on from the network alone"
+
+
+def test_the_score_at_the_end_is_that_of_the_mixture(run: Path) -> None:
+    saved = checkpoint.load(run / "best.safetensors")
+    assert saved.ngrams is not None
+    (own, theirs), valid = saved.ngrams["powers"], split(run, "valid")
+    network = evaluation.network_of(saved).eval()
+    with torch.inference_mode():
+        logits, _ = network(torch.from_numpy(valid[:-1, None]), network.initial_state(1))
+    model = logits[:, 0].double().log_softmax(-1).numpy()
+    tree = NGramTree.from_arrays(saved.config.vocab_size, 4, saved.ngrams)
+    nodes, counted = tree.start(), []
+    for token in valid[:-1]:
+        nodes = tree.after(nodes, token)
+        counted.append(tree.probabilities(nodes))
+    mixed = np.exp(own * model) * np.array(counted) ** theirs
+    mixed /= mixed.sum(1, keepdims=True)
+    targets = np.arange(len(valid) - 1), valid[1:]
+    found = saved.info["results"]["carried"]["nats_per_token"]
+    assert -np.log(mixed[targets]).mean() == pytest.approx(found, rel=1e-5)
+    assert found < -model[targets].mean() * 0.8
+
+
+@pytest.mark.parametrize("int8", [False, True])
+@pytest.mark.parametrize("engine", ["auto", "numpy"])
+def test_what_writes_and_what_scores_agree(run: Path, engine: str, int8: bool) -> None:
+    saved = checkpoint.load(run / "best.safetensors")
+    network = predictor(saved, engine, int8)
+    ids = split(run, "valid")[:300]
+    bits = Scorer(network, int(ids[0])).read(ids[1:]).bits
+    tokens = evaluation.TextSizes(np.ones(99, int), np.ones(99, int))
+    score = evaluation.carried(evaluation.predictor_of(saved), ids, tokens)
+    found = float(bits.sum() * np.log(2))
+    assert score.nats == pytest.approx(found, rel=0.01 if int8 else 1e-5)
+
+
+def test_a_text_is_read_at_once_or_in_pieces_alike(run: Path) -> None:
+    network = predictor(checkpoint.load(run / "best.safetensors"))
+    ids = split(run, "valid")[:40].tolist()
+    whole, state = network.feed(ids, network.initial_state())
+    pieces = network.initial_state()
+    for token in ids:
+        logits, pieces = network.step(token, pieces)
+    assert logits == pytest.approx(whole, abs=1e-5)
+    assert state == pytest.approx(pieces, abs=1e-5)
+
+
+@pytest.mark.parametrize(("engine", "int8"), [("auto", False), ("numpy", True)])
+def test_texts_are_written_side_by_side_as_alone(run: Path, engine: str, int8: bool) -> None:
+    model = charnn.load(run / "best.safetensors", engine=engine, int8=int8)
+    if not is_exact(model.predictor):
+        pytest.skip("no compiled engine here")
+    texts = [model.write("7 times", SamplingConfig(max_tokens=40), 5, n) for n in range(9)]
+    together = write_together(texts, model.predictor)
+    found = {each.index: each.text for each in together}
+    for n in range(9):
+        alone = model.write("7 times", SamplingConfig(max_tokens=40), 5, n)
+        for _ in alone:
+            pass
+        assert alone.text == found[n]
+
+
+def test_lines_are_scored_side_by_side_as_alone(run: Path) -> None:
+    saved = checkpoint.load(run / "best.safetensors")
+    ids = split(run, "valid")
+    ends = np.flatnonzero(ids == ids[-1])[:8] + 1
+    scorer = Scorer(predictor(saved), int(ids[-1]))
+    together = scorer.lines(ids[: ends[-1]], np.diff(ends, prepend=0)).bits
+    for start, end in zip([0, *ends[:-1]], ends, strict=True):
+        scorer.reset()
+        assert scorer.read(ids[start:end]).bits == pytest.approx(together[start:end], abs=1e-4)
+
+
+def test_it_writes_what_it_has_read_and_repeats(run: Path) -> None:
+    model = charnn.load(run / "best.safetensors")
+    text = model.generate("3 times ", max_tokens=200, seed=1, temperature=0.5)
+    assert "said the" in text
+    assert text == model.generate("3 times ", max_tokens=200, seed=1, temperature=0.5)
+
+
+def test_without_a_word_ten_symbols_are_counted_and_0_counts_none(run: Path) -> None:
+    for ngram, expected in ((None, 10), (0, None)):
+        saved = checkpoint.load(
+            train(run.parent, f"asked-{ngram}", replace(SMALL, ngram=ngram)) / "best.safetensors"
+        )
+        facts = saved.ngram_facts()
+        assert expected == (facts and facts["order"])
+
+
+def test_what_hardly_helps_is_left_out(run: Path, monkeypatch) -> None:
+    monkeypatch.setattr(fit, "WORTH", 10.0)
+    saved = checkpoint.load(
+        train(run.parent, "no-help", replace(SMALL, ngram=4)) / "best.safetensors"
+    )
+    assert saved.ngrams is None
+    plain = checkpoint.load(train(run.parent, "without", SMALL) / "best.safetensors")
+    assert plain.info["results"] == saved.info["results"]
+
+
+def test_what_a_text_says_once_is_in_the_file_in_short_pieces_only(run: Path) -> None:
+    tokens = TokenFile.open(run / "tokens")
+    ids = np.asarray(tokens.split("train"))
+    saved = checkpoint.load(train(run.parent, "long", replace(SMALL, ngram=9)) / "best.safetensors")
+    assert saved.ngrams is not None
+    text = bytes(ids.tolist())
+    grams = Counter(text[i : i + n] for n in range(1, 10) for i in range(len(text) - n + 1))
+    expected = sum(count > 1 or len(gram) <= fit.ONCE for gram, count in grams.items())
+    assert expected == len(saved.ngrams["symbols"])
+    assert saved.ngrams["dropped"].sum() > 100
+
+
+def test_lines_are_weighed_as_lines(tmp_path: Path) -> None:
+    run = train(tmp_path, "lines", replace(SMALL, bptt=None, batch_size=None, ngram=5, lines=True))
+    saved = checkpoint.load(run / "best.safetensors")
+    valid, newline = split(run, "valid"), saved.start_token
+    sizes = evaluation.TextSizes(np.ones(99, int), np.ones(99, int))
+    mixed = evaluation.lines(evaluation.predictor_of(saved), valid, newline, sizes)
+    alone = evaluation.lines(evaluation.network_of(saved), valid, newline, sizes)
+    assert saved.info["results"]["lines"]["nats_per_token"] == pytest.approx(mixed.nats_per_token)
+    assert mixed.nats < 0.8 * alone.nats
+
+
+def test_a_training_that_goes_on_keeps_them_and_weighs_them_anew(run: Path) -> None:
+    path = train(run.parent, "further", replace(SMALL, ngram=4)) / "best.safetensors"
+    before = checkpoint.load(path)
+    assert before.ngrams is not None
+    before.ngrams["powers"] = ODD
+    checkpoint.save(path, before)
+    with launch.resume("further", TrainOptions(max_steps=40), run.parent) as trainer:
+        for event in trainer.run():
+            if isinstance(event, Saved) and event.path == path:
+                between = checkpoint.load(path)
+                assert between.digest != before.digest
+                assert between.ngrams is not None
+                assert ODD == between.ngrams["powers"]
+                assert {} == between.info["results"], "those were of another network"
+                trainer.stop()
+    assert isinstance(event, Ended)
+    interrupted = checkpoint.load(path)
+    assert ("interrupted", interrupted.ngram_facts()) == (event.reason, event.ngrams)
+    assert interrupted.ngrams is not None
+    assert ODD != interrupted.ngrams["powers"]
+    with launch.resume("further", TrainOptions(), run.parent) as trainer:
+        events = list(trainer.run())
+    best = checkpoint.load(path)
+    assert best.ngram_facts() == events[-1].ngrams
+    assert best.ngrams is not None
+    assert best.ngrams["powers"] not in {ODD, interrupted.ngrams["powers"]}
+
+
+def test_an_interrupted_training_has_them_and_ends_as_one_that_was_not(run: Path) -> None:
+    longer = replace(SMALL, ngram=4, eval_every=2)
+    whole = train(run.parent, "whole", longer)
+    text = str(run.parent / "text.txt")
+    with launch.start([text], replace(longer, name="cut"), run.parent) as (trainer, _):
+        for event in trainer.run():
+            if isinstance(event, Evaluated):
+                trainer.stop()
+    assert isinstance(event, Ended)
+    cut = checkpoint.load(run.parent / "cut" / "best.safetensors")
+    assert "interrupted" == event.reason
+    assert cut.ngram_facts() == event.ngrams is not None
+    assert {} == cut.info["results"]
+    with launch.resume("cut", TrainOptions(), run.parent) as trainer:
+        list(trainer.run())
+    ended, expected = (
+        checkpoint.load(folder / "best.safetensors") for folder in (run.parent / "cut", whole)
+    )
+    assert expected.ngrams is not None
+    assert expected.ngrams["powers"] == (ended.ngrams or {})["powers"]
+    assert expected.info["results"] == ended.info["results"]
+    for name, weight in expected.weights.items():
+        np.testing.assert_array_equal(weight, ended.weights[name])
+
+
+def test_an_interrupted_training_whose_best_is_gone_is_saved(run: Path) -> None:
+    text = str(run.parent / "text.txt")
+    options = replace(SMALL, ngram=4, eval_every=2, name="gone")
+    with launch.start([text], options, run.parent) as (trainer, _):
+        for event in trainer.run():
+            if isinstance(event, Saved) and event.path.name == "best.safetensors":
+                event.path.unlink()
+                trainer.stop()
+            if isinstance(event, Warned):
+                assert "no n-grams are mixed in: cannot read" in event.message
+    assert isinstance(event, Ended)
+    assert ("interrupted", None) == (event.reason, event.ngrams)
+    assert checkpoint.load(run.parent / "gone" / "last.safetensors").training is not None
+
+
+def test_an_interrupt_leaves_the_best_alone_where_no_n_grams_are_wanted(run: Path) -> None:
+    text = str(run.parent / "text.txt")
+    options = replace(SMALL, eval_every=2, name="alone")
+    with launch.start([text], options, run.parent) as (trainer, _):
+        for event in trainer.run():
+            if isinstance(event, Evaluated):
+                trainer.stop()
+            if isinstance(event, Saved) and event.path.name == "best.safetensors":
+                before = event.path.stat().st_mtime_ns
+            assert not isinstance(event, Warned)
+    assert before == trainer.home.best.stat().st_mtime_ns
+
+
+def test_without_a_validation_split_there_is_nothing_to_weigh_by(tmp_path: Path) -> None:
+    with pytest.raises(TextError, match="--ngram weighs"):
+        train(tmp_path, "unsplit", replace(SMALL, ngram=4, split=(100,)))
+    path = train(tmp_path, "silent", replace(SMALL, ngram=None, split=(100,)))
+    assert checkpoint.load(path / "best.safetensors").ngrams is None
+
+
+def test_a_file_with_spoilt_n_grams_is_refused(run: Path, tmp_path: Path) -> None:
+    saved = checkpoint.load(run / "best.safetensors")
+    assert saved.ngrams is not None
+    spoilt = {**saved.ngrams, "children": saved.ngrams["children"][::-1].copy()}
+    checkpoint.save(tmp_path / "model.safetensors", replace(saved, ngrams=spoilt))
+    with pytest.raises(DamagedFile, match="n-grams of this model are damaged"):
+        charnn.load(tmp_path / "model.safetensors")
+
+
+@pytest.mark.parametrize(
+    ("change", "said"),
+    [
+        ({"powers": Powers(0.5, -0.1)}, "no powers"),
+        ({"powers": Powers(17.0, 0.5)}, "no powers"),
+        ({"powers": Powers(0.0, 0.5)}, "no powers"),
+        ({"powers": Powers(1, 0.5)}, "no powers"),
+        ({"powers": Odd({"network": 0.5})}, "no powers"),
+        ({"powers": Odd({"network": "0.5", "ngrams": 0.5})}, "no powers"),
+        ({"powers": Odd({"network": True, "ngrams": 0.5})}, "no powers"),
+        ({"powers": Odd([0.5, 0.5])}, "'powers' is missing"),
+        ({"order": 0}, "of no length"),
+        ({"order": 7.0}, "of no length"),
+        ({"symbols": None}, "have no symbols"),
+        ({"counts": np.ones((2, 2), np.uint8)}, "does not fit"),
+        ({"more": np.ones(2, np.float32)}, "does not fit"),
+        ({"more": np.ones(2, np.uint8)}, "does not fit"),
+        ({"order": np.ones(1, np.uint8)}, "of no length"),
+    ],
+)
+def test_a_header_of_n_grams_is_not_believed(run: Path, tmp_path: Path, change, said) -> None:
+    saved = checkpoint.load(run / "best.safetensors")
+    assert saved.ngrams is not None
+    ngrams = {k: v for k, v in {**saved.ngrams, **change}.items() if v is not None}
+    with pytest.raises(DamagedFile, match=said):
+        checkpoint.save(tmp_path / "model.safetensors", replace(saved, ngrams=ngrams))
+
+
+def test_n_grams_come_from_tensors_alone(run: Path) -> None:
+    saved = checkpoint.load(run / "best.safetensors")
+    assert saved.ngrams is not None
+    arrays = {f"ngrams.{k}": v for k, v in saved.ngrams.items() if isinstance(v, np.ndarray)}
+    del arrays["ngrams.dropped"]
+    header = {"order": 4, "powers": Powers(0.5, 0.7)._asdict(), "dropped": [1, 2, 3], "more": {}}
+    found = checkpoint._ngrams_of(header, arrays)
+    assert {"order", "powers", "symbols", "counts", "children"} == found.keys()
+    assert Powers(0.5, 0.7) == found["powers"]
+    assert Powers(0.75, 0.25) == checkpoint._ngrams_of({"order": 4, "share": 0.25}, {})["powers"]
+    for share in (1.0, -0.1, "0.5", None):
+        with pytest.raises(ValueError, match="no share"):
+            checkpoint._ngrams_of({"order": 4, "share": share}, {})
+
+
+@pytest.mark.parametrize("scale", [1.0, 8.0])
+def test_the_powers_are_the_best_ones(scale: float) -> None:
+    generator = torch.Generator().manual_seed(1)
+    model, counted = (
+        (torch.randn(5000, 7, generator=generator) * scale).log_softmax(-1) for _ in range(2)
+    )
+    truth = (0.8 * model + 0.4 * counted).softmax(-1)
+    targets = torch.multinomial(truth, 1, generator=generator)[:, 0]
+    found = fit.fit_powers(model, counted, targets)
+    assert found == pytest.approx((0.8, 0.4), abs=0.06)
+
+    def loss(own: float, theirs: float) -> float:
+        return float(torch.nn.functional.cross_entropy(own * model + theirs * counted, targets))
+
+    least = loss(*found)
+    for own in (-0.02, 0, 0.02):
+        for theirs in (-0.02, 0, 0.02):
+            assert loss(found.network + own, found.ngrams + theirs) >= least - 1e-6
+
+
+def test_powers_have_limits() -> None:
+    generator = torch.Generator().manual_seed(1)
+    model = torch.randn(2000, 7, generator=generator).log_softmax(-1)
+    targets = torch.multinomial((-model).softmax(-1), 1, generator=generator)[:, 0]
+    opposite = fit.fit_powers(model, torch.zeros(2000, 7), targets)
+    assert LEAST_POWER == pytest.approx(opposite.network)
+    sure = fit.fit_powers(model / 1000, model, model.argmax(-1))
+    assert MAX_POWER == pytest.approx(sure.ngrams)
+
+
+@pytest.mark.parametrize("seed", range(12))
+def test_the_powers_are_the_lowest_within_their_limits_too(seed: int) -> None:
+    generator = torch.Generator().manual_seed(seed)
+    scale = 10.0 ** torch.rand(2, generator=generator).mul(3).sub(1)
+    model, counted = (
+        (torch.randn(200, 5, generator=generator) * each).log_softmax(-1) for each in scale
+    )
+    slant = torch.randn(2, generator=generator)
+    targets = (slant[0] * model + slant[1] * counted).argmax(-1)
+    targets[::9] = 0
+    found = fit._loss(model, counted, targets, fit.fit_powers(model, counted, targets))[0]
+    grid = [LEAST_POWER, 0.1, 0.3, 0.5, 0.8, 1.2, 2.0, 4.0, 8.0, MAX_POWER]
+    losses = [fit._loss(model, counted, targets, Powers(a, b))[0] for a in grid for b in grid]
+    assert found <= min(losses) + 1e-5
+
+
+def test_batches_smaller_than_what_is_left_out_between_targets_are_no_trouble() -> None:
+    batches = [
+        evaluation.Batch(torch.zeros(1, size, 1 << 20), np.zeros((1, size), int), 15)
+        for size in (3, 1, 1, 2, 1, 7)
+    ]
+    said, targets = fit._said(iter(batches))
+    assert (8, 1 << 20) == said.shape
+    assert 8 == len(targets)
+
+
+def test_many_symbols_are_weighed_by_every_so_many_targets(run: Path, monkeypatch) -> None:
+    saved = checkpoint.load(run / "best.safetensors")
+    valid = split(run, "valid")
+
+    def batches() -> evaluation.Batches:
+        return evaluation.cold_batches(evaluation.network_of(saved), valid)
+
+    whole, targets = fit._said(batches())
+    monkeypatch.setattr(fit, "MOST_NUMBERS", whole.numel() // 3)
+    some, wanted = fit._said(batches())
+    every = -(-len(targets) // len(wanted))
+    assert every in {3, 4}
+    torch.testing.assert_close(some, whole[::every])
+    assert targets[::every].tolist() == wanted.tolist()

@@ -1,0 +1,435 @@
+"""The page about a model: its numbers are those of the functions, and text stays text in it."""
+
+from __future__ import annotations
+
+import json
+import math
+import os
+import re
+import stat
+from html.parser import HTMLParser
+from pathlib import Path
+from xml.etree import ElementTree
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from planted import random_weights
+from typer.testing import CliRunner
+
+import charnn.cli
+from charnn import evaluation
+from charnn.checkpoint import Checkpoint, load, save
+from charnn.config import ModelConfig
+from charnn.errors import FileError
+from charnn.generation import Model
+from charnn.inspection import horizon, units
+from charnn.report import facts as facts_room
+from charnn.report.charts import Bar, Series, bar_chart, line_chart
+from charnn.report.facts import find_facts
+from charnn.report.html import by_activity, by_surprisal, shown
+from charnn.report.page import SECTIONS, make_report, write_report
+from charnn.scoring import losses
+from charnn.scoring.held_out import baseline_rows, bits_of_characters, class_rows
+from charnn.text.sources import open_source
+from charnn.text.token_file import TokenFile, write_token_file
+
+NASTY = "</script><b x='1' y=\"2\">&amp;\x07\x1b[31m\u2028\u202e{{title}}"
+PROSE = f"He said “so be it {NASTY}” and 12 more.\n" * 60
+NAMES = "".join(f"{a}{b}\n" for a in "ABCDE" for b in ("na", "lo", "”x", "<i>")) * 8
+INFO = {
+    "corpus": {"chars": 1234, "bytes": 4321, "tokens": {"train": 900, "valid": 334}, "sha256": 7},
+    "recipe": {"seed": 3, "optimizer": "adamw", "text": "/home/me/book.txt", "<i>": 1, "bptt": []},
+    "step": 40,
+    "history": [
+        {"step": 10, "train_loss": 2.75, "cold_256": 2.5, "lines": 2.5},
+        {"step": 20, "train_loss": 1.5, "cold_256": 1.625, "lines": 1.625},
+        {"step": "30", "train_loss": None, "cold_256": 1e999},
+        7,
+    ],
+}
+VOID = {"meta", "link", "br"}
+
+
+def make_run(folder, text, cell="lstm", lines=False, name="best"):
+    """A run of a small random network on a text, with its tokens."""
+    folder.mkdir(parents=True)
+    (folder / "text.txt").write_text(text, encoding="utf-8", newline="")
+    with open_source([str(folder / "text.txt")]) as source:
+        tokenizer = write_token_file(folder / "tokens", source, split=(70, 30)).tokenizer
+    (folder / "text.txt").unlink()
+    config = ModelConfig(tokenizer.vocab_size, cell, 6, 6, 2)
+    start = int(tokenizer.encode("\n")[0])
+    weights = random_weights(config)
+    info = {k: v for k, v in INFO.items() if k != "history"}
+    info["history"] = [
+        {k: v for k, v in row.items() if v != 1e999} if isinstance(row, dict) else row
+        for row in INFO["history"]
+    ]
+    checkpoint = Checkpoint(config, tokenizer.to_dict(), weights, start, info, lines=lines)
+    save(folder / f"{name}.safetensors", checkpoint)
+    return folder / f"{name}.safetensors"
+
+
+@pytest.fixture(scope="module", autouse=True)
+def small_report():
+    """A report that looks at little."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(facts_room, "LAGS", (1, 2, 4, 8))
+        patch.setattr(facts_room, "REPORT_PLACES", 6)
+        patch.setattr(facts_room, "REPORT_SAMPLE", {"char": 80})
+        yield
+
+
+@pytest.fixture(scope="module")
+def prose(tmp_path_factory):
+    """The facts of a run on nasty prose, and the model's file."""
+    path = make_run(tmp_path_factory.mktemp("runs") / "prose", PROSE)
+    return find_facts(load(path), path, NASTY), path
+
+
+class Reader(HTMLParser):
+    """Checks that elements are closed in order, and collects what is in them."""
+
+    def __init__(self):
+        super().__init__()
+        self.open, self.tags, self.attributes, self.ids, self.text = [], set(), [], [], ""
+
+    def handle_starttag(self, tag, attrs):
+        self.tags.add(tag)
+        self.attributes += attrs
+        self.ids += [value for name, value in attrs if name == "id"]
+        if tag not in VOID:
+            self.open.append(tag)
+
+    def handle_startendtag(self, tag, attrs):
+        self.tags.add(tag)
+        self.attributes += attrs
+
+    def handle_endtag(self, tag):
+        assert tag == self.open.pop()
+
+    def handle_data(self, data):
+        self.text += data
+
+
+def read(page):
+    reader = Reader()
+    reader.feed(page)
+    reader.close()
+    assert [] == reader.open
+    return reader
+
+
+def section(page, key):
+    return re.search(rf'<section id="{key}".*?</section>', page, re.DOTALL)[0]
+
+
+def test_the_scores_of_the_page_are_those_of_the_functions(prose):
+    facts, path = prose
+    saved = load(path)
+    file = TokenFile.open(path.parent / "tokens")
+    tokens = np.array(file.split("valid"))
+    tokenizer = file.tokenizer
+    sizes = evaluation.TextSizes(tokenizer.chars_per_token, tokenizer.bytes_per_token)
+    network = evaluation.network_of(saved)
+    part = read(section(make_report(facts), "held-out")).text
+    for score in (
+        evaluation.carried(network, tokens, sizes),
+        evaluation.cold(network, tokens, sizes),
+    ):
+        assert f"{score.bits_per_char:.4f}{score.bits_per_byte:.4f}" in part
+    for row in baseline_rows(tokenizer, tokens, sizes, file.split("train")):
+        assert f"{row['name']}{row['bits_per_char']:.4f}{row['bits_per_byte']:.4f}" in part
+    nats = losses.carried_losses(network, tokens)
+    for row in class_rows(tokenizer, tokens[1:], nats, tokenizer.decode(tokens[:1])):
+        if row["chars"]:
+            assert f"{row['class']}{row['share_of_chars']:.1%}{row['share_of_bits']:.1%}" in part
+    places, means, *_ = losses.by_position(losses.cold_losses(network, tokens))
+    for place, bits in zip(places, means, strict=True):
+        assert f"{bits:.3f} at {place}" in part
+
+
+def test_the_passage_has_the_bits_of_each_character(prose):
+    facts, path = prose
+    tokens = np.array(TokenFile.open(path.parent / "tokens").split("valid"))
+    nats = losses.carried_losses(evaluation.network_of(load(path)), tokens)
+    text, bits = bits_of_characters(facts.tokenizer, tokens[1:], nats)
+    assert float(nats.sum()) / math.log(2) == pytest.approx(float(bits.sum()))
+    passage = facts.scores.passage
+    written = "".join(character for character, _ in passage)
+    start = text.index(written)
+    assert bits[start : start + len(written)].tolist() == [each for _, each in passage]
+    part = section(make_report(facts), "passage")
+    assert [f"{each:.2f} bits" for _, each in passage] == re.findall(r'title="([^"]*)"', part)
+
+
+def test_samples_are_those_of_the_seed(prose):
+    facts, path = prose
+    model = Model.from_checkpoint(load(path))
+    expected = [
+        model.generate(max_tokens=80, temperature=temperature, seed=1)
+        for temperature in (0.5, 0.8, 1.1)
+    ]
+    assert expected == [sample.text for sample in facts.samples]
+    page = make_report(facts)
+    for text in expected:
+        assert f'<p class="text">{shown(text)}</p>' in page
+
+
+def test_gates_and_units_are_those_of_inspect(prose):
+    facts, path = prose
+    saved = load(path)
+    tokens = np.array(TokenFile.open(path.parent / "tokens").split("valid"))
+    activity = units.record(Model.from_checkpoint(saved).network, tokens)
+    shares = units.gate_shares(activity, saved.config, saved.weights)
+    page = make_report(facts)
+    for number, gate in enumerate(("input", "forget", "output")):
+        low, high = shares.low[1, number].mean(), shares.high[1, number].mean()
+        assert f"layer 1, {gate}: {low:.0%} shut, {high:.0%} open" in section(page, "gates")
+    quotes = next(each for each in facts.inside.labels if each.labeller.name == "quotes")
+    flags = units.per_token(facts.tokenizer, tokens, quotes.labeller.read)
+    ranking = units.rank(activity, saved.config, {"quotes": flags})["quotes"]
+    best = ranking.units[0]
+    found = units.detector(activity, saved.config, best, flags)
+    part = read(section(page, "units")).text
+    assert f"{best}{ranking.auc[0]:.3f}{found.accuracy:.1%}" in part
+
+
+def test_the_horizon_is_that_of_its_functions(prose):
+    facts, path = prose
+    tokens = np.array(TokenFile.open(path.parent / "tokens").split("valid")).astype(np.int64)
+    network = evaluation.network_of(load(path))
+    found = horizon.measure_horizon(network, tokens, 1, 6, (1, 2, 4, 8), None, None, 12, 2)
+    for one, other in zip(found, facts.memory, strict=True):
+        assert np.array_equal(one, other)
+    page = section(make_report(facts), "horizon")
+    assert f"the last token alone {found.truncated[0]:.3f}, " in page
+    assert f"the last 8 {found.whole:.3f}" in page
+    ends = f"singular value from {found.singular[0]:.2e} to {found.singular[-1]:.2e}"
+    assert ends in page
+
+
+def test_facts_and_recipe_are_shown_and_no_path_is(prose):
+    page = make_report(prose[0])
+    for text in ("1,234", "4,321", "900 tokens", prose[0].model.digest, "adamw", "from 2.7500"):
+        assert text in page
+    assert "training from 2.7500 at step 10 to 1.5000 at step 20" in section(page, "curves")
+    for hidden in ("/home", "book.txt", str(prose[1].parent.parent), os.uname().nodename + "<"):
+        assert hidden not in page
+
+
+def test_nothing_that_a_model_brings_gets_out_of_its_text(prose):
+    page = make_report(prose[0])
+    reader = read(page)
+    assert not reader.tags & {"script", "img", "iframe", "object", "i", "form", "base", "image"}
+    assert not [name for name, _ in reader.attributes if name.startswith("on") or name == "src"]
+    assert "</script" not in page
+    assert not re.search(r"https?:|src=|url\(|@import|javascript:", page)
+    assert all(value.startswith("#") for name, value in reader.attributes if name == "href")
+    assert len(reader.ids) == len(set(reader.ids))
+    assert not re.search("[\x00-\x08\x0b-\x1f\x7f\u2028\u202e\ud800-\udfff]", page)
+    assert "{{title}}" in reader.text
+    policy = dict(a for a in reader.attributes if a[1] and "default-src" in a[1])["content"]
+    assert policy.startswith("default-src 'none'; style-src 'unsafe-inline'")
+
+
+def test_each_chart_is_well_formed_and_has_words_beside_it(prose):
+    charts = re.findall(r"<svg.*?</svg>", make_report(prose[0]), re.DOTALL)
+    assert 5 == len(charts)
+    for chart in charts:
+        root = ElementTree.fromstring(chart)  # noqa: S314 - it is our own
+        names = {child.get("id"): child.text for child in root[:2]}
+        assert ["title", "desc"] == [child.tag for child in root[:2]]
+        assert root.get("aria-labelledby").split() == list(names)
+        assert "img" == root.get("role")
+        assert all(names.values())
+
+
+def test_every_section_is_named_in_the_contents(prose):
+    page = make_report(prose[0])
+    for key in SECTIONS:
+        assert f'<a href="#{key}">' in page
+        assert f'<section id="{key}"' in page
+
+
+def test_a_lone_model_is_told_of_without_text(tmp_path):
+    path = make_run(tmp_path / "run", PROSE)
+    path.with_name("tokens").unlink()
+    facts = find_facts(load(path), path, "lone")
+    assert {"held-out", "passage", "units", "horizon"} == set(facts.left_out)
+    page = make_report(facts)
+    read(page)
+    for key in ("held-out", "passage", "gates", "units", "horizon"):
+        assert "is not beside it" in section(page, key)
+    assert "Temperature 0.5" in page
+
+
+def test_a_file_by_itself_is_called_by_its_name_in_commands(prose, tmp_path):
+    path = tmp_path / "it's <me>.safetensors"
+    path.write_bytes(prose[1].read_bytes())
+    facts = find_facts(load(path), path, path.stem)
+    part = read(section(make_report(facts), "again")).text
+    assert """charnn sample -m 'it'"'"'s <me>.safetensors' -n 500""" in part
+
+
+@pytest.mark.parametrize("ngram", [None, 7])
+def test_the_command_counts_what_the_training_counted(prose, ngram):
+    saved = load(prose[1])
+    recipe = {"max_steps": 9} | ({"ngram": ngram} if ngram else {})
+    saved.info["recipe"] = recipe
+    facts = find_facts(saved, prose[1], "book")
+    assert f"--ngram {ngram or 0}" in read(section(make_report(facts), "again")).text
+
+
+@pytest.mark.parametrize("text", ["ab\n", "a\nb" * 4])
+def test_a_text_that_is_too_short_is_no_error(tmp_path, text):
+    path = make_run(tmp_path / "run", text)
+    facts = find_facts(load(path), path, "short")
+    read(make_report(facts))
+    assert "needed" in facts.left_out["horizon"]
+
+
+def test_damaged_tokens_are_left_out_with_a_sentence(tmp_path):
+    path = make_run(tmp_path / "run", PROSE)
+    path.with_name("tokens").write_bytes(b"nonsense" * 9)
+    facts = find_facts(load(path), path, "damaged")
+    assert "cannot be read" in facts.left_out["held-out"]
+    assert str(tmp_path) not in make_report(facts)
+
+
+def test_a_model_of_lines_has_its_own_protocol_and_horizon(tmp_path):
+    path = make_run(tmp_path / "names", NAMES, lines=True)
+    facts = find_facts(load(path), path, "names")
+    assert ["lines"] == list(facts.scores.protocols)
+    assert {} == facts.left_out
+    assert [1, 2] == facts.memory.lags.tolist()
+    page = make_report(facts)
+    read(page)
+    score = facts.scores.protocols["lines"]
+    assert f"{score.bits_per_char:.4f}" in section(page, "held-out")
+    places = facts.scores.positions
+    assert [1, 2, 4] == places.positions.tolist()  # "A”x\n" is of four
+    assert places.counts.tolist()[0] == places.windows
+    assert f"those of {places.windows:,} lines that reach it" in section(page, "held-out")
+    assert "--classes --positions" in section(page, "again")
+    assert "every context begins with a newline" in section(page, "horizon")
+    assert "as far into their lines as 4 tokens" in section(page, "horizon")
+    lines = "".join(character for character, _ in facts.scores.passage).splitlines()
+    assert lines
+    assert set(lines) <= set(NAMES.splitlines())
+    assert 12 == facts.samples[0].text.count("\n") + 1
+    assert "--lines 20" in section(page, "again")
+
+
+def test_a_vanilla_rnn_has_no_gates_to_show(tmp_path):
+    path = make_run(tmp_path / "run", PROSE, "rnn")
+    page = make_report(find_facts(load(path), path, "rnn"))
+    assert "A vanilla RNN has no gates." in section(page, "gates")
+
+
+def test_a_failed_write_leaves_the_page_that_was_there(prose, tmp_path):
+    page = tmp_path / "page.html"
+    write_report(prose[0], page)
+    assert make_report(prose[0]) == page.read_text("utf-8")
+    with pytest.raises(FileError):
+        write_report(prose[0], tmp_path / "no" / "page.html")
+    assert [page] == list(tmp_path.iterdir())
+    assert stat.S_ISREG(page.stat().st_mode)
+
+
+@given(st.text(), st.floats(0, 40), st.booleans())
+def test_any_text_stays_text(text, value, flag):
+    for part in (
+        shown(text),
+        by_surprisal((character, value) for character in text),
+        by_activity([(text, -value, flag)], 2.0, text),
+    ):
+        reader = read(part)
+        assert reader.tags <= {"p", "span", "b"}
+        assert not [a for a in reader.attributes if a[0] not in ("class", "title")]
+        part.encode("utf-8")
+
+
+@given(
+    st.lists(st.tuples(st.floats(1, 1e6), st.floats(allow_nan=True)), max_size=6),
+    st.booleans(),
+    st.booleans(),
+)
+def test_any_numbers_make_a_chart_or_none(points, log_x, log_y):
+    drawn = line_chart("k", "a<b", "c&d", [Series("<e>", points)], "x", "y", log_x, log_y)
+    if drawn:
+        root = ElementTree.fromstring(drawn)  # noqa: S314 - it is our own
+        line = next(each for each in root if each.tag == "polyline")
+        for pair in line.get("points").split():
+            x, y = map(float, pair.split(","))
+            assert 0 <= x <= 480
+            assert 0 <= y <= 330
+
+
+def test_bars_are_as_long_as_their_shares():
+    bars = [Bar("a", [(0.25, 0), (0.75, 1)], "x"), Bar("b", [(0.5, 0)], "y")]
+    root = ElementTree.fromstring(bar_chart("k", "t", "d", bars, 1.0))  # noqa: S314 - it is our own
+    rects = [each for each in root if each.tag == "rect"]
+    room = float(rects[0].get("width"))
+    lengths = [float(each.get("width")) / room for each in rects if "fill" in each.get("class")]
+    assert [0.25, 0.75, 0.5] == pytest.approx(lengths, abs=1e-3)
+
+
+@pytest.fixture
+def folder(prose, tmp_path, monkeypatch):
+    """A folder of runs, in which the command stands."""
+    monkeypatch.chdir(tmp_path)
+    Path("checkpoints/book").mkdir(parents=True)
+    for name in ("best.safetensors", "tokens"):
+        Path("checkpoints/book", name).write_bytes((prose[1].parent / name).read_bytes())
+    return tmp_path
+
+
+def report(*words):
+    return CliRunner().invoke(charnn.cli.app, ["report", *words])
+
+
+def test_the_command_writes_a_page_and_says_so(folder):
+    result = report("-o", "page.html", "--threads", "1")
+    assert (0, "") == (result.exit_code, result.stdout), result.output
+    size = Path("page.html").stat().st_size
+    assert (
+        f"wrote page.html, {size:,} bytes, from checkpoints/book/best.safetensors" in result.stderr
+    )
+    assert "<h1>book</h1>" in Path("page.html").read_text("utf-8")
+    again = report("book", "-o", "page.html")
+    assert 1 == again.exit_code
+    assert "page.html is there already: replace it with --force" in again.stderr
+
+
+def test_json_is_all_that_stdout_holds_and_quiet_says_nothing(folder):
+    Path("page.html").write_text("old")
+    result = report("book", "-o", "page.html", "--force", "--json", "-q", "--threads", "1")
+    assert (0, "") == (result.exit_code, result.stderr)
+    found = json.loads(result.stdout)
+    assert Path("page.html").stat().st_size == found["bytes"]
+    assert load(Path("checkpoints/book/best.safetensors")).digest == found["digest"]
+    assert {} == found["left_out"]
+    page = Path("page.html").read_text("utf-8")
+    assert f"{found['carried']['bits_per_char']:.4f}" in section(page, "held-out")
+
+
+@pytest.mark.parametrize(
+    ("words", "code", "message"),
+    [
+        ([], 2, "-o"),
+        (["-o", "page.txt"], 2, "must end in .html: try page.txt.html"),
+        (["-o", "no/page.html"], 1, "there is no folder no"),
+        (["bok", "-o", "page.html"], 1, "the nearest: book"),
+        (["-o", "page.html", "--threads", "0"], 2, "--threads must be 1 or more"),
+        (["-o", "page.html", "--checkpoints", "other"], 1, "no run in other/"),
+    ],
+)
+def test_what_cannot_be_done_is_said_in_one_line(folder, words, code, message):
+    result = report(*words)
+    assert code == result.exit_code
+    assert message in result.stderr
+    assert "Traceback" not in result.output
+    assert [folder / "checkpoints"] == list(folder.iterdir())

@@ -1,0 +1,84 @@
+"""What a person is told to expect, and advised, before a training."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from charnn.config import ModelConfig, TrainConfig
+from charnn.text.sources import open_source
+from charnn.text.token_file import TokenFile, write_token_file
+from charnn.training.expected_loss import Outlook, look_ahead
+from charnn.training.machine import Speed
+from charnn.training.plan import Plan
+
+
+def look(
+    folder: Path, text: str, passes: float = 3.0, cell: str = "lstm", ngram: int = 0, **how
+) -> Outlook:
+    (folder / "text.txt").write_text(text)
+    with open_source([str(folder / "text.txt")]) as source:
+        tokens: TokenFile = write_token_file(folder / "text.tokens", source, **how)
+    model = ModelConfig(tokens.tokenizer.vocab_size, cell, 8, 8, 1)
+    return look_ahead(
+        tokens, Plan(model, TrainConfig(9, ngram=ngram), Speed(0.1, 1e-5, 1e-5), 1.0, passes, 4096)
+    )
+
+
+def test_a_hard_text_is_expected_to_end_higher_than_an_easy_one(tmp_path):
+    easy = look(tmp_path, "the goat is not a sailor.\n" * 200)
+    hard = look(tmp_path, "".join(chr(97 + i * i * 7 % 26 ^ i % 3) for i in range(5000)))
+    assert easy.cold_256 is not None
+    assert hard.cold_256 is not None
+    assert 0 < easy.cold_256 < hard.cold_256
+
+
+@pytest.mark.parametrize("size", [2, 10, 60, 100])
+def test_too_little_text_gives_no_figure_and_no_warning(size, tmp_path):
+    outlook = look(tmp_path, "ab" * (size // 2))
+    assert (None, None) == (outlook.cold_256, outlook.counting)
+    assert "bytes is little" in outlook.advice[0]
+
+
+def test_without_a_validation_part_nothing_is_expected(tmp_path):
+    assert look(tmp_path, "the goat\n" * 50, split=(100,)).counting is None
+
+
+def test_the_rule_is_for_the_lstm_alone(tmp_path):
+    outlook = look(tmp_path, "the goat\n" * 50, cell="gru")
+    assert outlook.cold_256 is None
+    assert outlook.counting is not None
+
+
+def test_advice_is_about_what_is_odd(tmp_path):
+    large = "".join(f"Day {day}. Wind west.\n" for day in range(12_000))
+    assert [] == look(tmp_path, large, passes=12).advice
+    assert "passes are many" in " ".join(look(tmp_path, large, passes=50).advice)
+    assert "20 % of the text" in " ".join(look(tmp_path, large, passes=0.2).advice)
+
+
+def test_where_counting_does_better_it_is_advised(tmp_path):
+    text = "".join(f"Day {day}. Wind west.\n" for day in range(2_000))
+    short, long = look(tmp_path, text, passes=0.05), look(tmp_path, text, passes=15.0)
+    for each in (short, long):
+        assert each.cold_256 is not None
+        assert each.counting is not None
+        better = each.cold_256 > each.counting
+        assert better == any("--ngram" in line for line in each.advice)
+    assert any("--ngram" in line for line in short.advice)
+
+
+def test_with_n_grams_less_is_expected_than_of_either_alone(tmp_path):
+    text = "".join(f"Day {day}. Wind west.\n" for day in range(2_000))
+    gains = []
+    for passes in (0.05, 15.0):
+        alone = look(tmp_path, text, passes)
+        mixed = look(tmp_path, text, passes, ngram=10)
+        assert alone.cold_256 is not None
+        assert mixed.cold_256 is not None
+        assert alone.counting == mixed.counting
+        lower = min(alone.cold_256, mixed.counting)
+        gains.append(1 - mixed.cold_256 / lower)
+        assert not any("--ngram" in line for line in mixed.advice)
+    assert all(0 < gain < 0.05 for gain in gains)
