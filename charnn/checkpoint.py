@@ -43,10 +43,8 @@ from charnn.tensor_file import (
 )
 from charnn.version import __version__
 
-FORMAT = 6  # of a model with n-grams
-COUNTING_FORMAT = 4  # of one whose training may add some
-LINES_FORMAT = 3  # of a model of lines without
-PLAIN_FORMAT = 2  # of all else: older charnn read it, and are let
+FORMAT = 1
+WEIGHT_DTYPES = ("F32", "F16")
 NO_DIGEST = "0" * 64
 TOKENIZER_DTYPES = ("U8", "U32")
 NGRAM_DTYPES = ("U8", "U16", "U32")
@@ -94,8 +92,11 @@ class Checkpoint:
         return {"count": count, "order": self.ngrams["order"], "powers": powers._asdict()}
 
 
-def save(path: Path, checkpoint: Checkpoint) -> None:
+def save(path: Path, checkpoint: Checkpoint, dtype: str = "F32") -> None:
     """Writes a checkpoint in place of `path`, durably: the old file or the whole new one stands.
+
+    The weights are stored as `dtype`, F32 or F16; `load` returns float32 in both cases. F16 halves
+    the file and rounds each weight to 11 significant bits.
 
     Raises:
         FileError: the file cannot be written, a number in it is not finite, or `load` would refuse
@@ -104,15 +105,18 @@ def save(path: Path, checkpoint: Checkpoint) -> None:
     kind = {key: value for key, value in checkpoint.tokenizer.items() if not _is_array(value)}
     metadata: dict[str, Any] = {
         "kind": "model",
-        "format": _format(checkpoint),
+        "format": FORMAT,
         "charnn": __version__,
         "model": checkpoint.config.to_dict(),
         "tokenizer": kind,
         "start_token": checkpoint.start_token,
         "info": checkpoint.info,
-        **({"lines": True} if checkpoint.lines else {}),
+        "lines": checkpoint.lines,
     }
     arrays = dict(checkpoint.weights)
+    if dtype == "F16":
+        with np.errstate(over="ignore"):  # an overflow is reported below, by name
+            arrays = {name: weight.astype(np.float16) for name, weight in arrays.items()}
     arrays |= {f"tokenizer.{k}": v for k, v in checkpoint.tokenizer.items() if _is_array(v)}
     if checkpoint.ngrams is not None:
         facts = {k: v for k, v in checkpoint.ngrams.items() if not _is_array(v)}
@@ -186,12 +190,12 @@ def load(path: Path) -> Checkpoint:
     return Checkpoint(
         config,
         {**metadata["tokenizer"], **_under(arrays, "tokenizer.")},
-        {name: arrays[name] for name in config.tensor_shapes()},
+        {name: arrays[name].astype(np.float32, copy=False) for name in config.tensor_shapes()},
         metadata["start_token"],
         metadata["info"],
         training,
         metadata["digest"],
-        metadata.get("lines", False),
+        metadata["lines"],
         _ngrams_of(metadata["ngrams"], arrays) if "ngrams" in metadata else None,
     )
 
@@ -212,15 +216,6 @@ def peek(path: Path) -> dict[str, Any]:
     return header.metadata
 
 
-def _format(checkpoint: Checkpoint) -> int:
-    training = checkpoint.training
-    if checkpoint.ngrams is not None:
-        return FORMAT
-    if training and training.config.ngram:
-        return COUNTING_FORMAT
-    return LINES_FORMAT if checkpoint.lines else PLAIN_FORMAT
-
-
 def _is_array(value: Any) -> bool:
     return isinstance(value, np.ndarray)
 
@@ -235,11 +230,6 @@ def _ngrams_of(values: dict[str, Any], arrays: Mapping[str, np.ndarray]) -> dict
 
 
 def _powers_of(values: dict[str, Any]) -> Powers:
-    if "share" in values and "powers" not in values:  # of formats 4 and 5, of the probability
-        share = values["share"]
-        if type(share) is not float or not 0 <= share < 1:
-            raise ValueError("its n-grams have no share")
-        return Powers(max(1 - share, LEAST_POWER), max(share, LEAST_POWER))
     found = _object(values, "powers")
     powers = Powers(found.get("network", 0), found.get("ngrams", 0))
     if not all(type(power) is float and LEAST_POWER <= power <= MAX_POWER for power in powers):
@@ -262,22 +252,21 @@ def _check(header: Header, path: Path) -> tuple[ModelConfig, TrainConfig | None]
         start_token = metadata.get("start_token")
         if type(start_token) is not int or not 0 <= start_token < config.vocab_size:
             raise ValueError("its start token is not in the vocabulary")
-        lines = metadata.get("lines", False)
+        lines = metadata.get("lines")
         if type(lines) is not bool:
             raise ValueError("'lines' is neither true nor false")
         if "ngrams" in metadata:
             _check_ngrams(_object(metadata, "ngrams"))
             for name in NGRAM_ARRAYS:
-                if name != "dropped" and f"ngrams.{name}" not in header.tensors:
+                if f"ngrams.{name}" not in header.tensors:
                     raise ValueError(f"its n-grams have no {name}")
-        wanted = {name: ("F32", shape) for name, shape in config.tensor_shapes().items()}
+        stored = header.tensors.get("head.bias")
+        dtype = stored.dtype if stored and stored.dtype in WEIGHT_DTYPES else "F32"
+        wanted = {name: (dtype, shape) for name, shape in config.tensor_shapes().items()}
         train_config = None
         if "training" in metadata:
             training = _object(metadata, "training")
-            recipe = _object(training, "config")
-            if metadata["format"] == 1:  # which knew one optimizer
-                recipe = {"optimizer": "adamw", **recipe}
-            train_config = TrainConfig.from_dict(recipe)
+            train_config = TrainConfig.from_dict(_object(training, "config"))
             if train_config.lines != lines:
                 raise ValueError("its training is of lines and it is not, or the other way round")
             _object(training, "progress")

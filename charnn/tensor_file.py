@@ -29,7 +29,14 @@ METADATA_KEY = "charnn"
 ASIDE = re.compile(r"\..+\.[0-9a-f]{8}\.tmp\Z")  # the name of a file that is being written
 DTYPES: dict[str, np.dtype[Any]] = {
     name: np.dtype(code).newbyteorder("<")
-    for name, code in {"U8": "u1", "U16": "u2", "U32": "u4", "I64": "i8", "F32": "f4"}.items()
+    for name, code in {
+        "U8": "u1",
+        "U16": "u2",
+        "U32": "u4",
+        "I64": "i8",
+        "F16": "f2",
+        "F32": "f4",
+    }.items()
 }
 DTYPE_NAMES = {dtype: name for name, dtype in DTYPES.items()}
 

@@ -93,6 +93,35 @@ def path(tmp_path: Path) -> Path:
 # --- good files
 
 
+@pytest.mark.parametrize("cell", GATES)
+def test_weights_stored_as_f16_are_read_as_the_nearest_float32(path: Path, cell: str) -> None:
+    saved = make(cell, training=False)
+    save(path, saved)
+    size = path.stat().st_size
+    save(path, saved, dtype="F16")
+    assert path.stat().st_size < size
+    loaded = load(path)
+    for name, weight in saved.weights.items():
+        assert np.float32 == loaded.weights[name].dtype
+        assert np.array_equal(weight.astype(np.float16).astype(np.float32), loaded.weights[name])
+    save(path, loaded, dtype="F16")
+    assert_same(loaded, load(path))
+
+
+def test_a_weight_too_large_for_f16_is_refused_by_name(path: Path) -> None:
+    saved = make()
+    saved.weights["head.bias"][1] = 1e5
+    with pytest.raises(FileError, match=r"head\.bias"):
+        save(path, saved, dtype="F16")
+    assert not path.exists()
+
+
+def test_weights_of_two_types_are_refused(path: Path) -> None:
+    forge(path, lambda _, arrays: arrays.update({"norm.bias": arrays["norm.bias"].astype("f2")}))
+    with pytest.raises(DamagedFile, match=r"norm\.bias"):
+        load(path)
+
+
 @pytest.mark.parametrize("training", [True, False])
 @pytest.mark.parametrize("tokenizer", TOKENIZERS)
 @pytest.mark.parametrize("cell", GATES)

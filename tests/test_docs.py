@@ -215,7 +215,7 @@ def test_the_architecture_page_names_every_room() -> None:
 
 # From here on a reader made from docs/file-format.md alone: struct, json, hashlib and numpy.
 
-DTYPES = {"U8": "<u1", "U16": "<u2", "U32": "<u4", "F32": "<f4"}
+DTYPES = {"U8": "<u1", "U16": "<u2", "U32": "<u4", "F16": "<f2", "F32": "<f4"}
 
 
 def read_container(path: Path) -> tuple[dict[str, np.ndarray], dict[str, Any]]:
@@ -297,7 +297,7 @@ def test_a_reader_made_from_the_page_computes_what_charnn_computes(
 
     arrays, metadata = read_container(path)
     assert checkpoint.load(path).digest == metadata["digest"]
-    assert ("model", 2) == (metadata["kind"], metadata["format"])
+    assert ("model", 1) == (metadata["kind"], metadata["format"])
     vocabulary = [chr(code) for code in arrays["tokenizer.vocabulary"]]
     assert "Mem" == "".join(vocabulary[i] for i in tokenizer.encode("Mem"))
 
@@ -367,7 +367,6 @@ def test_a_reader_made_from_the_page_knows_the_n_grams(once: int | None, tmp_pat
     ngrams = {"order": 5, "powers": Powers(0.5, 0.75), **tree.to_arrays()}
     checkpoint.save(path, Checkpoint(config, tokenizer.to_dict(), weights, 0, ngrams=ngrams))
     arrays, metadata = read_container(path)
-    assert 6 == metadata["format"]
     theirs = predictor(checkpoint.load(path))
     for start in range(0, 60, 7):
         some = ids[start : start + start % 9 + 1].tolist()

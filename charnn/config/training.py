@@ -109,9 +109,8 @@ class TrainConfig:
         return shapes
 
     def to_dict(self) -> dict[str, Any]:
-        """As JSON values; ``lines`` and ``ngram`` only where set: older files know neither."""
-        later = ("lines", "ngram")
-        return {k: v for k, v in asdict(self).items() if v or k not in later}
+        """Returns the settings as JSON values."""
+        return asdict(self)
 
     @classmethod
     def from_dict(cls, values: Mapping[str, Any]) -> TrainConfig:

@@ -136,14 +136,13 @@ class NGramTree:
 
     @classmethod
     def from_arrays(cls, vocab_size: int, order: int, arrays: Mapping[str, Any]) -> NGramTree:
-        """Inverse of `to_arrays`; without ``dropped``, all were kept.
+        """Inverse of `to_arrays`.
 
         Raises:
             KeyError: an array is missing.
             ValueError: they are no tree of n-grams.
         """
-        known = {"dropped": np.zeros(len(arrays["children"]), np.uint8), **arrays}
-        return cls(vocab_size, order, *(known[name] for name in NGRAM_ARRAYS))
+        return cls(vocab_size, order, *(arrays[name] for name in NGRAM_ARRAYS))
 
     def start(self) -> Array:
         """The nodes (K,) of a text that begins: the empty context alone."""

@@ -12,6 +12,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from charnn.checkpoint import Checkpoint, save
 from charnn.config import GATES, ModelConfig, SamplingConfig
 from charnn.desk import points
 from charnn.desk.desk import Desk
@@ -513,9 +514,11 @@ def test_a_missing_file_a_text_and_a_model_are_one_line(tmp_path: Path) -> None:
     (tmp_path / "text").write_text("Once upon a time there was a text that was no desk.")
     with pytest.raises(DamagedFile):
         load_desk(tmp_path / "text", MODEL)
-    golden = Path(__file__).parent.parent / "golden/model-2.safetensors"
+    weights = {n: np.zeros(s, np.float32) for n, s in MODEL.config.tensor_shapes().items()}
+    saved = Checkpoint(MODEL.config, CHARS.to_dict(), weights, 1)
+    save(tmp_path / "model.safetensors", saved)
     with pytest.raises(DamagedFile, match="is a model, not a saved desk"):
-        load_desk(golden, MODEL)
+        load_desk(tmp_path / "model.safetensors", MODEL)
 
 
 METADATA_CHANGES: list[tuple[str, Any]] = [

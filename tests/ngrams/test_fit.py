@@ -331,10 +331,6 @@ def test_n_grams_come_from_tensors_alone(run: Path) -> None:
     found = checkpoint._ngrams_of(header, arrays)
     assert {"order", "powers", "symbols", "counts", "children"} == found.keys()
     assert Powers(0.5, 0.7) == found["powers"]
-    assert Powers(0.75, 0.25) == checkpoint._ngrams_of({"order": 4, "share": 0.25}, {})["powers"]
-    for share in (1.0, -0.1, "0.5", None):
-        with pytest.raises(ValueError, match="no share"):
-            checkpoint._ngrams_of({"order": 4, "share": share}, {})
 
 
 @pytest.mark.parametrize("scale", [1.0, 8.0])

@@ -117,14 +117,6 @@ def test_what_is_not_kept_leaves_its_probability_to_the_shorter_contexts() -> No
     assert [0, 1, 2, 3, 1, 0] == tree.symbols.tolist()
 
 
-def test_dropped_may_be_left_out_where_there_is_none() -> None:
-    tree = NGramTree.of(IDS, V, 3)
-    arrays = {name: a for name, a in tree.to_arrays().items() if name != "dropped"}
-    nodes = walked(tree, [0, 1])
-    again = NGramTree.from_arrays(V, 3, arrays)
-    assert (tree.probabilities(nodes) == again.probabilities(nodes)).all()
-
-
 def test_what_would_grow_too_large_has_shorter_n_grams(monkeypatch) -> None:
     whole = NGramTree.of(IDS, V, 4)
     monkeypatch.setattr("charnn.ngrams.tree.MAX_NODES", len(whole.symbols))

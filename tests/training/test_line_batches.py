@@ -237,7 +237,7 @@ def test_a_line_model_is_known_by_its_file_and_scored_under_lines(launch):
     for file in (run.last, run.best):
         saved = checkpoint.load(file)
         assert saved.lines
-        assert 3 == checkpoint.peek(file)["format"]
+        assert checkpoint.peek(file)["lines"]
         assert saved.info["recipe"]["lines"]
         assert all("cold_256" not in entry for entry in saved.info["history"])
     best = checkpoint.load(run.best)
@@ -260,15 +260,6 @@ def test_the_counted_tokens_are_those_that_were_read(launch):
         windows = [trainer.batches.window(step) for step in range(9)]
         done = [e for e in trainer.run() if isinstance(e, events.StepDone)]
     assert np.cumsum([window.size for window in windows]).tolist() == [e.tokens for e in done]
-
-
-def test_other_files_stay_in_the_format_that_older_charnn_read(launch):
-    with launch() as trainer:
-        finish(trainer)
-        metadata = checkpoint.peek(trainer.home.last)
-    assert 2 == metadata["format"]
-    assert "lines" not in metadata
-    assert "lines" not in metadata["training"]["config"]
 
 
 def test_a_file_that_contradicts_itself_about_lines_is_damaged(launch):

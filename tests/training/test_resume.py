@@ -218,7 +218,7 @@ def test_of_a_training_that_is_too_new_or_damaged_only_the_damaged_one_is_given_
         home = trainer.home
     assert home.best.exists()
     with monkeypatch.context() as patched:
-        patched.setattr(checkpoint, "FORMAT", 1)
+        patched.setattr(checkpoint, "FORMAT", 0)
         with pytest.raises(NewerFile, match=r"install a newer one$"):
             with resume("a", TrainOptions(), tmp_path / "runs"):
                 pass
