@@ -29,16 +29,6 @@ def report(
         ),
     ],
     model: ModelArgument = None,
-    png: Annotated[
-        Path | None,
-        typer.Option(
-            "--png",
-            metavar="DIR",
-            help="Also write each chart as a PNG of 1440 pixels across into this folder, in place "
-            "of one of that name; takes the extra plots.",
-            show_default=False,
-        ),
-    ] = None,
     force: Annotated[bool, typer.Option("--force", help="Replace what is there already.")] = False,
     threads: ThreadsOption = None,
     checkpoints: CheckpointsOption = DEFAULT_CHECKPOINTS,
@@ -50,7 +40,6 @@ def report(
     \b
     charnn report -o report.html             the newest run
     charnn report lighthouse -o report.html  a run by its name
-    charnn report -o report.html --png plots the charts as pictures as well
     """
     if threads is not None and threads < 1:
         raise ConfigError(f"--threads must be 1 or more, got {threads}")
@@ -62,12 +51,6 @@ def report(
         raise FileError(f"{output} is there already: replace it with --force, or give another -o")
     if not output.absolute().parent.is_dir():
         raise FileError(f"cannot write {output}: there is no folder {output.parent}")
-
-    if png is not None:
-        from charnn.report.png import require_folder, require_resvg
-
-        require_folder(png)
-        require_resvg()  # before all that takes long
 
     from charnn.checkpoint import load
     from charnn.runs import find_model
@@ -81,7 +64,7 @@ def report(
     saved = load(path)
     with machine.prepared(threads or machine.default_threads()):
         facts = find_facts(saved, path, name_of(path), None if quiet else _Progress())
-    drawn = write_report(facts, output, png)
+    write_report(facts, output)
     size = output.stat().st_size
     if as_json:
         scores = facts.scores.protocols if facts.scores else {}
@@ -96,7 +79,6 @@ def report(
                 **{key.replace("-", "_"): each.to_dict() for key, each in scores.items()},
                 "chars_per_second": facts.chars_per_second,
                 "left_out": facts.left_out,
-                "png": [str(each) for each in drawn],
             }
         )
     if not quiet:
@@ -104,8 +86,6 @@ def report(
             sections = ", ".join(key for key, each in facts.left_out.items() if each == why)
             note(f"{sections}: {why}")
         say(f"wrote {output}, {size:,} bytes, from {path}")
-        if png is not None:
-            say(f"wrote {len(drawn)} charts to {png}")
 
 
 class _Progress:

@@ -16,7 +16,6 @@ from charnn.report import measured_sections as measured
 from charnn.report import sections as parts
 from charnn.report.facts import Facts
 from charnn.report.html import name_shown, paragraph
-from charnn.report.png import write_charts
 from charnn.tensor_file import replacing
 from charnn.version import __version__
 
@@ -38,20 +37,15 @@ SECTIONS = {
 }
 
 
-def write_report(facts: Facts, output: Path, charts: Path | None = None) -> list[Path]:
-    """Writes the page to `output`, and its charts as PNG into a folder; each whole or not at all.
-
-    Returns what the charts were written to.
+def write_report(facts: Facts, output: Path) -> None:
+    """Writes the page to `output`, whole or not at all.
 
     Raises:
-        FileError: a file cannot be written.
-        CharnnError: what draws charts, or a font for it, is not installed.
+        FileError: the file cannot be written.
     """
     text = make_report(facts)
-    drawn = write_charts(text, style_sheet(_part("report.css")), charts) if charts else []
     with replacing(output) as file:
         file.write(text.encode())
-    return drawn
 
 
 def make_report(facts: Facts) -> str:
