@@ -117,7 +117,7 @@ def _loss(
 def _said(batches: Batches) -> tuple[Tensor, Tensor]:
     """What was said of every so many targets, as logarithms (N, V), and which they were (N,)."""
     said, wanted, seen = [], [], 0
-    for logits, targets, total in batches:
+    for logits, targets, _, total in batches:
         every = -(-total * logits.shape[-1] // MOST_NUMBERS)
         real = torch.from_numpy(targets != IGNORED)
         chosen = torch.arange(int(real.sum()))[-seen % every :: every]

@@ -15,14 +15,15 @@ from copy import deepcopy
 
 import numpy as np
 import torch
+from torch.nn.functional import cross_entropy
 
 from charnn.config import DynamicConfig
 from charnn.errors import CharnnError, ConfigError
-from charnn.evaluation import Predictor
+from charnn.evaluation import Predictor, as_tensor, require_targets
 from charnn.model import LanguageModel
 from charnn.model.state import State, detach
 from charnn.ngrams.mixture_torch import MixedLanguageModel
-from charnn.scoring.losses import as_tensor, require_targets, token_nats, whole_lines
+from charnn.scoring.losses import whole_lines
 from charnn.scoring.surprisal import Array
 
 Progress = Callable[[int, int], None]
@@ -116,7 +117,7 @@ def _segment(
     In a segment of that size it is their mean; the tokens of a short one count as much as others.
     """
     logits, state = network(ids[:-1], detach(state))
-    nats = token_nats(logits, ids[1:])[:, 0]
+    nats = cross_entropy(logits[:, 0], ids[1:, 0], reduction="none")
     gradients = torch.autograd.grad(nats.sum() / size, weights)
     return nats.detach().cpu().numpy(), gradients, detach(state)
 

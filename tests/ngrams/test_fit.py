@@ -381,7 +381,7 @@ def test_the_powers_are_the_lowest_within_their_limits_too(seed: int) -> None:
 
 def test_batches_smaller_than_what_is_left_out_between_targets_are_no_trouble() -> None:
     batches = [
-        evaluation.Batch(torch.zeros(1, size, 1 << 20), np.zeros((1, size), int), 15)
+        evaluation.Batch(torch.zeros(1, size, 1 << 20), *np.zeros((2, 1, size), int), 15)
         for size in (3, 1, 1, 2, 1, 7)
     ]
     said, targets = fit._said(iter(batches))
