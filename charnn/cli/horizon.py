@@ -11,7 +11,6 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from charnn.cli.console import no_talk, note, note_alone, print_json, progress_lines, put, say
-from charnn.cli.lag_plot import curves
 from charnn.cli.options import (
     DEFAULT_CHECKPOINTS,
     CheckpointsOption,
@@ -22,6 +21,7 @@ from charnn.cli.options import (
     ReadTextsArgument,
     ThreadsOption,
 )
+from charnn.cli.plot import over_lags
 from charnn.config import CELLS_MINUTES, GATES, HORIZON_SAMPLES, MAX_SEED, TrainOptions
 from charnn.errors import ConfigError
 
@@ -232,12 +232,12 @@ def _show(name: str, found: Horizon) -> None:
     put("")
     put("loss over k: the last k tokens alone, or all with those beyond k shuffled")
     losses = {"last k": found.truncated.tolist(), "shuffled": found.shuffled.tolist()}
-    for line in curves(lags, losses):
+    for line in over_lags(lags, losses):
         put(line)
     put("")
     put("gradient of a loss by the state k tokens back")
     series = {f"layer {layer}": found.gradient[layer].tolist() for layer in shown}
-    for line in curves(lags, series, logarithmic=True):
+    for line in over_lags(lags, series, logarithmic=True):
         put(line)
     put("")
     put(f"within 0.01 nats of all that there is to read, which gives {found.whole:.4f}:")
@@ -274,7 +274,7 @@ def _show_side_by_side(found: dict[str, Horizon]) -> None:
         for k, lag in enumerate(lags):
             style = ".2e" if logarithmic else ".4f"
             put(f"{lag:>5}" + "".join(f"{format(ys[k], style):>12}" for ys in series.values()))
-        for line in curves(lags, series, logarithmic):
+        for line in over_lags(lags, series, logarithmic):
             put(line)
 
 

@@ -12,8 +12,8 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from charnn.cli.console import flush_stdout, note, print_json, put, say
-from charnn.cli.curves import columns_of
 from charnn.cli.options import JsonOption, QuietOption, option
+from charnn.cli.plot import columns_of
 from charnn.cli.signals import OrderlyEnd
 from charnn.config import LAB_SIZES, LAB_STEPS, MAX_SEED, LabOptions
 from charnn.config.checks import require_int

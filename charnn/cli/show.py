@@ -7,8 +7,8 @@ from collections.abc import Iterator
 from typing import TYPE_CHECKING, Any
 
 from charnn.cli.console import describe_ngrams, print_json, put, visible
-from charnn.cli.curves import columns_of, learning_curves
 from charnn.cli.options import DEFAULT_CHECKPOINTS, CheckpointsOption, JsonOption, ModelArgument
+from charnn.cli.plot import columns_of, learning_curves
 from charnn.errors import DamagedFile
 
 if TYPE_CHECKING:

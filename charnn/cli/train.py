@@ -19,7 +19,6 @@ from charnn.cli.console import (
     say,
     warn,
 )
-from charnn.cli.curves import columns_of, learning_curves
 from charnn.cli.options import (
     DEFAULT_CHECKPOINTS,
     CheckpointsOption,
@@ -38,6 +37,7 @@ from charnn.cli.options import (
     option,
 )
 from charnn.cli.plan import describe, show_plan
+from charnn.cli.plot import columns_of, learning_curves
 from charnn.cli.signals import OrderlyEnd
 from charnn.config import (
     BATCH_SIZES,

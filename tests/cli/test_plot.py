@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import re
 import sys
 from types import SimpleNamespace
@@ -9,7 +10,7 @@ from types import SimpleNamespace
 import pytest
 
 from charnn.cli import main
-from charnn.cli.curves import columns_of, learning_curves, plot
+from charnn.cli.plot import columns_of, learning_curves, over_lags, over_steps
 
 HISTORY = [
     {"step": 10 * i, "train_loss": 4 / i, "cold_256": 1 + 3 / i, "targets": 5} for i in range(1, 9)
@@ -22,35 +23,50 @@ QUICK = [
 
 
 @pytest.mark.parametrize("columns", [1, 38, 40, 78, 80, 200])
-def test_both_curves_stand_in_the_width_there_is(columns: int) -> None:
+def test_both_curves_fit_the_width(columns: int) -> None:
     lines = list(learning_curves({"history": HISTORY}, columns))
     assert all(line.isascii() for line in lines)
     assert max(map(len, lines)) <= max(columns, 40)
-    marks = [line[10:] for line in lines[1:11]]
-    assert {"o", "*"} <= set("".join(marks))
-    assert "loss over the steps (cold-256):" == lines[0]
-    assert lines[-1].startswith("o training  * validation")
+    assert {"o", "*"} <= {character for line in lines[1:11] for character in line[11:]}
+    assert "cold-256" in lines[0]
     assert ("10", "80") == tuple(lines[-2].split())
 
 
-def test_a_point_stands_where_its_numbers_are() -> None:
-    lines = plot([(0, 2.0), (100, 1.0)], [(0, 3.0), (100, 1.0)], 30)
-    assert "  3.0000 |*" == lines[0]
-    assert "  1.0000 |" + " " * 19 + "@" == lines[9]
-    assert "o" == lines[round(9 / 2 - 0.1)][10]  # half way down, at the first step
-    assert "o training  * validation  @ both" == lines[-1]
+def test_a_point_lies_at_its_step_and_value() -> None:
+    curves = {"validation": [(0, 3.0), (100, 1.0)], "training": [(0, 2.0), (100, 1.0)]}
+    lines = over_steps(curves, 31)
+    assert "   3.0000 |*" == lines[0]
+    assert "   1.0000 |" + " " * 19 + "@" == lines[9]
+    assert "o" == lines[round(9 / 2 - 0.1)][11]  # half way down, at the first step
+    assert "* validation  o training  @ several" == lines[-1]
 
 
-def test_a_flat_curve_and_a_lonely_point_are_drawn() -> None:
-    assert "*" in "".join(plot([], [(5, 1.5)])[:10])
-    assert "* validation" == plot([], [(5, 1.5), (6, 1.5)])[-1]
+def test_a_flat_curve_and_a_single_point_are_drawn() -> None:
+    for points in ([(5, 1.5)], [(5, 1.5), (6, 1.5)]):
+        assert "*" in "".join(over_steps({"validation": points}, 80)[:10])
 
 
-def test_what_was_not_finite_is_left_out_and_a_short_history_is_no_curve() -> None:
+def test_lags_are_drawn_at_equal_distances_and_by_powers_of_ten() -> None:
+    lines = over_lags([1, 8, 64], {"a": [1.0, 0.1, 0.01]}, logarithmic=True)
+    marks = [(row, line.index("*")) for row, line in enumerate(lines[:10]) if "*" in line[11:]]
+    (row, _), _, (last, _) = marks
+    assert (0, 9) == (row, last)
+    assert marks[1][0] in (4, 5)
+    assert 7 == marks[1][1] - marks[0][1] == marks[2][1] - marks[1][1]
+    assert ["1", "8", "64"] == lines[11].split()
+
+
+def test_values_that_are_not_finite_are_left_out() -> None:
+    lines = over_lags([1, 2], {"a": [math.nan, 1.0], "b": [math.inf, 2.0]})
+    assert 1 == "".join(lines[:10]).count("*")
+    assert 1 == len(over_lags([1], {"a": [math.nan]}))
     bad = {"step": 90, "train_loss": None, "cold_256": None, "targets": 5}
     assert list(learning_curves({"history": HISTORY})) == list(
         learning_curves({"history": [*HISTORY, bad]})
     )
+
+
+def test_a_short_history_gives_no_plot() -> None:
     assert [] == list(learning_curves({"history": HISTORY[:3]}, 80, 4))
     assert [] == list(learning_curves({}))
 
@@ -90,7 +106,7 @@ def test_the_end_of_a_training_shows_what_show_shows(charnn, monkeypatch) -> Non
     monkeypatch.setenv("COLUMNS", "60")
     _, _, talk = charnn(*train, "--eval-every", "2")
     assert re.search(r"^loss over the steps \(cold-256\):$", talk, re.MULTILINE)
-    assert "o training  * validation" in talk
+    assert "* validation  o training" in talk
     monkeypatch.setenv("COLUMNS", "62")  # show moves it two to the right
     _, shown, _ = charnn("show")
     curve = talk[talk.index("loss over") :].splitlines()[:14]
