@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections import deque
 from collections.abc import Iterable, Iterator
+from typing import NamedTuple
 
 from charnn.config import SamplingConfig
 from charnn.generation.sampler import Sampler
@@ -48,6 +49,85 @@ class StopMatcher:
         """What was held back, once no more text comes."""
         held, self.held = self.held, ""
         return held
+
+
+class TextPiece(NamedTuple):
+    """Characters that were decoded together, and the surprisal of their tokens in nats."""
+
+    text: str
+    nats: float
+
+
+class TextStream:
+    """Decodes the ids that a sampler draws and cuts the text at a stop string or an ending.
+
+    Iterate once. Each piece comes as soon as it can belong to no stop string. ``stopped`` tells
+    whether a stop string, an ending or a guide ended the text, rather than `max_tokens`; ``chars``
+    counts the characters of all drawn ids.
+    """
+
+    def __init__(
+        self,
+        sampler: Sampler,
+        tokenizer: Tokenizer,
+        config: SamplingConfig,
+        ids: Iterable[int] | None = None,
+    ) -> None:
+        """Prepares to draw up to `max_tokens` ids.
+
+        Args:
+            sampler: has read everything before the text.
+            tokenizer: decodes the ids.
+            config: the length, the stop strings and the ending.
+            ids: yields what `sampler.stream` yields; a caller that records each id passes it.
+        """
+        self._sampler, self._tokenizer = sampler, tokenizer
+        self._ids = sampler.stream(config.max_tokens) if ids is None else ids
+        self._cutters: list[StopMatcher | Ending] = []
+        if config.stop:
+            self._cutters.append(StopMatcher(config.stop))
+        if config.until:
+            self._cutters.append(Ending(config.until))
+        self._held: deque[TextPiece] = deque()
+        self.stopped = False
+        self.chars = 0
+
+    def __iter__(self) -> Iterator[TextPiece]:
+        sampler, decoder = self._sampler, self._tokenizer.stream_decoder()
+        chars_per_token = self._tokenizer.chars_per_token
+        nats = 0.0
+        for token in self._ids:
+            self.chars += int(chars_per_token[token])
+            if sampler.guides and sampler.cut:
+                break
+            nats += sampler.last_nats
+            if text := decoder.push(token):
+                piece, nats = TextPiece(text, nats), 0.0
+                if self._cutters:
+                    yield from self._cut(piece)
+                else:
+                    yield piece
+            if self.stopped:
+                break
+        yield from self._cut(TextPiece(decoder.flush(), nats), last=True)
+        self.stopped = self.stopped or sampler.over
+
+    def _cut(self, piece: TextPiece, last: bool = False) -> Iterator[TextPiece]:
+        """Adds a piece to those held back; yields what the cutters let through."""
+        text = piece.text
+        self._held.append(piece)
+        for cutter in self._cutters:
+            text = cutter.push(text) + (cutter.flush() if last else "")
+            self.stopped = self.stopped or cutter.found
+        left = len(text)
+        while left:
+            text, nats = self._held.popleft()
+            if len(text) > left:
+                share = nats * left / len(text)
+                self._held.appendleft(TextPiece(text[left:], nats - share))
+                text, nats = text[:left], share
+            left -= len(text)
+            yield TextPiece(text, nats)
 
 
 class Writing:
@@ -95,55 +175,23 @@ class Writing:
         self.surprisals: list[float] | None = [] if surprisals else None
         self.finish_reason = "interrupt"
         self._ids: Ids | list[int] = tokenizer.encode(prompt, unknown) if prompt else []
-        self.sampler, self._tokenizer, self._config = sampler, tokenizer, config
+        self.sampler = sampler
         self._start_token, self._echo = start_token, echo
         for guide in sampler.guides:
             guide.feed(prompt)
         self._pieces: deque[str] = deque(maxlen=None if keep else 0)
-        self._chars = 0
-        self._nats_shared = 0.0
+        self._stream = TextStream(sampler, tokenizer, config)
 
     def __iter__(self) -> Iterator[str]:
         if self._echo and self.prompt:
             yield self.prompt
         self.sampler.feed(self._ids if len(self._ids) else [self._start_token])
-        decoder = self._tokenizer.stream_decoder()
-        chars_per_token = self._tokenizer.chars_per_token
-        matcher = StopMatcher(self._config.stop)
-        ending = Ending(self._config.until) if self._config.until else None
-        for token in self.sampler.stream(self._config.max_tokens):
-            self._chars += int(chars_per_token[token])
-            if self.sampler.guides and self.sampler.cut:
-                break
-            text = decoder.push(token)
+        for text, nats in self._stream:
             if self.surprisals is not None:
-                self._share_bits(self.surprisals, len(text))
-            piece = matcher.push(text)
-            if ending:
-                piece = ending.push(piece)
-            if piece:
-                self._pieces.append(piece)
-                yield piece
-            if matcher.found or (ending and ending.found):
-                break
-        text = decoder.flush()
-        if self.surprisals is not None:
-            self._share_bits(self.surprisals, len(text))
-        rest = matcher.push(text) + matcher.flush()
-        if ending:
-            rest = ending.push(rest) + ending.flush()
-        stopped = matcher.found or (ending and ending.found) or self.sampler.over
-        self.finish_reason = "stop" if stopped else "length"
-        if rest:
-            self._pieces.append(rest)
-            yield rest
-
-    def _share_bits(self, surprisals: list[float], characters: int) -> None:
-        """Gives the bits that have come since the last time to as many characters."""
-        if characters:
-            bits = (self.sampler.nats - self._nats_shared) / math.log(2) / characters
-            surprisals += [bits] * characters
-            self._nats_shared = self.sampler.nats
+                self.surprisals += [nats / math.log(2) / len(text)] * len(text)
+            self._pieces.append(text)
+            yield text
+        self.finish_reason = "stop" if self._stream.stopped else "length"
 
     @property
     def shown(self) -> str:
@@ -166,4 +214,5 @@ class Writing:
 
         None where no character began, as with no token at all.
         """
-        return self.sampler.nats / math.log(2) / self._chars if self._chars else None
+        chars = self._stream.chars
+        return self.sampler.nats / math.log(2) / chars if chars else None
