@@ -246,7 +246,7 @@ def _show(name: str, found: Horizon) -> None:
 
 
 def _up_to(found: Horizon, losses: Numbers) -> str:
-    used = found.used(losses)
+    used = found.context_length(losses)
     return f"more than {found.lags[-1]}" if used is None else str(used)
 
 

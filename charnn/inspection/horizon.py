@@ -1,22 +1,24 @@
-"""How far a network remembers, in four ways on one axis of lags.
+"""Memory horizon of a network: four measurements on one axis of lags k, in tokens.
 
-**gradient**: the norm of d loss / d state k steps back, layer by layer; it vanishes or explodes
+**gradient**: the norm of d loss / d state k tokens earlier, layer by layer; it vanishes or explodes
 (Pascanu, Mikolov and Bengio 2013). **singular**: the largest singular value of d state_t /
-d state_(t-k), the whole state of all layers (after Verwimp et al. 2018, who take an embedding).
-**truncated**, **shuffled**: the loss where the network sees the last k tokens only, or the tokens
-before them in any order (Khandelwal et al. 2018). **by position**: the loss of the n-th token after
-a cold start (Kaplan et al. 2020).
+d state_(t-k), over the state of all layers (after Verwimp et al. 2018, who differentiate by an
+embedding). **truncated**, **shuffled**: the loss when the network reads only the last k tokens, or
+reads the tokens before them in shuffled order (Khandelwal et al. 2018). **by position**: the loss
+of the n-th token after a cold start (Kaplan et al. 2020).
 
-A norm that float32 cannot hold is infinite. Where places lie, and what is read before each, is
-said by `charnn.inspection.horizon_places`.
+In running text a full context is as long as the longest lag. For a model of lines it is the line so
+far, after the newline that every line starts from; truncated and shuffled contexts start with that
+newline too, and lags count tokens of the line. Values that overflow float32 are infinite.
 
-Shapes: K lags, S places in the text, L layers, P parts of a state, H units, N = L P H, T steps.
+Shapes: K lags, S samples (targets), T steps, L layers, P parts of a state, H units, N = L P H.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from copy import deepcopy
+from dataclasses import dataclass
 from functools import partial
 from typing import NamedTuple
 
@@ -26,38 +28,39 @@ from numpy.typing import NDArray
 from torch import Tensor
 from torch.nn.functional import cross_entropy
 
-from charnn.config import HORIZON_SAMPLES, LAGS
-from charnn.errors import DamagedFile
-from charnn.evaluation import MAX_LOGITS, evaluating
-from charnn.inspection.horizon_places import Ids, Places, choose_places
-from charnn.inspection.jacobians import flat_state, lagged_jacobian
+from charnn.config import FEWEST_PLACES, HORIZON_SAMPLES, LAGS, MOST_OF_A_LINE
+from charnn.errors import DamagedFile, TextError
+from charnn.evaluation import MAX_LOGITS
+from charnn.inspection.jacobians import flat_state, lagged_singular_values
 from charnn.model import LanguageModel, State
 
+Ids = NDArray[np.int64]
 Numbers = NDArray[np.float64]
 Progress = Callable[[str, int, int], None]
 
-GRADIENT_PLACES, JACOBIAN_PLACES = 32, 4
-SHUFFLED_PLACES = 100  # shuffling is the dearest by far; see `Horizon.shuffled`
+GRADIENT_SAMPLES, JACOBIAN_SAMPLES = 32, 4
+SHUFFLED_SAMPLES = 100  # shuffled contexts take by far the most time; see `Horizon.shuffled`
 MAX_TOKENS_AT_ONCE = 1 << 15
+FEWEST_TOKENS = 8
 
 
 class Horizon(NamedTuple):
-    """What was measured; losses in nats a token, the means over places.
+    """Results of `measure_horizon`; losses are means in nats per token.
 
     Attributes:
-        lags: (K,) tokens.
-        too_far: lags that too few places reach back.
-        places: how many places there were.
-        gradient: (L, K) norms, the means over some of the places.
-        singular: (K,) the largest singular values, the geometric means over a few places.
-        whole: the loss after all that there is to read: the longest lag, or the line so far.
-        truncated: (K,) loss with the last k tokens alone.
-        shuffled: (K,) loss with the whole, shuffled beyond k. What shuffling costs is the mean over
-            some of the places; `whole` is added, so that both curves end where they meet.
-        by_position: (W,) loss of the token after n tokens read from a cold start, n from 1.
+        lags: (K,) the lags that enough of the text reaches back.
+        too_far: the lags left out because too little of the text reaches back so far.
+        places: the number of samples.
+        gradient: (L, K) norms, means over some of the samples.
+        singular: (K,) largest singular values, geometric means over a few samples.
+        whole: the loss after the full context.
+        truncated: (K,) the loss after the last k tokens.
+        shuffled: (K,) the loss after the full context, shuffled beyond k. The cost of shuffling is
+            measured on some of the samples and added to `whole`, so both curves meet.
+        by_position: (W,) the loss of the token after n tokens from a cold start, n from 1.
     """
 
-    lags: NDArray[np.int64]
+    lags: Ids
     too_far: tuple[int, ...]
     places: int
     gradient: Numbers
@@ -69,63 +72,123 @@ class Horizon(NamedTuple):
 
     @property
     def position_at_lags(self) -> Numbers:
-        """(K,) `by_position` on the axis of lags: its mean over the tokens since the lag before."""
-        before = np.concatenate([[0], self.lags[:-1]])
-        return np.array([
-            self.by_position[a:b].mean() for a, b in zip(before, self.lags, strict=True)
-        ])  # fmt: skip
+        """`by_position` at each lag (K,): the mean since the previous lag."""
+        means = [part.mean() for part in np.split(self.by_position, self.lags)[:-1]]
+        return np.array(means)
 
-    def used(self, losses: Numbers, within: float = 0.01) -> int | None:
-        """The least lag from which on losses (K,) stay `within` nats of that of the whole."""
-        near = np.append(losses <= self.whole + within, True)
-        first = len(near) - int(np.argmin(near[::-1])) if not near.all() else 0
+    def context_length(self, losses: Numbers, within: float = 0.01) -> int | None:
+        """Returns the smallest lag from which on losses (K,) stay `within` nats of `whole`."""
+        far = np.flatnonzero(~(losses <= self.whole + within))
+        first = int(far[-1]) + 1 if len(far) else 0
         return int(self.lags[first]) if first < len(self.lags) else None
+
+
+@dataclass(frozen=True)
+class Samples:
+    """Target tokens of a text, and the contexts that each can be predicted from.
+
+    Attributes:
+        ids: (T,) the text.
+        places: (S,) positions of the targets in `ids`.
+        begins: (S,) where the full context of each target begins.
+        warm: (S,) where reading begins for the state at an earlier token.
+        head: (0,) or (1,) tokens read before every context: the newline for a model of lines.
+    """
+
+    ids: Ids
+    places: Ids
+    begins: Ids
+    warm: Ids
+    head: Ids
+
+    def __len__(self) -> int:
+        return len(self.places)
+
+    @property
+    def targets(self) -> Ids:
+        """The target tokens (S,)."""
+        return self.ids[self.places]
+
+    def spread(self, count: int) -> Ids:
+        """Returns the numbers of at most `count` samples, evenly spaced."""
+        return np.linspace(0, len(self) - 1, min(count, len(self))).astype(np.int64)
+
+    def take(self, numbers: Ids) -> Samples:
+        """Returns the samples of these numbers alone."""
+        places, begins, warm = self.places[numbers], self.begins[numbers], self.warm[numbers]
+        return Samples(self.ids, places, begins, warm, self.head)
+
+    def full(self) -> list[Ids]:
+        """Returns the full context of each target."""
+        return self._rows(self.begins, self.places)
+
+    def last(self, lag: int) -> list[Ids]:
+        """Returns the last `lag` tokens before each target."""
+        return self._rows(self.places - lag, self.places)
+
+    def before(self, lag: int) -> list[Ids]:
+        """Returns the tokens that lead to the state `lag` tokens before each target."""
+        return self._rows(self.warm, self.places - lag)
+
+    def shuffled(self, lag: int, generator: np.random.Generator) -> list[Ids]:
+        """Returns the full contexts, shuffled but for the last `lag` tokens."""
+        return [
+            np.concatenate(
+                [self.head, generator.permutation(self.ids[a : p - lag]), self.ids[p - lag : p]]
+            )
+            for a, p in zip(self.begins, self.places, strict=True)
+        ]
+
+    def _rows(self, starts: Ids, stops: Ids) -> list[Ids]:
+        return [
+            np.concatenate([self.head, self.ids[a:b]]) for a, b in zip(starts, stops, strict=True)
+        ]
 
 
 def measure_horizon(
     model: LanguageModel,
-    tokens: Ids,
+    tokens: NDArray[np.integer],
     seed: int = 0,
     samples: int = HORIZON_SAMPLES,
     lags: Sequence[int] = LAGS,
     progress: Progress | None = None,
     newline: int | None = None,
-    gradients: int = GRADIENT_PLACES,
-    jacobians: int = JACOBIAN_PLACES,
+    gradients: int = GRADIENT_SAMPLES,
+    jacobians: int = JACOBIAN_SAMPLES,
 ) -> Horizon:
-    """Measures all four at places drawn from tokens (T,), at the lags that enough places have.
+    """Takes all four measurements on samples drawn from tokens (T,).
 
     Args:
-        newline: for a model of lines, the token that ends one.
-        gradients: at how many of the places there are gradients.
-        jacobians: at how many of these there are singular values.
+        newline: the token that ends a line, for a model of lines.
+        gradients: the number of samples that gradients are taken of.
+        jacobians: the number of these that singular values are taken of.
 
     Raises:
-        TextError: the text, or every line of it, is too short to look back.
+        DamagedFile: a token is outside the model's vocabulary.
+        TextError: the text, or every line of it, is too short.
     """
     ids = np.asarray(tokens, np.int64)
     if len(ids) and ids.max() >= model.config.vocab_size:
         raise DamagedFile("the tokens hold an id outside the vocabulary: tokenize the text again")
     generator = np.random.default_rng(seed)
-    chosen = choose_places(ids, lags, samples, generator, newline)
-    kept, places = chosen.lags, chosen.places
-    few = places.some(gradients)
-    some = places.numbers(SHUFFLED_PLACES)
-    say = progress or (lambda _what, _done, _all: None)
-    with evaluating(model), _without_weights(model):
-        gradient = gradient_norms(model, few, kept, say)
-        singular = largest_singular_values(model, few.some(jacobians), kept, seed, say)
-        whole, positions = whole_losses(model, places, int(kept[-1]), say)
-        truncated = truncated_losses(model, places, kept, whole, say)
-        shuffled = shuffled_losses(model, places.at(some), kept, whole[some], generator, say)
-    means = np.exp(np.log(np.maximum(singular, 1e-300)).mean(axis=0))
+    drawn, kept = draw_samples(ids, lags, samples, generator, newline)
+    progress = progress or (lambda _what, _done, _total: None)
+    # Without gradients of the weights, gradients of states take a fraction of the time.
+    model = deepcopy(model).eval().requires_grad_(False)
+    few = drawn.take(drawn.spread(gradients))
+    gradient = gradient_norms(model, few, kept, progress)
+    singular = singular_values(model, few.take(few.spread(jacobians)), kept, seed, progress)
+    whole, positions = full_context_losses(model, drawn, int(kept[-1]), progress)
+    truncated = truncated_losses(model, drawn, kept, whole, progress)
+    some = drawn.spread(SHUFFLED_SAMPLES)
+    shuffled = shuffled_losses(model, drawn.take(some), kept, whole[some], generator, progress)
     cost = (shuffled - whole[some, None]).mean(axis=0)
     return Horizon(
         kept,
-        chosen.too_far,
-        len(places),
+        tuple(lags[len(kept) :]),
+        len(drawn),
         gradient.mean(axis=0),
-        means,
+        np.exp(np.log(np.maximum(singular, 1e-300)).mean(axis=0)),
         float(whole.mean()),
         truncated.mean(axis=0),
         whole.mean() + cost,
@@ -133,176 +196,192 @@ def measure_horizon(
     )
 
 
-@contextmanager
-def _without_weights(model: LanguageModel) -> Iterator[None]:
-    """Gradients are of states alone in this block, which spares the most of their time."""
-    wanted = [(each, each.requires_grad) for each in model.parameters()]
-    try:
-        for each, _ in wanted:
-            each.requires_grad_(False)
-        yield
-    finally:
-        for each, before in wanted:
-            each.requires_grad_(before)
+def draw_samples(
+    ids: Ids,
+    lags: Sequence[int],
+    count: int,
+    generator: np.random.Generator,
+    newline: int | None = None,
+) -> tuple[Samples, Ids]:
+    """Draws at most `count` targets of a text (T,), in order; returns them and the usable lags.
+
+    All targets reach back as far as the longest usable lag, so that lags can be compared.
+
+    Raises:
+        TextError: the text, or every line of it, is too short.
+    """
+    if newline is not None:
+        return _draw_in_lines(ids, lags, count, generator, newline)
+    if len(ids) < FEWEST_TOKENS:
+        raise TextError(
+            f"the text has {len(ids)} tokens, horizon needs {FEWEST_TOKENS}: give a longer TEXT"
+        )
+    kept = np.array([lag for lag in lags if lag <= len(ids) // 2])
+    longest = int(kept[-1])
+    room = len(ids) - longest
+    places = longest + np.sort(generator.choice(room, min(count, room), replace=False))
+    begins = places - longest
+    warm = np.maximum(begins - longest, 0)
+    return Samples(ids, places, begins, warm, np.zeros(0, np.int64)), kept
+
+
+def _draw_in_lines(
+    ids: Ids, lags: Sequence[int], count: int, generator: np.random.Generator, newline: int
+) -> tuple[Samples, Ids]:
+    starts = np.append(0, np.flatnonzero(ids[:-1] == newline) + 1)
+    starts = np.repeat(starts, np.diff(np.append(starts, len(ids))))
+    depth = np.arange(len(ids)) - starts  # tokens of its line before each token
+    depth[depth > MOST_OF_A_LINE] = 0
+    kept = [lag for lag in lags if (depth >= lag).sum() >= FEWEST_PLACES]
+    if not kept:
+        raise TextError(
+            "the lines of the text are too short to look back: fewer than "
+            f"{FEWEST_PLACES} tokens have another token before them in their line; "
+            "give a longer TEXT"
+        )
+    deep = np.flatnonzero(depth >= kept[-1])
+    places = np.sort(generator.choice(deep, min(count, len(deep)), replace=False))
+    begins = starts[places]
+    return Samples(ids, places, begins, begins, np.array([newline])), np.array(kept)
 
 
 def gradient_norms(
-    model: LanguageModel, places: Places, lags: NDArray[np.int64], say: Progress
+    model: LanguageModel, samples: Samples, lags: Ids, progress: Progress
 ) -> Numbers:
-    """(S, L, K): norms of d loss / d state of a layer, h and c together, k tokens before the loss.
+    """Returns (S, L, K): norms of d loss / d state of a layer, h and c together, k tokens earlier.
 
-    The loss is that of the token at a place; the state k back is the one that the last k tokens
-    before it were read from, itself the memory of the tokens before those from a cold start.
+    The loss is that of the target; the state k tokens earlier is the one before the last k tokens
+    of its context are read.
     """
-    order = sorted(map(int, lags), reverse=True)
-    read = torch.from_numpy(places.last(order[0]))
-    state = _as_leaves(state_before(model, places, order[0]))
+    descending = sorted(map(int, lags), reverse=True)
+    read = _last_tokens(samples, descending[0])
+    start = _state_before(model, samples, descending[0])
+    state = _map_state(start, lambda part: part.requires_grad_())
     watched: dict[int, list[Tensor]] = {}
-    for number, lag in enumerate(order):
+    for lag, stop in zip(descending, [*descending[1:], 0], strict=True):
         watched[lag] = [part for layer in state for part in layer]
-        following = order[number + 1] if number + 1 < len(order) else 0
-        logits, state = model(read[order[0] - lag : order[0] - following], state)
-        say("gradients", order[0] - following, order[0])
-    wanted = torch.from_numpy(places.targets)
-    loss = cross_entropy(logits[-1], wanted, reduction="sum")
+        logits, state = model(read[len(read) - lag : len(read) - stop], state)
+        progress("gradients", len(read) - stop, len(read))
+    loss = cross_entropy(logits[-1], torch.from_numpy(samples.targets), reduction="sum")
     found = torch.autograd.grad(loss, [part for lag in lags for part in watched[int(lag)]])
     layers, parts = len(state), len(state[0])
-    norms = np.zeros((len(places), layers, len(lags)))
+    norms = np.zeros((len(samples), layers, len(lags)))
     for number, part in enumerate(found):
         lag, layer = divmod(number // parts, layers)
         norms[:, layer, lag] += part.double().square().sum(dim=1).numpy()
     return np.where(np.isnan(norms), np.inf, np.sqrt(norms))
 
 
-def largest_singular_values(
-    model: LanguageModel, places: Places, lags: NDArray[np.int64], seed: int, say: Progress
+def singular_values(
+    model: LanguageModel, samples: Samples, lags: Ids, seed: int, progress: Progress
 ) -> Numbers:
-    """(S, K): the largest singular value of the (N, N) Jacobian of the state over k tokens."""
+    """Returns (S, K): the largest singular value of the state's (N, N) Jacobian over k tokens."""
     longest = int(lags[-1])
-    state = flat_state(state_before(model, places, longest))
-    read = torch.from_numpy(places.last(longest))
-    return lagged_jacobian(model, read, state, [int(lag) for lag in lags], seed, say)
+    state = flat_state(_state_before(model, samples, longest))
+    read = _last_tokens(samples, longest)
+    return lagged_singular_values(model, read, state, lags.tolist(), seed, progress)
+
+
+def _last_tokens(samples: Samples, lag: int) -> Tensor:
+    """Returns the last tokens (lag, S) before each target."""
+    return torch.from_numpy(samples.ids[samples.places + np.arange(-lag, 0)[:, None]])
 
 
 @torch.no_grad()
-def state_before(model: LanguageModel, places: Places, lag: int) -> State:
-    """The states `lag` tokens before places, each the memory of what its place allows to read."""
-    rows = places.before(lag)
+def _state_before(model: LanguageModel, samples: Samples, lag: int) -> State:
+    """Returns the state of each sample, `lag` tokens before its target."""
+    rows = samples.before(lag)
     lengths = np.array([len(row) for row in rows])
-    state = tuple(
-        type(layer)(*(part.clone() for part in layer))  # which may be one and the same
-        for layer in model.initial_state(len(rows))
-    )
+    state = _map_state(model.initial_state(len(rows)), Tensor.clone)
     for length in np.unique(lengths[lengths > 0]):
-        here = np.flatnonzero(lengths == length)
-        read = torch.from_numpy(np.stack([rows[n] for n in here], axis=1))
-        _, found = model(read, model.initial_state(len(here)))
+        same = np.flatnonzero(lengths == length)
+        read = torch.from_numpy(np.stack([rows[n] for n in same], axis=1))
+        _, found = model(read, model.initial_state(len(same)))
         for layer, new in zip(state, found, strict=True):
             for part, values in zip(layer, new, strict=True):
-                part[here] = values
+                part[same] = values
     return state
 
 
-@torch.inference_mode()
-def whole_losses(
-    model: LanguageModel, places: Places, length: int, say: Progress
-) -> tuple[Numbers, Numbers]:
-    """(S,), (length,): losses after all that there is to read, and after n = 1 … length of it.
+def _map_state(state: State, change: Callable[[Tensor], Tensor]) -> State:
+    return tuple(type(layer)(*map(change, layer)) for layer in state)
 
-    The latter are means over the different beginnings.
+
+@torch.inference_mode()
+def full_context_losses(
+    model: LanguageModel, samples: Samples, length: int, progress: Progress
+) -> tuple[Numbers, Numbers]:
+    """Returns (S,) losses after the full context, and (length,) losses after n = 1 … of it.
+
+    The latter are means over contexts that begin at different places.
     """
-    rows = [
-        np.append(row, target) for row, target in zip(places.all(), places.targets, strict=True)
-    ]
-    first = set(np.unique(places.begins, return_index=True)[1].tolist())
+    rows = [np.append(*each) for each in zip(samples.full(), samples.targets, strict=True)]
+    first = set(np.unique(samples.begins, return_index=True)[1].tolist())
     whole, sums = np.empty(len(rows)), np.zeros(length)
-    for some in _portions(rows, model):
-        windows, ends = _padded(rows[some])
-        read = torch.from_numpy(windows)
-        logits, _ = model(read[:-1], model.initial_state(read.shape[1]))
-        flat = cross_entropy(logits.flatten(0, 1), read[1:].flatten(), reduction="none")
-        losses = flat.view(-1, read.shape[1]).double().numpy()
-        whole[some] = losses[ends - 2, np.arange(len(ends))]  # the row ends with the target
-        once = [n for n in range(len(ends)) if n + some.start in first]
-        sums += losses[:length, once].sum(axis=1)
-        say("whole contexts", some.start + len(ends), len(rows))
+    for some, read, logits, lengths in _read(model, rows):
+        flat = cross_entropy(logits[:-1].flatten(0, 1), read[1:].flatten(), reduction="none")
+        losses = flat.view(-1, len(lengths)).double().numpy()
+        whole[some] = losses[lengths - 2, np.arange(len(lengths))]
+        sums += losses[:length, [n in first for n in range(len(rows))[some]]].sum(axis=1)
+        progress("full contexts", some.start + len(lengths), len(rows))
     return whole, sums / len(first)
 
 
-@torch.inference_mode()
 def truncated_losses(
-    model: LanguageModel, places: Places, lags: NDArray[np.int64], whole: Numbers, say: Progress
+    model: LanguageModel, samples: Samples, lags: Ids, whole: Numbers, progress: Progress
 ) -> Numbers:
-    """(S, K): loss of the tokens at places after the last k tokens, from the start state."""
-    told = partial(say, "truncated contexts")
-    return _losses_by_lag(model, places, lags, whole, places.ending, told)
+    """Returns (S, K): the loss of each target after the last k tokens, from the initial state."""
+    told = partial(progress, "truncated contexts")
+    return _losses_by_lag(model, samples, lags, whole, samples.last, told)
 
 
-@torch.inference_mode()
 def shuffled_losses(
     model: LanguageModel,
-    places: Places,
-    lags: NDArray[np.int64],
+    samples: Samples,
+    lags: Ids,
     whole: Numbers,
     generator: np.random.Generator,
-    say: Progress,
+    progress: Progress,
 ) -> Numbers:
-    """(S, K): loss after the whole, of which what lies beyond the last k is shuffled."""
-    made = partial(places.shuffled, generator=generator)
-    told = partial(say, "shuffled contexts")
-    return _losses_by_lag(model, places, lags, whole, made, told)
+    """Returns (S, K): the loss of each target after its full context, shuffled beyond k."""
+    made = partial(samples.shuffled, generator=generator)
+    return _losses_by_lag(model, samples, lags, whole, made, partial(progress, "shuffled contexts"))
 
 
+@torch.inference_mode()
 def _losses_by_lag(
     model: LanguageModel,
-    places: Places,
-    lags: NDArray[np.int64],
+    samples: Samples,
+    lags: Ids,
     whole: Numbers,
-    contexts: Callable[[int], Sequence[NDArray[np.int64]]],
-    say: Callable[[int, int], None],
+    contexts: Callable[[int], Sequence[Ids]],
+    progress: Callable[[int, int], None],
 ) -> Numbers:
-    """(S, K): loss after the contexts that are made for each lag, or the whole one."""
-    losses = np.empty((len(places), len(lags)))
+    """Returns (S, K): the loss of each target after `contexts` of each lag."""
+    losses = np.empty((len(samples), len(lags)))
+    targets = torch.from_numpy(samples.targets)
     for number, lag in enumerate(lags.tolist()):
-        reached = places.reaches(lag)
-        losses[:, number] = whole if reached else _last_losses(model, contexts(lag), places.targets)
-        say(number + 1, len(lags))
+        if (samples.places - samples.begins <= lag).all():  # these contexts are the full ones
+            losses[:, number] = whole
+        else:
+            for some, _, logits, lengths in _read(model, contexts(lag)):
+                last = logits[torch.from_numpy(lengths - 1), torch.arange(len(lengths))]
+                losses[some, number] = cross_entropy(last, targets[some], reduction="none").numpy()
+        progress(number + 1, len(lags))
     return losses
 
 
-def _last_losses(
-    model: LanguageModel, rows: Sequence[NDArray[np.int64]], targets: NDArray[np.int64]
-) -> Numbers:
-    """(S,): loss of targets (S,) after rows that are read from the start state."""
-    losses = np.empty(len(targets))
-    for some in _portions(rows, model):
-        read, ends = _padded(rows[some])
-        logits, _ = model(torch.from_numpy(read), model.initial_state(len(ends)))
-        last = logits[torch.from_numpy(ends - 1), torch.arange(len(ends))]
-        losses[some] = cross_entropy(
-            last, torch.from_numpy(targets[some]), reduction="none"
-        ).numpy()
-    return losses
+def _read(model: LanguageModel, rows: Sequence[Ids]) -> Iterator[tuple[slice, Tensor, Tensor, Ids]]:
+    """Reads rows of tokens from the initial state, as many at once as keep logits small.
 
-
-def _padded(rows: Sequence[NDArray[np.int64]]) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
-    """Rows side by side, (T, S), and how long each is; what follows its end changes nothing."""
+    Yields which rows, their tokens (T, S) padded at the end, logits (T, S, V) and lengths (S,).
+    """
     lengths = np.array([len(row) for row in rows])
-    read = np.zeros((lengths.max(), len(rows)), np.int64)
-    for number, row in enumerate(rows):
-        read[: len(row), number] = row
-    return read, lengths
-
-
-def _portions(rows: Sequence[NDArray[np.int64]], model: LanguageModel) -> list[slice]:
-    """Rows that are read at once, so that activations and logits stay small."""
-    longest = max(len(row) for row in rows)
-    most = min(MAX_TOKENS_AT_ONCE, MAX_LOGITS // model.config.vocab_size) // longest
-    size = max(1, most)
-    return [slice(start, start + size) for start in range(0, len(rows), size)]
-
-
-def _as_leaves(state: State) -> State:
-    return tuple(
-        type(layer)(*(part.detach().requires_grad_() for part in layer)) for layer in state
-    )
+    most = min(MAX_TOKENS_AT_ONCE, MAX_LOGITS // model.config.vocab_size)
+    size = max(1, most // int(lengths.max()))
+    for start in range(0, len(rows), size):
+        some = slice(start, start + size)
+        tokens = [torch.from_numpy(row) for row in rows[some]]
+        read = torch.nn.utils.rnn.pad_sequence(tokens)
+        logits, _ = model(read, model.initial_state(len(tokens)))
+        yield some, read, logits, lengths[some]
