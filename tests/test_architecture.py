@@ -13,7 +13,6 @@ from pathlib import Path
 import pytest
 
 ROOT = Path(__file__).resolve().parent.parent
-MAX_LINES = 350
 
 PLAIN = {"errors", "version"}
 GROUND = PLAIN | {"config", "tensor_file", "text", "checkpoint", "runs"}
@@ -145,12 +144,6 @@ def test_the_core_prints_nothing(module: str) -> None:
         ast.unparse(node) for node in ast.walk(syntax_of(module)) if isinstance(node, ast.Attribute)
     }
     assert set() == attributes & {"sys.stdout", "sys.stderr"}
-
-
-@pytest.mark.parametrize("module", MODULES)
-def test_a_module_is_short_enough_to_read(module: str) -> None:
-    lines = len(MODULES[module].read_text(encoding="utf-8").splitlines())
-    assert lines < MAX_LINES, f"charnn/{module} asks to become two modules"
 
 
 def run_python(code: str) -> None:
