@@ -29,9 +29,9 @@ from speed import eager_speed, save_untrained
 
 from charnn import checkpoint
 from charnn.config import ModelConfig
-from charnn.engines import Network, compiled, make_network
-from charnn.engines.native import NativeModel
-from charnn.generation.sampler import Sampler, draw
+from charnn.engines import compiled, make_predictor
+from charnn.generation.sampler import Sampler
+from charnn.predictor import Predictor, draw
 
 # Read when numpy is loaded; `charnn sample` sets them, too.
 THREADS = ("OPENBLAS_NUM_THREADS", "OMP_NUM_THREADS", "MKL_NUM_THREADS")
@@ -40,7 +40,7 @@ BATCH = 64
 TEMPERATURE = 0.8
 
 
-def engine_speed(network: Network) -> float:
+def engine_speed(network: Predictor) -> float:
     """Characters/s of charnn's own sampler."""
     sampler = Sampler(network, 1, filters={"temperature": TEMPERATURE})
     sampler.feed([0])
@@ -111,7 +111,7 @@ def one_stream(folder: Path, repeats: int) -> None:
                 arms[f"onnxruntime, {kind.__name__.lower()}"] = lambda step=step: onnx_speed(step)
         for engine in ("numpy", "native") if compiled.kernels() else ("numpy",):
             for int8 in (False, True):
-                network = make_network(config, weights, engine, int8)
+                network = make_predictor(config, weights, engine, int8)
                 label = f"charnn, {engine}, {'int8' if int8 else 'float32'}"
                 arms[label] = lambda network=network: engine_speed(network)
         found = alternate(arms, repeats)
@@ -148,9 +148,7 @@ def many_streams(folder: Path, repeats: int) -> None:
             return 50 * 2 * left.size * right.shape[1] / (time.perf_counter() - begin)
 
         def steps(int8: bool, loaded: checkpoint.Checkpoint = loaded, work: int = flops) -> float:
-            network = make_network(loaded.config, loaded.weights, "native", int8)
-            assert isinstance(network, NativeModel)
-            network.reserve(BATCH)
+            network = make_predictor(loaded.config, loaded.weights, "native", int8).twin(BATCH)
             states = np.stack([network.initial_state()] * BATCH)
             tokens = np.arange(BATCH) % loaded.config.vocab_size
             begin = time.perf_counter()
@@ -186,7 +184,7 @@ def loss_of_int8(model: str, checkpoints: str) -> None:
     tokens = TokenFile.open(path.parent / "tokens").split("valid")[:20_000].astype(np.int64)
     losses = {}
     for int8 in (False, True):
-        network = make_network(loaded.config, loaded.weights, "auto", int8)
+        network = make_predictor(loaded.config, loaded.weights, "auto", int8)
         state, total = network.initial_state(), 0.0
         for token, target in zip(tokens[:-1].tolist(), tokens[1:].tolist(), strict=True):
             logits, state = network.step(token, state)

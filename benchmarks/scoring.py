@@ -30,7 +30,7 @@ from speed import save_untrained
 
 from charnn import checkpoint
 from charnn.checkpoint import Checkpoint
-from charnn.engines import compiled, make_network
+from charnn.engines import compiled, make_predictor
 from charnn.evaluation import network_of
 from charnn.scoring.surprisal import Scorer
 from charnn.text.tokenizers import tokenizer_from_dict
@@ -109,7 +109,7 @@ def main() -> None:
             }
             for engine in ("numpy", "native") if compiled.kernels() else ("numpy",):
                 for int8 in (False, True):
-                    network = make_network(saved.config, saved.weights, engine, int8)
+                    network = make_predictor(saved.config, saved.weights, engine, int8)
                     scorer = Scorer(network, saved.start_token)
                     kind = f"{engine}, {'int8' if int8 else 'float32'}"
                     arms[f"{kind}, one line at a time"] = lambda s=scorer, few=few: stream_speed(

@@ -26,18 +26,29 @@ MAY_IMPORT = {
     "checkpoint": PLAIN | {"config", "tensor_file"},
     "runs": PLAIN | {"config", "tensor_file"},
     "model": {"config", "errors", "ngrams.tree"},
-    "engines": GROUND | {"ngrams.tree"},
-    "ngrams": GROUND | {"engines", "model", "evaluation", "training.scoring"},
+    "predictor": {"config", "errors", "ngrams.tree"},
+    "engines": GROUND | {"predictor", "ngrams.tree"},
+    "ngrams": GROUND | {"predictor", "engines", "model", "evaluation", "training.scoring"},
     "evaluation": GROUND | {"model", "ngrams.tree", "ngrams.mixture_torch"},
-    "generation": GROUND | {"engines", "ngrams"},
+    "generation": GROUND | {"predictor", "engines", "ngrams"},
     "desk": GROUND | {"engines", "generation", "ngrams"},
     "training": GROUND | {"evaluation", "generation", "model", "engines", "ngrams"},
     "pages": set(),
     "export": GROUND | {"engines", "generation", "pages", "ngrams"},
     "scoring": GROUND
+    | {"predictor"}
     | {"engines", "evaluation", "generation", "model", "ngrams", "training.batches"},
     "inspection": GROUND
-    | {"engines", "evaluation", "generation", "model", "ngrams", "scoring", "training.batches"},
+    | {
+        "predictor",
+        "engines",
+        "evaluation",
+        "generation",
+        "model",
+        "ngrams",
+        "scoring",
+        "training.batches",
+    },
     "report": GROUND
     | {"engines", "evaluation", "generation", "inspection", "model", "ngrams", "pages", "scoring"},
 }

@@ -137,7 +137,7 @@ def inspect(
     # From here on numpy is loaded, with the threads just set.
     from charnn.checkpoint import load
     from charnn.cli.reading import read_ids
-    from charnn.engines import make_network
+    from charnn.engines import make_predictor
     from charnn.engines.clamps import parse_unit
     from charnn.inspection import units as core
     from charnn.inspection.labels import make_labeller
@@ -161,7 +161,7 @@ def inspect(
     ids = read_ids(texts or [], path, tokenizer, encoding, saved.lines, wanted)
     newline = saved.start_token if saved.lines else None
     progress = None if quiet else progress_lines("reading")
-    activity = core.record(make_network(config, saved.weights), ids, newline, progress)
+    activity = core.record(make_predictor(config, saved.weights), ids, newline, progress)
     head = {"model": str(path), "tokens": len(ids)}
     if gates:
         shares = core.gate_shares(activity, config, saved.weights, newline)

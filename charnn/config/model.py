@@ -54,6 +54,11 @@ class ModelConfig:
         """Features that a layer reads: E for layer 0, H above it."""
         return self.embedding_size if layer == 0 else self.hidden_size
 
+    @property
+    def state_shape(self) -> tuple[int, int, int]:
+        """The shape of one stream's state: layers, parts of a state in the order of `STATES`, H."""
+        return self.num_layers, len(STATES[self.cell]), self.hidden_size
+
     def tensor_shapes(self) -> dict[str, tuple[int, ...]]:
         """Name and shape of every weight, in the order of the forward pass."""
         v, h, rows = self.vocab_size, self.hidden_size, len(GATES[self.cell]) * self.hidden_size

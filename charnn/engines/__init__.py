@@ -1,61 +1,67 @@
-"""The engines that run a trained network, by name."""
+"""The engines that run a trained network without torch, by name."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping, Sequence
 
 import numpy as np
 from numpy.typing import NDArray
 
 from charnn.config import ModelConfig
 from charnn.engines import compiled
-from charnn.engines.float32 import NumpyModel
-from charnn.engines.int8 import Int8Model
-from charnn.engines.native import NativeModel
+from charnn.engines.clamps import Clamp, clamped_start, clamped_weights
+from charnn.engines.float32 import Float32Predictor
+from charnn.engines.int8 import Int8Predictor
+from charnn.engines.native import NativePredictor
 from charnn.engines.weights import arrange, quantise
 from charnn.errors import ConfigError
+from charnn.predictor import Predictor
 
-Network = NumpyModel | Int8Model | NativeModel
+Weights = Mapping[str, NDArray[np.float32]]
+AnyPredictor = Float32Predictor | Int8Predictor | NativePredictor
 
 
-def make_network(
+def make_predictor(
     config: ModelConfig,
-    weights: Mapping[str, NDArray[np.float32]],
+    weights: Weights,
     engine: str = "auto",
     int8: bool = False,
-) -> Network:
-    """A network in one of `ENGINES`; auto is native where it was built. `int8` rounds the weights.
+    clamps: Sequence[Clamp] = (),
+) -> Predictor:
+    """Returns a network in one of `ENGINES`; auto is native if it was built, else numpy.
 
-    With `int8`, all engines give the same text for the same seed; without, the last bits differ.
+    `int8` rounds the weights: then all engines give the same text for the same seed; without it
+    their logits differ in the last bits. `clamps` hold units at their values.
 
     Raises:
-        ConfigError: there is no such engine, or not here.
+        ConfigError: the engine is unknown or not installed, or a clamp is impossible.
     """
     if engine == "auto":
         engine = "native" if compiled.kernels() else "numpy"
     if engine not in ENGINES:
         raise ConfigError(f"unknown engine {engine!r}; choose from auto, {', '.join(ENGINES)}")
-    return ENGINES[engine](config, weights, int8)
+    made = ENGINES[engine](config, clamped_weights(config, weights, clamps), int8)
+    made.start = clamped_start(config, clamps)
+    return made
 
 
-def _native(
-    config: ModelConfig, weights: Mapping[str, NDArray[np.float32]], int8: bool
-) -> NativeModel:
+def _native(config: ModelConfig, weights: Weights, int8: bool) -> NativePredictor:
     if not compiled.kernels():
         raise ConfigError(
             "the native engine was not built: install charnn again where there is a C compiler, "
-            "or leave --engine out, and numpy does the work"
+            "or leave --engine out to use numpy"
         )
     arrangement = arrange(config, weights)
-    return NativeModel(quantise(arrangement) if int8 else arrangement)
+    return NativePredictor(quantise(arrangement) if int8 else arrangement)
 
 
-def _numpy(
-    config: ModelConfig, weights: Mapping[str, NDArray[np.float32]], int8: bool
-) -> NumpyModel | Int8Model:
+def _numpy(config: ModelConfig, weights: Weights, int8: bool) -> Float32Predictor | Int8Predictor:
     if int8:
-        return Int8Model(quantise(arrange(config, weights)))
-    return NumpyModel(config, weights)
+        return Int8Predictor(quantise(arrange(config, weights)))
+    return Float32Predictor(config, weights)
 
 
-ENGINES = {"native": _native, "numpy": _numpy}
+ENGINES: dict[str, Callable[[ModelConfig, Weights, bool], AnyPredictor]] = {
+    "native": _native,
+    "numpy": _numpy,
+}

@@ -10,14 +10,13 @@ from __future__ import annotations
 
 import math
 import re
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from typing import NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
 
 from charnn.config import GATES, STATES, ModelConfig
-from charnn.engines import Network
 from charnn.errors import ConfigError
 
 Array = NDArray[np.float32]
@@ -102,7 +101,12 @@ def check_clamps(clamps: Sequence[Clamp]) -> None:
 def clamped_weights(
     config: ModelConfig, weights: Mapping[str, Array], clamps: Sequence[Clamp]
 ) -> dict[str, Array]:
-    """Weights with which the clamped units keep their values; those given are not changed."""
+    """Returns weights with which the clamped units keep their values; copies what it changes.
+
+    Raises:
+        ConfigError: a value is out of range, or one unit is clamped twice.
+    """
+    check_clamps(clamps)
     changed = dict(weights)
     gates = GATES[config.cell]
     for layer in {clamp.unit.layer for clamp in clamps}:
@@ -130,40 +134,15 @@ def clamped_weights(
     return changed
 
 
-class Clamped:
-    """A network whose clamped units have their values from the start; a `Network` itself."""
-
-    def __init__(self, network: Network, clamps: Sequence[Clamp]) -> None:
-        """Takes a network that was made of `clamped_weights` for the same clamps."""
-        self.config, self.clamps = network.config, tuple(clamps)
-        self._network = network
-        self._places: list[tuple[tuple[int, int, int], float]] = []
-        for unit, value in clamps:
-            parts = STATES[self.config.cell]
-            self._places.append(((unit.layer, parts.index(unit.part), unit.number), value))
-            if parts == ("h", "c") and unit.part == "h":
-                inner = _inverse_tanh(value)
-                self._places.append(((unit.layer, 1, unit.number), inner))
-
-    def initial_state(self) -> Array:
-        """The state at the start of a text: zeros, but for the clamped units."""
-        return self._hold(self._network.initial_state())
-
-    def step(self, token: int, state: Array) -> tuple[Array, Array]:
-        """Reads one token: logits (V,) of the next one, and the new state."""
-        logits, state = self._network.step(token, state)
-        return logits, self._hold(state)
-
-    def feed(self, tokens: Iterable[int], state: Array) -> tuple[Array, Array]:
-        """Reads tokens, at least one: logits (V,) of what comes next, and the new state."""
-        logits, state = self._network.feed(tokens, state)
-        return logits, self._hold(state)
-
-    def _hold(self, state: Array) -> Array:
-        """Puts the values, from which an engine's rounding may differ by the last bit."""
-        for place, value in self._places:
-            state[place] = value
-        return state
+def clamped_start(config: ModelConfig, clamps: Sequence[Clamp]) -> Array:
+    """Returns the state at the start of a text (L, P, H): zeros, but for the clamped units."""
+    start = np.zeros(config.state_shape, np.float32)
+    parts = STATES[config.cell]
+    for unit, value in clamps:
+        start[unit.layer, parts.index(unit.part), unit.number] = value
+        if "c" in parts and unit.part == "h":
+            start[unit.layer, parts.index("c"), unit.number] = _inverse_tanh(value)
+    return start
 
 
 def _inverse_tanh(value: float) -> float:

@@ -27,7 +27,8 @@ from functools import partial
 import numpy as np
 from numpy.typing import NDArray
 
-from charnn.config import STATES, ModelConfig
+from charnn.config import ModelConfig
+from charnn.predictor import Predictor
 
 Array = NDArray[np.float32]
 NORM_EPSILON = 1e-5
@@ -165,7 +166,7 @@ class LSTMCell(Cell):
 CELLS: dict[str, type[Cell]] = {"rnn": RNNCell, "gru": GRUCell, "lstm": LSTMCell}
 
 
-class NumpyModel:
+class Float32Predictor(Predictor):
     """A language model of any cell and depth that reads one token at a time.
 
     State goes in and a new state comes out; a state given is never changed, so it can be kept and
@@ -176,6 +177,7 @@ class NumpyModel:
     def __init__(self, config: ModelConfig, weights: Mapping[str, Array]) -> None:
         """Copies and rearranges `weights`, named and shaped as `config.tensor_shapes()` says."""
         self.config = config
+        self.start = np.zeros(config.state_shape, np.float32)
         cell_type = CELLS[config.cell]
         matrices, self._biases = [], []
         for layer in range(config.num_layers):
@@ -207,11 +209,8 @@ class NumpyModel:
         (self._inputs,) = aligned([self._biases[0].shape])
 
     def initial_state(self) -> State:
-        """The state at the start of a text: zeros."""
-        config = self.config
-        return np.zeros(
-            (config.num_layers, len(STATES[config.cell]), config.hidden_size), np.float32
-        )
+        """Returns the state at the start of a text: zeros, but for clamped units."""
+        return self.start.copy()
 
     @quiet()
     def step(self, token: int, state: State) -> tuple[Array, State]:
@@ -248,7 +247,7 @@ class NumpyModel:
             features = x * (1.0 / math.sqrt(x.dot(x) / size + NORM_EPSILON))
         return features, after
 
-    def twin(self, streams: int) -> NumpyModel:
+    def twin(self, streams: int) -> Float32Predictor:
         """The same model, with scratch memory of its own for another thread; weights are shared.
 
         `streams` may be read at once, or fewer; memory follows the number that is.
@@ -258,7 +257,6 @@ class NumpyModel:
         for cell in other._cells:
             cell.room()
         (other._inputs,) = aligned([self._inputs.shape])
-        other._first = dict(self._first)
         return other
 
     @quiet()

@@ -11,15 +11,15 @@ Shapes: V symbols, E features of a symbol, H units, D what a layer reads, G gate
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Sequence
 from functools import partial
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from charnn.config import STATES
 from charnn.engines.weights import Arrangement, Matrix
+from charnn.predictor import Predictor
 
 Array = NDArray[np.float32]
 F = np.float32
@@ -131,13 +131,16 @@ CELLS: dict[str, Callable[[Array, Array, Array, Array, Any], None]] = {
 }
 
 
-class Int8Model:
-    """A language model with int8 weights that reads one token at a time; see `NumpyModel`."""
+class Int8Predictor(Predictor):
+    """A language model with int8 weights that reads one token at a time; see `Float32Predictor`."""
+
+    exact = True
 
     @quiet()
     def __init__(self, arrangement: Arrangement) -> None:
         """Takes what `quantise` gave."""
         self.config = arrangement.config
+        self.start = np.zeros(self.config.state_shape, np.float32)
         self._embedding = arrangement.embedding
         self._layers = [
             (Product(layer.inputs), Product(layer.recurrent), layer.bias_hn, layer.residual)
@@ -147,19 +150,13 @@ class Int8Model:
         self._cell = CELLS[self.config.cell]
 
     def initial_state(self) -> Array:
-        """The state at the start of a text: zeros (num_layers, parts, H)."""
-        config = self.config
-        shape = (config.num_layers, len(STATES[config.cell]), config.hidden_size)
-        return np.zeros(shape, np.float32)
+        """Returns the state at the start of a text: zeros, but for clamped units."""
+        return self.start.copy()
 
     def step(self, token: int, state: Array) -> tuple[Array, Array]:
         """Reads one token: logits (V,) of the next one, and the new state."""
         after = np.empty_like(state)
         return self._step(self._embedding[token], state, after), after
-
-    def twin(self, streams: int) -> Int8Model:
-        """A model for another thread: this one, which keeps nothing from step to step."""
-        return self
 
     def step_batch(self, tokens: Sequence[int], states: Array) -> Array:
         """Reads a token in each of B streams; states (B, L, parts, H) are changed; logits (B, V).
@@ -184,9 +181,3 @@ class Int8Model:
             x = x + after[number, 0] if residual else after[number, 0]
         x = x - total(x) * (F(1) / F(x.shape[-1]))
         return self._head.of(x)
-
-    def feed(self, tokens: Iterable[int], state: Array) -> tuple[Array, Array]:
-        """Reads tokens, at least one: logits (V,) of what comes next, and the new state."""
-        for token in tokens:
-            logits, state = self.step(token, state)
-        return logits, state

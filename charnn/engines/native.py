@@ -13,13 +13,14 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from charnn.config import GATES, STATES, Powers
+from charnn.config import GATES, Powers
 from charnn.engines import compiled
 from charnn.engines.compiled import CLayer, CMatrix, CModel, CNGrams, CNumbers
 from charnn.engines.float32 import MAX_TABLE_BYTES
 from charnn.engines.weights import Arrangement, Matrix
 from charnn.errors import CharnnError
 from charnn.ngrams.tree import NGramTree
+from charnn.predictor import NOT_FINITE, Predictor, Stream
 
 Array = NDArray[np.float32]
 CELLS = {"rnn": 0, "gru": 1, "lstm": 2}
@@ -27,12 +28,14 @@ CACHE_LINE = 64
 STRIDE = 32  # numbers: a multiple of what any kernel reads at once
 
 
-class NativeModel:
-    """A language model in the compiled engine; see `NumpyModel`.
+class NativePredictor(Predictor):
+    """A language model in the compiled engine; see `Float32Predictor`.
 
     What `step` gives is the caller's. The scratch memory is the model's own: one model serves one
     thread at a time.
     """
+
+    exact = True
 
     def __init__(self, arrangement: Arrangement, streams: int = 1) -> None:
         """Copies `arrangement`, in float32 or quantised, for up to `streams` streams at once.
@@ -61,11 +64,7 @@ class NativeModel:
         model.layers = layers
         model.head = self._matrix(arrangement.head)
         self.c_model, self._layers = model, layers
-        self._state_shape: tuple[int, ...] = (
-            config.num_layers,
-            len(STATES[config.cell]),
-            config.hidden_size,
-        )
+        self.start: Array = np.zeros(config.state_shape, np.float32)
         self.reserve(streams)
         self._tokens = np.zeros(1, np.int32)
         self._tokens_at = address(self._tokens)
@@ -78,7 +77,7 @@ class NativeModel:
         start = address(self._scratch_array)
         self.scratch_at, self.streams = start + -start % CACHE_LINE, streams
 
-    def twin(self, streams: int) -> NativeModel:
+    def twin(self, streams: int) -> NativePredictor:
         """The same model, with working memory of its own for another thread; weights are shared."""
         other = copy(self)
         other._tokens = np.zeros(1, np.int32)
@@ -86,7 +85,7 @@ class NativeModel:
         other.reserve(streams)
         return other
 
-    def mixed(self, tree: NGramTree, powers: Powers) -> NativeModel:
+    def mixed(self, tree: NGramTree, powers: Powers) -> NativePredictor:
         """The same model, with n-grams mixed into what it says; weights are shared.
 
         A state is one array: that of the network, flat, and where the text stands in the tree.
@@ -101,14 +100,12 @@ class NativeModel:
         ngrams.discounts = other._keep(tree.discounts)
         other.c_model = CModel.from_buffer_copy(self.c_model)
         other.c_model.ngrams = ctypes.pointer(ngrams)
-        other._state_shape = (int(np.prod(self._state_shape)) + tree.order,)
+        other.start = np.concatenate([self.start.ravel(), tree.start().astype(np.float32)])
         return other.twin(self.streams)
 
     def initial_state(self) -> Array:
-        """The state at the start of a text: zeros (L, P, H), or as `mixed` says."""
-        state = np.empty(self._state_shape, np.float32)
-        self.compiled.charnn_begin(self.c_model, address(state))
-        return state
+        """Returns the state at the start of a text: zeros, but for clamped units and `mixed`."""
+        return self.start.copy()
 
     def step(self, token: int, state: Array) -> tuple[Array, Array]:
         """Reads one token: logits (V,) of the next one, and the new state."""
@@ -129,24 +126,22 @@ class NativeModel:
         """A text that is to be gone on with where these stand."""
         return NativeStream(self, logits, state)
 
-    def surprisal(self, logits: Array, token: int) -> float:
-        """The nats of a token by `logits`, at temperature 1."""
-        nats: float = self.compiled.charnn_surprisal(address(logits), logits.size, token)
-        return nats
-
     def step_batch(self, tokens: Sequence[int], states: Array) -> Array:
         """Reads a token in each stream; states (B, ...) are changed; logits (B, V).
 
         A stream gets the bits that `step` would give it.
         """
         ids = np.array(tokens, np.int32)
-        assert len(ids) <= self.streams, "more streams than were reserved"
-        assert states.flags.c_contiguous, "the engine takes arrays without gaps"
+        if len(ids) > self.streams:
+            self.reserve(len(ids))
         logits = np.empty((len(ids), self.config.vocab_size), np.float32)
-        at = address(states)
+        packed = np.ascontiguousarray(states)
+        at = address(packed)
         self.compiled.charnn_step(
             self.c_model, len(ids), address(ids), at, at, address(logits), self.scratch_at
         )
+        if packed is not states:
+            states[...] = packed
         return logits
 
     def _read(self, token: int, state: int, logits: int | None) -> None:
@@ -192,10 +187,10 @@ class NativeModel:
         return address(array)
 
 
-class NativeStream:
+class NativeStream(Stream):
     """One text in the engine's hands; ``logits`` (V,) and ``state`` are those of now."""
 
-    def __init__(self, model: NativeModel, logits: Array, state: Array) -> None:
+    def __init__(self, model: NativePredictor, logits: Array, state: Array) -> None:
         """Copies `logits` and `state`."""
         self.model = model  # whose memory the engine works in
         self.logits = np.array(logits, np.float32, order="C")
@@ -208,9 +203,15 @@ class NativeStream:
         at = address(self.state)
         self._reading = (address(self._token), at, at, address(self.logits))
 
+    def load(self, logits: Array, state: Array) -> None:
+        """See `Stream.load`; copies both."""
+        self.logits[...], self.state[...] = logits, state
+
     def choose(self, temperature: float, uniform: float) -> int:
-        """Chooses a token by a number from 0 to 1; -1 if a logit is not finite."""
+        """See `Stream.choose`."""
         token: int = self._choose(*self._by, temperature, uniform, self._room)
+        if token < 0:
+            raise CharnnError(NOT_FINITE)
         return token
 
     def read(self, token: int) -> None:

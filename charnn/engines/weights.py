@@ -1,7 +1,7 @@
 """A model's weights as a step wants them: layer norms folded into the matrices that follow them.
 
-Every engine begins here (`NumpyModel` arranges once more), and so does what is exported. The sums
-are made in 64 bits and in one order, so that every machine gets the same numbers.
+Every engine and exporter begins here (`Float32Predictor` arranges once more). The sums
+are made in 64 bits and in one order, so every machine gets the same numbers.
 
 Shapes: V symbols, E features of a symbol, H units, D what a layer reads, G gates.
 """

@@ -11,30 +11,29 @@ from collections.abc import Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from itertools import islice
 
-from charnn.engines.clamps import Clamped
 from charnn.generation.sampler import read_together
 from charnn.generation.writer import Writing
-from charnn.ngrams.mixture import Predictor, is_exact
+from charnn.predictor import Predictor
 
 SIDE_BY_SIDE = 64  # texts; as many states are held, however many texts there are
 
 
 def write_together(
-    writings: Iterable[Writing], network: Predictor, threads: int | None = None
+    writings: Iterable[Writing], predictor: Predictor, threads: int | None = None
 ) -> Iterator[Writing]:
-    """Writes texts of `network` to their ends, a few at once; each comes when it has ended.
+    """Writes texts of `predictor` to their ends, a few at once; each comes when it has ended.
 
     Those that end together come in their order. `threads` is how many work on the steps; None:
     one for each processor core. In numpy and float32 the texts are written one by one.
     """
-    if isinstance(network, Clamped) or not is_exact(network):
+    if not predictor.exact:
         for writing in writings:
             for _ in writing:
                 pass
             yield writing
         return
     count = max(1, threads or available_cores())
-    engines = [network.twin(-(-SIDE_BY_SIDE // count)) for _ in range(count)]
+    engines = [predictor.twin(-(-SIDE_BY_SIDE // count)) for _ in range(count)]
     waiting = iter(writings)
     active = [(each, iter(each)) for each in islice(waiting, SIDE_BY_SIDE)]
     with ThreadPoolExecutor(count) as pool:

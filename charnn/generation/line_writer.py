@@ -13,7 +13,8 @@ from dataclasses import dataclass
 from charnn.config import LINE_TOKENS, LINE_TRIES, LineConfig
 from charnn.errors import TextError
 from charnn.generation.guides import Guide
-from charnn.generation.sampler import Network, Sampler
+from charnn.generation.sampler import Sampler
+from charnn.predictor import Predictor
 from charnn.text.tokenizers import Tokenizer
 
 
@@ -42,7 +43,7 @@ class LineWriter:
 
     def __init__(
         self,
-        network: Network,
+        predictor: Predictor,
         tokenizer: Tokenizer,
         config: LineConfig,
         seed: int,
@@ -69,10 +70,10 @@ class LineWriter:
             raise TextError(f"the model knows {lacks}, so it cannot write lines")
         prefix = tokenizer.encode(config.prefix, unknown)
         self.prefix = tokenizer.decode(prefix)
-        self._network, self._tokenizer, self._config = network, tokenizer, config
+        self._predictor, self._tokenizer, self._config = predictor, tokenizer, config
         self._seed, self._filters, self._known = seed, dict(filters or {}), known
         self._guides = guides  # one line after another begins with their state of now
-        start = Sampler(network, seed, 0, self._filters, guides)
+        start = Sampler(predictor, seed, 0, self._filters, guides)
         start.feed([int(tokenizer.encode("\n")[0]), *prefix])
         for guide in guides:
             guide.feed(self.prefix)
@@ -95,7 +96,7 @@ class LineWriter:
             yield line
 
     def _draw(self, index: int, taken: set[str]) -> Line:
-        sampler = Sampler(self._network, self._seed, index, self._filters, self._guides)
+        sampler = Sampler(self._predictor, self._seed, index, self._filters, self._guides)
         spent = tries = 0
         refused = dict.fromkeys(("of another length", "here already", "in the training text"), 0)
         while tries < self._tries and spent < LINE_TOKENS:

@@ -10,17 +10,16 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from charnn.checkpoint import Checkpoint
-from charnn.config import LineConfig, Powers, SamplingConfig
-from charnn.engines import Network, make_network
-from charnn.engines.clamps import Clamp, Clamped, check_clamps, clamped_weights
+from charnn.config import LineConfig, SamplingConfig
+from charnn.engines.clamps import Clamp
 from charnn.errors import DamagedFile, FileError
 from charnn.generation.filters import FILTERS
 from charnn.generation.guides import Guide, Phrases
 from charnn.generation.line_writer import LineWriter
 from charnn.generation.sampler import Sampler, draw_seed
 from charnn.generation.writer import Writing
-from charnn.ngrams.mixture import mix
-from charnn.ngrams.tree import NGramTree, counts_from_dict
+from charnn.ngrams.mixture import predictor as predictor_of
+from charnn.predictor import Predictor
 from charnn.text.tokenizers import Tokenizer, tokenizer_from_dict
 
 if TYPE_CHECKING:
@@ -34,8 +33,7 @@ class Model:
     """A model ready to write: a network in numpy, its tokenizer, and what is known of its making.
 
     Attributes:
-        network: the network in one of the engines; ``config`` is its shape.
-        predictor: what it writes by: the network, or its mixture with n-grams.
+        predictor: the network in one of the engines, with its n-grams if it has any.
         tokenizer: text to ids and back.
         start_token: the id that a text without a prompt is begun with; not shown.
         of_lines: whether it was trained on lines, each from the start state.
@@ -46,19 +44,17 @@ class Model:
 
     def __init__(
         self,
-        network: Network | Clamped,
+        predictor: Predictor,
         tokenizer: Tokenizer,
         start_token: int,
         info: dict[str, Any] | None = None,
         of_lines: bool = False,
         tokens: Path | None = None,
         digest: str = "",
-        counts: tuple[NGramTree, Powers] | None = None,
     ) -> None:
-        self.network, self.tokenizer, self.start_token = network, tokenizer, start_token
-        self.predictor = mix(network, counts)
+        self.predictor, self.tokenizer, self.start_token = predictor, tokenizer, start_token
         self.of_lines = of_lines
-        self.config, self.info, self.digest = network.config, info or {}, digest
+        self.config, self.info, self.digest = predictor.config, info or {}, digest
         self.tokens = tokens
         self._patterns: dict[str, Pattern] = {}  # the latest one
 
@@ -71,7 +67,7 @@ class Model:
         int8: bool = False,
         clamps: Sequence[Clamp] = (),
     ) -> Model:
-        """The model of a checkpoint, in an engine that `make_network` knows.
+        """The model of a checkpoint, in an engine that `make_predictor` knows.
 
         `tokens` is the file that it learnt from; `clamps` hold units at their values.
 
@@ -81,19 +77,14 @@ class Model:
                 n-grams are none.
         """
         tokenizer = tokenizer_from_dict(loaded.tokenizer, loaded.config.vocab_size)
-        check_clamps(clamps)
-        weights = clamped_weights(loaded.config, loaded.weights, clamps)
-        plain = make_network(loaded.config, weights, engine, int8)
-        network = Clamped(plain, clamps) if clamps else plain
         return cls(
-            network,
+            predictor_of(loaded, engine, int8, clamps),
             tokenizer,
             loaded.start_token,
             loaded.info,
             loaded.lines,
             tokens,
             loaded.digest,
-            counts_from_dict(loaded.ngrams, loaded.config.vocab_size),
         )
 
     @cached_property
@@ -163,7 +154,7 @@ class Model:
         config = config or SamplingConfig()
         filters = {name: getattr(config, name) for name in FILTERS}
         drawn = draw_seed() if seed is None else seed
-        sampler = Sampler(self.predictor, drawn, index, filters, self.guides(config))
+        sampler = Sampler(self.predictor.twin(1), drawn, index, filters, self.guides(config))
         start = self.start_token
         return Writing(
             sampler, self.tokenizer, prompt, start, config, unknown, echo, surprisals, index, keep
@@ -194,7 +185,7 @@ class Model:
         seed = draw_seed() if seed is None else seed
         guides = self.guides(config)
         return LineWriter(
-            self.predictor, self.tokenizer, lines, seed, filters, known, unknown, guides
+            self.predictor.twin(1), self.tokenizer, lines, seed, filters, known, unknown, guides
         )
 
     def stream(

@@ -6,21 +6,20 @@ import math
 import secrets
 from collections import deque
 from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
-from typing import Any, Protocol
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from charnn.config import MAX_SEED
-from charnn.engines.float32 import State
-from charnn.engines.native import NativeModel, NativeStream
 from charnn.errors import CharnnError, ConfigError
 from charnn.generation.filters import PENALTIES, RECENT, active_filters, temperature
 from charnn.generation.guides import Guide
+from charnn.predictor import Predictor, Stream, draw
 
 MASK = 0xFFFFFFFF
 WARM_UP = 16
-NOT_FINITE = "the model's output is not finite: its weights are too large; use another model"
+STATE_KEYS = {"generator", "recent", "logits", "nats", "tokens", "state", "guides"}
 
 
 def draw_seed() -> int:
@@ -69,42 +68,6 @@ class Sfc32:
         return self.next() / 4294967296.0
 
 
-def draw(logits: NDArray[np.float64], uniform: float) -> int:
-    """The id where the running sum of exp(logit - max), in id order, first exceeds its share.
-
-    `uniform` in [0, 1) is that share of the whole sum. An id of probability 0 is never drawn.
-    """
-    # argmax and indexing: a third of the time of max, and this is done for every token.
-    cumulative = np.exp(logits - logits[logits.argmax()]).cumsum()
-    return int(cumulative.searchsorted(uniform * cumulative[-1], side="right"))
-
-
-def _surprisal(logits: NDArray[np.float64], token: int) -> float:
-    """-log of the probability of `token`, in nats; changes `logits`."""
-    logits -= logits[logits.argmax()]
-    return math.log(np.exp(logits).cumsum()[-1]) - float(logits[token])
-
-
-class Network(Protocol):
-    """What a sampler needs of a model; `NumpyModel` is one."""
-
-    def initial_state(self) -> State:
-        """The state at the start of a text."""
-
-    def step(self, token: int, state: State) -> tuple[NDArray[np.float32], State]:
-        """Reads one token: logits (V,) of the next one, and the new state."""
-
-    def feed(self, tokens: Iterable[int], state: State) -> tuple[NDArray[np.float32], State]:
-        """Reads tokens, at least one: logits (V,) of what comes next, and the new state."""
-
-
-class ManyStreams(Protocol):
-    """What `read_together` needs of a model."""
-
-    def step_batch(self, tokens: Sequence[int], states: NDArray[np.float32]) -> NDArray[np.float32]:
-        """Reads a token in each of B streams; states (B, ...) are changed; logits (B, V)."""
-
-
 class Sampler:
     """One text in the making: what was read so far, as state, and the means to go on.
 
@@ -118,7 +81,7 @@ class Sampler:
 
     def __init__(
         self,
-        model: Network,
+        predictor: Predictor,
         seed: int,
         index: int = 0,
         filters: Mapping[str, float] | None = None,
@@ -132,19 +95,19 @@ class Sampler:
         Raises:
             ConfigError: seed, index, a filter's name or its setting is out of range.
         """
-        self._model = model
+        self._predictor = predictor
         self._generator = Sfc32(seed, index)
         active = active_filters(filters or {})
         self._penalties = [each for each in active if each[0] in PENALTIES]
         self._filters = [each for each in active if each[0] not in PENALTIES]
         self.guides = tuple(guides)
-        self._state = model.initial_state()
-        self._logits: NDArray[np.float32] | None = None
+        self._start = predictor.initial_state()
+        self._stream: Stream | None = None  # until something is fed
         self._recent: deque[int] = deque(maxlen=RECENT)
         self.forbidden: Collection[int] = ()
         others = [apply for apply, _ in active if apply is not temperature]
-        self._plain = isinstance(model, NativeModel) and not others and not guides
-        self._engine: NativeStream | None = None
+        self._only_temperature = not others and not guides
+        self._temperature = active[0][1] if active else 1.0
         self.unread: int | None = None
         self.nats = 0.0
         self.tokens = 0
@@ -155,7 +118,8 @@ class Sampler:
         tokens = [int(token) for token in ids]
         if tokens:
             self.settle()
-            self._logits, self._state = self._model.feed(tokens, self._state)
+            state = self._stream.state if self._stream else self._start
+            self._stream = self._predictor.open(*self._predictor.feed(tokens, state))
             self._recent.extend(tokens)
 
     def stream(self, max_tokens: int) -> Iterator[int]:
@@ -170,12 +134,11 @@ class Sampler:
         for _ in range(max_tokens):
             if self.guides and self.over:
                 return
-            self.settle()
-            token, nats = self._choose_natively() if self._is_plain() else self._choose()
-            self._take(token, nats)
+            self._choose()
+            assert self.unread is not None, "a token was chosen"
             for guide in self.guides:
-                guide.push(token)
-            yield token
+                guide.push(self.unread)
+            yield self.unread
 
     def repeat(self, ids: Iterable[int]) -> None:
         """Reads ids as if `stream` had chosen them, one number of the generator for each.
@@ -191,43 +154,28 @@ class Sampler:
             self._take(int(token), nats)
 
     def surprisal(self, token: int) -> float:
-        """The nats of `token` as the next one, under the unfiltered model at temperature 1.
+        """Returns the nats of `token` as the next one: unfiltered, at temperature 1.
 
         Raises:
             CharnnError: as `stream` does.
         """
-        logits = self._finite_logits()
-        if isinstance(self._model, NativeModel):  # whose sums go their own way
-            assert self._logits is not None, "they are finite"
-            return self._model.surprisal(self._logits, token)
-        return _surprisal(logits, token)
+        stream = self._settled()
+        stream.finite_logits()
+        return stream.surprisal(token)
 
     def settle(self) -> None:
         """Reads the latest token, if that is still to be done."""
         if self.unread is not None:
-            token, self.unread = self.unread, None
-            if self._engine is not None and self._engine.state is self._state:
-                self._engine.read(token)
-            else:
-                self._logits, self._state = self._model.step(token, self._state)
+            self._settled()
 
-    def _is_plain(self) -> bool:
-        """Whether the engine can choose by itself: with a temperature and nothing else."""
-        return self._plain and not self.forbidden and self._logits is not None
-
-    def _choose_natively(self) -> tuple[int, float]:
-        """Lets the engine choose; state and logits are then its own, changed in place."""
-        engine = self._engine
-        if engine is None or engine.state is not self._state:
-            assert isinstance(self._model, NativeModel), "others choose here"
-            assert self._logits is not None, "there is something to choose by"
-            engine = self._engine = self._model.open(self._logits, self._state)
-            self._logits, self._state = engine.logits, engine.state
-        _, value = self._filters[0] if self._filters else (None, 1.0)
-        token = engine.choose(value, self._generator.uniform())
-        if token < 0:
-            raise CharnnError(NOT_FINITE)
-        return token, engine.surprisal(token)
+    def _settled(self) -> Stream:
+        """Reads the latest token; returns the stream."""
+        if self._stream is None:
+            raise CharnnError("nothing was fed to the sampler: feed it at least one token first")
+        if self.unread is not None:
+            self._stream.read(self.unread)
+            self.unread = None
+        return self._stream
 
     @property
     def over(self) -> bool:
@@ -239,35 +187,33 @@ class Sampler:
         """Whether the latest token ended the text without being part of it."""
         return any(guide.cut for guide in self.guides)
 
-    def _choose(self) -> tuple[int, float]:
-        """A token by the filters and guides, and its nats."""
-        filtered = self._finite_logits()
+    def _choose(self) -> int:
+        """Chooses a token by the filters and guides."""
+        stream = self._settled()
+        if self._only_temperature and not self.forbidden:
+            token = stream.choose(self._temperature, self._generator.uniform())
+        else:
+            token = draw(self._filtered(stream), self._generator.uniform())
+        self._take(token, stream.surprisal(token))
+        return token
+
+    def _filtered(self, stream: Stream) -> NDArray[np.float64]:
+        """Returns the logits after all filters and guides."""
+        logits = stream.finite_logits()
         for apply, setting in self._penalties:
-            filtered = apply(filtered, setting, self._recent)
+            logits = apply(logits, setting, self._recent)
         if self.forbidden:
-            filtered = filtered.copy()
-            filtered[list(self.forbidden)] = -math.inf
+            logits = logits.copy()
+            logits[list(self.forbidden)] = -math.inf
         if self.guides:
             for guide in self.guides:
-                filtered = guide.mask(filtered)
-            if filtered[filtered.argmax()] == -math.inf:
+                logits = guide.mask(logits)
+            if logits[logits.argmax()] == -math.inf:
                 raise CharnnError(
                     "nothing may follow here: all tokens are ruled out together; allow more of them"
                 )
         for apply, setting in self._filters:
-            filtered = apply(filtered, setting, self._recent)
-        token = draw(filtered, self._generator.uniform())
-        return token, self.surprisal(token)
-
-    def _finite_logits(self) -> NDArray[np.float64]:
-        """The logits of the next token, a copy."""
-        self.settle()
-        if self._logits is None:
-            raise CharnnError("nothing was fed to the sampler: feed it at least one token first")
-        logits = self._logits.astype(np.float64)
-        # One number that is finite only if all are; far cheaper than looking at each.
-        if not math.isfinite(logits.dot(logits)):
-            raise CharnnError(NOT_FINITE)
+            logits = apply(logits, setting, self._recent)
         return logits
 
     def _take(self, token: int, nats: float) -> None:
@@ -284,14 +230,14 @@ class Sampler:
         alike.
         """
         self.settle()
-        logits = np.empty(0, np.float32) if self._logits is None else self._logits.copy()
+        stream = self._stream
         return {
             "generator": np.array(self._generator.state, np.uint32),
             "recent": np.array(self._recent, np.int64),
-            "logits": logits,
+            "logits": stream.logits.copy() if stream else np.empty(0, np.float32),
             "nats": self.nats,
             "tokens": self.tokens,
-            "state": self._state.copy(),
+            "state": (stream.state if stream else self._start).copy(),
             "guides": [guide.state for guide in self.guides],
         }
 
@@ -302,7 +248,7 @@ class Sampler:
             CharnnError: they come from a model of another shape; nothing is changed then.
         """
         shape = np.shape(values.get("state", ()))
-        if values.keys() != self.state_dict().keys() or shape != self._state.shape:
+        if values.keys() != STATE_KEYS or shape != self._start.shape:
             raise CharnnError("this sampler state belongs to a model of another shape")
         if len(values["guides"]) != len(self.guides):
             raise CharnnError("this sampler state belongs to a sampler with other guides")
@@ -311,21 +257,25 @@ class Sampler:
         a, b, c, counter = (int(word) for word in values["generator"])
         self._generator.state = (a, b, c, counter)
         self._recent = deque((int(token) for token in values["recent"]), maxlen=RECENT)
-        logits = np.array(values["logits"], np.float32)
-        self._logits = logits if logits.size else None
+        logits, state = (np.array(values[name], np.float32) for name in ("logits", "state"))
+        self._stream = self._predictor.open(logits, state) if logits.size else None
         self.nats, self.tokens = float(values["nats"]), int(values["tokens"])
-        self._state = np.array(values["state"], np.float32)
         self.unread = None
 
 
-def read_together(samplers: Sequence[Sampler], model: ManyStreams) -> None:
-    """Reads what samplers of `model` have still to read, in one step of all of them.
+def read_together(samplers: Sequence[Sampler], predictor: Predictor) -> None:
+    """Reads the unread tokens of samplers of `predictor` in one step of all of them.
 
     Each then stands where it would stand alone, to the bit.
     """
-    waiting = [each for each in samplers if each.unread is not None]
-    if waiting:
-        states = np.stack([each._state for each in waiting])
-        logits = model.step_batch([each.unread or 0 for each in waiting], states)
-        for each, new_logits, new_state in zip(waiting, logits, states, strict=True):
-            each._logits, each._state, each.unread = new_logits, new_state, None
+    streams, tokens = [], []
+    for each in samplers:
+        if each.unread is not None and each._stream is not None:
+            streams.append(each._stream)
+            tokens.append(each.unread)
+            each.unread = None
+    if streams:
+        states = np.stack([stream.state for stream in streams])
+        logits = predictor.step_batch(tokens, states)
+        for stream, new_logits, new_state in zip(streams, logits, states, strict=True):
+            stream.load(new_logits, new_state)

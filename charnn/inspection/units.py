@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 from charnn.config import GATES, STATES, ModelConfig
 from charnn.engines.clamps import Unit
 from charnn.errors import ConfigError, TextError
-from charnn.generation.sampler import Network
+from charnn.predictor import Predictor
 from charnn.text.tokenizers import Tokenizer
 
 Floats = NDArray[np.float32]
@@ -82,7 +82,7 @@ def most_tokens(config: ModelConfig) -> int:
 
 
 def record(
-    network: Network,
+    network: Predictor,
     ids: NDArray[np.integer],
     newline: int | None = None,
     progress: Progress | None = None,

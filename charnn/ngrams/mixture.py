@@ -16,24 +16,23 @@ from numpy.typing import NDArray
 
 from charnn.checkpoint import Checkpoint
 from charnn.config import Powers
-from charnn.engines import Network, make_network
-from charnn.engines.clamps import Clamped
-from charnn.engines.int8 import Int8Model
-from charnn.engines.native import NativeModel
+from charnn.engines import make_predictor
+from charnn.engines.clamps import Clamp
 from charnn.ngrams.tree import LEAST, MAX_NODES, NOWHERE, NGramTree, counts_from_dict
+from charnn.predictor import Predictor
 
 Array = NDArray[Any]
 
 
-class Mixture:
+class Mixture(Predictor):
     """A network mixed with counts, itself what a sampler takes for a network; see `mix`.
 
     A state is one array: that of the network, flat, and where the text stands in the tree.
     """
 
-    def __init__(self, network: Network | Clamped, tree: NGramTree, powers: Powers) -> None:
+    def __init__(self, network: Predictor, tree: NGramTree, powers: Powers) -> None:
         self.network, self.tree, self.powers = network, tree, powers
-        self.config = network.config
+        self.config, self.exact = network.config, network.exact
         self._shape = network.initial_state().shape
 
     def initial_state(self) -> Array:
@@ -56,13 +55,11 @@ class Mixture:
         return self._mixed(logits, self.tree.probabilities(nodes)), self._packed(inner, nodes)
 
     def twin(self, streams: int) -> Mixture:
-        """The same mixture, with scratch memory of its own for another thread; see `NumpyModel`."""
-        assert not isinstance(self.network, Clamped), "units are held in one stream"
+        """The same mixture, with scratch memory of its own for another thread; see `Predictor`."""
         return Mixture(self.network.twin(streams), self.tree, self.powers)
 
     def step_batch(self, tokens: Sequence[int], states: Array) -> Array:
         """Reads a token in each of B streams; states (B, N) are changed; logits (B, V)."""
-        assert not isinstance(self.network, Clamped), "units are held in one stream"
         size = states.shape[1] - self.tree.order
         inner = np.ascontiguousarray(states[:, :size]).reshape(len(states), *self._shape)
         logits = self.network.step_batch(tokens, inner)
@@ -93,30 +90,19 @@ def _whole(nodes: Array) -> Array:
     return whole
 
 
-Predictor = Network | Clamped | Mixture
+def mix(network: Predictor, counts: tuple[NGramTree, Powers] | None) -> Predictor:
+    """A network mixed with a tree, by the predictor itself where it can."""
+    return network if counts is None else network.mixed(*counts) or Mixture(network, *counts)
 
 
-def mix(network: Network | Clamped, counts: tuple[NGramTree, Powers] | None) -> Predictor:
-    """A network mixed with a tree, in the engine itself where it is compiled."""
-    if counts is None:
-        return network
-    return network.mixed(*counts) if isinstance(network, NativeModel) else Mixture(network, *counts)
-
-
-def is_exact(network: Predictor) -> bool:
-    """Whether a step of many streams gives each the bits that it would get alone."""
-    inner = network.network if isinstance(network, Mixture) else network
-    return isinstance(inner, NativeModel | Int8Model)
-
-
-def predictor(saved: Checkpoint, engine: str = "auto", int8: bool = False) -> Network | Mixture:
-    """What a checkpoint predicts by, its network in an engine that `make_network` knows.
+def predictor(
+    saved: Checkpoint, engine: str = "auto", int8: bool = False, clamps: Sequence[Clamp] = ()
+) -> Predictor:
+    """What a checkpoint predicts by; engine, int8 and clamps are those of `make_predictor`.
 
     Raises:
-        ConfigError: there is no such engine, or not here.
+        ConfigError: there is no such engine, or not here, or a clamp is impossible.
         DamagedFile: its n-grams are none.
     """
-    network = make_network(saved.config, saved.weights, engine, int8)
-    mixed = mix(network, counts_from_dict(saved.ngrams, saved.config.vocab_size))
-    assert not isinstance(mixed, Clamped), "no unit is held here"
-    return mixed
+    network = make_predictor(saved.config, saved.weights, engine, int8, clamps)
+    return mix(network, counts_from_dict(saved.ngrams, saved.config.vocab_size))

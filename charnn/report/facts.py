@@ -30,6 +30,7 @@ from charnn.config.analysis import (
     REPORT_UNITS,
     SHOWN_UNITS,
 )
+from charnn.engines import make_predictor
 from charnn.engines.compiled import kernels
 from charnn.errors import CharnnError, ConfigError
 from charnn.evaluation import Score, TextSizes
@@ -245,7 +246,8 @@ def look_inside(model: Model, saved: Checkpoint, tokens: Array, say: Progress) -
     config, tokenizer = saved.config, model.tokenizer
     ids = tokens[: min(REPORT_UNITS, units.most_tokens(config))]
     newline = saved.start_token if saved.lines else None
-    activity = units.record(model.network, ids, newline, lambda a, b: say("reading", a, b))
+    network = make_predictor(config, saved.weights)
+    activity = units.record(network, ids, newline, lambda a, b: say("reading", a, b))
     try:
         gates = units.gate_shares(activity, config, saved.weights, newline)
     except ConfigError:  # a vanilla RNN has none

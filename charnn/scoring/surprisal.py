@@ -12,12 +12,9 @@ from typing import Any, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from charnn.engines import Network
-from charnn.engines.native import NativeModel, NativeStream
 from charnn.errors import CharnnError
 from charnn.generation.batch import available_cores
-from charnn.generation.sampler import NOT_FINITE
-from charnn.ngrams.mixture import Mixture
+from charnn.predictor import NOT_FINITE, Predictor
 
 Array = NDArray[Any]
 
@@ -50,7 +47,7 @@ class Scorer:
 
     def __init__(
         self,
-        network: Network | Mixture,
+        network: Predictor,
         start_token: int,
         details: bool = False,
         top: int = 0,
@@ -59,13 +56,13 @@ class Scorer:
         self.network, self.details = network, details
         self.top = min(top, network.config.vocab_size)
         self._start = network.step(start_token, network.initial_state())
-        self._stream = self._begin()
+        self._stream = self.network.open(*self._start)
         count = max(1, threads or available_cores())
         self._engines = [network.twin(SIDE_BY_SIDE) for _ in range(count)]
 
     def reset(self) -> None:
         """Lets the text that `read` goes on with begin anew."""
-        self._stream = self._begin()
+        self._stream = self.network.open(*self._start)
 
     def read(self, ids: Array) -> Surprisals:
         """Scores ids (T,) that go on from those before."""
@@ -106,7 +103,7 @@ class Scorer:
 
     def _read_group(
         self,
-        engine: Network | Mixture,
+        engine: Predictor,
         ids: Array,
         starts: Array,
         lengths: Array,
@@ -155,11 +152,6 @@ class Scorer:
             chosen = np.take_along_axis(shifted, best, 1)
             found.top_bits[where] = (norm[:, None] - chosen) / math.log(2)
 
-    def _begin(self) -> NativeStream | _Stream:
-        if isinstance(self.network, NativeModel):
-            return self.network.open(*self._start)
-        return _Stream(self.network, *self._start)
-
     def _room(self, ids: Array) -> Surprisals:
         """Empty arrays for as many tokens."""
         count = len(ids)
@@ -169,14 +161,3 @@ class Scorer:
         if self.top:
             top, top_bits = np.empty((count, self.top), np.int64), np.empty((count, self.top))
         return Surprisals(ids, np.empty(count), entropy, rank, top, top_bits)
-
-
-class _Stream:
-    """One text that a network in numpy reads; see `NativeStream`."""
-
-    def __init__(self, network: Network | Mixture, logits: Array, state: Array) -> None:
-        self._network, self.logits, self._state = network, logits, state
-
-    def read(self, token: int) -> None:
-        """Reads a token: logits are then those after it."""
-        self.logits, self._state = self._network.step(token, self._state)

@@ -17,7 +17,7 @@ from charnn.config import GATES, ModelConfig, SamplingConfig
 from charnn.desk import points
 from charnn.desk.desk import Desk
 from charnn.desk.desk_file import load_desk, save_desk
-from charnn.engines.float32 import NumpyModel
+from charnn.engines.float32 import Float32Predictor
 from charnn.errors import CharnnError, ConfigError, DamagedFile, FileError, UnknownCharacter
 from charnn.generation.filters import FILTERS
 from charnn.generation.model import Model
@@ -41,7 +41,7 @@ def made(tokenizer: Tokenizer = CHARS, cell: str = "gru", digest: str = "d" * 64
     weights = {
         n: generator.normal(0, 0.5, s).astype(np.float32) for n, s in config.tensor_shapes().items()
     }
-    return Model(NumpyModel(config, weights), tokenizer, 1, digest=digest)
+    return Model(Float32Predictor(config, weights), tokenizer, 1, digest=digest)
 
 
 MODEL, BYTES, WORDS = made(), made(ByteTokenizer()), made(PIECES)
@@ -164,7 +164,7 @@ def test_pieces_say_how_surprising_they_are_and_who_wrote_them() -> None:
     assert np.isnan(pieces[0].nats)
     assert desk.state()["nats"] == pytest.approx(sum(piece.nats for piece in streamed), rel=1e-12)
 
-    logits, _ = MODEL.network.feed(CHARS.encode("b").tolist(), MODEL.network.initial_state())
+    logits, _ = MODEL.predictor.feed(CHARS.encode("b").tolist(), MODEL.predictor.initial_state())
     probabilities = np.exp(logits.astype(float)) / np.exp(logits.astype(float)).sum()
     assert pieces[1].nats == pytest.approx(-np.log(probabilities[CHARS.encode("a")[0]]), rel=1e-5)
 
@@ -280,9 +280,9 @@ def test_few_states_are_kept_and_any_place_is_found_again_from_near() -> None:
     assert point
     assert len(point.states) <= 2000 // points.KEEP_EVERY + 1
     read = []
-    step = MODEL.network.step
+    step = MODEL.predictor.step
     desk.tree.model = made()
-    desk.tree.model.network.step = lambda *given: read.append(1) or step(*given)  # type: ignore[method-assign, func-returns-value]  # counts
+    desk.tree.model.predictor.step = lambda *given: read.append(1) or step(*given)  # type: ignore[method-assign, func-returns-value]  # counts
     desk.undo(777)
     desk.state()
     assert len(read) <= points.KEEP_EVERY
@@ -305,7 +305,7 @@ class Naive:
 
     def sampler(self, steps: list[Any]) -> Sampler:
         filters = {n: getattr(SamplingConfig(temperature=self.temperature), n) for n in FILTERS}
-        sampler = Sampler(self.model.network, self.seed, 0, filters)
+        sampler = Sampler(self.model.predictor, self.seed, 0, filters)
         if steps:
             sampler.load_state_dict(steps[-1][3])
         return sampler

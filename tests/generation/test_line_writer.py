@@ -12,6 +12,7 @@ from charnn.config import LINE_TRIES, LineConfig, ModelConfig
 from charnn.errors import ConfigError, TextError, UnknownCharacter
 from charnn.generation import Model, Sampler
 from charnn.generation.line_writer import LineWriter
+from charnn.predictor import Predictor
 from charnn.text.tokenizers import ByteTokenizer, CharTokenizer, SentencePieceTokenizer
 
 GREEDY = {"temperature": 0.0}
@@ -29,7 +30,7 @@ def model():
     return Model.from_checkpoint(Checkpoint(config, LETTERS.to_dict(), weights, 0, lines=True))
 
 
-class Always:
+class Always(Predictor):
     """A network whose logits are the same whatever it reads; it notes what that is."""
 
     def __init__(self, logits):
@@ -54,7 +55,7 @@ def texts(model, *args, **options):
 def test_a_line_is_what_comes_before_the_newline_from_the_start_state(model):
     found = list(model.lines(LineConfig(20), seed=5))
     for line in found:
-        sampler = Sampler(model.network, 5, line.index, {"temperature": 0.8})
+        sampler = Sampler(model.predictor, 5, line.index, {"temperature": 0.8})
         sampler.feed([0])
         written = []
         sampler.forbidden = [0]

@@ -7,6 +7,7 @@ import pytest
 from charnn.errors import CharnnError, ConfigError
 from charnn.generation.pattern import Pattern, PatternGuide
 from charnn.generation.sampler import Sampler
+from charnn.predictor import Predictor
 from charnn.text.tokenizers import ByteTokenizer, CharTokenizer, SentencePieceTokenizer
 
 TEXT = "Day 12. The goat is on the stairs, the café is shut: 345 67890\n"
@@ -17,7 +18,7 @@ TOKENIZERS = {
 }
 
 
-class Noise:
+class Noise(Predictor):
     """A network whose logits follow from the number of tokens read."""
 
     def __init__(self, vocab_size):

@@ -5,13 +5,14 @@ import numpy as np
 import pytest
 
 from charnn.config import GATES, MAX_SEED, ModelConfig
-from charnn.engines.float32 import NumpyModel
+from charnn.engines.float32 import Float32Predictor
 from charnn.errors import CharnnError, ConfigError
 from charnn.generation.filters import RECENT
-from charnn.generation.sampler import Sampler, Sfc32, draw, draw_seed
+from charnn.generation.sampler import Sampler, Sfc32, draw_seed
+from charnn.predictor import Predictor, draw
 
 
-class Successor:
+class Successor(Predictor):
     """A network without a network: after n comes n + 1 (mod V), with `logit` against 0."""
 
     def __init__(self, vocab_size=5, logit=50.0):
@@ -41,7 +42,7 @@ class Indifferent(Successor):
 def network(cell="lstm"):
     config = ModelConfig(7, cell, 12, 12, 2)
     generator = np.random.default_rng(0)
-    return NumpyModel(
+    return Float32Predictor(
         config,
         {
             n: generator.normal(0, 0.5, s).astype(np.float32)
@@ -198,7 +199,7 @@ def test_logits_that_are_not_finite_are_one_clear_error(logit):
 def test_weights_that_overflow_end_in_that_error_and_no_warning(cell):
     config = ModelConfig(7, cell, 12, 12, 2)
     weights = {n: np.full(s, 3e38, np.float32) for n, s in config.tensor_shapes().items()}
-    sampler = Sampler(NumpyModel(config, weights), 1)
+    sampler = Sampler(Float32Predictor(config, weights), 1)
     sampler.feed([0, 1])
     with pytest.raises(CharnnError, match="not finite"):
         next(sampler.stream(1))

@@ -10,10 +10,11 @@ from charnn.config import SamplingConfig
 from charnn.errors import ConfigError, UnknownCharacter
 from charnn.generation.sampler import Sampler
 from charnn.generation.writer import StopMatcher, Writing
+from charnn.predictor import Predictor
 from charnn.text.tokenizers import ByteTokenizer, CharTokenizer
 
 
-class Script:
+class Script(Predictor):
     """A network that writes a given list of ids, whatever it reads; remembers what it read."""
 
     def __init__(self, vocab_size, script, prompt_length=1):

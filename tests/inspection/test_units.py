@@ -8,7 +8,7 @@ from planted import WATCHER, random_weights, watching
 
 from charnn.checkpoint import Checkpoint
 from charnn.config import GATES, STATES, LineConfig, ModelConfig, SamplingConfig
-from charnn.engines import make_network
+from charnn.engines import make_predictor
 from charnn.engines.clamps import Clamp, Unit
 from charnn.errors import ConfigError, TextError
 from charnn.generation import Model
@@ -46,7 +46,7 @@ def test_the_area_is_the_share_of_pairs_in_the_right_order():
 def test_a_unit_that_tracks_a_label_is_ranked_first():
     saved, tokenizer = watching(QUOTED, "“", "”")
     ids = tokenizer.encode(QUOTED)
-    activity = record(make_network(saved.config, saved.weights, "numpy"), ids)
+    activity = record(make_predictor(saved.config, saved.weights, "numpy"), ids)
     flags = per_token(tokenizer, ids, make_labeller("quotes").read)
     ranking = rank(activity, saved.config, {"quotes": flags})["quotes"]
     assert {Unit(0, WATCHER, "h"), Unit(0, WATCHER, "c")} == set(ranking.units[:2])
@@ -61,7 +61,7 @@ def test_a_unit_that_tracks_a_label_is_ranked_first():
 def test_a_unit_that_goes_down_with_a_label_is_found_as_well():
     saved, tokenizer = watching(QUOTED, "“", "”")
     ids = tokenizer.encode(QUOTED)
-    activity = record(make_network(saved.config, saved.weights, "numpy"), ids)
+    activity = record(make_predictor(saved.config, saved.weights, "numpy"), ids)
     flags = ~per_token(tokenizer, ids, make_labeller("quotes").read)
     ranking = rank(activity, saved.config, {"outside": flags})["outside"]
     assert (-1, 1.0) == (ranking.directions[0], ranking.auc[0])
@@ -94,7 +94,7 @@ def test_a_label_that_is_rare_is_not_ranked():
 @pytest.mark.parametrize("cell", ["rnn", "gru", "lstm"])
 def test_the_activity_is_what_stepping_gives(cell):
     config = ModelConfig(5, cell, 3, 4, 2)
-    network = make_network(config, random_weights(config), "numpy")
+    network = make_predictor(config, random_weights(config), "numpy")
     ids = np.array([1, 4, 0, 2, 2])
     activity = record(network, ids, newline=0)
     state = network.initial_state()
@@ -129,7 +129,7 @@ def test_gates_stand_where_a_step_written_out_has_them(cell, newline):
     config = ModelConfig(5, cell, 4, 4, 2)
     weights = random_weights(config, scale=1.5)
     ids = np.random.default_rng(1).integers(0, 5, 60)
-    activity = record(make_network(config, weights, "numpy"), ids, newline)
+    activity = record(make_predictor(config, weights, "numpy"), ids, newline)
     found = gate_shares(activity, config, weights, newline)
     counts = np.zeros((2, 2, len(found.gates), 4))
     h = np.zeros((2, 4))
@@ -157,7 +157,7 @@ def test_gates_stand_where_a_step_written_out_has_them(cell, newline):
 
 def test_an_rnn_has_no_gates():
     config = ModelConfig(5, "rnn", 3, 4, 1)
-    activity = record(make_network(config, random_weights(config), "numpy"), np.arange(4))
+    activity = record(make_predictor(config, random_weights(config), "numpy"), np.arange(4))
     with pytest.raises(ConfigError, match="no gates"):
         gate_shares(activity, config, random_weights(config))
 
@@ -170,7 +170,7 @@ def test_the_activity_of_a_large_network_is_bounded():
 def effect_of(saved, tokenizer, text, label):
     labeller = make_labeller(label, text)
     ids = tokenizer.encode(text)
-    activity = record(make_network(saved.config, saved.weights, "numpy"), ids)
+    activity = record(make_predictor(saved.config, saved.weights, "numpy"), ids)
     flags = per_token(tokenizer, ids, labeller.read)
     unit = rank(activity, saved.config, {label: flags})[label].units[0]
     unit = Unit(unit.layer, unit.number, "c")

@@ -16,7 +16,7 @@ from charnn.config import LEAST_POWER, MAX_POWER, Powers, SamplingConfig, TrainO
 from charnn.errors import DamagedFile, TextError
 from charnn.generation.batch import write_together
 from charnn.ngrams import fit
-from charnn.ngrams.mixture import is_exact, predictor
+from charnn.ngrams.mixture import predictor
 from charnn.ngrams.tree import NGramTree
 from charnn.scoring.surprisal import Scorer
 from charnn.text.token_file import TokenFile
@@ -125,7 +125,7 @@ def test_a_text_is_read_at_once_or_in_pieces_alike(run: Path) -> None:
 @pytest.mark.parametrize(("engine", "int8"), [("auto", False), ("numpy", True)])
 def test_texts_are_written_side_by_side_as_alone(run: Path, engine: str, int8: bool) -> None:
     model = charnn.load(run / "best.safetensors", engine=engine, int8=int8)
-    if not is_exact(model.predictor):
+    if not model.predictor.exact:
         pytest.skip("no compiled engine here")
     texts = [model.write("7 times", SamplingConfig(max_tokens=40), 5, n) for n in range(9)]
     together = write_together(texts, model.predictor)

@@ -10,8 +10,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from charnn.config import GATES, ModelConfig, Powers
-from charnn.engines import compiled, make_network
-from charnn.engines.native import NativeModel
+from charnn.engines import compiled, make_predictor
+from charnn.engines.native import NativePredictor
 from charnn.ngrams.mixture import Mixture, mix
 from charnn.ngrams.tree import NOWHERE, NGramTree
 
@@ -53,9 +53,9 @@ def changed(tree, width=None, **arrays):
 def both(config, tree, powers, int8):
     """The mixture in the engine, and that in numpy."""
     weights = weights_of(config)
-    native, plain = (make_network(config, weights, name, int8) for name in ("native", "numpy"))
+    native, plain = (make_predictor(config, weights, name, int8) for name in ("native", "numpy"))
     engine, reference = mix(native, (tree, powers)), mix(plain, (tree, powers))
-    assert isinstance(engine, NativeModel)
+    assert isinstance(engine, NativePredictor)
     assert isinstance(reference, Mixture)
     return engine, reference
 
@@ -127,7 +127,7 @@ def test_what_it_gives_is_the_network_and_the_n_grams_to_their_powers(powers, on
     tree = NGramTree.of(ids[:300], config.vocab_size, 5, once)
     assert (once is not None) == bool(tree.dropped.any())
     logits, nodes = compare(config, tree, Powers(*powers), True, ids[280:340])
-    network, state = make_network(config, weights_of(config), "numpy", int8=True), None
+    network, state = make_predictor(config, weights_of(config), "numpy", int8=True), None
     for token, found, places in zip(ids[280:340], logits, nodes, strict=True):
         state = network.initial_state() if state is None else state
         alone, state = network.step(int(token), state)
@@ -200,7 +200,7 @@ def test_a_stream_in_a_batch_gets_the_bits_that_it_gets_alone(config, int8):
 def test_to_mix_leaves_the_network_as_it_was():
     config = SHAPES[0]
     ids = text_of(config.vocab_size)
-    network = make_network(config, weights_of(config), "native", int8=True)
+    network = make_predictor(config, weights_of(config), "native", int8=True)
     expected, expected_states = read(network, ids[:20])
     for order in (3, 5):
         mix(network, (NGramTree.of(ids, config.vocab_size, order), Powers(0.5, 0.5)))

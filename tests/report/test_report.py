@@ -22,6 +22,7 @@ import charnn.cli
 from charnn import evaluation
 from charnn.checkpoint import Checkpoint, load, save
 from charnn.config import ModelConfig
+from charnn.engines import make_predictor
 from charnn.errors import FileError
 from charnn.generation import Model
 from charnn.inspection import horizon, units
@@ -182,7 +183,7 @@ def test_gates_and_units_are_those_of_inspect(prose):
     facts, path = prose
     saved = load(path)
     tokens = np.array(TokenFile.open(path.parent / "tokens").split("valid"))
-    activity = units.record(Model.from_checkpoint(saved).network, tokens)
+    activity = units.record(make_predictor(saved.config, saved.weights), tokens)
     shares = units.gate_shares(activity, saved.config, saved.weights)
     page = make_report(facts)
     for number, gate in enumerate(("input", "forget", "output")):

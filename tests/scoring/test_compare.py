@@ -12,7 +12,7 @@ import pytest
 
 from charnn.checkpoint import Checkpoint, save
 from charnn.config import ModelConfig
-from charnn.engines import make_network
+from charnn.engines import make_predictor
 from charnn.scoring.compare import (
     LineBits,
     Reader,
@@ -40,7 +40,7 @@ def model(tokenizer, likes):
 
 def reader(tokenizer, likes):
     saved = model(tokenizer, likes)
-    return Reader(Scorer(make_network(saved.config, saved.weights), 0), tokenizer)
+    return Reader(Scorer(make_predictor(saved.config, saved.weights), 0), tokenizer)
 
 
 def test_the_bits_of_lines_are_sums_over_their_characters():

@@ -17,7 +17,7 @@ from hypothesis import strategies as st
 
 from charnn.checkpoint import Checkpoint, save
 from charnn.config import ModelConfig
-from charnn.engines import compiled, make_network
+from charnn.engines import compiled, make_predictor
 from charnn.evaluation import network_of
 from charnn.scoring.blocks import CharacterBits, read
 from charnn.scoring.spans import units
@@ -54,7 +54,7 @@ def naive(saved, ids):
 def test_every_number_equals_that_of_a_naive_loop(engine, cell):
     saved = checkpoint(cell=cell)
     ids = np.random.default_rng(1).integers(0, TOKENIZER.vocab_size, 60)
-    scorer = Scorer(make_network(saved.config, saved.weights, engine), 0, details=True, top=3)
+    scorer = Scorer(make_predictor(saved.config, saved.weights, engine), 0, details=True, top=3)
     logs = naive(saved, ids)
     first, second = scorer.read(ids[:25]), scorer.read(ids[25:])
     own = logs[np.arange(60), ids]
@@ -77,7 +77,7 @@ def test_lines_side_by_side_get_the_bits_of_each_alone(engine, int8, monkeypatch
     generator = np.random.default_rng(2)
     lengths = np.array([3, 1, 30, 7, 7, 1, 2, 50, 4, 9])
     ids = generator.integers(0, TOKENIZER.vocab_size, lengths.sum())
-    network = make_network(saved.config, saved.weights, engine, int8)
+    network = make_predictor(saved.config, saved.weights, engine, int8)
     scorer = Scorer(network, 0, details=True, top=2, threads=2)
     found = scorer.lines(ids, lengths)
     for start, length in zip(np.cumsum(lengths) - lengths, lengths, strict=True):
@@ -94,7 +94,7 @@ def blocks_of(tmp_path, texts, reset, tokenizer=TOKENIZER, unknown="skip"):
     for place, data in enumerate(texts):
         paths.append(tmp_path / f"{place}.txt")
         paths[-1].write_bytes(data)
-    scorer = Scorer(make_network(saved.config, saved.weights), 0)
+    scorer = Scorer(make_predictor(saved.config, saved.weights), 0)
     with open_source(paths) as source:
         return saved, list(read(scorer, tokenizer, source, reset, unknown))
 
