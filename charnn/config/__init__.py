@@ -19,11 +19,13 @@ from charnn.config.checks import MAX_SEED
 from charnn.config.lab import LAB_SIZES, LAB_STEPS, LabOptions
 from charnn.config.lines import LINE_TOKENS, LINE_TRIES, LineConfig
 from charnn.config.model import (
+    GATE_ROLES,
     GATES,
     MAX_HIDDEN_SIZE,
     MAX_LAYERS,
     MAX_VOCAB_SIZE,
     STATES,
+    GateRoles,
     ModelConfig,
     is_gate_matrix,
 )
@@ -76,6 +78,7 @@ __all__ = [
     "EFFECT_CHARS",
     "FEWEST_PLACES",
     "GATES",
+    "GATE_ROLES",
     "HELD_OUT_CHARS",
     "HORIZON_SAMPLES",
     "INSPECT_CHARS",
@@ -110,6 +113,7 @@ __all__ = [
     "UNIT_CHARS",
     "UNTIL",
     "DynamicConfig",
+    "GateRoles",
     "LabOptions",
     "LineConfig",
     "ModelConfig",

@@ -5,13 +5,32 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
-from typing import Any
+from typing import Any, NamedTuple
 
 from charnn.config.checks import build, require, require_int, require_number
 
 # Gates of each cell, in the order in which their rows lie in the weights.
 GATES = {"rnn": ("h",), "gru": ("r", "z", "n"), "lstm": ("i", "f", "g", "o")}
 STATES = {"rnn": ("h",), "gru": ("h",), "lstm": ("h", "c")}
+
+
+class GateRoles(NamedTuple):
+    """Roles of a cell's gates.
+
+    ``sigmoid`` gates lie between 0 (shut) and 1 (open). ``keep`` is the gate that keeps the state
+    when open, ``write`` the gate that lets new values in, if that is another gate.
+    """
+
+    sigmoid: tuple[str, ...] = ()
+    keep: str | None = None
+    write: str | None = None
+
+
+GATE_ROLES = {
+    "rnn": GateRoles(),
+    "gru": GateRoles(("r", "z"), keep="z"),
+    "lstm": GateRoles(("i", "f", "o"), keep="f", write="i"),
+}
 
 # Far above what a laptop trains, far below what would exhaust memory while a header is checked.
 MAX_VOCAB_SIZE = 1 << 21

@@ -13,7 +13,7 @@ from typing import NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from charnn.config import GATES, STATES, ModelConfig
+from charnn.config import GATE_ROLES, GATES, STATES, ModelConfig
 from charnn.engines.clamps import Unit
 from charnn.errors import ConfigError, TextError
 from charnn.predictor import Predictor
@@ -237,9 +237,12 @@ def gate_shares(
     Raises:
         ConfigError: the cell has no gates.
     """
-    gates = tuple(gate for gate in GATES[config.cell] if gate not in ("h", "g", "n"))
+    gates = GATE_ROLES[config.cell].sigmoid
     if not gates:
-        raise ConfigError("a vanilla RNN has no gates: inspect a GRU or an LSTM")
+        raise ConfigError(
+            f"{config.cell} has no gates that open and shut: name a model of "
+            f"{' or '.join(cell for cell, roles in GATE_ROLES.items() if roles.sigmoid)}"
+        )
     low, high = np.zeros((2, config.num_layers, len(gates), config.hidden_size))
     for start in range(0, len(activity.ids), CHUNK):
         stop = min(start + CHUNK, len(activity.ids))

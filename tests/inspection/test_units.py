@@ -158,7 +158,7 @@ def test_gates_stand_where_a_step_written_out_has_them(cell, newline):
 def test_an_rnn_has_no_gates():
     config = ModelConfig(5, "rnn", 3, 4, 1)
     activity = record(make_predictor(config, random_weights(config), "numpy"), np.arange(4))
-    with pytest.raises(ConfigError, match="no gates"):
+    with pytest.raises(ConfigError, match="gru or lstm"):
         gate_shares(activity, config, random_weights(config))
 
 
