@@ -23,15 +23,14 @@ RECENT = 64
 
 
 def repetition_penalty(logits: Logits, penalty: float, recent: Collection[int] = ()) -> Logits:
-    """Makes what was just written less likely (Keskar et al. 2019, CTRL, section 4.1).
+    """Multiplies the log-probabilities of the `recent` ids by `penalty`, each once.
 
-    The logits of the `recent` ids are divided by `penalty`, negative ones multiplied by it, as is
-    usual since (dividing would raise them); how often an id occurs makes no difference.
+    After Keskar et al. 2019 (CTRL, section 4.1), who divide logits; on log-probabilities, which
+    are never positive, multiplying has that effect whatever constant the logits contain.
     """
-    ids = np.fromiter(set(recent), np.int64)
-    penalised = logits.copy()
-    values = logits[ids]
-    penalised[ids] = np.where(values > 0, values / penalty, values * penalty)
+    most = logits.max()
+    penalised: Logits = logits - (most + math.log(np.exp(logits - most).sum()))
+    penalised[list(set(recent))] *= penalty
     return penalised
 
 

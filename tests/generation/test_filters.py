@@ -80,10 +80,11 @@ def test_min_p_keeps_what_is_at_least_p_times_as_likely_as_the_likeliest(p, expe
     assert expected == kept(min_p(LOGITS, p))
 
 
-def test_repetition_penalty_divides_positive_and_multiplies_negative_logits_once():
-    logits = np.array([2.0, -2.0, 3.0, -3.0])
-    assert [1.0, -4.0, 3.0, -3.0] == repetition_penalty(logits, 2.0, [0, 1, 0, 0]).tolist()
-    assert logits.tolist() == repetition_penalty(logits, 2.0, []).tolist()
+def test_repetition_penalty_multiplies_the_log_probability_of_each_recent_id_once():
+    expected = [2 * LOGITS[0], 2 * LOGITS[1], LOGITS[2], LOGITS[3]]
+    for constant in (0.0, 7.0, -7.0):
+        found = repetition_penalty(LOGITS + constant, 2.0, [0, 1, 0, 0])
+        np.testing.assert_allclose(found, expected, atol=1e-12)
 
 
 def test_frequency_penalty_takes_its_number_for_each_time_that_an_id_came():

@@ -187,6 +187,43 @@ def test_the_penalty_sees_the_prompt_and_forgets_what_is_long_past():
     assert [*range(1, RECENT + 1), 0] == list(sampler.stream(RECENT + 1))
 
 
+class Shifted(Predictor):
+    """Logits of four tokens in steps of 1/16, plus a constant."""
+
+    def __init__(self, constant):
+        self.constant = constant
+        rows = np.random.default_rng(0).integers(-40, 40, (4, 4)) / 16
+        self.rows = rows.astype(np.float32)
+
+    def initial_state(self):
+        return np.zeros(0, np.float32)
+
+    def step(self, token, state):
+        return self.rows[token] + np.float32(self.constant), state
+
+
+@pytest.mark.parametrize(
+    "filters",
+    [
+        {},
+        {"temperature": 0.7},
+        {"repetition_penalty": 1.3},
+        {"repetition_penalty": 0.7, "temperature": 1.5},
+        {"frequency_penalty": 0.2},
+        {"presence_penalty": 0.5},
+        {"top_k": 2},
+        {"typical_p": 0.6},
+        {"top_p": 0.6},
+        {"min_p": 0.2},
+    ],
+    ids=str,
+)
+def test_a_constant_added_to_all_logits_changes_no_text(filters):
+    expected = ids(Shifted(0.0), 200, filters=filters)
+    for constant in (9.0, -9.0, 64.0):
+        assert expected == ids(Shifted(constant), 200, filters=filters)
+
+
 @pytest.mark.parametrize("logit", [math.nan, math.inf, -math.inf])
 def test_logits_that_are_not_finite_are_one_clear_error(logit):
     sampler = Sampler(Successor(logit=logit), 1)
