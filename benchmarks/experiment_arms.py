@@ -13,7 +13,7 @@ from torch import Tensor, nn
 
 from charnn.model import LanguageModel
 from charnn.model.cells import RecurrentLayer
-from charnn.model.state import GRUState, State
+from charnn.model.state import HiddenState, State, map_state
 
 
 class Constant(Arm):
@@ -32,10 +32,7 @@ class Resets(Arm):
     def begin(self, state: State) -> State:
         """Anew for some."""
         anew = torch.from_numpy(self.random.random(self.setting.batch) < self.probability)[:, None]
-        return tuple(
-            type(layer)(*(torch.where(anew, b, a) for a, b in zip(layer, start, strict=True)))
-            for layer, start in zip(state, self.initial_state(), strict=True)
-        )
+        return map_state(lambda a, b: torch.where(anew, b, a), state, self.initial_state())
 
 
 class Start(Resets):
@@ -52,10 +49,7 @@ class Start(Resets):
 
         def initial_state(batch_size: int) -> State:
             learnt = iter(network.start)
-            return tuple(
-                type(layer)(*(next(learnt).expand(batch_size, -1) for _ in layer))
-                for layer in zeros
-            )
+            return map_state(lambda _: next(learnt).expand(batch_size, -1), zeros)
 
         network.initial_state = initial_state  # type: ignore[method-assign]  # of this network alone
         return network
@@ -138,13 +132,13 @@ class _Scan(torch.autograd.Function):
         return dh * (states[:-1] - n), dh * (1 - a), dh[0] * a[0]
 
 
-class ParallelLayer(RecurrentLayer[GRUState]):
+class ParallelLayer(RecurrentLayer):
     """A recurrence without a recurrent matrix (minGRU, Feng et al. 2024; SRU, Lei et al. 2018).
 
     h[t] = a[t] h[t-1] + (1 - a[t]) n[t],   y[t] = silu(o[t]) h[t]
     """
 
-    cell, state_type = "gru", GRUState
+    cell = "gru"
 
     def __init__(self, input_size: int, hidden_size: int) -> None:
         super().__init__(input_size, hidden_size)
@@ -159,11 +153,13 @@ class ParallelLayer(RecurrentLayer[GRUState]):
             a, _, _ = self.bias.chunk(3)
             a.uniform_(1.0, 63.0, generator=generator).log_()
 
-    def _run(self, inputs: Tensor, state: GRUState, weight_ih: Tensor) -> tuple[Tensor, GRUState]:
+    def _run(
+        self, inputs: Tensor, state: HiddenState, weight_ih: Tensor
+    ) -> tuple[Tensor, HiddenState]:
         sums = torch.nn.functional.linear(inputs, weight_ih, self.bias)
         a, n, o = sums.chunk(3, dim=-1)
         h = _Scan.apply(torch.sigmoid(a), n, state.h)
-        return nn.functional.silu(o) * h, GRUState(h[-1])
+        return nn.functional.silu(o) * h, HiddenState(h[-1])
 
 
 class Parallel(Arm):

@@ -15,6 +15,7 @@ import math
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from operator import itemgetter
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -24,7 +25,7 @@ from torch.nn.functional import cross_entropy
 
 from charnn.checkpoint import Checkpoint
 from charnn.errors import DamagedFile, TextError
-from charnn.model import LanguageModel
+from charnn.model import LanguageModel, map_state
 from charnn.ngrams.mixture_torch import MixedLanguageModel
 from charnn.ngrams.tree import counts_from_dict
 
@@ -272,7 +273,7 @@ def _some_lines(
     for done in range(0, int(lengths[0]), LINE_WINDOW):
         live = int((lengths > done).sum())
         starts, lengths, before = starts[:live], lengths[:live], before[:live]
-        state = tuple(type(layer)(*(part[:live] for part in layer)) for layer in state)
+        state = map_state(itemgetter(slice(live)), state)
         steps = done + np.arange(min(LINE_WINDOW, int(lengths[0]) - done))[:, None]
         text = steps < lengths - 1
         targets = np.where(text, tokens[np.where(text, starts + steps, 0)], newline)

@@ -19,6 +19,7 @@ from charnn.config.checks import MAX_SEED
 from charnn.config.lab import LAB_SIZES, LAB_STEPS, LabOptions
 from charnn.config.lines import LINE_TOKENS, LINE_TRIES, LineConfig
 from charnn.config.model import (
+    EXTRA_BIASES,
     GATE_ROLES,
     GATES,
     MAX_HIDDEN_SIZE,
@@ -27,6 +28,7 @@ from charnn.config.model import (
     STATES,
     GateRoles,
     ModelConfig,
+    for_cell,
     is_gate_matrix,
 )
 from charnn.config.sampling import COPIED_SPAN, DESK_TOKENS, MAX_COPY, UNTIL, SamplingConfig
@@ -76,6 +78,7 @@ __all__ = [
     "DYNAMIC_RATES",
     "DYNAMIC_RULES",
     "EFFECT_CHARS",
+    "EXTRA_BIASES",
     "FEWEST_PLACES",
     "GATES",
     "GATE_ROLES",
@@ -121,5 +124,6 @@ __all__ = [
     "SamplingConfig",
     "TrainConfig",
     "TrainOptions",
+    "for_cell",
     "is_gate_matrix",
 ]

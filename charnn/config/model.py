@@ -5,32 +5,54 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, TypeVar
 
 from charnn.config.checks import build, require, require_int, require_number
+from charnn.errors import ConfigError
 
 # Gates of each cell, in the order in which their rows lie in the weights.
 GATES = {"rnn": ("h",), "gru": ("r", "z", "n"), "lstm": ("i", "f", "g", "o")}
 STATES = {"rnn": ("h",), "gru": ("h",), "lstm": ("h", "c")}
+# Biases (H,) of a cell besides the one that has a row for each gate.
+EXTRA_BIASES = {"gru": ("bias_hn",)}
 
 
 class GateRoles(NamedTuple):
     """Roles of a cell's gates.
 
     ``sigmoid`` gates lie between 0 (shut) and 1 (open). ``keep`` is the gate that keeps the state
-    when open, ``write`` the gate that lets new values in, if that is another gate.
+    when open, ``write`` the gate that lets new values in, if that is another gate, ``output`` the
+    gate between the state and what the layer shows of it. The other gates are new values (tanh).
     """
 
     sigmoid: tuple[str, ...] = ()
     keep: str | None = None
     write: str | None = None
+    output: str | None = None
 
 
 GATE_ROLES = {
     "rnn": GateRoles(),
     "gru": GateRoles(("r", "z"), keep="z"),
-    "lstm": GateRoles(("i", "f", "o"), keep="f", write="i"),
+    "lstm": GateRoles(("i", "f", "o"), keep="f", write="i", output="o"),
 }
+
+T = TypeVar("T")
+
+
+def for_cell(table: Mapping[str, T], cell: str, feature: str, instead: str) -> T:
+    """Returns a cell's entry in the table of a feature that not every cell has.
+
+    Raises:
+        ConfigError: the cell lacks the feature; `instead` is what to do then.
+    """
+    if cell not in table:
+        raise ConfigError(
+            f"{feature} cannot run a model of the cell {cell!r}, only of {', '.join(table)}: "
+            f"{instead}"
+        )
+    return table[cell]
+
 
 # Far above what a laptop trains, far below what would exhaust memory while a header is checked.
 MAX_VOCAB_SIZE = 1 << 21
@@ -89,8 +111,8 @@ class ModelConfig:
             shapes[f"layers.{layer}.cell.weight_ih"] = (rows, d)
             shapes[f"layers.{layer}.cell.weight_hh"] = (rows, h)
             shapes[f"layers.{layer}.cell.bias"] = (rows,)
-            if self.cell == "gru":
-                shapes[f"layers.{layer}.cell.bias_hn"] = (h,)
+            for name in EXTRA_BIASES.get(self.cell, ()):
+                shapes[f"layers.{layer}.cell.{name}"] = (h,)
         shapes["norm.weight"] = shapes["norm.bias"] = (h,)
         shapes["head.weight"] = (v, h)
         shapes["head.bias"] = (v,)

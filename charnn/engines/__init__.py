@@ -12,6 +12,7 @@ from charnn.engines import compiled
 from charnn.engines.clamps import Clamp, clamped_start, clamped_weights
 from charnn.engines.float32 import Float32Predictor
 from charnn.engines.int8 import Int8Predictor
+from charnn.engines.native import CELLS as NATIVE_CELLS
 from charnn.engines.native import NativePredictor
 from charnn.engines.weights import arrange, quantise
 from charnn.errors import ConfigError
@@ -28,7 +29,7 @@ def make_predictor(
     int8: bool = False,
     clamps: Sequence[Clamp] = (),
 ) -> Predictor:
-    """Returns a network in one of `ENGINES`; auto is native if it was built, else numpy.
+    """Returns a network in one of `ENGINES`; auto is native if it can run here, else numpy.
 
     `int8` rounds the weights: then all engines give the same text for the same seed; without it
     their logits differ in the last bits. `clamps` hold units at their values.
@@ -37,7 +38,7 @@ def make_predictor(
         ConfigError: the engine is unknown or not installed, or a clamp is impossible.
     """
     if engine == "auto":
-        engine = "native" if compiled.kernels() else "numpy"
+        engine = "native" if compiled.kernels() and config.cell in NATIVE_CELLS else "numpy"
     if engine not in ENGINES:
         raise ConfigError(f"unknown engine {engine!r}; choose from auto, {', '.join(ENGINES)}")
     made = ENGINES[engine](config, clamped_weights(config, weights, clamps), int8)

@@ -16,7 +16,7 @@ from typing import NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from charnn.config import GATES, STATES, ModelConfig
+from charnn.config import EXTRA_BIASES, GATE_ROLES, GATES, STATES, ModelConfig
 from charnn.errors import ConfigError
 
 Array = NDArray[np.float32]
@@ -108,30 +108,37 @@ def clamped_weights(
     """
     check_clamps(clamps)
     changed = dict(weights)
-    gates = GATES[config.cell]
+    gates, extra = GATES[config.cell], EXTRA_BIASES.get(config.cell, ())
     for layer in {clamp.unit.layer for clamp in clamps}:
-        for name in ("weight_ih", "weight_hh", "bias", *(["bias_hn"] * (config.cell == "gru"))):
+        for name in ("weight_ih", "weight_hh", "bias", *extra):
             changed[f"layers.{layer}.cell.{name}"] = weights[f"layers.{layer}.cell.{name}"].copy()
     for unit, value in clamps:
         cell = f"layers.{unit.layer}.cell"
-        rows = {gate: k * config.hidden_size + unit.number for k, gate in enumerate(gates)}
-        held = dict.fromkeys(gates, 0.0)
-        if config.cell == "rnn":
-            held["h"] = _inverse_tanh(value)
-        elif config.cell == "gru":
-            held["z"] = SHUT
-            changed[f"{cell}.bias_hn"][unit.number] = 0.0
-        else:
-            held |= {"i": -SHUT, "f": SHUT}
-            if unit.part == "h":
-                held["o"] = SHUT
-        for gate, row in rows.items():
-            if gate == "o" and unit.part == "c":
-                continue  # what it shows of what it keeps is still its own affair
+        for gate, bias in _held_biases(config.cell, unit.part, value).items():
+            row = gates.index(gate) * config.hidden_size + unit.number
             changed[f"{cell}.weight_ih"][row] = 0.0
             changed[f"{cell}.weight_hh"][row] = 0.0
-            changed[f"{cell}.bias"][row] = held[gate]
+            changed[f"{cell}.bias"][row] = bias
+        for name in extra:
+            changed[f"{cell}.{name}"][unit.number] = 0.0
     return changed
+
+
+def _held_biases(cell: str, part: str, value: float) -> dict[str, float]:
+    """Returns the bias of each gate with which a unit keeps the value that it has."""
+    roles = GATE_ROLES[cell]
+    held = dict.fromkeys(GATES[cell], 0.0)
+    if roles.keep:
+        held[roles.keep] = SHUT
+    if roles.write:
+        held[roles.write] = -SHUT
+    if not (roles.keep or roles.write):  # the unit is new at every step
+        held = {gate: 0.0 if gate in roles.sigmoid else _inverse_tanh(value) for gate in held}
+    if roles.output and part == "h":
+        held[roles.output] = SHUT
+    elif roles.output:
+        del held[roles.output]  # what the unit shows of its c remains the gate's choice
+    return held
 
 
 def clamped_start(config: ModelConfig, clamps: Sequence[Clamp]) -> Array:

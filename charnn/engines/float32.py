@@ -27,7 +27,7 @@ from functools import partial
 import numpy as np
 from numpy.typing import NDArray
 
-from charnn.config import ModelConfig
+from charnn.config import ModelConfig, for_cell
 from charnn.predictor import Predictor
 
 Array = NDArray[np.float32]
@@ -178,7 +178,7 @@ class Float32Predictor(Predictor):
         """Copies and rearranges `weights`, named and shaped as `config.tensor_shapes()` says."""
         self.config = config
         self.start = np.zeros(config.state_shape, np.float32)
-        cell_type = CELLS[config.cell]
+        cell_type = for_cell(CELLS, config.cell, "numpy", "add the cell to CELLS in float32.py")
         matrices, self._biases = [], []
         for layer in range(config.num_layers):
             norm, cell = f"layers.{layer}.norm", f"layers.{layer}.cell"

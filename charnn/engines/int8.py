@@ -18,6 +18,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from charnn.config import for_cell
 from charnn.engines.weights import Arrangement, Matrix
 from charnn.predictor import Predictor
 
@@ -147,7 +148,9 @@ class Int8Predictor(Predictor):
             for layer in arrangement.layers
         ]
         self._head = Product(arrangement.head)
-        self._cell = CELLS[self.config.cell]
+        self._cell = for_cell(
+            CELLS, self.config.cell, "int8 arithmetic", "leave --int8 out to use float32"
+        )
 
     def initial_state(self) -> Array:
         """Returns the state at the start of a text: zeros, but for clamped units."""

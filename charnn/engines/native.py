@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from charnn.config import GATES, Powers
+from charnn.config import GATES, Powers, for_cell
 from charnn.engines import compiled
 from charnn.engines.compiled import CLayer, CMatrix, CModel, CNGrams, CNumbers
 from charnn.engines.float32 import MAX_TABLE_BYTES
@@ -57,7 +57,9 @@ class NativePredictor(Predictor):
             place.bias_hn = self._keep(layer.bias_hn)
             place.residual = layer.residual
         model = CModel()
-        model.cell = CELLS[config.cell]
+        model.cell = for_cell(
+            CELLS, config.cell, "the native engine", "choose --engine numpy, or leave it out"
+        )
         for name in ("vocab_size", "embedding_size", "hidden_size", "num_layers"):
             setattr(model, name, getattr(config, name))
         model.embedding = self._keep(arrangement.embedding)

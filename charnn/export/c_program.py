@@ -17,7 +17,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from charnn.checkpoint import Checkpoint
-from charnn.config import GATES, STATES, Powers
+from charnn.config import GATES, STATES, Powers, for_cell
 from charnn.engines.int8 import Product
 from charnn.engines.weights import Arrangement, Matrix, arrange, quantise
 from charnn.errors import FileError
@@ -124,6 +124,7 @@ class _Model:
         self.ngram_bytes = 0  # of these, those of the n-grams
         self.multiply_adds = 0
         config = self.config
+        self.cell = for_cell(CELLS, config.cell, "the exported C program", "sample with charnn")
         self.rows = len(GATES[config.cell]) * config.hidden_size
         # As charnn_scratch_bytes counts.
         widest = max(config.hidden_size, config.embedding_size)
@@ -165,7 +166,7 @@ class _Model:
         yield "};"
         yield ""
         yield "const charnn_model model = {"
-        yield f"    {CELLS[config.cell]}, VOCAB_SIZE, {config.embedding_size}, "
+        yield f"    {self.cell}, VOCAB_SIZE, {config.embedding_size}, "
         yield f"    {config.hidden_size}, {config.num_layers}, embedding,"
         yield f"    {'table' if with_table else '0'}, layers, {head}, {ngrams}}};"
 

@@ -19,7 +19,7 @@ from typing import Any
 import numpy as np
 
 from charnn.checkpoint import Checkpoint
-from charnn.config import MAX_SEED, Powers, SamplingConfig
+from charnn.config import MAX_SEED, Powers, SamplingConfig, for_cell
 from charnn.engines.weights import Matrix, arrange, quantise
 from charnn.errors import CharnnError
 from charnn.ngrams.tree import NGramTree, counts_from_dict
@@ -31,6 +31,7 @@ from charnn.text.tokenizers import SentencePieceTokenizer, Tokenizer, tokenizer_
 # Browsers hold a text of half a gigabyte at most, and are slow long before.
 MAX_PAGE_BYTES = 256 << 20
 MAX_NAME = 80
+CELLS = {"rnn": "rnn", "gru": "gru", "lstm": "lstm"}  # what engine.js calls them
 FIELD = re.compile(r"\{\{(\w+)\}\}")
 
 
@@ -117,7 +118,7 @@ def network_data(checkpoint: Checkpoint) -> dict[str, Any]:
         raise CharnnError("the model's weights are too large to compute with: use another one")
     model = quantise(arranged)
     return {
-        "cell": config.cell,
+        "cell": for_cell(CELLS, config.cell, "the exported page", "sample with charnn"),
         "vocab_size": config.vocab_size,
         "embedding_size": config.embedding_size,
         "hidden_size": config.hidden_size,

@@ -32,7 +32,7 @@ from charnn.config import FEWEST_PLACES, HORIZON_SAMPLES, LAGS, MOST_OF_A_LINE
 from charnn.errors import DamagedFile, TextError
 from charnn.evaluation import MAX_LOGITS
 from charnn.inspection.jacobians import flat_state, lagged_singular_values
-from charnn.model import LanguageModel, State
+from charnn.model import LanguageModel, State, map_state
 
 Ids = NDArray[np.int64]
 Numbers = NDArray[np.float64]
@@ -256,7 +256,7 @@ def gradient_norms(
     descending = sorted(map(int, lags), reverse=True)
     read = _last_tokens(samples, descending[0])
     start = _state_before(model, samples, descending[0])
-    state = _map_state(start, lambda part: part.requires_grad_())
+    state = map_state(Tensor.requires_grad_, start)
     watched: dict[int, list[Tensor]] = {}
     for lag, stop in zip(descending, [*descending[1:], 0], strict=True):
         watched[lag] = [part for layer in state for part in layer]
@@ -292,7 +292,7 @@ def _state_before(model: LanguageModel, samples: Samples, lag: int) -> State:
     """Returns the state of each sample, `lag` tokens before its target."""
     rows = samples.before(lag)
     lengths = np.array([len(row) for row in rows])
-    state = _map_state(model.initial_state(len(rows)), Tensor.clone)
+    state = map_state(Tensor.clone, model.initial_state(len(rows)))
     for length in np.unique(lengths[lengths > 0]):
         same = np.flatnonzero(lengths == length)
         read = torch.from_numpy(np.stack([rows[n] for n in same], axis=1))
@@ -301,10 +301,6 @@ def _state_before(model: LanguageModel, samples: Samples, lag: int) -> State:
             for part, values in zip(layer, new, strict=True):
                 part[same] = values
     return state
-
-
-def _map_state(state: State, change: Callable[[Tensor], Tensor]) -> State:
-    return tuple(type(layer)(*map(change, layer)) for layer in state)
 
 
 @torch.inference_mode()

@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 from torch.autograd import forward_ad
 
-from charnn.model import LanguageModel, State
+from charnn.model import LanguageModel, State, map_state
 
 Progress = Callable[[str, int, int], None]
 ITERATIONS = 10
@@ -80,8 +80,7 @@ def lagged_singular_values(
 def _advance(model: LanguageModel, tokens: Tensor, rows: Tensor) -> Tensor:
     """Returns the state (S, N) after reading tokens (T, S) from the state `rows` (S, N)."""
     parts = iter(torch.split(rows, model.config.hidden_size, dim=1))
-    like = model.initial_state(1)
-    _, state = model(tokens, tuple(type(layer)(*(next(parts) for _ in layer)) for layer in like))
+    _, state = model(tokens, map_state(lambda _: next(parts), model.initial_state(1)))
     return flat_state(state)
 
 

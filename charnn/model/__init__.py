@@ -2,6 +2,6 @@
 
 from charnn.model.cells import CELLS
 from charnn.model.language_model import LanguageModel
-from charnn.model.state import State, detach
+from charnn.model.state import State, detach, map_state
 
-__all__ = ["CELLS", "LanguageModel", "State", "detach"]
+__all__ = ["CELLS", "LanguageModel", "State", "detach", "map_state"]

@@ -1,8 +1,8 @@
 """The recurrent layers: vanilla RNN, GRU and LSTM.
 
-Each holds one weight matrix for its input and one for its state, with the rows of its gates one
-below the other, and runs a whole window through one call: of torch's own function for the cell or,
-where it learns on a processor, of `charnn.model.kernels`, which has the RNN and the GRU.
+A layer holds one weight matrix for its input and one for its state, with the rows of its gates one
+below the other in the order of `config.GATES`. It runs a whole window in one call: of torch's own
+function or, for an RNN or a GRU that trains on a CPU, of `charnn.model.kernels`.
 
 Shapes: T steps, B streams, D features in, H hidden units, G gates.
 """
@@ -10,27 +10,29 @@ Shapes: T steps, B streams, D features in, H hidden units, G gates.
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from typing import Generic, TypeVar, final
+from typing import Any, ClassVar
 
 import torch
 from torch import Tensor, nn
 
-from charnn.config import GATES
+from charnn.config import GATE_ROLES, GATES
 from charnn.model import kernels
-from charnn.model.state import GRUState, LSTMState, RNNState
-
-S = TypeVar("S", RNNState, GRUState, LSTMState)
+from charnn.model.state import HiddenState, LSTMState
 
 
-class RecurrentLayer(nn.Module, ABC, Generic[S]):
-    """One layer of a recurrent network, of any cell.
+class RecurrentLayer(nn.Module, ABC):
+    """One layer of a recurrent network.
 
     ``weight_ih`` (G*H, D) reads the input, ``weight_hh`` (G*H, H) the state, ``bias`` (G*H,). The
-    arithmetic is done in the type of the inputs; states are float32 whatever that is.
+    layer computes in the dtype of its inputs; states are always float32.
+
+    Attributes:
+        cell: the name in `CELLS`.
+        state_type: the named tuple of the layer's state, its fields those of `config.STATES`.
     """
 
-    cell: str
-    state_type: type[S]
+    cell: ClassVar[str]
+    state_type: ClassVar[type[Any]] = HiddenState
 
     def __init__(self, input_size: int, hidden_size: int) -> None:
         super().__init__()
@@ -41,68 +43,71 @@ class RecurrentLayer(nn.Module, ABC, Generic[S]):
         self.bias = nn.Parameter(torch.empty(rows))
 
     def reset_parameters(self, generator: torch.Generator) -> None:
-        """Starts the weights anew: orthogonal recurrent blocks, gate by gate, scaled inputs.
+        """Draws new weights: an orthogonal recurrent matrix for each gate, scaled inputs.
 
-        An orthogonal recurrent matrix neither shrinks nor stretches a state (Saxe et al. 2014).
+        An orthogonal matrix neither shrinks nor stretches a state (Saxe et al. 2014). The bias of
+        the gate that keeps the state is 1 (Jozefowicz et al. 2015), all others 0.
         """
+        keep = GATE_ROLES[self.cell].keep
         with torch.no_grad():
             self.weight_ih.normal_(0.0, self.weight_ih.shape[1] ** -0.5, generator=generator)
             for block in torch.split(self.weight_hh, self.hidden_size):
                 nn.init.orthogonal_(block, generator=generator)
             self.bias.zero_()
+            if keep:
+                self.bias.view(-1, self.hidden_size)[GATES[self.cell].index(keep)] = 1.0
 
-    def initial_state(self, batch_size: int) -> S:
-        """The state at which every text starts: zeros, (B, H) each."""
+    def initial_state(self, batch_size: int) -> Any:
+        """Returns the state at the start of a text: zeros, (B, H) each."""
         zeros = self.weight_hh.new_zeros(batch_size, self.hidden_size)
         return self.state_type(*(zeros for _ in self.state_type._fields))
 
     def forward(
-        self, inputs: Tensor, state: S, weight_ih: Tensor | None = None
-    ) -> tuple[Tensor, S]:
+        self, inputs: Tensor, state: Any, weight_ih: Tensor | None = None
+    ) -> tuple[Tensor, Any]:
         """Reads inputs (T, B, D) from `state`; returns outputs (T, B, H) and the state after.
 
-        Another ``weight_ih`` (G*H, D), for inputs of another D, may stand in for the layer's own.
+        `weight_ih` (G*H, D) replaces the layer's own, for inputs of another D.
         """
         return self._run(inputs, state, self.weight_ih if weight_ih is None else weight_ih)
 
     @abstractmethod
-    def _run(self, inputs: Tensor, state: S, weight_ih: Tensor) -> tuple[Tensor, S]: ...
+    def _run(self, inputs: Tensor, state: Any, weight_ih: Tensor) -> tuple[Tensor, Any]: ...
 
     def _weights(self, dtype: torch.dtype, weight_ih: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         return weight_ih.to(dtype), self.weight_hh.to(dtype), self.bias.to(dtype)
 
 
-def _learns_on_a_processor(inputs: Tensor) -> bool:
-    """Where the kernels of this package beat torch's; without gradients they do not."""
+def _use_kernels(inputs: Tensor) -> bool:
+    """Tells whether this package's kernels are faster than torch's: with gradients on a CPU."""
     return torch.is_grad_enabled() and inputs.device.type == "cpu"
 
 
-@final
-class RNN(RecurrentLayer[RNNState]):
+class RNN(RecurrentLayer):
     """Vanilla recurrent layer (Elman 1990).
 
     h' = tanh(W_ih x + W_hh h + b)
     """
 
     cell = "rnn"
-    state_type = RNNState
 
-    def _run(self, inputs: Tensor, state: RNNState, weight_ih: Tensor) -> tuple[Tensor, RNNState]:
+    def _run(
+        self, inputs: Tensor, state: HiddenState, weight_ih: Tensor
+    ) -> tuple[Tensor, HiddenState]:
         h = state.h.to(inputs.dtype)
         weights = self._weights(inputs.dtype, weight_ih)
-        if _learns_on_a_processor(inputs):
+        if _use_kernels(inputs):
             outputs = kernels.rnn(inputs, h, *weights)
         else:
             bias_hh = torch.zeros_like(weights[2])
             outputs, _ = torch.rnn_tanh(
                 inputs, h[None], [*weights, bias_hh], True, 1, 0.0, self.training, False, False
             )
-        return outputs, RNNState(outputs[-1].float())
+        return outputs, HiddenState(outputs[-1].float())
 
 
-@final
-class GRU(RecurrentLayer[GRUState]):
-    """Gated recurrent unit (Cho et al. 2014), with the reset gate behind the recurrent product.
+class GRU(RecurrentLayer):
+    """Gated recurrent unit (Cho et al. 2014), with the reset gate after the recurrent product.
 
     r = sigmoid(W_ir x + W_hr h + b_r)
     z = sigmoid(W_iz x + W_hz h + b_z)
@@ -113,34 +118,32 @@ class GRU(RecurrentLayer[GRUState]):
     """
 
     cell = "gru"
-    state_type = GRUState
 
     def __init__(self, input_size: int, hidden_size: int) -> None:
         super().__init__(input_size, hidden_size)
         self.bias_hn = nn.Parameter(torch.empty(hidden_size))
 
     def reset_parameters(self, generator: torch.Generator) -> None:
-        """See `RecurrentLayer.reset_parameters`; the update gate starts out keeping the state."""
+        """See `RecurrentLayer.reset_parameters`; ``bias_hn`` starts at 0."""
         super().reset_parameters(generator)
-        with torch.no_grad():
-            self.bias[self.hidden_size : 2 * self.hidden_size] = 1.0
-            self.bias_hn.zero_()
+        nn.init.zeros_(self.bias_hn)
 
-    def _run(self, inputs: Tensor, state: GRUState, weight_ih: Tensor) -> tuple[Tensor, GRUState]:
+    def _run(
+        self, inputs: Tensor, state: HiddenState, weight_ih: Tensor
+    ) -> tuple[Tensor, HiddenState]:
         h, bias_hn = state.h.to(inputs.dtype), self.bias_hn.to(inputs.dtype)
         weights = self._weights(inputs.dtype, weight_ih)
-        if _learns_on_a_processor(inputs):
+        if _use_kernels(inputs):
             outputs = kernels.gru(inputs, h, *weights, bias_hn)
         else:
             bias_hh = torch.cat([bias_hn.new_zeros(2 * self.hidden_size), bias_hn])
             outputs, _ = torch.gru(
                 inputs, h[None], [*weights, bias_hh], True, 1, 0.0, self.training, False, False
             )
-        return outputs, GRUState(outputs[-1].float())
+        return outputs, HiddenState(outputs[-1].float())
 
 
-@final
-class LSTM(RecurrentLayer[LSTMState]):
+class LSTM(RecurrentLayer):
     """Long short-term memory (Hochreiter and Schmidhuber 1997) with a forget gate (Gers 2000).
 
     i = sigmoid(W_ii x + W_hi h + b_i)      f = sigmoid(W_if x + W_hf h + b_f)
@@ -151,12 +154,6 @@ class LSTM(RecurrentLayer[LSTMState]):
 
     cell = "lstm"
     state_type = LSTMState
-
-    def reset_parameters(self, generator: torch.Generator) -> None:
-        """See `RecurrentLayer.reset_parameters`; the forget bias is 1 (Jozefowicz et al. 2015)."""
-        super().reset_parameters(generator)
-        with torch.no_grad():
-            self.bias[self.hidden_size : 2 * self.hidden_size] = 1.0
 
     def _run(self, inputs: Tensor, state: LSTMState, weight_ih: Tensor) -> tuple[Tensor, LSTMState]:
         weights = self._weights(inputs.dtype, weight_ih)
@@ -174,9 +171,4 @@ class LSTM(RecurrentLayer[LSTMState]):
         return outputs, LSTMState(h[0].float(), c[0].float())
 
 
-CELLS: dict[
-    str,
-    type[RecurrentLayer[RNNState]]
-    | type[RecurrentLayer[GRUState]]
-    | type[RecurrentLayer[LSTMState]],
-] = {"rnn": RNN, "gru": GRU, "lstm": LSTM}
+CELLS: dict[str, type[RecurrentLayer]] = {"rnn": RNN, "gru": GRU, "lstm": LSTM}

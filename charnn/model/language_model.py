@@ -12,7 +12,7 @@ from torch import Tensor, nn
 
 from charnn.config import ModelConfig
 from charnn.model.cells import CELLS
-from charnn.model.state import CellState, State
+from charnn.model.state import State
 
 EMBEDDING_SCALE = 0.1
 ALIGNMENT = 32  # inputs of such widths take the fast kernels
@@ -28,18 +28,18 @@ class Block(nn.Module):
         super().__init__()
         size = config.input_size(layer)
         self.norm = nn.LayerNorm(size)
-        self.cell: Any = CELLS[config.cell](size, config.hidden_size)  # a module of any cell
+        self.cell = CELLS[config.cell](size, config.hidden_size)
         self.residual = size == config.hidden_size
         self.dropout = config.dropout
 
     def forward(
         self,
         x: Tensor,
-        state: CellState,
+        state: Any,
         dtype: torch.dtype,
         generator: torch.Generator | None,
         symbols: tuple[Tensor, Tensor] | None = None,
-    ) -> tuple[Tensor, CellState]:
+    ) -> tuple[Tensor, Any]:
         """Reads x (T, B, D) from `state`; returns (T, B, H) and the state after.
 
         Where x are rows of a table, `symbols` may say so: which, one-hot (T, B, V), and the table

@@ -1,69 +1,61 @@
-"""What a recurrent network remembers: explicit, named, never hidden in a module.
+"""The recurrent state of a network: explicit, named, never hidden in a module.
 
 Shapes: B streams, H hidden units.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from typing import NamedTuple
+from collections.abc import Callable, Mapping
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
 from torch import Tensor
 
 
-class RNNState(NamedTuple):
-    """Memory of a vanilla RNN layer: h (B, H)."""
-
-    h: Tensor
-
-
-class GRUState(NamedTuple):
-    """Memory of a GRU layer: h (B, H)."""
+class HiddenState(NamedTuple):
+    """The state of an RNN or GRU layer: h (B, H), which is also its output."""
 
     h: Tensor
 
 
 class LSTMState(NamedTuple):
-    """Memory of an LSTM layer: what it shows, h (B, H), and what it keeps, c (B, H)."""
+    """The state of an LSTM layer: the output h (B, H) and the cell c (B, H)."""
 
     h: Tensor
     c: Tensor
 
 
 class NGramState(NamedTuple):
-    """Where texts stand in a tree of n-grams of K symbols: nodes (B, K), whole numbers."""
+    """The contexts of B texts in a tree of n-grams of order K: nodes (B, K), integers."""
 
     nodes: Tensor
 
 
-CellState = RNNState | GRUState | LSTMState
-State = tuple[CellState | NGramState, ...]
+# One of these a layer; a cell may bring a named tuple of its own.
+State = tuple[Any, ...]
+
+
+def map_state(function: Callable[..., Tensor], *states: State) -> State:
+    """Applies a function to each tensor of a state, or to the matching tensors of several."""
+    return tuple(type(layers[0])(*map(function, *layers)) for layers in zip(*states, strict=True))
 
 
 def detach(state: State) -> State:
-    """The same memory without its history: gradients stop here, memory does not."""
-    return tuple(type(layer)(*(part.detach() for part in layer)) for layer in state)
+    """Cuts the history off a state: gradients stop here, memory does not."""
+    return map_state(Tensor.detach, state)
 
 
 def pack_state(state: State) -> dict[str, np.ndarray]:
-    """The memory as named arrays, ``state.<layer>.<h|c>`` (B, H) each, copied."""
+    """Copies a state into named arrays, ``state.<layer>.<h|c>`` (B, H) each."""
     return {
         f"state.{layer}.{name}": part.detach().cpu().numpy().copy()
         for layer, parts in enumerate(state)
-        for name, part in zip(parts._fields, parts, strict=True)
+        for name, part in parts._asdict().items()
     }
 
 
 def unpack_state(like: State, arrays: Mapping[str, np.ndarray], device: str) -> State:
-    """Inverse of `pack_state`, for a state of the same kind as `like`."""
-    return tuple(
-        type(parts)(
-            *(
-                torch.from_numpy(arrays[f"state.{layer}.{name}"].copy()).to(device)
-                for name in parts._fields
-            )
-        )
-        for layer, parts in enumerate(like)
-    )
+    """Restores a packed state of the same kind as `like`."""
+    names = (f"state.{layer}.{name}" for layer, parts in enumerate(like) for name in parts._fields)
+    return map_state(lambda _: torch.from_numpy(arrays[next(names)].copy()).to(device), like)

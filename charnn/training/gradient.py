@@ -5,12 +5,15 @@ Shapes: B streams, T steps, V symbols.
 
 from __future__ import annotations
 
+from functools import partial
+from operator import itemgetter
+
 import torch
 from torch import Tensor
 from torch.nn.functional import cross_entropy
 
 from charnn.evaluation import IGNORED
-from charnn.model import LanguageModel, State, detach
+from charnn.model import LanguageModel, State, detach, map_state
 from charnn.training.batches import Window
 from charnn.training.line_batches import LineWindow
 
@@ -23,9 +26,7 @@ def begin(network: LanguageModel, window: Window | LineWindow, state: State) -> 
     if isinstance(window, Window):
         return network.initial_state(window.inputs.shape[1]) if window.first else detach(state)
     fresh = window.fresh.to(network.embedding.weight.device)[:, None]
-    return tuple(
-        type(layer)(*(part.masked_fill(fresh, 0.0) for part in layer)) for layer in detach(state)
-    )
+    return map_state(lambda part: part.masked_fill(fresh, 0.0), detach(state))
 
 
 def backward(
@@ -57,7 +58,7 @@ def _of_lines(
     nats, after = 0.0, state
     for streams, inputs, targets in window.parts:
         rows = streams.to(device)
-        logits, new = network(inputs.to(device), _rows(state, rows), generator)
+        logits, new = network(inputs.to(device), map_state(itemgetter(rows), state), generator)
         loss = cross_entropy(
             logits.flatten(0, 1),
             targets.to(device).flatten(),
@@ -66,12 +67,9 @@ def _of_lines(
         )
         (loss / window.size).backward()  # type: ignore[no-untyped-call]  # torch's own signature
         nats += float(loss.detach())
-        after = tuple(
-            type(layer)(*(a.index_copy(0, rows, b) for a, b in zip(layer, fresher, strict=True)))
-            for layer, fresher in zip(after, detach(new), strict=True)
-        )
+        after = map_state(partial(_replace_rows, rows), after, detach(new))
     return nats / window.size, after
 
 
-def _rows(state: State, rows: Tensor) -> State:
-    return tuple(type(layer)(*(part[rows] for part in layer)) for layer in state)
+def _replace_rows(rows: Tensor, old: Tensor, new: Tensor) -> Tensor:
+    return old.index_copy(0, rows, new)

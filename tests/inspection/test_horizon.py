@@ -12,7 +12,7 @@ from charnn.errors import TextError
 from charnn.inspection import horizon
 from charnn.inspection.horizon import Samples
 from charnn.inspection.jacobians import flat_state, lagged_singular_values
-from charnn.model import LanguageModel
+from charnn.model import LanguageModel, map_state
 
 LAGS = np.array([1, 2, 4, 8])
 CELLS = list(GATES)
@@ -136,7 +136,7 @@ def check_singular_values(model, found, samples, lags):
 
             def onward(*parts, lag=lag, place=place):
                 rest = iter(parts)
-                state = tuple(type(at)(*(next(rest) for _ in at)) for at in model.initial_state(1))
+                state = map_state(lambda _: next(rest), model.initial_state(1))
                 return flat_state(
                     read_one_by_one(model, samples.ids[place - lag : place], state)[1]
                 )

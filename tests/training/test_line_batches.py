@@ -16,7 +16,7 @@ from torch.nn.functional import cross_entropy
 from charnn import checkpoint, evaluation
 from charnn.config import ModelConfig, TrainConfig, TrainOptions
 from charnn.errors import ConfigError, DamagedFile, TextError
-from charnn.model import CELLS, LanguageModel
+from charnn.model import CELLS, LanguageModel, map_state
 from charnn.text.sources import open_source
 from charnn.text.token_file import write_token_file
 from charnn.training import events
@@ -140,7 +140,7 @@ def test_the_gradient_is_that_of_each_line_by_itself(cell):
     lines = [rng.integers(1, V, size) for size in rng.integers(1, 8, 150)]
     batches = LineBatches(tokens_of(lines), 150, 8, V, NEWLINE)
     state = network.initial_state(150)
-    stale = tuple(type(layer)(*(part + 1 for part in layer)) for layer in state)
+    stale = map_state(lambda part: part + 1, state)
     window = batches.window(0)
     network.train()
     loss, _ = backward(network, window, begin(network, window, stale))

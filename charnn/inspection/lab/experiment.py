@@ -20,9 +20,9 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from charnn.config import LAB_STEPS, LabOptions
+from charnn.config import GATE_ROLES, LAB_STEPS, LabOptions
 from charnn.errors import TrainingError
-from charnn.inspection.lab.network import KEEPING, LabNetwork
+from charnn.inspection.lab.network import LabNetwork
 from charnn.inspection.lab.tasks import TASKS, Batch, Task
 
 CHECK_EVERY = 50  # steps; each check is on sequences of its own
@@ -100,7 +100,7 @@ def rows_of(options: LabOptions) -> list[Row]:
     """The rows: cells in the order given, each without chrono, with it, or both."""
     rows = []
     for cell in options.cells:
-        gated = cell in KEEPING
+        gated = bool(GATE_ROLES[cell].keep or GATE_ROLES[cell].write)
         if not gated or not options.chrono:
             rows.append(Row(cell, False))
         if gated and options.chrono is not False:

@@ -10,12 +10,8 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from charnn.config import GATES
+from charnn.config import GATE_ROLES, GATES
 from charnn.model.cells import CELLS
-
-# The gate that keeps the state, of each cell that has one, and the gate that lets in what is new
-# where that is another.
-KEEPING = {"gru": ("z", None), "lstm": ("f", "i")}
 
 
 class LabNetwork(nn.Module):
@@ -58,13 +54,12 @@ def set_chrono(cell: Any, longest: int, generator: torch.Generator) -> None:
     b_keep = log u with u uniform from 1 to `longest` - 1, so that a unit forgets in about u steps;
     the LSTM's input gate gets -b_keep. A cell without gates is left as it is.
     """
-    if cell.cell not in KEEPING:
-        return
-    keep, let_in = KEEPING[cell.cell]
+    roles = GATE_ROLES[cell.cell]
     gates, size = GATES[cell.cell], cell.hidden_size
     with torch.no_grad():
         times = torch.empty(size).uniform_(1.0, max(longest - 1.0, 1.0), generator=generator)
         rows = cell.bias.view(len(gates), size)
-        rows[gates.index(keep)] = times.log()
-        if let_in:
-            rows[gates.index(let_in)] = -times.log()
+        if roles.keep:
+            rows[gates.index(roles.keep)] = times.log()
+        if roles.write:
+            rows[gates.index(roles.write)] = -times.log()
