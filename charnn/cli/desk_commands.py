@@ -1,4 +1,4 @@
-"""What can be said at the desk: lines of text, and commands that begin with a slash.
+"""The lines that are typed at the desk: text, and commands that begin with a slash.
 
 To add a command, add a function and its line in `COMMANDS`.
 """
@@ -6,340 +6,379 @@ To add a command, add a function and its line in `COMMANDS`.
 from __future__ import annotations
 
 import difflib
+import shutil
 from collections.abc import Callable, Iterable
-from dataclasses import asdict
+from contextlib import suppress
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import Any, NamedTuple
 
 from charnn.cli.console import note_unknown
-from charnn.cli.desk_screen import OFF, SHOWS, Screen
+from charnn.cli.controls import biases
+from charnn.cli.desk_screen import COLOURINGS, OFF, Screen
 from charnn.config import SamplingConfig
+from charnn.desk.desk import Desk
+from charnn.desk.desk_file import load_desk, save_desk
 from charnn.errors import CharnnError, ConfigError, FileError, UnknownCharacter
+from charnn.tensor_file import replacing
 
-if TYPE_CHECKING:
-    from charnn.desk.desk import Desk
-
-TEMPERATURES = (0.5, 0.8, 1.1)
+TEMPERATURES = [0.5, 0.8, 1.1]
 MAX_COLUMNS = 9
-# How many lines of a text are shown when it was not on the screen before.
-LOOK_BACK = 8
-HELP = """\
-A line that does not begin with / is added to the text as it stands, and the model goes on.
-  Enter alone     goes on
-  a \\ at the end  puts a newline there, and a \\ alone is one; in a line, Alt-Enter is one
-  //              at the start of a line is a / in the text; \\\\ at its end is a \\
-  Ctrl-C          stops what is being written; Ctrl-D leaves"""
+LOOK_BACK = 8  # lines of a text that was not on the screen before
+HELP = {
+    "TEXT": "add it to the text as it is; the model continues",
+    "Enter alone": "let the model continue",
+    "TEXT\\": "add it and a newline; \\ alone is a newline, \\\\ is a \\",
+    "//TEXT": "add a text that begins with /",
+    "Alt-Enter": "a newline within the line",
+    "Ctrl-C": "stop the model",
+    "Ctrl-D": "save the text and leave",
+}
 
 
 class Session:
-    """A desk, the screen it is shown on, and the file it is kept in."""
+    """A desk, its screen and its file, and what each typed line does to them.
+
+    Attributes:
+        file: where the desk was saved to or loaded from; None while it has no file.
+        done: set by the command that leaves.
+        failed: set by every line that ended with an error.
+        unfinished: text that was typed and is not yet part of the desk.
+    """
 
     def __init__(self, desk: Desk, screen: Screen, model_name: str, interactive: bool) -> None:
         self.desk, self.screen, self.model_name = desk, screen, model_name
         self.interactive = interactive
         self.file: Path | None = None
-        self.done = self.failed = self._warned = False
+        self.done = self.failed = False
+        self.unfinished = ""
+        self._warned_at: object = self  # the passage at which leaving was refused once
 
     def take(self, line: str) -> None:
-        """Does what a line says; what goes wrong is one red line."""
+        """Executes a command or adds a line of text; an error is shown as one red line."""
         if line.startswith("/") and not line.startswith("//"):
             self._trying(self._command, line)
         else:
-            self.begin(typed(line))
+            self.begin(unescaped(line))
 
     def begin(self, text: str) -> None:
-        """Adds text as it stands, and goes on with it; what goes wrong is one red line."""
-        self._trying(self.write, text)
+        """Adds text as it is and continues it; an error is shown as one red line."""
+        self._trying(self._write, text)
 
-    def _trying(self, act: Callable[[str], None], words: str) -> None:
+    def _trying(self, act: Callable[[str], None], line: str) -> None:
+        self.unfinished = ""
         try:
-            act(words)
+            act(line)
         except CharnnError as error:
-            self.failed = True
-            known = isinstance(error, UnknownCharacter)
+            self.failed, self.unfinished = True, ""
             hint = "; 'charnn write --unknown skip' leaves it out, replace puts the nearest"
-            self.screen.say(f"error: {error}{hint * known}", "31")
+            unknown = isinstance(error, UnknownCharacter)
+            self.screen.say(f"error: {error}{hint * unknown}", "31")
 
-    def write(self, text: str) -> None:
-        """Adds text and goes on with it."""
+    def _write(self, text: str) -> None:
         desk, before = self.desk, len(self.desk.text)
+        self.unfinished = text
         desk.type(text)
+        self.unfinished = ""
         tokenizer = desk.model.tokenizer
-        missing = tokenizer.unknown_in(text)
-        note_unknown(missing, tokenizer.known, desk.unknown, self.screen.note)
-        self.screen.go_on(desk, len(desk.text) - before, desk.draw(), desk.point)
+        note_unknown(tokenizer.unknown_in(text), tokenizer.known, desk.unknown, self.screen.note)
+        typed = len(desk.text) - before
+        self.screen.show_continuation(desk, desk.passage, desk.draw(), typed)
 
     def _command(self, line: str) -> None:
-        word, _, rest = line[1:].strip().partition(" ")
-        forced = word.endswith("!")
-        word = word.removesuffix("!")
-        if word not in COMMANDS or (forced and not COMMANDS[word].can_force):
-            near = difflib.get_close_matches(word, COMMANDS, n=2, cutoff=0.5)
-            hint = " or ".join(f"/{name}" for name in near)
+        word, _, rest = (part.strip() for part in line[1:].strip().partition(" "))
+        name = word.removesuffix("!")
+        command = COMMANDS.get(name)
+        if command is None or (word != name and not command.can_force):
+            near = [f"/{close}" for close in difflib.get_close_matches(name, COMMANDS, 2, 0.5)]
+            hint = f"did you mean {' or '.join(near)}?" if near else "/help lists the commands"
+            raise ConfigError(f"there is no command /{word[:80]}: {hint}")
+        usage, takes, parse, _ = command.argument
+        try:
+            value = parse(rest)
+        except (ValueError, OSError, RuntimeError) as error:
+            reason = f" ({error.strerror})" if isinstance(error, OSError) else ""
             raise ConfigError(
-                f"there is no command /{word}{'!' if forced else ''}"
-                + (f": did you mean {hint}?" if hint and not forced else ": /help lists them")
-            )
-        command, rest = COMMANDS[word], rest.strip()
-        if rest and not command.takes:
-            raise ConfigError(f"/{word} takes nothing after it, got {rest!r}")
-        if command.can_force:
-            command.run(self, rest, forced)
-        else:
-            command.run(self, rest)
+                f"/{word} takes {takes}, got {rest[:80]!r}{reason}: type /{word} {usage}".rstrip()
+            ) from None
+        command.run(self, value, *[word != name] * command.can_force)
 
     @property
     def unsaved(self) -> bool:
         """Whether there is text that was not saved."""
-        written = any(branch.point for branch in self.desk.branches.values())
-        return self.desk.changed and written
+        return self.desk.changed and any(branch.passage for branch in self.desk.branches.values())
 
     def leave(self) -> None:
-        """Leaves; where there is text that was not saved, not before this was said once."""
-        if self.unsaved and not self._warned:
-            self._warned = True
-            how = "/save FILE keeps it with all its branches, /export FILE the text alone"
+        """Leaves; at a terminal, the first try with unsaved text only says so."""
+        if self.unsaved and self._warned_at is not self.desk.passage:
+            self._warned_at = self.desk.passage
+            how = "/save FILE keeps everything, /export FILE only this text"
             if self.interactive:
-                self.screen.say(f"The text is not saved: {how}; /quit again leaves.")
+                self.screen.say(f"The text is not saved: {how}; /quit again drops it.")
                 return
             self.screen.note(f"note: the text was not saved: {how}")
         self.done = True
 
 
-def typed(line: str) -> str:
-    """The text that a line stands for."""
+def unescaped(line: str) -> str:
+    """The text that a typed line stands for."""
     line = line.removeprefix("/") if line.startswith("//") else line
     if line.endswith("\\\\"):
         return line[:-1]
     return line[:-1] + "\n" if line.endswith("\\") else line
 
 
-def _number(word: str, kind: type[int] | type[float], what: str) -> Any:
-    try:
-        return kind(word)
-    except ValueError:
-        raise ConfigError(f"{what}, got {word!r}") from None
+# --- arguments
 
 
-def _count(rest: str, command: str) -> int | None:
-    """A number of things, 1 or more; None where none is given."""
+class Argument(NamedTuple):
+    """What follows the name of a command.
+
+    Attributes:
+        usage: its name in help and errors, in brackets if it may be missing.
+        takes: what it must be.
+        parse: makes its value from text; raises CharnnError, ValueError, OSError or RuntimeError.
+        choices: words that complete it.
+    """
+
+    usage: str
+    takes: str
+    parse: Callable[[str], Any] = str
+    choices: Callable[[Session], Iterable[str]] = lambda session: ()
+
+
+def _nothing(rest: str) -> None:
+    if rest:
+        raise ValueError
+
+
+def _word(rest: str) -> str:
     if not rest:
-        return None
-    count = _number(rest, int, f"/{command} takes a whole number")
-    if count < 1:
-        raise ConfigError(f"/{command} takes a whole number from 1 on, got {rest!r}")
-    return int(count)
-
-
-def _more(session: Session, rest: str) -> None:
-    desk = session.desk
-    session.screen.go_on(desk, 0, desk.draw(_count(rest, "more")), desk.point)
-
-
-def _retry(session: Session, rest: str) -> None:
-    desk = session.desk
-    session.screen.go_on(desk, 0, desk.retry(), desk.before)
-
-
-def _undo(session: Session, rest: str) -> None:
-    session.desk.undo(_count(rest, "undo"))
-    session.screen.look(session.desk, 1)
-
-
-def _redo(session: Session, rest: str) -> None:
-    session.desk.redo()
-    session.screen.look(session.desk, LOOK_BACK)
-
-
-def _need(rest: str, usage: str) -> str:
-    if not rest:
-        raise ConfigError(f"something is missing: {usage}")
+        raise ValueError
     return rest
 
 
-def _fork(session: Session, rest: str) -> None:
+def _count(rest: str) -> int | None:
+    count = int(rest) if rest else None
+    if count is not None and count < 1:
+        raise ValueError
+    return count
+
+
+def _temperatures(rest: str) -> list[float]:
+    values = [float(word) for word in rest.split()]
+    if len(values) > MAX_COLUMNS:
+        raise ValueError
+    for value in values:  # refused before anything is drawn
+        SamplingConfig(temperature=value)
+    return values or TEMPERATURES
+
+
+def _colouring(rest: str) -> str:
+    if rest not in (*COLOURINGS, OFF, ""):
+        raise ValueError
+    return rest
+
+
+def _path(rest: str) -> Path:
+    path = Path(_word(rest)).expanduser()
+    with suppress(FileNotFoundError):
+        path.stat()  # raises where the system cannot even look for it
+    return path
+
+
+NOTHING = Argument("", "no argument", _nothing)
+COUNT = Argument("[N]", "a whole number from 1 on", _count)
+COLUMN = Argument("N", "the number of a column", lambda rest: _count(_word(rest)))
+NEW_NAME = Argument("NAME", "a new name", _word)
+NAME = Argument("NAME", "the name of a text", _word, lambda session: session.desk.branches)
+FILE = Argument("FILE", "the name of a file", _path)
+OWN_FILE = FILE._replace(usage="[FILE]", parse=lambda rest: _path(rest) if rest else None)
+COLOURING = Argument(
+    f"[{'|'.join([*COLOURINGS, OFF])}]",
+    "the name of a colouring",
+    _colouring,
+    lambda session: [*COLOURINGS, OFF],
+)
+SETTING = Argument("[NAME VALUE]", "a setting", choices=lambda session: vars(session.desk.settings))
+SEVERAL = Argument("[T ...]", f"up to {MAX_COLUMNS} temperatures", _temperatures)
+
+
+# --- commands
+
+
+def _changing(change: Callable[[Desk, Any], object], lines: int) -> Callable[..., None]:
+    """A command that changes the text or its name and shows the last lines."""
+
+    def run(session: Session, argument: Any) -> None:
+        change(session.desk, argument)
+        session.screen.show_end(session.desk, lines)
+
+    return run
+
+
+def _more(session: Session, tokens: int | None) -> None:
+    desk = session.desk
+    session.screen.show_continuation(desk, desk.passage, desk.draw(tokens))
+
+
+def _retry(session: Session, _: None) -> None:
+    desk = session.desk
+    base = desk.passage.previous if desk.passage else None
+    session.screen.show_continuation(desk, base, desk.retry())
+
+
+def _fork(session: Session, name: str) -> None:
     before = session.desk.name
-    session.desk.fork(_need(rest, "/fork NAME"))
-    session.screen.note(f"now writing {session.desk.name!r}; /switch {before} goes back")
+    session.desk.fork(name)
+    session.screen.note(f"now writing {name!r}; /switch {before} goes back")
 
 
-def _switch(session: Session, rest: str) -> None:
-    session.desk.switch(_need(rest, "/switch NAME, one of " + ", ".join(session.desk.branches)))
-    session.screen.look(session.desk, LOOK_BACK)
-
-
-def _list(session: Session, rest: str) -> None:
+def _list(session: Session, _: None) -> None:
     desk = session.desk
     width = max(map(len, desk.branches))
     for name, branch in desk.branches.items():
-        text = desk.tree.text(branch.point)
-        mark = "*" if name == desk.name else " "
-        end = " ".join(text[-200:].split())[-30:]
-        session.screen.say(f"{mark} {name:<{width}}  {len(text):>7,} characters  {end}")
+        text = desk.tree.text(branch.passage)
+        row = f"{'*' if name == desk.name else ' '} {name:<{width}}  {len(text):>7,} characters  "
+        room = max(1, min(31, shutil.get_terminal_size().columns - len(row))) - 1
+        session.screen.say(row + (" ".join(text[-200:].split())[-room:] if room else ""))
 
 
 def _set(session: Session, rest: str) -> None:
     desk, (name, _, value) = session.desk, rest.partition(" ")
-    settings = asdict(desk.settings)
-    if not rest:
-        for key, now in settings.items():
-            session.screen.say(f"{key:<19} {_spelt(now)}")
-        return
-    name = name.replace("-", "_")
-    if name not in settings:
-        near = difflib.get_close_matches(name, settings, n=1)
-        known = f"did you mean {near[0]}?" if near else "there are " + ", ".join(settings)
-        raise ConfigError(f"there is no setting {name!r}: {known}")
-    value = value.strip()
+    settings, name, value = vars(desk.settings), name.replace("-", "_"), value.strip()
+    if name and name not in settings:
+        near = difflib.get_close_matches(name, settings, 1)
+        hint = f"did you mean {near[0]}?" if near else f"choose from {', '.join(settings)}"
+        raise ConfigError(f"there is no setting {name[:80]!r}: {hint}")
     if value:
-        if name == "stop":
-            new: Any = () if value == OFF else (value.replace("\\n", "\n"),)
-        else:
-            whole = isinstance(getattr(SamplingConfig, name), int)
-            kind = "whole number" if whole else "number"
-            new = _number(value, int if whole else float, f"{name} takes a {kind}")
-        desk.set(name, new)
-    session.screen.note(f"{name} {_spelt(getattr(desk.settings, name))}")
+        desk.set(name, _setting(name, value))
+    for each in [name] if name else settings:
+        session.screen.say(f"{each:<19} {_spelt(getattr(desk.settings, each))}")
+
+
+def _setting(name: str, value: str) -> Any:
+    """The value of a setting, by the type of its default in `SamplingConfig`."""
+    default = getattr(SamplingConfig, name)
+    if isinstance(default, (int, float)):
+        try:
+            return type(default)(value)
+        except ValueError:
+            kind = "a whole number" if isinstance(default, int) else "a number"
+            raise ConfigError(
+                f"{name} takes {kind}, got {value[:80]!r}: type /set {name} {default:g}"
+            ) from None
+    if value == OFF:
+        return default
+    if name == "bias":
+        return biases([value])
+    return (value.replace("\\n", "\n"),) if default == () else value
 
 
 def _spelt(value: Any) -> str:
     if isinstance(value, tuple):
         return " ".join(map(repr, value)) or OFF
-    return f"{value:g}" if isinstance(value, float) else str(value)
+    return OFF if value is None else f"{value:g}" if isinstance(value, float) else str(value)
 
 
-def _show(session: Session, rest: str) -> None:
+def _show(session: Session, name: str) -> None:
     screen = session.screen
-    if rest and rest != OFF and rest not in SHOWS:
-        raise ConfigError(f"/show takes {', '.join(SHOWS)} or {OFF}, got {rest!r}")
-    if not rest:
-        screen.say(f"showing {screen.show}; there is {', '.join([*SHOWS, OFF])}")
+    if not name:
+        screen.say(f"/show is {screen.colouring}; choose from {', '.join([*COLOURINGS, OFF])}")
         return
-    if rest in SHOWS:
-        SHOWS[rest].painter(session.desk, None)  # raises where it cannot be had
-    screen.show = rest
-    screen.legend()
+    if name in COLOURINGS:
+        COLOURINGS[name].painter(session.desk, None)  # raises where the colouring cannot be had
+    screen.colouring = name
+    screen.show_legend()
     if screen.output.colour:
-        screen.look(session.desk, LOOK_BACK)
+        screen.show_end(session.desk, LOOK_BACK)
 
 
-def _text(session: Session, rest: str) -> None:
-    session.screen.whole(session.desk)
-
-
-def _columns(session: Session, rest: str) -> None:
-    desk = session.desk
-    wanted = [
-        _number(word, float, "/columns takes temperatures") for word in rest.split()
-    ] or TEMPERATURES
-    if len(wanted) > MAX_COLUMNS:
-        raise ConfigError(f"/columns takes up to {MAX_COLUMNS} temperatures, got {len(wanted)}")
-    for temperature in wanted:  # refused before anything is drawn
-        SamplingConfig(temperature=temperature)
-    already = len(desk.columns) if desk.base is desk.point else 0
-    base = desk.text
+def _columns(session: Session, temperatures: list[float]) -> None:
+    desk, screen = session.desk, session.screen
+    first = len(desk.columns) + 1 if desk.base is desk.passage else 1
+    line = desk.text[desk.text.rfind("\n") + 1 :]
+    begin = f"...{line[-20:]}" if len(line) > 20 else line
     titles: list[str] = []
     texts: list[str] = []
-    for temperature in wanted:
-        if session.screen.stop.asked:
+    for number, temperature in enumerate(temperatures, first):
+        if screen.interrupted:
             break
-        drawn = "".join(_until_stopped(session, desk.column(temperature)))
-        line = base[base.rfind("\n") + 1 :][-20:]
-        titles.append(f"{already + len(titles) + 1}: temperature {temperature:g}")
-        texts.append(("..." if len(line) == 20 else "") + line + drawn)
-    if titles:
-        session.screen.columns(titles, texts)
-        session.screen.note(f"/take {titles[0].split(':')[0]} goes on with the first of them")
+        titles.append(f"{number}: temperature {temperature:g}")
+        pieces = screen.until_interrupted(desk.column(temperature))
+        texts.append(begin + "".join(piece.text for piece in pieces))
+    screen.show_columns(titles, texts)
+    screen.note(f"/take {first} continues the text with the first of them")
 
 
-def _until_stopped(session: Session, pieces: Iterable[Any]) -> Iterable[str]:
-    for piece in pieces:
-        yield piece.text
-        if session.screen.stop.asked:
-            return
+def _refuse_existing(path: Path, command: str) -> None:
+    if path.exists():
+        raise FileError(f"{path} exists: /{command}! {path} overwrites it")
 
 
-def _take(session: Session, rest: str) -> None:
-    number = _count(_need(rest, "/take NUMBER of a column"), "take")
-    session.desk.take(number or 1)
-    session.screen.look(session.desk, LOOK_BACK)
-
-
-def _path(session: Session, rest: str, forced: bool, command: str, own: bool) -> Path:
-    """The file to write to; one that exists only if it is the desk's own, or forced."""
-    path = Path(_need(rest, f"/{command} FILE")).expanduser()
-    if path.exists() and not forced and not (own and path == session.file):
-        raise FileError(f"{path} exists: /{command}! {rest} overwrites it")
-    return path
-
-
-def _save(session: Session, rest: str, forced: bool) -> None:
-    from charnn.desk.desk_file import save_desk
-
-    rest = rest or (str(session.file) if session.file else "")
-    path = _path(session, rest, forced, "save", own=True)
+def _save(session: Session, path: Path | None, forced: bool) -> None:
+    path = path or session.file
+    if path is None:
+        raise ConfigError("the desk has no file yet: type /save FILE")
+    if not forced and path != session.file:
+        _refuse_existing(path, "save")
     save_desk(session.desk, path, session.model_name)
     session.file, session.desk.changed = path, False
     session.screen.note(f"saved; /load {path} opens it again")
 
 
-def _load(session: Session, rest: str, forced: bool) -> None:
-    from charnn.desk.desk_file import load_desk
-
-    path = Path(_need(rest, "/load FILE")).expanduser()
-    desk = session.desk
-    if desk.changed and desk.text and not forced:
-        raise FileError(f"the text here is not saved: /save it first, or /load! {rest} drops it")
-    session.desk, session.file = load_desk(path, desk.model, desk.unknown), path
-    session.screen.look(session.desk, LOOK_BACK)
+def _load(session: Session, path: Path, forced: bool) -> None:
+    if session.unsaved and not forced:
+        raise FileError(f"the text is not saved: /save it first, or /load! {path} drops it")
+    session.desk, session.file = load_desk(path, session.desk.model, session.desk.unknown), path
+    session.screen.show_end(session.desk, LOOK_BACK)
 
 
-def _export(session: Session, rest: str, forced: bool) -> None:
-    from charnn.tensor_file import replacing
-
-    path = _path(session, rest, forced, "export", own=False)
-    data = session.desk.text.encode("utf-8", "surrogateescape")
+def _export(session: Session, path: Path, forced: bool) -> None:
+    if not forced:
+        _refuse_existing(path, "export")
     with replacing(path) as file:
-        file.write(data)
+        file.write(session.desk.text.encode("utf-8", "surrogateescape"))
     session.screen.note(f"wrote {len(session.desk.text):,} characters to {path}")
 
 
-def _help(session: Session, rest: str) -> None:
-    for line in HELP.splitlines():
-        session.screen.say(line)
-    for name, command in COMMANDS.items():
-        session.screen.say(f"  {f'/{name} {command.takes}':<24} {command.text}")
-
-
-def _quit(session: Session, rest: str) -> None:
-    session.leave()
+def _help(session: Session, _: None) -> None:
+    commands = {f"/{name} {each.argument.usage}": each.help for name, each in COMMANDS.items()}
+    wide = shutil.get_terminal_size().columns >= 72
+    for left, right in {**HELP, **commands}.items():
+        for line in [f"{left:<28}{right}"] if wide else [left, f"    {right}"]:
+            session.screen.say(line)
 
 
 class Command(NamedTuple):
-    """A function, what is written after its name, and its line of help."""
+    """A command; `run` receives the session, the value of the argument, and whether "!" forces it.
+
+    Only a command that ``can_force`` receives the latter.
+    """
 
     run: Callable[..., None]
-    takes: str
-    text: str
+    argument: Argument
+    help: str
     can_force: bool = False
 
 
 COMMANDS: dict[str, Command] = {
-    "more": Command(_more, "[N]", "go on, for N tokens"),
-    "retry": Command(_retry, "", "draw the last continuation another way; /redo brings it back"),
-    "undo": Command(_undo, "[N]", "take back N characters, or the last thing done"),
-    "redo": Command(_redo, "", "bring back what was undone"),
-    "fork": Command(_fork, "NAME", "write on under another name; the old text stays"),
-    "switch": Command(_switch, "NAME", "go to another text"),
-    "list": Command(_list, "", "all texts"),
-    "text": Command(_text, "", "show the whole text"),
-    "set": Command(_set, "[NAME VALUE]", "show or change the settings"),
-    "show": Command(_show, f"[{'|'.join([*SHOWS, OFF])}]", "colour the text"),
-    "columns": Command(_columns, "[T ...]", "continuations at several temperatures"),
-    "take": Command(_take, "N", "go on with one of the columns"),
-    "save": Command(_save, "FILE", "keep everything in a file; /save! overwrites", True),
-    "load": Command(_load, "FILE", "open a saved file; /load! drops what is here", True),
-    "export": Command(_export, "FILE", "write the text to a file; /export! overwrites", True),
-    "help": Command(_help, "", "this"),
-    "quit": Command(_quit, "", "leave"),
+    "more": Command(_more, COUNT, "continue, by N tokens"),
+    "retry": Command(_retry, NOTHING, "replace the last continuation"),
+    "undo": Command(_changing(Desk.undo, 1), COUNT, "remove N characters, or the last step"),
+    "redo": Command(
+        _changing(lambda desk, _: desk.redo(), LOOK_BACK), NOTHING, "reverse /undo or /retry"
+    ),
+    "fork": Command(_fork, NEW_NAME, "continue a copy of the text under a new name"),
+    "switch": Command(_changing(Desk.switch, LOOK_BACK), NAME, "go to another text"),
+    "list": Command(_list, NOTHING, "list all texts"),
+    "text": Command(lambda session, _: session.screen.show_all(session.desk), NOTHING, "show all"),
+    "set": Command(_set, SETTING, "show the settings, or change one"),
+    "show": Command(_show, COLOURING, "colour the text"),
+    "columns": Command(_columns, SEVERAL, "compare continuations"),
+    "take": Command(_changing(Desk.take, LOOK_BACK), COLUMN, "continue with column N"),
+    "save": Command(_save, OWN_FILE, "save all texts; /save! overwrites FILE", True),
+    "load": Command(_load, FILE, "open saved texts; /load! drops these", True),
+    "export": Command(_export, FILE, "write the text to FILE; /export! overwrites", True),
+    "help": Command(_help, NOTHING, "show this list"),
+    "quit": Command(lambda session, _: session.leave(), NOTHING, "leave"),
 }

@@ -1,13 +1,11 @@
-"""What the desk shows: text as it is written, coloured on request, and columns side by side."""
+"""The desk's display: text as it is written, coloured on request, and columns side by side."""
 
 from __future__ import annotations
 
 import math
 import shutil
-import signal
-from collections.abc import Callable, Generator, Iterator
-from contextlib import closing, contextmanager
-from types import FrameType
+from collections.abc import Callable, Generator, Iterable, Iterator
+from contextlib import closing
 from typing import TYPE_CHECKING, NamedTuple
 
 from charnn.cli.console import say, visible
@@ -17,152 +15,129 @@ from charnn.config import COPIED_SPAN
 
 if TYPE_CHECKING:
     from charnn.desk.desk import Desk
-    from charnn.desk.points import Piece, Point
+    from charnn.desk.passages import Passage
+    from charnn.generation.writer import TextPiece
 
-# Below this many characters, columns stand below each other.
-MIN_COLUMN = 24
-MAX_CONTEXT = 400
+MIN_COLUMN = 24  # characters; narrower columns are shown below each other
+MAX_CONTEXT = 400  # characters of the text that are shown again
 OFF = "off"
-OLD, TYPED = "2", "1"  # faint, bold
-# Pieces of the text in their order, to ANSI numbers.
-Painter = Callable[["Piece"], str]
+FAINT, BOLD = "2", "1"
+Painter = Callable[["TextPiece"], str]  # from the pieces of a text, in order, to ANSI numbers
 
 
-class Show(NamedTuple):
+class Colouring(NamedTuple):
     """A way to colour a text.
 
     Attributes:
-        painter: makes the painter of what comes after a point of a desk; None is the beginning.
-        legend: ANSI numbers, and what they mean.
+        painter: makes the painter of the text that follows a passage; None is the empty text.
+        legend: ANSI numbers and their meanings.
     """
 
-    painter: Callable[[Desk, Point | None], Painter]
+    painter: Callable[[Desk, Passage | None], Painter]
     legend: list[tuple[str, str]]
 
 
-def _surprisal(desk: Desk, point: Point | None) -> Painter:
-    def style(piece: Piece) -> str:
-        return style_of(piece.nats / math.log(2) / len(piece.text))
-
-    return style
+def _surprisal(desk: Desk, passage: Passage | None) -> Painter:
+    return lambda piece: style_of(piece.nats / math.log(2) / len(piece.text))
 
 
-def _copied(desk: Desk, point: Point | None) -> Painter:
+def _copied(desk: Desk, passage: Passage | None) -> Painter:
     from charnn.generation.guides import to_bytes
 
     index = desk.model.training_text
-    latest = desk.tree.text(point)[-COPIED_SPAN:] if point else ""
+    latest = desk.tree.text(passage)[-COPIED_SPAN:]
 
-    def style(piece: Piece) -> str:
+    def paint(piece: TextPiece) -> str:
         nonlocal latest
         latest = (latest + piece.text)[-COPIED_SPAN:]
-        whole = len(latest) == COPIED_SPAN
-        return UNDERLINE if whole and to_bytes(latest) in index else ""
+        return UNDERLINE if len(latest) == COPIED_SPAN and to_bytes(latest) in index else ""
 
-    return style
+    return paint
 
 
-# What `/show` can show, beside OFF.
-SHOWS: dict[str, Show] = {
-    "surprisal": Show(
+COLOURINGS: dict[str, Colouring] = {
+    "surprisal": Colouring(
         _surprisal,
         [("", "below 1 bit"), *((style, f"from {bits}") for bits, style in BITS.items())],
     ),
-    "copied": Show(_copied, [(UNDERLINE, f"ends {COPIED_SPAN} characters of the training text")]),
+    "copied": Colouring(
+        _copied, [(UNDERLINE, f"ends {COPIED_SPAN} characters of the training text")]
+    ),
 }
 
 
-class Stop:
-    """Whether Ctrl-C was pressed since the block began; a second one raises KeyboardInterrupt."""
-
-    def __init__(self) -> None:
-        self.asked = False
-
-    @contextmanager
-    def watching(self) -> Iterator[None]:
-        """The block in which Ctrl-C asks to stop, and does not interrupt."""
-        self.asked = False
-        before = signal.signal(signal.SIGINT, self._ask)
-        try:
-            yield
-        finally:
-            signal.signal(signal.SIGINT, before)
-
-    def _ask(self, number: int, frame: FrameType | None) -> None:
-        if self.asked:
-            raise KeyboardInterrupt
-        self.asked = True
-
-
 class Screen:
-    """Shows a desk: the text on stdout, all else on stderr.
+    """Shows a desk: the text on stdout, messages on stderr.
 
-    On a terminal the text goes on in the line that it ended in, shown again; a pipe gets each
-    character once, as long as nothing is taken back.
+    On a terminal a continuation is shown in the line that it belongs to, which is repeated if
+    anything else was shown since. A pipe receives each character once, unless something is undone.
+
+    Attributes:
+        colouring: a key of `COLOURINGS`, or `OFF`.
+        interrupted: set by Ctrl-C; whatever is being drawn then stops.
     """
 
     def __init__(self, output: Output, quiet: bool = False) -> None:
         self.output, self.quiet = output, quiet
-        self.show = OFF
-        self.stop = Stop()
-        self._at: Point | None = None
-        self._broken = False
+        self.colouring = OFF
+        self.interrupted = False
+        self._shown_to: Passage | None = None
+        self._line_left = False  # whether the cursor has left the last line of the text
 
     def say(self, message: str, style: str = "") -> None:
-        """A line that is not of the text."""
+        """Shows a message."""
         if self.output.terminal:
             self.output.end_line()
-            self._broken = True
+            self.leave_line()
         self.output.flush()
         say(message, style)
 
     def note(self, message: str) -> None:
-        """A line that `--quiet` leaves out."""
+        """Shows a message that `--quiet` leaves out."""
         if not self.quiet:
             self.say(message)
 
-    def prompted(self) -> None:
-        """To be called where a line was typed at a terminal: the text was left."""
-        self._broken = True
+    def leave_line(self) -> None:
+        """Notes that the cursor is no longer at the end of the text."""
+        self._line_left = True
 
-    def go_on(self, desk: Desk, added: int, pieces: Generator[Piece], base: Point | None) -> None:
-        """Shows how the text goes on after `base`, until all is drawn or Ctrl-C is pressed.
+    def until_interrupted(self, pieces: Iterable[TextPiece]) -> Iterator[TextPiece]:
+        """Yields pieces until Ctrl-C is pressed."""
+        for piece in pieces:
+            yield piece
+            if self.interrupted:
+                return
 
-        The last `added` characters before are new, too; they were typed.
+    def show_continuation(
+        self, desk: Desk, base: Passage | None, pieces: Generator[TextPiece], typed: int = 0
+    ) -> None:
+        """Shows what follows `base` while it is drawn, until it is complete or interrupted.
+
+        The last `typed` characters of `base` are new, too.
         """
         before = desk.tree.text(base)
-        new = len(before) - added
-        left = base.parent if base and added else base
-        if self._at is left and not self._broken:
+        new = len(before) - typed
+        if self._shown_to is (base.parent if base and typed else base) and not self._line_left:
             self._write(desk, base, new, new)
         else:
             self.output.end_line()
-            begin = max(before.rfind("\n", 0, new) + 1, new - MAX_CONTEXT)
-            self._write(desk, base, begin, new)
+            line = before.rfind("\n", 0, new) + 1
+            self._write(desk, base, max(line, new - MAX_CONTEXT), new)
         length, paint = 0, self._painter(desk, base)
-        with closing(pieces):  # whatever ends it, the desk has what was drawn
-            for piece in pieces:
+        with closing(pieces):  # the desk then has everything that was drawn
+            for piece in self.until_interrupted(pieces):
                 length += len(piece.text)
                 self.output.write(piece.text, paint(piece))
-                if self.stop.asked:
-                    break
-        if self.stop.asked:
-            # What was held back, since a stop string might have begun in it.
+        if self.interrupted:
+            # The beginning of a possible stop string was held back.
             if rest := desk.text[len(before) + length :]:
                 self.output.write(rest)
-        elif length == 0 and desk.settings.stop and desk.settings.max_tokens:
-            self.note("nothing was added: the continuation begins with the stop string")
-        self._at, self._broken = desk.point, False
-        self.settle()
+        elif length == 0 and desk.settings.max_tokens:
+            self.note("nothing was added: stop, until or regex (see /set) ends it at once")
+        self._end_at(desk)
 
-    def settle(self) -> None:
-        """Ends the line on a terminal, and sends what is on its way."""
-        if self.output.terminal:
-            self.output.end_line()
-        self.output.flush()
-
-    def look(self, desk: Desk, lines: int) -> None:
-        """Shows the last lines of a text that was not on the terminal just now."""
+    def show_end(self, desk: Desk, lines: int) -> None:
+        """Shows the last lines of a text on a terminal."""
         if not self.output.terminal:
             return
         text = desk.text
@@ -171,60 +146,67 @@ class Screen:
             return
         begin = len(text)
         for _ in range(lines):
-            begin = max(0, text.rfind("\n", 0, max(0, begin - 1)) + 1)
+            begin = text.rfind("\n", 0, max(0, begin - 1)) + 1
         self.output.end_line()
-        self._write(desk, desk.point, max(begin, len(text) - lines * MAX_CONTEXT), 0)
-        self.settle()
+        self._write(desk, desk.passage, max(begin, len(text) - lines * MAX_CONTEXT))
+        self.finish_line()
 
-    def whole(self, desk: Desk) -> None:
+    def show_all(self, desk: Desk) -> None:
         """Shows the whole text."""
         self.output.end_line()
-        self._write(desk, desk.point, 0, 0)
-        self._at, self._broken = desk.point, False
-        self.settle()
+        self._write(desk, desk.passage)
+        self._end_at(desk)
 
-    def _painter(self, desk: Desk, point: Point | None) -> Painter:
-        """How to colour what comes after a point."""
-        if self.show == OFF or not self.output.colour:
-            return lambda _: ""
-        return SHOWS[self.show].painter(desk, point)
+    def _end_at(self, desk: Desk) -> None:
+        self._shown_to, self._line_left = desk.passage, False
+        self.finish_line()
 
-    def _write(self, desk: Desk, point: Point | None, begin: int, new: int) -> None:
-        """Writes the text up to a point from place `begin` on.
+    def finish_line(self) -> None:
+        """Ends the line on a terminal and flushes the output."""
+        if self.output.terminal:
+            self.output.end_line()
+        self.output.flush()
 
-        What lies before place `new` is faint, what was typed after it bold.
+    def _painter(self, desk: Desk, passage: Passage | None) -> Painter:
+        if self.colouring == OFF or not self.output.colour:
+            return lambda piece: ""
+        return COLOURINGS[self.colouring].painter(desk, passage)
+
+    def _write(self, desk: Desk, passage: Passage | None, begin: int = 0, new: int = 0) -> None:
+        """Writes the text that ends with a passage from character `begin` on.
+
+        Without a colouring, text before character `new` is faint and typed text after it bold.
         """
         if not self.output.colour:
-            if text := desk.tree.text(point)[begin:]:
+            if text := desk.tree.text(passage)[begin:]:
                 self.output.write(text)
             return
-        paint = self._painter(desk, None)
-        place = 0
-        for piece in desk.tree.pieces(point):
-            start, place = place, place + len(piece.text)
+        paint, stop = self._painter(desk, None), 0
+        for kind, piece in desk.tree.pieces(passage):
+            start, stop = stop, stop + len(piece.text)
             style = paint(piece)
-            if self.show == OFF:
-                style = OLD if start < new else TYPED if piece.kind == "typed" else ""
-            if place > begin:
+            if self.colouring == OFF:
+                style = FAINT if start < new else BOLD if kind == "typed" else ""
+            if stop > begin:
                 self.output.write(piece.text[max(0, begin - start) :], style)
 
-    def legend(self) -> None:
-        """Says what the colours mean."""
-        if self.show == OFF:
+    def show_legend(self) -> None:
+        """Explains the colours."""
+        if self.colouring == OFF:
             return
         if not self.output.colour:
-            self.say("no colours here: stdout is no terminal, or NO_COLOR or TERM=dumb is set")
+            self.say("no colours: stdout is no terminal, or NO_COLOR or TERM=dumb is set")
             return
         self.output.end_line()
-        for style, text in SHOWS[self.show].legend:
+        for style, text in COLOURINGS[self.colouring].legend:
             self.output.write(f"[{text}]", style)
             self.output.write(" ")
-        self.settle()
+        self.finish_line()
 
-    def columns(self, titles: list[str], texts: list[str]) -> None:
-        """Texts side by side where there is room, else below each other."""
+    def show_columns(self, titles: list[str], texts: list[str]) -> None:
+        """Shows texts side by side where there is room, or else below each other."""
         width = shutil.get_terminal_size().columns
-        if width // len(texts) >= MIN_COLUMN:
+        if texts and width // len(texts) >= MIN_COLUMN:
             lines = _side_by_side(titles, texts, width)
         else:
             rows = zip(titles, texts, strict=True)

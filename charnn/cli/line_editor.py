@@ -1,25 +1,25 @@
-"""Where the desk's lines come from: an editor at a terminal, or any other stdin as it comes."""
+"""The lines of the desk: from an editor at a terminal, or from any other stdin as they come."""
 
 from __future__ import annotations
 
 import os
 import sys
 from collections.abc import Callable, Iterable, Iterator
-from typing import TYPE_CHECKING, TextIO
+from contextlib import suppress
+from typing import TYPE_CHECKING
 
-from charnn.cli.desk_commands import COMMANDS, Session
-from charnn.cli.desk_screen import OFF, SHOWS
+from charnn.cli.desk_commands import COMMANDS, FILE, Session, unescaped
 from charnn.errors import FileError
 
 if TYPE_CHECKING:
     from prompt_toolkit.completion import CompleteEvent, Completion
     from prompt_toolkit.document import Document
 
-MAX_SHOWN_NAME = 16
+MAX_SHOWN_NAME = 16  # characters of a branch's name before the cursor
 
 
 def piped_lines() -> Iterator[str]:
-    """The lines of a stdin that is no terminal.
+    """Yields the lines of a stdin that is no terminal.
 
     Raises:
         FileError: stdin is closed.
@@ -30,12 +30,25 @@ def piped_lines() -> Iterator[str]:
         yield line.decode("utf-8", "surrogateescape").removesuffix("\n").removesuffix("\r")
 
 
-def make_editor(session: Session) -> Callable[[], str]:
-    """A function that asks for a line, with history and completion.
+def edited_lines(session: Session) -> Iterator[str]:
+    """Yields the lines that are typed at a terminal, until Ctrl-D or the end of the terminal."""
+    ask = make_editor(session)
+    with suppress(EOFError):
+        while True:
+            line = ask()
+            session.screen.leave_line()
+            if line is None:
+                session.screen.note("Ctrl-D or /quit leaves.")
+            else:
+                yield line
 
-    It raises KeyboardInterrupt at Ctrl-C and EOFError at Ctrl-D.
+
+def make_editor(session: Session) -> Callable[[], str | None]:
+    """Returns a function that asks for a line, with history and completion; None is Ctrl-C.
+
+    Whatever else ends it, such as EOFError, leaves the line in ``session.unfinished``.
     """
-    # A seventh of a second, which only those who type wait for.
+    # Importing it takes a seventh of a second, so only a terminal pays for it.
     from prompt_toolkit import PromptSession
     from prompt_toolkit.completion import Completer, PathCompleter
     from prompt_toolkit.completion import Completion as Found
@@ -55,13 +68,13 @@ def make_editor(session: Session) -> Callable[[], str]:
                 return
             word, space, rest = before[1:].partition(" ")
             if not space:
-                for name, command in COMMANDS.items():
+                for name, each in COMMANDS.items():
                     if name.startswith(word):
-                        yield Found(name, -len(word), display_meta=command.text)
-            elif word.removesuffix("!") in ("save", "load", "export"):
-                yield from paths.get_completions(Typed(rest), complete_event)
-            else:
-                for name in choices(session, word):
+                        yield Found(name, -len(word), display_meta=each.help)
+            elif command := COMMANDS.get(word.removesuffix("!")):
+                if command.argument.takes == FILE.takes:
+                    yield from paths.get_completions(Typed(rest), complete_event)
+                for name in command.argument.choices(session):
                     if name.startswith(rest):
                         yield Found(name, -len(rest))
 
@@ -71,8 +84,10 @@ def make_editor(session: Session) -> Callable[[], str]:
     def _newline(event: KeyPressEvent) -> None:
         event.current_buffer.insert_text("\n")
 
-    output = Vt100_Output.from_pty(_terminal(), term=os.environ.get("TERM"), enable_bell=False)
-    output.enable_cpr = False  # terminals that do not answer would be complained of
+    # The editor draws on stdout, unless the text goes to a file from there.
+    terminal = sys.stdout if sys.stdout.isatty() else sys.stderr
+    output = Vt100_Output.from_pty(terminal, term=os.environ.get("TERM"), enable_bell=False)
+    output.enable_cpr = False  # prompt_toolkit warns about terminals that do not answer
     editor: PromptSession[str] = PromptSession(
         completer=Commands(),
         complete_while_typing=Condition(lambda: editor.default_buffer.text.startswith("/")),
@@ -80,25 +95,23 @@ def make_editor(session: Session) -> Callable[[], str]:
         key_bindings=keys,
         output=output,
     )
-    return lambda: editor.prompt(f"{session.desk.name[:MAX_SHOWN_NAME]}> ")
 
+    def ask() -> str | None:
+        try:
+            # While a line is edited, Ctrl-C arrives as a key; the signal has its own handler.
+            return editor.prompt(f"{session.desk.name[:MAX_SHOWN_NAME]}> ", handle_sigint=False)
+        except KeyboardInterrupt:
+            return None
+        except BaseException:
+            line = editor.default_buffer.text
+            session.unfinished = "" if line.startswith("/") else unescaped(line)
+            raise
 
-def choices(session: Session, command: str) -> Iterable[str]:
-    """What may follow a command."""
-    if command == "switch":
-        return session.desk.branches
-    if command == "set":
-        return vars(session.desk.settings)
-    return (*SHOWS, OFF) if command == "show" else ()
+    return ask
 
 
 def has_editor() -> bool:
-    """Whether there is a terminal to type at, and one to see it on."""
+    """Tells whether there is a terminal to type at, and one to show the text on."""
     streams = sys.stdout, sys.stderr
     seen = any(stream is not None and stream.isatty() for stream in streams)
     return seen and sys.stdin is not None and sys.stdin.isatty()
-
-
-def _terminal() -> TextIO:
-    """Where the editor draws: stdout, unless the text goes to a file from there."""
-    return sys.stdout if sys.stdout.isatty() else sys.stderr

@@ -7,13 +7,15 @@ import os
 import signal
 import tempfile
 from collections.abc import Callable
+from contextlib import suppress
 from pathlib import Path
 from types import FrameType
-from typing import TYPE_CHECKING, Annotated, NoReturn
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from charnn.cli.console import say
+from charnn.cli.controls import as_typed
 from charnn.cli.options import (
     DEFAULT_CHECKPOINTS,
     CheckpointsOption,
@@ -33,21 +35,22 @@ from charnn.cli.options import (
 )
 from charnn.cli.output import Output
 from charnn.cli.sample import set_threads
+from charnn.cli.signals import SIGNALS
 from charnn.config import DESK_TOKENS, SamplingConfig
-from charnn.errors import CharnnError
 
 if TYPE_CHECKING:
     from charnn.cli.desk_commands import Session
 
-ENDING = (signal.SIGHUP, signal.SIGTERM)
-RESCUED = "charnn-write.saved"  # a text that has no file yet
+RESCUED = "charnn-write.saved"  # a desk without a file of its own
 
 
 def write(
     prompt: Annotated[
         str,
         typer.Argument(
-            metavar="[PROMPT]", help="How the text begins; the model goes on.", show_default=False
+            metavar="[PROMPT]",
+            help="The beginning of the text; the model continues it.",
+            show_default=False,
         ),
     ] = "",
     model: ModelOption = None,
@@ -69,11 +72,10 @@ def write(
     checkpoints: CheckpointsOption = DEFAULT_CHECKPOINTS,
     quiet: QuietOption = False,
 ) -> None:
-    """Write a text together with a model: type, let it go on, take back, try again.
+    """Write a text together with a model: type, let it continue, undo, retry.
 
-    At the desk, /help lists what can be said; a signal that ends it saves the text first. Where
-    stdin is no terminal, its lines are taken as if they were typed, and the exit code is 1 if one
-    of them went wrong.
+    /help lists the commands of the desk. Whatever ends the desk but /quit saves the text first. If
+    stdin is no terminal, its lines are taken as if typed, and the exit code is 1 if one failed.
     """
     settings = SamplingConfig(
         max_tokens=max_tokens,
@@ -104,100 +106,114 @@ def write(
     if not quiet and interactive:
         shape = loaded.config
         say(f"{path}: {shape.cell} {shape.num_layers}x{shape.hidden_size}, seed {drawn}")
-        say("Type how the text begins; Enter alone goes on, /help says what else.")
+        if os.path.lexists(RESCUED):
+            say(f"A text was rescued here: /load {RESCUED} opens it.")
+        say("Type a beginning; Enter alone lets the model continue; /help lists the commands.")
     elif not quiet and seed is None:
         say(f"seed {drawn}")
-    if interactive:
-        _at_a_terminal(session, prompt)
-    else:
-        _from_a_pipe(session, prompt)
+    _converse(session, as_typed(prompt))
+    if session.failed and not interactive:
+        raise typer.Exit(1)
 
 
-def _at_a_terminal(session: Session, prompt: str) -> None:
-    from charnn.cli.line_editor import make_editor
+class Signals:
+    """Handles all signals from its construction to the end of the process.
 
-    for number in ENDING:
-        signal.signal(number, _end)
+    HUP and TERM, and in a pipe Ctrl-C, end the desk by SystemExit with ``code``. At a terminal
+    Ctrl-C sets `Screen.interrupted`; a second one stops what `work` does. Ctrl-C never raises
+    anything elsewhere, however often it is pressed.
+    """
+
+    def __init__(self, session: Session) -> None:
+        self.code = 0
+        self._session, self._working = session, False
+        self._set(self._handle)
+
+    def ignore(self) -> None:
+        """Ignores all signals from now on."""
+        self._set(signal.SIG_IGN)
+
+    def work(self, act: Callable[[str], None], text: str) -> None:
+        """Runs what Ctrl-C may stop."""
+        try:
+            self._session.screen.interrupted, self._working = False, True
+            act(text)
+            self._working = False
+        except KeyboardInterrupt:
+            self._session.screen.say("stopped")
+        finally:
+            self._working = False
+
+    def _set(self, handler: signal.Handlers | Callable[[int, FrameType | None], None]) -> None:
+        for number in SIGNALS:
+            if signal.getsignal(number) is not signal.SIG_IGN:  # as nohup sets it
+                signal.signal(number, handler)
+
+    def _handle(self, number: int, _: FrameType | None) -> None:
+        screen, working = self._session.screen, self._working
+        if number == signal.SIGINT and self._session.interactive:
+            if not (working and screen.interrupted):
+                screen.interrupted = True
+                return
+            self._working = False
+            raise KeyboardInterrupt
+        self.ignore()
+        self._working, self.code = False, 128 + number
+        raise SystemExit(self.code)
+
+
+def _converse(session: Session, prompt: str) -> None:
+    """Takes line after line; whatever ends that, unsaved text is rescued."""
+    from charnn.cli.line_editor import edited_lines, piped_lines
+
+    signals = Signals(session)
     try:
         if prompt:
-            _say(session, _as_given(prompt))
-        ask = make_editor(session)
-        while not session.done:
-            line = _line(ask, session)
-            session.screen.prompted()
-            if line is not None:
-                _say(session, line, as_command=True)
-    except SystemExit:  # of `_end`
-        _rescue(session)
+            signals.work(session.begin, prompt)
+        for line in edited_lines(session) if session.interactive else piped_lines():
+            signals.work(session.take, line)
+            if session.done:
+                return
+        if session.interactive:
+            rescue(session)
+        else:
+            session.leave()
+    except BaseException as error:
+        signals.ignore()
+        # A pipe that is closed, as by head, has what its reader wanted.
+        if session.interactive or not isinstance(error, BrokenPipeError):
+            rescue(session)
+        if signals.code:  # the terminal may be gone, so that leaving the editor failed as well
+            raise typer.Exit(signals.code) from None
         raise
 
 
-def _rescue(session: Session) -> None:
-    """Saves what was not saved; the terminal may be gone.
+def rescue(session: Session) -> None:
+    """Saves a desk that was not saved, and says where; the terminal may be gone.
 
-    Into its file or a new one here; where that cannot be written, into a folder for what is
-    temporary, of its own, since the text is nobody else's business.
+    The place is the desk's own file or a new one in the working folder. If that fails, it is a
+    private temporary folder, since the text concerns nobody else.
     """
     from charnn.desk.desk_file import save_desk
 
+    desk = session.desk
+    with suppress(Exception):
+        desk.unknown = "replace"
+        desk.type(session.unfinished)
     if not session.unsaved:
         return
     names = itertools.chain([RESCUED], (f"{RESCUED}-{n}" for n in itertools.count(2)))
     path = session.file or Path(next(name for name in names if not os.path.lexists(name)))
     try:
         try:
-            save_desk(session.desk, path, session.model_name)
-        except CharnnError as error:
+            save_desk(desk, path, session.model_name)
+        except Exception as error:
             say(f"error: {error}", "31")
             path = Path(tempfile.mkdtemp(prefix="charnn-"), RESCUED)
-            save_desk(session.desk, path, session.model_name)
-    except (CharnnError, OSError) as error:
-        say(f"error: the text is lost: {error}", "31")
+            save_desk(desk, path, session.model_name)
+    except Exception as error:
+        say(f"error: the text could not be saved: {error}; here it is:", "31")
+        for line in desk.text.split("\n"):
+            say(line)
     else:
         say(f"saved; in 'charnn write', /load {path} opens it again")
-
-
-def _line(ask: Callable[[], str], session: Session) -> str | None:
-    try:
-        return ask()
-    except KeyboardInterrupt:
-        session.screen.note("Ctrl-D or /quit leaves.")
-    except EOFError:
-        session.leave()
-    return None
-
-
-def _say(session: Session, line: str, as_command: bool = False) -> None:
-    """Does what a line says; Ctrl-C ends what it does, not the desk."""
-    try:
-        with session.screen.stop.watching():
-            session.take(line) if as_command else session.begin(line)
-    except KeyboardInterrupt:
-        session.screen.say("stopped")
-
-
-def _from_a_pipe(session: Session, prompt: str) -> None:
-    from charnn.cli.line_editor import piped_lines
-
-    if prompt:
-        session.begin(_as_given(prompt))
-    for line in piped_lines():
-        session.take(line)
-        if session.done:
-            break
-    else:
-        session.leave()
-    if session.failed:
-        raise typer.Exit(1)
-
-
-def _as_given(prompt: str) -> str:
-    """The prompt as UTF-8; without such a locale, Python has read its bytes as something else."""
-    return os.fsencode(prompt).decode("utf-8", "surrogateescape")
-
-
-def _end(number: int, _: FrameType | None) -> NoReturn:
-    """Leaves at a signal, by way of whatever sets the terminal right again and saves the text."""
-    for each in ENDING:
-        signal.signal(each, signal.SIG_IGN)
-    raise SystemExit(128 + number)

@@ -32,6 +32,12 @@ def require_number(name: str, value: object, low: float, high: float) -> None:
     require(good, f"{name} must be a number from {low:g} to {high:g}, got {value!r}")
 
 
+def require_text(name: str, value: object) -> None:
+    """Raises ConfigError unless `value` is a string that is not empty."""
+    good = isinstance(value, str) and value != ""
+    require(good, f"{name} must be a string of at least one character, got {value!r}")
+
+
 def build(cls: type[T], values: Mapping[str, Any]) -> T:
     """A dataclass by the names of its fields.
 

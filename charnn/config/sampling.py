@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from charnn.config.checks import build, require, require_int, require_number
+from charnn.config.checks import build, require, require_int, require_number, require_text
 from charnn.config.model import MAX_VOCAB_SIZE
 
 UNTIL = ("sentence", "line", "paragraph")
@@ -58,7 +58,7 @@ class SamplingConfig:
         biased = [text for text, _ in self.bias]
         for name, texts in {"stop": self.stop, "bias": biased, "ban": self.ban}.items():
             for text in texts:
-                require(text != "", f"{name} must be a string of at least one character, got ''")
+                require_text(name, text)
         for text, value in self.bias:
             require_number(f"bias of {text!r}", value, -100.0, 100.0)
             require(biased.count(text) == 1, f"bias of {text!r} is given twice: give one number")
@@ -69,7 +69,7 @@ class SamplingConfig:
             f"until must be one of {', '.join(UNTIL)}, got {self.until!r}",
         )
         if self.regex is not None:
-            require(self.regex != "", "regex must be a pattern of at least one character, got ''")
+            require_text("regex", self.regex)
             for name in ("stop", "until", "ban", "max_copy"):
                 require(
                     not getattr(self, name),

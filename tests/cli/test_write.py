@@ -214,31 +214,36 @@ def test_every_command_once(script, tmp_path):
 @pytest.mark.parametrize(
     ("line", "expected"),
     [
-        ("/retri", "did you mean /retry"),
-        ("/xyz", "/help lists them"),
-        ("/more! 3", "no command /more!"),
-        ("/more x", "/more takes a whole number, got 'x'"),
-        ("/more 0", "from 1 on"),
-        ("/undo", "nothing to undo"),
-        ("/redo", "nothing to redo"),
-        ("/redo 5", "takes nothing after it"),
-        ("/retry", "nothing to draw again"),
-        ("/fork", "/fork NAME"),
-        ("/fork main", "already"),
-        ("/switch b", "only main"),
-        ("/set temprature 1", "did you mean temperature?"),
-        ("/set temperature x", "temperature takes a number"),
-        ("/set top_k 1.5", "top_k takes a whole number"),
-        ("/set temperature -1", "from 0 to 1000"),
-        ("/show colours", "/show takes surprisal, copied or off"),
-        ("/columns a", "/columns takes temperatures"),
-        ("/columns 0.5 -1", "from 0 to 1000"),
-        ("/columns 1 1 1 1 1 1 1 1 1 1", "up to 9"),
-        ("/take 1", "no columns"),
-        ("/save", "/save FILE"),
-        ("/save none/a.desk", "cannot write"),
-        ("/load none.desk", "cannot read"),
-        ("/export", "/export FILE"),
+        ("/retri", "/retry"),
+        ("/xyz", "/help"),
+        ("/more! 3", "/more!"),
+        ("/more x", "'x'.* /more \\[N\\]$"),
+        ("/more 0", "1 .*'0'"),
+        ("/undo", ""),
+        ("/redo", ""),
+        ("/redo 5", "'5'.* /redo$"),
+        ("/retry", ""),
+        ("/fork", "/fork NAME$"),
+        ("/fork main", "'main'"),
+        ("/switch b", "'b'.* main$"),
+        ("/set temprature 1", "'temprature'.* temperature"),
+        ("/set temperature x", "'x'.* /set temperature 0.8$"),
+        ("/set top_k 1.5", "'1.5'.* /set top_k 0$"),
+        ("/set temperature -1", "0 to 1000"),
+        ("/set until x", "'x'"),
+        ("/set bias e", "'e'"),
+        ("/show colours", r"'colours'.*surprisal\|copied\|off"),
+        ("/columns a", "'a'.* /columns"),
+        ("/columns 0.5 -1", "0 to 1000"),
+        ("/columns 1 1 1 1 1 1 1 1 1 1", "9"),
+        ("/take 1", ""),
+        ("/save", "/save FILE$"),
+        ("/save none/a.desk", "none/a.desk"),
+        ("/save ~nosuchuser/x", "~nosuchuser/x"),
+        ("/export " + "x" * 300, "x" * 80),
+        ("/load a\0b", "/load FILE$"),
+        ("/load none.desk", "none.desk"),
+        ("/export", "/export FILE$"),
         ("xyz", "'x'"),
     ],
     ids=str,
@@ -248,7 +253,7 @@ def test_what_goes_wrong_is_one_line_and_the_desk_goes_on(script, line, expected
     assert (1, 9) == (code, len(out))
     (only,) = err.splitlines()
     assert only.startswith("error: ")
-    assert expected in only
+    assert re.search(expected, only)
 
 
 def test_newlines_slashes_and_backslashes_can_be_typed(script):
@@ -389,7 +394,7 @@ def test_surprisal_is_shown_in_colours_only_where_there_are_any(open_desk):
     desk.say("bad")
     assert re.search(r"\x1b\[(1;)?38;5;\d+m", desk.shown[before:])
     plain = open_desk("-n", "40", NO_COLOR="1")
-    assert "no colours here" in plain.say("/show surprisal")
+    assert "NO_COLOR" in plain.say("/show surprisal")
     before = len(plain.shown)
     plain.say("bad")
     assert not re.search(r"\x1b\[(1;)?38;5;\d+m", plain.shown[before:])

@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 
 from charnn.checkpoint import Checkpoint, save
 from charnn.config import GATES, ModelConfig, SamplingConfig
-from charnn.desk import points
+from charnn.desk import passages
 from charnn.desk.desk import Desk
 from charnn.desk.desk_file import load_desk, save_desk
 from charnn.engines.float32 import Float32Predictor
@@ -51,6 +51,10 @@ def drawn(desk: Desk, tokens: int) -> str:
     return "".join(piece.text for piece in desk.draw(tokens))
 
 
+def state(desk: Desk) -> dict[str, Any]:
+    return desk.tree.sampler(desk.passage).state_dict()
+
+
 def same_state(expected: dict[str, Any], actual: dict[str, Any]) -> None:
     assert expected.keys() == actual.keys()
     for name, value in expected.items():
@@ -72,7 +76,7 @@ def test_the_first_continuation_is_the_sample_of_that_seed(prompt: str) -> None:
 def test_continuing_twice_is_continuing_once() -> None:
     one, two = Desk(MODEL, 5), Desk(MODEL, 5)
     assert drawn(one, 200) == drawn(two, 70) + drawn(two, 130)
-    same_state(one.state(), two.state())
+    same_state(state(one), state(two))
 
 
 def test_whoever_leaves_early_has_what_was_drawn_until_then() -> None:
@@ -93,15 +97,15 @@ def test_an_end_between_a_token_and_its_surprisal_leaves_a_desk_that_can_be_kept
                 raise SystemExit(143)
             super().append(nats)
 
-    class EndedPoint(points.Point):
+    class EndedPassage(passages.Passage):
         def __post_init__(self) -> None:
             super().__post_init__()
-            if self.kind == points.DRAWN:
+            if self.kind == passages.DRAWN:
                 self.nats = Ending()
 
     desk, whole = Desk(MODEL, 5), Desk(MODEL, 5)
     with monkeypatch.context() as patched:
-        patched.setattr(points, "Point", EndedPoint)
+        patched.setattr(passages, "Passage", EndedPassage)
         with pytest.raises(SystemExit):
             drawn(desk, 100)
     save_desk(desk, tmp_path / "a.desk")
@@ -125,11 +129,11 @@ def test_drawing_again_is_the_next_sample_of_the_seed_from_the_same_place() -> N
 
 def test_there_is_nothing_to_draw_again_after_what_was_typed() -> None:
     desk = Desk(MODEL, 5)
-    with pytest.raises(CharnnError, match="the text is empty"):
-        list(desk.retry())
-    desk.type("bad")
-    with pytest.raises(CharnnError, match="ends with what was typed"):
-        list(desk.retry())
+    for typed in ("", "bad"):
+        desk.type(typed)
+        with pytest.raises(CharnnError):
+            list(desk.retry())
+    assert "bad" == desk.text
 
 
 def test_settings_hold_from_then_on() -> None:
@@ -157,12 +161,12 @@ def test_pieces_say_how_surprising_they_are_and_who_wrote_them() -> None:
     desk = Desk(MODEL, 5)
     desk.type("bad")
     streamed = list(desk.draw(100))
-    pieces = list(desk.pieces())
+    kinds, pieces = zip(*desk.tree.pieces(desk.passage), strict=True)
     assert desk.text == "".join(piece.text for piece in pieces)
-    assert ["typed"] * 3 + ["drawn"] * 100 == [piece.kind for piece in pieces]
-    assert streamed == pieces[3:]
+    assert ("typed",) * 3 + ("drawn",) * 100 == kinds
+    assert tuple(streamed) == pieces[3:]
     assert np.isnan(pieces[0].nats)
-    assert desk.state()["nats"] == pytest.approx(sum(piece.nats for piece in streamed), rel=1e-12)
+    assert state(desk)["nats"] == pytest.approx(sum(piece.nats for piece in streamed), rel=1e-12)
 
     logits, _ = MODEL.predictor.feed(CHARS.encode("b").tolist(), MODEL.predictor.initial_state())
     probabilities = np.exp(logits.astype(float)) / np.exp(logits.astype(float)).sum()
@@ -186,22 +190,22 @@ def test_undo_gives_back_state_and_random_numbers_and_redo_what_was_undone() -> 
     desk = Desk(MODEL, 5)
     desk.type("abc")
     whole = drawn(desk, 150)
-    end = desk.state()
+    end = state(desk)
     assert whole[-20:] == desk.undo(20)
     assert whole[-120:-20] == desk.undo(100)
     desk.redo()
     desk.redo()
-    same_state(end, desk.state())
+    same_state(end, state(desk))
     desk.undo(20)
     assert whole[-20:] == drawn(desk, 20)
-    same_state(end, desk.state())
-    with pytest.raises(CharnnError, match="nothing to redo"):
+    same_state(end, state(desk))
+    with pytest.raises(CharnnError):
         desk.redo()
     assert whole[-20:] == desk.undo()
     assert whole[:-20] == desk.undo()
     assert "abc" == desk.undo()
     assert "" == desk.text
-    with pytest.raises(CharnnError, match="nothing to undo"):
+    with pytest.raises(CharnnError):
         desk.undo(1)
 
 
@@ -209,13 +213,13 @@ def test_undoing_more_than_there_is_leaves_the_empty_text() -> None:
     desk = Desk(MODEL, 5)
     first = drawn(desk, 10)
     assert first == desk.undo(10**9)
-    assert (None, first) == (desk.point, drawn(desk, 10))
+    assert (None, first) == (desk.passage, drawn(desk, 10))
 
 
 def test_a_token_of_several_characters_is_cut_where_the_character_ends() -> None:
     desk = Desk(WORDS, 5)
     desk.type("the lighthouse")
-    assert len(desk.point.ids) < 14  # type: ignore[union-attr]  # a text was typed
+    assert len(desk.passage.ids) < 14  # type: ignore[union-attr]  # a text was typed
     assert "use" == desk.undo(3)
     assert "the lightho" == desk.text
     again = Desk(WORDS, 5)
@@ -242,15 +246,15 @@ def test_texts_that_were_forked_go_their_own_ways() -> None:
     desk.type("d")
     desk.switch("other")
     assert "abc" + other == desk.text
-    with pytest.raises(ConfigError, match="already"):
+    with pytest.raises(ConfigError, match="main"):
         desk.fork("main")
-    with pytest.raises(ConfigError, match="only main, other"):
+    with pytest.raises(ConfigError, match="main, other"):
         desk.switch("third")
 
 
 @pytest.mark.parametrize("name", ["", "a b", "a\x1b", "x" * 41])
 def test_what_is_no_good_as_a_name_is_refused(name: str) -> None:
-    with pytest.raises(ConfigError, match="a name has"):
+    with pytest.raises(ConfigError):
         Desk(MODEL, 5).fork(name)
 
 
@@ -264,28 +268,28 @@ def test_of_columns_one_is_taken_and_another_may_be_taken_instead() -> None:
     assert "abc" + texts[1] == desk.text
     desk.take(1)
     assert "abc" + texts[0] == desk.text
-    with pytest.raises(CharnnError, match="from 1 to 3"):
+    with pytest.raises(CharnnError, match=r"4.* 1 to 3"):
         desk.take(4)
     desk.type("d")
-    with pytest.raises(CharnnError, match="moved on"):
+    with pytest.raises(CharnnError):
         desk.take(1)
-    with pytest.raises(CharnnError, match="no columns"):
+    with pytest.raises(CharnnError):
         Desk(MODEL, 1).take(1)
 
 
 def test_few_states_are_kept_and_any_place_is_found_again_from_near() -> None:
     desk = Desk(MODEL, 5)
     drawn(desk, 2000)
-    point = desk.point
-    assert point
-    assert len(point.states) <= 2000 // points.KEEP_EVERY + 1
+    passage = desk.passage
+    assert passage
+    assert len(passage.states) <= 2000 // passages.KEEP_EVERY + 1
     read = []
     step = MODEL.predictor.step
     desk.tree.model = made()
     desk.tree.model.predictor.step = lambda *given: read.append(1) or step(*given)  # type: ignore[method-assign, func-returns-value]  # counts
     desk.undo(777)
-    desk.state()
-    assert len(read) <= points.KEEP_EVERY
+    state(desk)
+    assert len(read) <= passages.KEEP_EVERY
 
 
 # --- against a naive desk
@@ -432,7 +436,7 @@ def test_whatever_is_done_the_naive_desk_has_the_same_text_and_state(
         assert naive.name == desk.name
         steps = naive.texts[naive.name]
         if steps:
-            same_state(steps[-1][3], desk.state())
+            same_state(steps[-1][3], state(desk))
 
 
 # --- the file
@@ -460,7 +464,7 @@ def test_a_desk_that_was_saved_goes_on_as_if_it_had_never_been_closed(tmp_path: 
         assert not again.changed
         assert ["main", "other"] == list(each.branches)
     assert (desk.text, desk.settings, desk.name) == (again.text, again.settings, again.name)
-    nats = np.array([[p.nats for p in each.pieces()] for each in (desk, again)])
+    nats = np.array([[p.nats for _, p in each.tree.pieces(each.passage)] for each in (desk, again)])
     np.testing.assert_allclose(nats[0], nats[1], rtol=1e-6)
     for act in (
         lambda d: d.take(2),
@@ -475,7 +479,7 @@ def test_a_desk_that_was_saved_goes_on_as_if_it_had_never_been_closed(tmp_path: 
         act(desk)
         act(again)
         assert desk.text == again.text
-        same_state(desk.state(), again.state())
+        same_state(state(desk), state(again))
 
 
 def test_an_empty_desk_can_be_saved_too(tmp_path: Path) -> None:
@@ -487,7 +491,7 @@ def test_an_empty_desk_can_be_saved_too(tmp_path: Path) -> None:
 def test_the_file_of_another_model_is_refused_by_name(tmp_path: Path) -> None:
     path = tmp_path / "x.desk"
     save_desk(written(), path, "checkpoints/book")
-    with pytest.raises(FileError, match="another model, checkpoints/book") as caught:
+    with pytest.raises(FileError, match="checkpoints/book") as caught:
         load_desk(path, made(digest="e" * 64))
     assert "\n" not in str(caught.value)
 
@@ -509,7 +513,7 @@ def test_every_flipped_byte_and_every_cut_is_one_line(tmp_path: Path) -> None:
 
 
 def test_a_missing_file_a_text_and_a_model_are_one_line(tmp_path: Path) -> None:
-    with pytest.raises(FileError, match="cannot read"):
+    with pytest.raises(FileError, match=r"none\.desk"):
         load_desk(tmp_path / "none.desk", MODEL)
     (tmp_path / "text").write_text("Once upon a time there was a text that was no desk.")
     with pytest.raises(DamagedFile):
@@ -517,7 +521,7 @@ def test_a_missing_file_a_text_and_a_model_are_one_line(tmp_path: Path) -> None:
     weights = {n: np.zeros(s, np.float32) for n, s in MODEL.config.tensor_shapes().items()}
     saved = Checkpoint(MODEL.config, CHARS.to_dict(), weights, 1)
     save(tmp_path / "model.safetensors", saved)
-    with pytest.raises(DamagedFile, match="is a model, not a saved desk"):
+    with pytest.raises(DamagedFile, match=r"model\.safetensors"):
         load_desk(tmp_path / "model.safetensors", MODEL)
 
 
@@ -526,7 +530,9 @@ METADATA_CHANGES: list[tuple[str, Any]] = [
     ("seed", "1"),
     ("index", None),
     ("index", 2**40),
-    ("settings", {}),
+    ("settings", 7),
+    ("settings", {"stop": [1]}),
+    ("settings", {"regex": 1}),
     ("settings", {"stop": [], "temperature": 5000}),
     ("branch", "third"),
     ("branches", []),
