@@ -138,21 +138,29 @@ def folder_with_a_run(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, d
     return folder, environment
 
 
+def pages_with(*languages: str) -> list[str]:
+    return [
+        str(path.relative_to(ROOT)) for path in PAGES if blocks(path.read_text("utf-8"), *languages)
+    ]
+
+
 @pytest.mark.slow
-@pytest.mark.timeout(900)  # a process for each of some sixty examples
-def test_the_commands_of_the_readme_work_one_after_another(tmp_path: Path) -> None:
-    lines = list(examples(page("README.md")))
-    assert {"charnn train", "charnn sample"} <= {" ".join(line.split()[:2]) for line in lines}
+@pytest.mark.timeout(900)  # the guide has some fifty examples, a process each
+@pytest.mark.parametrize("name", pages_with("sh", "console"))
+def test_the_commands_of_a_page_work_one_after_another(name: str, tmp_path: Path) -> None:
+    lines = list(examples(page(name)))
     environment = make_folder(tmp_path)
+    run(["charnn", "train", "book.txt"], tmp_path, environment, "charnn train book.txt")
     for line in lines:
         if not line.startswith(tuple(NOT_RUN)):
             run(["bash", "-o", "pipefail", "-c", line], tmp_path, environment, line)
 
 
-def test_the_python_of_the_readme_works(folder_with_a_run: tuple[Path, dict[str, str]]) -> None:
-    codes = blocks(page("README.md"), "python")
-    assert codes, "the README shows no Python"
-    for code in codes:
+@pytest.mark.parametrize("name", pages_with("python"))
+def test_the_python_of_a_page_works(
+    name: str, folder_with_a_run: tuple[Path, dict[str, str]]
+) -> None:
+    for code in blocks(page(name), "python"):
         whole = f"{QUICK}\nmake_quick()\n{code}"
         run([sys.executable, "-W", "error", "-c", whole], *folder_with_a_run, code)
 
@@ -174,7 +182,9 @@ def flags_of(command: Any) -> set[str]:
     return flags | {"--help"}
 
 
-@pytest.mark.parametrize("name", ["README.md", "CONTRIBUTING.md"])
+@pytest.mark.parametrize(
+    "name", ["README.md", "CONTRIBUTING.md", "docs/guide.md", "docs/benchmarks.md", "docs/texts.md"]
+)
 def test_every_flag_that_a_page_names_exists(name: str) -> None:
     known = flags_of(typer.main.get_command(app)) | set(OTHER_FLAGS)
     for benchmark in (ROOT / "benchmarks").glob("*.py"):

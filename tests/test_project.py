@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 import shutil
 import subprocess
 import sys
@@ -76,23 +75,6 @@ def test_the_licence_is_mit() -> None:
     text = (ROOT / "LICENSE").read_text("utf-8")
     assert text.startswith("MIT License\n\nCopyright (c) 2026 charnn contributors\n")
     assert "MIT" == PROJECT["license"]
-
-
-def test_the_file_map_of_the_readme_names_what_exists() -> None:
-    readme = (ROOT / "README.md").read_text("utf-8")
-    section = re.search(r"^## File map$(.*?)(?=^## |\Z)", readme, re.MULTILINE | re.DOTALL)
-    assert section, "README.md has no section '## File map'"
-    named = set(re.findall(r"`([^`\s]+)`", section[1]))
-    assert [] == sorted(name for name in named if not (ROOT / name).exists())
-
-    rooms = {
-        f"charnn/{path.name}{'/' if path.is_dir() else ''}"
-        for path in (ROOT / "charnn").iterdir()
-        if path.suffix == ".py" or (path / "__init__.py").exists()
-    }
-    pages = {path.name for path in ROOT.glob("*.md")} - {"README.md"}
-    folders = {"benchmarks/", "checkpoints/", "corpora/", "tests/"}
-    assert set() == (rooms - {"charnn/version.py"} | pages | folders) - named
 
 
 @pytest.mark.slow
