@@ -1,4 +1,4 @@
-"""What a model thinks of each token of a text; many lines are read side by side.
+"""Surprisal of each token of a text; many lines are scored at once.
 
 Shapes: T tokens, B lines at once, V symbols, K alternatives.
 """
@@ -18,16 +18,18 @@ from charnn.predictor import NOT_FINITE, Predictor
 
 Array = NDArray[Any]
 
-SIDE_BY_SIDE = 128  # lines that one thread reads at once
-BLOCK_LOGITS = 1 << 18  # numbers looked at in one go: they stay in the processor's cache
+BATCH_LINES = 128  # lines that one thread reads at once
+BLOCK_LOGITS = 1 << 18  # logits evaluated at once: few enough for the processor's cache
 
 
 class Surprisals(NamedTuple):
-    """What was thought of T tokens.
+    """Surprisal of T tokens, and details if the scorer was made to report them.
 
-    ``tokens`` (T,) are their ids, ``bits`` (T,) their surprisal. Where details were asked for,
-    ``entropy`` (T,) is the expected surprisal, in bits; ``rank`` (T,) is 1 where nothing was
-    likelier; ``top`` (T, K) are the likeliest ids in falling order, and ``top_bits`` theirs.
+    Attributes:
+        tokens, bits: (T,) ids and their surprisal in bits.
+        entropy: (T,) expected surprisal in bits.
+        rank: (T,) rank of the token among all symbols, 1 for the likeliest.
+        top, top_bits: (T, K) the likeliest ids in falling order, and their surprisal.
     """
 
     tokens: Array
@@ -38,99 +40,90 @@ class Surprisals(NamedTuple):
     top_bits: Array | None = None
 
 
-class Scorer:
-    """Scores ids, each text from the start state after the start token, its first id too.
+class TokenScorer:
+    """Scores texts token by token, each text from the state after the start token.
 
-    Lines are read side by side, over `threads`, and each gets the bits that it would get alone;
-    in numpy and float32 up to rounding.
+    `lines` reads many texts at once, on `threads` threads. A line gets the bits that it would get
+    alone; with an engine that is not exact (numpy in float32), up to rounding.
     """
 
     def __init__(
         self,
-        network: Predictor,
+        predictor: Predictor,
         start_token: int,
         details: bool = False,
         top: int = 0,
         threads: int | None = None,
     ) -> None:
-        self.network, self.details = network, details
-        self.top = min(top, network.config.vocab_size)
-        self._start = network.step(start_token, network.initial_state())
-        self._stream = self.network.open(*self._start)
+        """`details` adds entropy and rank; `top` the likeliest tokens; `threads`: None is all."""
+        self.predictor, self.details = predictor, details
+        self.top = min(top, predictor.config.vocab_size)
+        self._start = predictor.step(start_token, predictor.initial_state())
+        self._stream = self.predictor.open(*self._start)
         count = max(1, threads or available_cores())
-        self._engines = [network.twin(SIDE_BY_SIDE) for _ in range(count)]
+        self._twins = [predictor.twin(BATCH_LINES) for _ in range(count)]
 
     def reset(self) -> None:
-        """Lets the text that `read` goes on with begin anew."""
-        self._stream = self.network.open(*self._start)
+        """Begins a new text for `read`."""
+        self._stream = self.predictor.open(*self._start)
 
     def read(self, ids: Array) -> Surprisals:
-        """Scores ids (T,) that go on from those before."""
-        found = self._room(ids)
-        rows = max(1, BLOCK_LOGITS // self.network.config.vocab_size)
-        logits = np.empty((min(rows, len(ids)), self.network.config.vocab_size), np.float32)
+        """Scores ids (T,) that continue the text."""
+        found = self._allocate(ids)
+        rows = max(1, BLOCK_LOGITS // self.predictor.config.vocab_size)
+        logits = np.empty((min(rows, len(ids)), self.predictor.config.vocab_size), np.float32)
         for start in range(0, len(ids), rows):
             some = ids[start : start + rows]
             for row, token in enumerate(some.tolist()):
                 logits[row] = self._stream.logits
                 self._stream.read(token)
-            self._look(logits[: len(some)], some, np.arange(start, start + len(some)), found)
+            self._fill(found, np.arange(start, start + len(some)), logits[: len(some)])
         return found
 
     def lines(self, ids: Array, lengths: Array) -> Surprisals:
-        """Scores texts that lie in ids (T,) one after another, each of its length in `lengths`.
+        """Scores texts that are concatenated in ids (T,), given their lengths.
 
-        Each begins anew. `read` goes on afterwards as if nothing had happened.
+        The text that `read` continues stays as it is.
         """
-        found = self._room(ids)
+        found = self._allocate(ids)
         starts = np.cumsum(lengths) - lengths
         order = np.argsort(-lengths, kind="stable")
-        size = min(SIDE_BY_SIDE, max(1, -(-len(order) // len(self._engines))))
-        groups = [order[at : at + size] for at in range(0, len(order), size)]
-        count = len(self._engines)
+        count = len(self._twins)
+        size = min(BATCH_LINES, max(1, -(-len(order) // count)))
+        batches = [order[at : at + size] for at in range(0, len(order), size)]
 
-        def work(place: int) -> None:
-            for group in groups[place::count]:
-                self._read_group(self._engines[place], ids, starts[group], lengths[group], found)
+        def work(worker: int) -> None:
+            for batch in batches[worker::count]:
+                self._read_lines(self._twins[worker], starts[batch], lengths[batch], found)
 
-        if len(groups) < 2 or count < 2:
-            for place in range(count):
-                work(place)
-        else:
-            with ThreadPoolExecutor(count) as pool:
-                list(pool.map(work, range(count)))
+        with ThreadPoolExecutor(count) as pool:
+            list(pool.map(work, range(min(count, len(batches)))))
         return found
 
-    def _read_group(
-        self,
-        engine: Predictor,
-        ids: Array,
-        starts: Array,
-        lengths: Array,
-        found: Surprisals,
+    def _read_lines(
+        self, predictor: Predictor, starts: Array, lengths: Array, found: Surprisals
     ) -> None:
-        """Reads lines, the longest first, side by side: those that have ended drop out."""
-        count, vocab_size = len(starts), engine.config.vocab_size
+        """Scores a batch of lines, the longest first; a line that has ended leaves the batch."""
+        count, vocab_size = len(starts), predictor.config.vocab_size
         logits, state = self._start
         states = np.repeat(state[None], count, axis=0)
-        held: list[Array] = []
+        waiting: list[Array] = []
         places: list[Array] = []
         for step in range(int(lengths[0])):
-            alive = int(np.searchsorted(-lengths, -step, side="left"))  # those longer than step
-            at = starts[:alive] + step
+            active = int(np.searchsorted(-lengths, -step, side="left"))  # lines longer than step
+            at = starts[:active] + step
             if step:
-                held.append(engine.step_batch(ids[at - 1], states[:alive]))
+                waiting.append(predictor.step_batch(found.tokens[at - 1], states[:active]))
             else:
-                held.append(np.broadcast_to(logits, (alive, vocab_size)))
+                waiting.append(np.broadcast_to(logits, (active, vocab_size)))
             places.append(at)
-            if len(held) * count * vocab_size >= BLOCK_LOGITS or step == lengths[0] - 1:
-                where = np.concatenate(places)
-                self._look(np.concatenate(held), ids[where], where, found)
-                held, places = [], []
+            if len(waiting) * count * vocab_size >= BLOCK_LOGITS or step == lengths[0] - 1:
+                self._fill(found, np.concatenate(places), np.concatenate(waiting))
+                waiting, places = [], []
 
-    def _look(self, logits: Array, targets: Array, where: Array, found: Surprisals) -> None:
-        """Fills in what logits (T, V) say of `targets` (T,), at the places `where` of `found`."""
-        rows = np.arange(len(targets))
+    def _fill(self, found: Surprisals, at: Array, logits: Array) -> None:
+        """Fills in the results at places `at` (T,), given the logits (T, V) before each token."""
+        targets, rows = found.tokens[at], np.arange(len(at))
         shifted = logits - logits.max(axis=1, keepdims=True)
         weights = np.exp(shifted)
         total = weights.sum(axis=1, dtype=np.float64)
@@ -138,22 +131,22 @@ class Scorer:
         bits = (norm - own) / math.log(2)
         if not np.isfinite(bits).all():
             raise CharnnError(NOT_FINITE)
-        found.bits[where] = bits
+        found.bits[at] = bits
         if found.entropy is not None and found.rank is not None:
             expected = np.einsum("tv,tv->t", weights, shifted, dtype=np.float64) / total
-            found.entropy[where] = np.maximum(norm - expected, 0) / math.log(2)
-            found.rank[where] = 1 + np.count_nonzero(shifted > own[:, None], axis=1)
+            found.entropy[at] = np.maximum(norm - expected, 0) / math.log(2)
+            found.rank[at] = 1 + np.count_nonzero(shifted > own[:, None], axis=1)
         if found.top is not None and found.top_bits is not None:
             best = np.argpartition(-shifted, self.top - 1, axis=1)[:, : self.top]
-            best.sort(axis=1)
-            by = np.argsort(-np.take_along_axis(shifted, best, 1), axis=1, kind="stable")
-            best = np.take_along_axis(best, by, 1)
-            found.top[where] = best
+            best.sort(axis=1)  # equal logits in the order of their ids
+            order = np.argsort(-np.take_along_axis(shifted, best, 1), axis=1, kind="stable")
+            best = np.take_along_axis(best, order, 1)
+            found.top[at] = best
             chosen = np.take_along_axis(shifted, best, 1)
-            found.top_bits[where] = (norm[:, None] - chosen) / math.log(2)
+            found.top_bits[at] = (norm[:, None] - chosen) / math.log(2)
 
-    def _room(self, ids: Array) -> Surprisals:
-        """Empty arrays for as many tokens."""
+    def _allocate(self, ids: Array) -> Surprisals:
+        """Returns uninitialised results for ids (T,)."""
         count = len(ids)
         entropy = rank = top = top_bits = None
         if self.details:

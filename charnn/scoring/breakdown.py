@@ -1,0 +1,117 @@
+"""Loss broken down by position in a window or line, and by class of character.
+
+Shapes: N tokens, C characters, P positions.
+"""
+
+from __future__ import annotations
+
+import math
+import unicodedata
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from charnn.evaluation import COLD_WINDOW
+from charnn.scoring.surprisal import Array
+from charnn.scoring.text_surprisal import CharacterBits
+from charnn.text.tokenizers import Tokenizer, code_points
+
+NEWLINE, SPACE, DIGIT, UPPER, FIRST, INSIDE, PUNCTUATION, OTHER = range(8)
+CHARACTER_CLASSES = (
+    "newline",
+    "space",
+    "digit",
+    "upper case",
+    "letter after space",
+    "letter inside a word",
+    "punctuation",
+    "other",
+)
+
+
+class PositionLosses(NamedTuple):
+    """Mean bits of the tokens at positions (P,) of windows or lines, from 1.
+
+    Each is a mean over `counts` (P,) of the `windows`: those that are long enough.
+    """
+
+    positions: Array
+    bits: Array
+    windows: int
+    counts: Array
+
+
+def by_position(nats: Array, lengths: Array) -> PositionLosses:
+    """Returns the mean loss at positions 1, 2, 4 and so on, up to `COLD_WINDOW`.
+
+    `nats` (N,) are the losses of windows or lines one after another, of the given lengths. Means
+    over lines are not of one set of lines: only long lines have the further positions.
+    """
+    starts = np.cumsum(lengths) - lengths
+    furthest = min(COLD_WINDOW, int(lengths.max()))
+    positions = 2 ** np.arange(int(math.log2(furthest)) + 1)
+    found = [nats[starts[lengths >= position] + position - 1] for position in positions]
+    bits = np.array([losses.mean() / math.log(2) for losses in found])
+    return PositionLosses(positions, bits, len(lengths), np.array([len(each) for each in found]))
+
+
+def line_lengths(targets: Array, newline: int) -> Array:
+    """Returns the lengths of whole lines in tokens (N,), with the newline that ends each."""
+    return np.diff(np.flatnonzero(targets == newline), prepend=-1)
+
+
+def classify(text: str, before: str = "\n") -> Array:
+    """Returns the class (C,) of each character, an index of `CHARACTER_CLASSES`.
+
+    `before` is the text before. The class "letter" contains every letter that is not upper case;
+    a letter after white space begins a word, any other is inside one, also after a hyphen.
+    """
+    known, places = np.unique(code_points(text), return_inverse=True)
+    characters = [chr(code) for code in known.tolist()]
+    found = np.array([_class_of(character) for character in characters], np.int64)[places]
+    blank = np.array([character.isspace() for character in characters], bool)[places]
+    after_blank = np.concatenate([[not before or before[-1].isspace()], blank[:-1]])[: len(found)]
+    found[(found == INSIDE) & after_blank] = FIRST
+    return found
+
+
+def _class_of(character: str) -> int:
+    if character == "\n":
+        return NEWLINE
+    if character.isspace():
+        return SPACE
+    category = unicodedata.category(character)
+    if category[0] == "N":
+        return DIGIT
+    if character.isupper() or category == "Lt":
+        return UPPER
+    if category[0] == "L":
+        return INSIDE
+    return PUNCTUATION if category[0] in "PS" else OTHER
+
+
+def class_rows(text: str, bits: Array, before: str) -> list[dict[str, Any]]:
+    """Returns each class of characters with its share of the text and of its bits (C,)."""
+    classes, count = classify(text, before), len(CHARACTER_CLASSES)
+    numbers = np.bincount(classes, minlength=count).tolist()
+    spent = np.bincount(classes, bits, minlength=count).tolist()
+    chars, total = max(1, len(text)), float(bits.sum()) or 1.0
+    return [
+        {
+            "class": name,
+            "chars": number,
+            "share_of_chars": number / chars,
+            "bits": of_class,
+            "share_of_bits": of_class / total,
+            "bits_per_char": of_class / number if number else None,
+        }
+        for name, number, of_class in zip(CHARACTER_CLASSES, numbers, spent, strict=True)
+    ]
+
+
+def bits_of_characters(tokenizer: Tokenizer, targets: Array, nats: Array) -> tuple[str, Array]:
+    """Returns the text of tokens (N,) with losses `nats` (N,), and the bits (C,) of its characters."""
+    characters = CharacterBits(tokenizer)
+    text, bits = characters.push(targets, nats / math.log(2))
+    rest, last = characters.push(targets[:0], bits[:0], final=True)
+    return text + rest, np.concatenate([bits, last])
