@@ -32,7 +32,7 @@ from charnn import checkpoint
 from charnn.checkpoint import Checkpoint
 from charnn.engines import compiled, make_predictor
 from charnn.evaluation import network_of
-from charnn.scoring.surprisal import Scorer
+from charnn.scoring.surprisal import TokenScorer
 from charnn.text.tokenizers import tokenizer_from_dict
 
 FEW, MANY = 1_500, 60_000  # characters for an arm that reads one at a time, and for the others
@@ -55,7 +55,7 @@ def torch_speed(saved: Checkpoint, ids: np.ndarray, lengths: np.ndarray) -> floa
     return at / (time.process_time() - begin)
 
 
-def stream_speed(scorer: Scorer, ids: np.ndarray, lengths: np.ndarray) -> float:
+def stream_speed(scorer: TokenScorer, ids: np.ndarray, lengths: np.ndarray) -> float:
     """Characters/s of our own stream, line after line."""
     begin = time.process_time()
     at = 0
@@ -66,7 +66,7 @@ def stream_speed(scorer: Scorer, ids: np.ndarray, lengths: np.ndarray) -> float:
     return at / (time.process_time() - begin)
 
 
-def lines_speed(scorer: Scorer, ids: np.ndarray, lengths: np.ndarray) -> float:
+def lines_speed(scorer: TokenScorer, ids: np.ndarray, lengths: np.ndarray) -> float:
     """Characters/s of all lines at once."""
     begin = time.process_time()
     scorer.lines(ids, lengths)
@@ -110,7 +110,7 @@ def main() -> None:
             for engine in ("numpy", "native") if compiled.kernels() else ("numpy",):
                 for int8 in (False, True):
                     network = make_predictor(saved.config, saved.weights, engine, int8)
-                    scorer = Scorer(network, saved.start_token)
+                    scorer = TokenScorer(network, saved.start_token)
                     kind = f"{engine}, {'int8' if int8 else 'float32'}"
                     arms[f"{kind}, one line at a time"] = lambda s=scorer, few=few: stream_speed(
                         s, *few

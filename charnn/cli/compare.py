@@ -1,4 +1,4 @@
-"""`charnn compare`: which model wrote this? numpy alone."""
+"""`charnn compare`: which of several models wrote a text? Needs no torch."""
 
 from __future__ import annotations
 
@@ -20,10 +20,12 @@ from charnn.cli.options import (
 )
 from charnn.cli.sample import set_threads
 from charnn.config import HELD_OUT_CHARS
-from charnn.errors import CharnnError, ConfigError, TextError
+from charnn.errors import CharnnError, ConfigError, TextError, UnknownCharacter
 
 if TYPE_CHECKING:
-    from charnn.scoring.compare import Calibration, LineBits, Reader
+    from charnn.scoring.authorship import Calibration, Candidate, LineBits
+    from charnn.scoring.surprisal import Array
+    from charnn.text.sources import TextSource
 
 
 def compare(
@@ -31,8 +33,8 @@ def compare(
         list[str] | None,
         typer.Argument(
             metavar="[TEXT]...",
-            help="Files, folders, '-' for stdin, or a corpus by name. [default: none: only how "
-            "well the models can be told apart]",
+            help="Text to attribute: files, folders, '-' for stdin, or a corpus by name. "
+            "[default: none, only report how well the models can be told apart]",
             show_default=False,
         ),
     ] = None,
@@ -42,13 +44,13 @@ def compare(
             "-m",
             "--model",
             metavar="MODEL",
-            help="A run's name, its folder or a .safetensors file; two or more times.",
+            help="A run's name, its folder or a .safetensors file; give two or more.",
             show_default=False,
         ),
     ] = None,
     unknown: Annotated[
         Literal["error", "skip"],
-        typer.Option(help="Characters that a model never saw: error, or skip them for all models."),
+        typer.Option(help="Characters that a model does not know: error, or skip for all models."),
     ] = "error",
     encoding: EncodingOption = "utf-8",
     engine: EngineOption = "auto",
@@ -59,19 +61,19 @@ def compare(
     ] = False,
     quiet: QuietOption = False,
 ) -> None:
-    """Tell which model wrote a text, line by line, by what each makes of it.
+    """Tell which model wrote a text, line by line, by the bits that each model needs for it.
 
     \b
     charnn compare letter.txt -m austen -m melville
     charnn compare domains.txt -m names -m generated --jsonl
     """
-    paths = models or []
-    if len(paths) < 2:
-        raise ConfigError(f"compare takes two models or more, got {len(paths)}: -m A -m B")
+    names = models or []
+    if len(names) < 2:
+        raise ConfigError(f"compare takes two models or more, got {len(names)}: give -m A -m B")
     if json and jsonl:
-        raise ConfigError("--json is a summary and --jsonl a row for each line: use one of them")
+        raise ConfigError("--json prints a summary and --jsonl rows: use one of them")
     if jsonl and not texts:
-        raise ConfigError("--jsonl gives a row for each line of a TEXT: name one")
+        raise ConfigError("--jsonl prints a row for each line of a TEXT: name a TEXT")
     set_threads(1)
 
     import numpy as np
@@ -79,83 +81,93 @@ def compare(
     from charnn.checkpoint import load
     from charnn.ngrams.mixture import predictor
     from charnn.runs import find_model
-    from charnn.scoring import compare as core
-    from charnn.scoring.surprisal import Scorer
+    from charnn.scoring.authorship import Candidate, calibrate, shared_characters, verdicts
+    from charnn.scoring.surprisal import TokenScorer
+    from charnn.text.sources import open_source
     from charnn.text.tokenizers import tokenizer_from_dict
 
-    files = [find_model(each, checkpoints) for each in paths]
+    files = [find_model(name, checkpoints) for name in names]
     if len(set(files)) < len(files):
         raise ConfigError("a model is given twice: name different ones")
-    readers: list[Reader] = []
+    candidates: list[Candidate] = []
     for file in files:
         saved = load(file)
-        network = predictor(saved, engine)
         tokenizer = tokenizer_from_dict(saved.tokenizer, saved.config.vocab_size)
-        readers.append(core.Reader(Scorer(network, saved.start_token), tokenizer))
-    known = core.known_characters(readers)
-    newline = known is None or "\n" in known
-    held_out = _held_out(readers, files, known, newline, quiet)
-    found = core.calibrate(held_out) if held_out else None
-    offsets = found.offsets if found else np.zeros(len(files))
-    names = [str(path) for path in paths]
-    total, chars, won, count = np.zeros(len(files)), 0, np.zeros(len(files), np.int64), 0
-    missing: Counter[str] = Counter()
-    keep = known if unknown == "skip" else None
-    for part in _text(readers, texts or [], encoding, keep, newline, missing):
-        winners = core.verdicts(part.bits, part.chars, offsets)
-        total, chars, count = (
-            total + part.bits.sum(axis=0),
-            chars + int(part.chars.sum()),
-            count + len(winners),
+        candidates.append(
+            Candidate(TokenScorer(predictor(saved, engine), saved.start_token), tokenizer)
         )
-        won += np.bincount(winners, minlength=len(files))
+    known = shared_characters(candidates)
+    newline = known is None or "\n" in known
+    bits, won = np.zeros(len(files)), np.zeros(len(files), np.int64)
+    lines = chars = 0
+    missing: Counter[str] = Counter()
+
+    def calibration() -> Calibration | None:
+        held_out = _held_out(candidates, files, known, newline, quiet)
+        return calibrate(held_out) if held_out else None
+
+    if not texts:
+        found = calibration()
+    else:
+        with open_source(texts, encoding) as source:
+            if unknown == "error":
+                _check_alphabets(source, candidates, names)
+            found = calibration()
+            offsets = found.offsets if found else np.zeros(len(files))
+            keep = known if unknown == "skip" else None
+            for some in _scored(candidates, source, keep, newline, missing):
+                winners = verdicts(some, offsets)
+                bits, won = (
+                    bits + some.bits.sum(axis=0),
+                    won + np.bincount(winners, minlength=len(files)),
+                )
+                lines, chars = lines + len(winners), chars + int(some.chars.sum())
+                if jsonl:
+                    for row in _rows(some, winners, offsets, names):
+                        print_json(row)
+        if not quiet:
+            note_unknown(missing, known or (), unknown)
+        if not lines:
+            raise TextError("nothing to compare: the text has no line that is not empty")
         if jsonl:
-            for row in _rows(part, winners, offsets, names):
-                print_json(row)
-    if not quiet:
-        note_unknown(missing, known or (), unknown)
-    if texts and not count:
-        raise TextError("nothing to compare: the text has no line that is not empty")
-    if jsonl:
-        return
-    rates = total / max(1, chars) - offsets
-    best = int(rates.argmin())
-    value: dict[str, Any] = {"models": names, "calibration": _calibration(found)}
+            return
+    value: dict[str, Any] = {"models": names, "calibration": _calibration_dict(found)}
     if texts:
+        adjusted = bits - offsets * chars
+        best = int(adjusted.argmin())
         value |= {
-            "lines": count,
+            "lines": lines,
             "chars": chars,
-            "bits": dict(zip(names, total.tolist(), strict=True)),
+            "bits": dict(zip(names, bits.tolist(), strict=True)),
             "lines_won": dict(zip(names, won.tolist(), strict=True)),
-            "ratio_bits": float(
-                np.sort(total - offsets * chars)[1] - (total - offsets * chars)[best]
-            ),
+            "ratio_bits": float(np.sort(adjusted)[1] - adjusted[best]),
             "verdict": names[best],
         }
     if json:
         print_json(value)
         return
     if texts:
-        put(f"{count:,} lines, {chars:,} characters")
+        put(f"{lines:,} lines, {chars:,} characters")
         put(f"{'model':<30}{'bits':>14}{'bits/char':>12}{'lines won':>12}")
-        for name, bits, lines in zip(names, total.tolist(), won.tolist(), strict=True):
-            put(f"{name:<30}{bits:>14,.0f}{bits / max(1, chars):>12.4f}{lines:>12,}")
+        for name in names:
+            total, count = value["bits"][name], value["lines_won"][name]
+            put(f"{name:<30}{total:>14,.0f}{total / chars:>12.4f}{count:>12,}")
         put(f"{names[best]} is the likeliest writer, by {value['ratio_bits']:,.1f} bits")
     if found:
-        _show(found, names)
+        _put_calibration(found, names)
 
 
-def _show(found: Calibration, names: list[str]) -> None:
+def _put_calibration(found: Calibration, names: list[str]) -> None:
     put("")
-    put("held-out lines of each model (rows), taken for which (columns):")
+    put("held-out lines of each model (rows), attributed to (columns):")
     put(f"{'':<30}" + "".join(f"{name[-11:]:>12}" for name in names))
     for name, row in zip(names, found.confusion.tolist(), strict=True):
         put(f"{name:<30}" + "".join(f"{count:>12,}" for count in row))
     offsets = ", ".join(f"{offset:.4f}" for offset in found.offsets.tolist())
-    put(f"known as its own: {found.accuracy:.1%} of the lines; offsets {offsets} bits/char")
+    put(f"attributed to the right model: {found.accuracy:.1%}, with offsets {offsets} bits/char")
 
 
-def _calibration(found: Calibration | None) -> dict[str, Any] | None:
+def _calibration_dict(found: Calibration | None) -> dict[str, Any] | None:
     if not found:
         return None
     return {
@@ -165,13 +177,14 @@ def _calibration(found: Calibration | None) -> dict[str, Any] | None:
     }
 
 
-def _rows(part: LineBits, winners: Any, offsets: Any, names: list[str]) -> Iterator[dict[str, Any]]:
-    adjusted = part.bits - offsets * part.chars[:, None]
+def _rows(
+    scored: LineBits, winners: Array, offsets: Array, names: list[str]
+) -> Iterator[dict[str, Any]]:
+    adjusted = scored.bits - offsets * scored.chars[:, None]
     adjusted.sort(axis=1)
     margins = (adjusted[:, 1] - adjusted[:, 0]).tolist()
-    for line, chars, bits, winner, margin in zip(
-        part.lines, part.chars.tolist(), part.bits.tolist(), winners.tolist(), margins, strict=True
-    ):
+    columns = (scored.lines, scored.chars.tolist(), scored.bits.tolist(), winners.tolist(), margins)
+    for line, chars, bits, winner, margin in zip(*columns, strict=True):
         yield {
             "text": line,
             "chars": chars,
@@ -181,57 +194,77 @@ def _rows(part: LineBits, winners: Any, offsets: Any, names: list[str]) -> Itera
         }
 
 
-def _text(
-    readers: Sequence[Reader],
-    texts: list[str],
-    encoding: str,
+def _check_alphabets(source: TextSource, candidates: Sequence[Candidate], names: list[str]) -> None:
+    """Raises UnknownCharacter, with the name of the model, for what one of the models lacks."""
+    for name, (_, tokenizer) in zip(names, candidates, strict=True):
+        if not tokenizer.known:
+            continue
+        # A newline is not scored where one model lacks it, so it passes as any known character.
+        newline = "\n" if "\n" in tokenizer.known else next(iter(tokenizer.known))
+        offset = 0
+        for text in source.texts():
+            try:
+                tokenizer.encode(text.replace("\n", newline), "error", offset)
+            except UnknownCharacter as error:
+                raise UnknownCharacter(f"{name}: {error}") from None
+            offset += len(text)
+
+
+def _scored(
+    candidates: Sequence[Candidate],
+    source: TextSource,
     keep: set[str] | None,
     newline: bool,
     missing: Counter[str],
 ) -> Iterator[LineBits]:
-    """The lines of a text that are not empty, about a megabyte at a time.
+    """Yields the non-empty lines of a text, about a megabyte at a time, with their bits.
 
-    Characters that are not to be kept are counted in `missing`.
+    Characters outside `keep` are left out, and counted in `missing`.
     """
-    from charnn.scoring.compare import line_bits
-    from charnn.text.sources import open_source
+    from charnn.scoring.authorship import line_bits
 
-    if not texts:
-        return
-    with open_source(texts, encoding) as source:
-        held = ""
-        for text in source.texts():
-            if keep is not None:
-                missing.update(c for c in text if c not in keep and c != "\n")
-            *lines, held = (held + text).split("\n")
-            yield line_bits(readers, _clean(lines, keep), newline)
-        yield line_bits(readers, _clean([held], keep), newline)
+    rest = ""
+    for text in source.texts():
+        if keep is not None:
+            missing.update(c for c in text if c not in keep and c != "\n")
+        *lines, rest = (rest + text).split("\n")
+        yield line_bits(candidates, _clean(lines, keep), newline)
+    yield line_bits(candidates, _clean([rest], keep), newline)
 
 
-def _clean(lines: list[str], keep: set[str] | None) -> list[str]:
-    if keep is not None:
-        lines = ["".join(c for c in line if c in keep) for line in lines]
+def _clean(lines: list[str], known: set[str] | None) -> list[str]:
+    """Returns the non-empty lines, without characters outside `known`."""
+    if known is not None:
+        lines = ["".join(c for c in line if c in known) for line in lines]
     return [line for line in lines if line]
 
 
 def _held_out(
-    readers: Sequence[Reader], files: list[Path], known: set[str] | None, newline: bool, quiet: bool
+    candidates: Sequence[Candidate],
+    files: list[Path],
+    known: set[str] | None,
+    newline: bool,
+    quiet: bool,
 ) -> list[LineBits]:
-    """Each model's validation lines by all models; nothing where those of one are not there."""
-    from charnn.scoring.compare import line_bits
+    """Returns each model's validation lines scored by all models; [] if one model has none."""
+    from charnn.scoring.authorship import line_bits
     from charnn.text.token_file import TokenFile
 
     found = []
     for file in files:
         try:
             tokens = TokenFile.open(file.parent / "tokens")
+            tokens.verify()
             text = tokens.tokenizer.decode(tokens.split("valid")[:HELD_OUT_CHARS])
             lines = _clean(text.split("\n")[1:-1], known)
             if tokens.source["chars"] is None or len(lines) < 2:
                 raise TextError("too few lines of text")
         except CharnnError:
             if not quiet:
-                say(f"note: no held-out text of {file}: nothing is calibrated, the fewest bits win")
+                say(
+                    f"note: {file} has no held-out text beside it: the models are compared without "
+                    "calibration, by the fewest bits"
+                )
             return []
-        found.append(line_bits(readers, lines, newline))
+        found.append(line_bits(candidates, lines, newline))
     return found

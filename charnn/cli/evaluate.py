@@ -1,26 +1,15 @@
-"""`charnn eval`: held-out numbers under named protocols."""
+"""`charnn eval`: held-out loss under named protocols, and reports on where it comes from."""
 
 from __future__ import annotations
 
 from collections import Counter
+from collections.abc import Callable
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any, Literal, NamedTuple
 
 import typer
 
-from charnn.cli.console import note_unknown, print_json, progress_lines, put
-from charnn.cli.eval_tables import (
-    BaselinesOption,
-    ClassesOption,
-    DynamicOption,
-    DynamicRateOption,
-    DynamicRuleOption,
-    Evaluated,
-    PositionsOption,
-    Wishes,
-    more,
-    put_more,
-)
+from charnn.cli.console import note_unknown, print_json, progress_lines, put, say
 from charnn.cli.options import (
     DEFAULT_CHECKPOINTS,
     CheckpointsOption,
@@ -33,12 +22,20 @@ from charnn.cli.options import (
     ThreadsOption,
 )
 from charnn.cli.reading import line_pieces
-from charnn.config import PROTOCOLS, STREAM_PROTOCOLS, TOKENS_SUFFIX
-from charnn.errors import ConfigError, DamagedFile, TextError, UnknownCharacter
+from charnn.config import (
+    DYNAMIC_RATES,
+    PROTOCOLS,
+    STREAM_PROTOCOLS,
+    TOKENS_SUFFIX,
+    DynamicConfig,
+)
+from charnn.errors import CharnnError, ConfigError, DamagedFile, TextError, UnknownCharacter
 
 if TYPE_CHECKING:
-    from charnn.evaluation import TextSizes
+    from charnn.evaluation import Batches, Predictor, TextSizes, TokenLosses
     from charnn.text.tokenizers import Ids, Tokenizer
+
+EXTRA_PANEL = "Extra reports"
 
 
 def evaluate(
@@ -46,7 +43,8 @@ def evaluate(
         list[str] | None,
         typer.Argument(
             metavar="[TEXT]...",
-            help="What to score. [default: the run's own validation split]",
+            help="Text to score: files, folders, '-' for stdin, a .tokens file, or a corpus by "
+            "name. [default: the run's own validation split]",
             show_default=False,
         ),
     ] = None,
@@ -67,12 +65,61 @@ def evaluate(
         ),
     ] = None,
     unknown: SkipUnknownOption = "error",
-    dynamic: DynamicOption = False,
-    dynamic_rule: DynamicRuleOption = None,
-    dynamic_rate: DynamicRateOption = None,
-    baselines: BaselinesOption = False,
-    positions: PositionsOption = False,
-    classes: ClassesOption = False,
+    dynamic: Annotated[
+        bool,
+        typer.Option(
+            "--dynamic",
+            help="Also score with weights that adapt to the text while it is read (Krause et al. "
+            "2018); the model file is not changed.",
+            rich_help_panel=EXTRA_PANEL,
+        ),
+    ] = False,
+    dynamic_rule: Annotated[
+        Literal["rms", "sgd"] | None,
+        typer.Option(
+            "--dynamic-rule",
+            help="Update rule of --dynamic: sgd, or rms, which needs the run's training text. "
+            "[default: rms if that text is there, else sgd]",
+            show_default=False,
+            rich_help_panel=EXTRA_PANEL,
+        ),
+    ] = None,
+    dynamic_rate: Annotated[
+        float | None,
+        typer.Option(
+            "--dynamic-rate",
+            metavar="X",
+            help="Learning rate of --dynamic, 0 to 10. "
+            f"[default: {DYNAMIC_RATES['rms']:g} with rms, {DYNAMIC_RATES['sgd']:g} with sgd]",
+            show_default=False,
+            rich_help_panel=EXTRA_PANEL,
+        ),
+    ] = None,
+    baselines: Annotated[
+        bool,
+        typer.Option(
+            "--baselines",
+            help="Also score the text with n-grams of the run's training text, gzip, xz and zstd.",
+            rich_help_panel=EXTRA_PANEL,
+        ),
+    ] = False,
+    positions: Annotated[
+        bool,
+        typer.Option(
+            "--positions",
+            help="Loss at positions 1, 2, 4 ... 256 of a window, or of a line for a model of "
+            "lines.",
+            rich_help_panel=EXTRA_PANEL,
+        ),
+    ] = False,
+    classes: Annotated[
+        bool,
+        typer.Option(
+            "--classes",
+            help="Loss by class of character: letters, spaces, digits and so on.",
+            rich_help_panel=EXTRA_PANEL,
+        ),
+    ] = False,
     encoding: EncodingOption = "utf-8",
     threads: ThreadsOption = None,
     device: DeviceOption = "auto",
@@ -85,16 +132,19 @@ def evaluate(
     \b
     charnn eval                        the newest run on its validation split
     charnn eval chapter.txt -m book    a run on another text
-    charnn eval --protocol lines       each line by itself, from a fresh start
-    charnn eval --baselines --classes  beside n-grams and gzip, and where the bits go
+    charnn eval --protocol lines       each line by itself, from the initial state
+    charnn eval --baselines --classes  also n-grams and gzip, and loss by class of character
     """
-    chosen = [name.strip() for name in (protocol or "lines").split(",")]
+    chosen = [name.strip() for name in protocol.split(",")] if protocol else []
     if bad := [name for name in chosen if name not in PROTOCOLS]:
         raise ConfigError(f"unknown protocol {bad[0]!r}: choose from {', '.join(PROTOCOLS)}")
     if threads is not None and threads < 1:
         raise ConfigError(f"--threads must be 1 or more, got {threads}")
-    wishes = Wishes(dynamic, dynamic_rule, dynamic_rate, baselines, positions, classes)
-    wishes.check()
+    if not dynamic and (dynamic_rule or dynamic_rate is not None):
+        raise ConfigError("--dynamic-rule and --dynamic-rate need --dynamic: add it")
+    if dynamic_rate is not None:
+        DynamicConfig(rate=dynamic_rate)  # refuses a rate out of range
+    extras = ExtraReports(dynamic, dynamic_rule, dynamic_rate, baselines, positions, classes)
 
     from charnn.checkpoint import load
     from charnn.runs import find_model
@@ -106,29 +156,22 @@ def evaluate(
     path = find_model(model, checkpoints)
     saved = load(path)
     tokenizer = tokenizer_from_dict(saved.tokenizer, saved.config.vocab_size)
-    if protocol is None and not saved.lines:
-        chosen = list(STREAM_PROTOCOLS)
     missing: Counter[str] = Counter()
     ids, sizes, facts = _read(
         texts or [], split, path, tokenizer, unknown, encoding, saved.lines, missing
     )
     if not quiet:
         note_unknown(missing, tokenizer.known, unknown)
+    chosen = chosen or (["lines"] if saved.lines else list(STREAM_PROTOCOLS))
     newline = _newline(tokenizer) if "lines" in chosen or saved.lines else 0
-    chosen_device = machine.choose_device(device)
-    predictor = evaluation.predictor_of(saved, chosen_device)
-    scores: dict[str, Any] = {}
+    predictor = evaluation.predictor_of(saved, machine.choose_device(device))
+    task = Task(predictor, tokenizer, ids, sizes, newline, saved.lines, path.parent, quiet)
     with machine.prepared(threads or machine.default_threads()):
-        for name in chosen:
-            progress = None if quiet else progress_lines(name)
-            if name == "lines":
-                score = evaluation.lines(predictor, ids, newline, sizes, progress=progress)
-            else:
-                scorer = evaluation.carried if name == "carried" else evaluation.cold
-                score = scorer(predictor, ids, sizes, progress=progress)
-            scores[name.replace("-", "_")] = score
-        it = Evaluated(predictor, path, tokenizer, ids, sizes, saved.lines, newline, quiet)
-        found = more(wishes, it)
+        found = {
+            name.replace("-", "_"): sizes.score(task.batches(name), task.progress(name)).to_dict()
+            for name in chosen
+        }
+        found |= compute_extras(extras, task)
     if json:
         print_json(
             {
@@ -138,20 +181,15 @@ def evaluate(
                 "parameters": saved.config.parameters,
                 **({"ngrams": saved.ngram_facts()} if saved.ngrams else {}),
                 **facts,
-                **{key: score.to_dict() for key, score in scores.items()},
                 **found,
             }
         )
         return
-    put(f"{path}: {facts['tokens']:,} tokens of {facts['split'] or 'the text'}")
+    put(f"{path}: {len(ids):,} tokens of {facts['split'] or 'the text'}")
     put(f"{'protocol':<10}{'nats/token':>12}{'bits/char':>12}{'bits/byte':>12}{'targets':>12}")
-    for key, score in scores.items():
-        bits = [_number(score.bits_per_char), _number(score.bits_per_byte)]
-        label = key.replace("_", "-")
-        put(
-            f"{label:<10}{score.nats_per_token:>12.4f}{bits[0]:>12}{bits[1]:>12}{score.targets:>12,}"
-        )
-    put_more(found)
+    for name in chosen:
+        _put_score(name, found[name.replace("-", "_")])
+    _put_extras(found)
 
 
 def _read(
@@ -260,5 +298,160 @@ def _read_tokens(
     return part, sizes, facts
 
 
-def _number(value: float | None) -> str:
-    return "-" if value is None else f"{value:.4f}"
+class ExtraReports(NamedTuple):
+    """The reports to add to the protocols; `rule` and `rate` are those of `dynamic`."""
+
+    dynamic: bool
+    rule: Literal["rms", "sgd"] | None
+    rate: float | None
+    baselines: bool
+    positions: bool
+    classes: bool
+
+
+class Task(NamedTuple):
+    """A model and the text that it is scored on; `run` is the folder of the model."""
+
+    predictor: Predictor
+    tokenizer: Tokenizer
+    tokens: Ids
+    sizes: TextSizes
+    newline: int
+    of_lines: bool
+    run: Path
+    quiet: bool
+
+    def batches(self, protocol: str) -> Batches:
+        """Returns the pass of the model over the text under a protocol."""
+        from charnn import evaluation
+
+        if protocol == "lines":
+            return evaluation.line_batches(self.predictor, self.tokens, self.newline)
+        if protocol == "carried":
+            return evaluation.carried_batches(self.predictor, self.tokens)
+        return evaluation.cold_batches(self.predictor, self.tokens)
+
+    def losses(self, protocol: str, report: str) -> TokenLosses:
+        """Returns the loss of each token under a protocol, or under lines for a model of lines."""
+        from charnn.evaluation import token_losses
+
+        batches = self.batches("lines" if self.of_lines else protocol)
+        return token_losses(batches, self.progress(report))
+
+    def progress(self, what: str) -> Callable[[int, int], None] | None:
+        """Returns a function that reports progress on stderr; None if quiet."""
+        return None if self.quiet else progress_lines(what)
+
+
+def compute_extras(extras: ExtraReports, task: Task) -> dict[str, Any]:
+    """Returns the extra reports as JSON values."""
+    found: dict[str, Any] = {}
+    train = _training_tokens(task) if extras.dynamic or extras.baselines else None
+    if extras.dynamic:
+        found["dynamic"] = _dynamic(extras, task, train)
+    if extras.baselines:
+        from charnn.scoring.baselines import MAX_TRAIN_TOKENS, baseline_rows, zstd
+
+        if not task.quiet and not zstd():
+            say("note: no zstd here: Python has it from 3.14 on, or the package zstandard")
+        found["baselines"] = {
+            "trained_on": None if train is None else min(len(train), MAX_TRAIN_TOKENS),
+            "rows": baseline_rows(task.tokenizer, task.tokens, task.sizes, train),
+        }
+    if extras.positions:
+        from charnn.scoring.breakdown import by_position
+
+        losses = task.losses("cold-256", "positions")
+        table = by_position(losses, task.newline if task.of_lines else None)
+        found["positions"] = {
+            "windows": table.windows,
+            "counts": table.counts.tolist(),
+            "positions": table.positions.tolist(),
+            "bits": table.bits.tolist(),
+        }
+    if extras.classes:
+        from charnn.scoring.breakdown import bits_of_characters, class_rows
+
+        before = "\n" if task.of_lines else task.tokenizer.decode(task.tokens[:1])
+        text, bits = bits_of_characters(task.tokenizer, task.losses("carried", "classes"))
+        found["classes"] = class_rows(text, bits, before)
+    return found
+
+
+def _dynamic(extras: ExtraReports, task: Task, train: Ids | None) -> dict[str, Any]:
+    from charnn.evaluation import NOTHING
+    from charnn.scoring.dynamic_evaluation import dynamic_losses
+
+    rule = extras.rule or ("sgd" if train is None else "rms")
+    rate = DYNAMIC_RATES[rule] if extras.rate is None else extras.rate
+    config = DynamicConfig(rule, rate)
+    newline = task.newline if task.of_lines else None
+    losses = dynamic_losses(
+        task.predictor, task.tokens, config, train, task.progress("dynamic"), newline
+    )
+    return {
+        **task.sizes.add(NOTHING, float(losses.nats.sum()), losses.targets).to_dict(),
+        "protocol": "lines" if task.of_lines else "carried",
+        "rule": rule,
+        "rate": rate,
+        "segment": config.segment,
+        "decay": config.decay,
+    }
+
+
+def _training_tokens(task: Task) -> Ids | None:
+    """Returns the training split of the run; None, with a note, if it cannot be read."""
+    from charnn.text.token_file import TokenFile
+
+    try:
+        tokens = TokenFile.open(task.run / "tokens")
+        if tokens.tokenizer.token_bytes != task.tokenizer.token_bytes:
+            raise DamagedFile(f"{task.run / 'tokens'} was made with another tokenizer")
+        tokens.verify()
+        return tokens.split("train")
+    except CharnnError as error:
+        if not task.quiet:
+            say(f"note: the run's training text is not used: {error}")
+        return None
+
+
+def _put_score(name: str, score: dict[str, Any]) -> None:
+    """Prints a row of the table of protocols."""
+    keys = ("nats_per_token", "bits_per_char", "bits_per_byte", "targets")
+    cells = [_cell(score[key]) if key in score else "" for key in keys]
+    put((f"{name:<10}" + "".join(f"{cell:>12}" for cell in cells)).rstrip())
+
+
+def _cell(value: float | None) -> str:
+    if value is None:
+        return "-"
+    return f"{value:,}" if isinstance(value, int) else f"{value:.4f}"
+
+
+def _put_extras(found: dict[str, Any]) -> None:
+    """Prints the extra reports for people."""
+    if score := found.get("dynamic"):
+        _put_score("dynamic", score)
+        put(
+            f"dynamic: {score['protocol']} with weights that adapt to the text ({score['rule']}, "
+            f"rate {score['rate']:g}, every {score['segment']} tokens); not comparable with fixed "
+            "weights"
+        )
+    for row in found.get("baselines", {}).get("rows", []):
+        _put_score(row["name"], row)
+    if table := found.get("positions"):
+        put("")
+        put(f"{'position':<10}{'bits/token':>12}{'mean of':>12}   of {table['windows']:,} starts")
+        for place, bits, count in zip(
+            table["positions"], table["bits"], table["counts"], strict=True
+        ):
+            put(f"{place:<10}{bits:>12.4f}{count:>12,}")
+    if rows := found.get("classes"):
+        put("")
+        put(f"{'characters':<22}{'of text':>9}{'of bits':>9}{'bits/char':>12}{'count':>12}")
+        for row in rows:
+            if row["chars"]:
+                put(
+                    f"{row['class']:<22}{row['share_of_chars']:>9.1%}{row['share_of_bits']:>9.1%}"
+                    f"{row['bits_per_char']:>12.4f}{row['chars']:>12,}"
+                )

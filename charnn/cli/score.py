@@ -1,4 +1,4 @@
-"""`charnn score`: what a model thinks of a text, as data. numpy alone."""
+"""`charnn score`: surprisal of a text as rows, a table or colours. Needs no torch."""
 
 from __future__ import annotations
 
@@ -29,18 +29,24 @@ from charnn.cli.options import (
 )
 from charnn.cli.output import Output
 from charnn.cli.sample import set_threads
-from charnn.config import MAX_TOP, RESETS
+from charnn.config import MAX_TOP, TOKENS_SUFFIX
 from charnn.errors import ConfigError, TextError
 
 if TYPE_CHECKING:
-    from charnn.scoring.blocks import Block
-    from charnn.scoring.spans import Unit
+    from charnn.scoring.text_surprisal import ScoredBlock, TextSpan
     from charnn.text.sources import TextSource
     from charnn.text.tokenizers import Tokenizer
 
 Row = dict[str, Any]
-# What a tab-separated table must not hold as it is.
-ESCAPES = {ord("\\"): "\\\\", ord("\t"): "\\t", ord("\n"): "\\n", ord("\r"): "\\r"}
+# Escapes of a table: control characters, the backslash, and bytes that are not UTF-8.
+ESCAPES = {
+    **{code: f"\\x{code:02x}" for code in range(32)},
+    **{0xDC00 + byte: f"\\x{byte:02x}" for byte in range(128, 256)},
+    ord("\\"): "\\\\",
+    ord("\t"): "\\t",
+    ord("\n"): "\\n",
+    ord("\r"): "\\r",
+}
 
 
 def score(
@@ -48,21 +54,21 @@ def score(
         list[str],
         typer.Argument(
             metavar="TEXT...",
-            help="Files, folders, '-' for stdin as it comes, or a corpus by name.",
+            help="Files, folders, '-' for stdin (scored as it arrives), or a corpus by name.",
             show_default=False,
         ),
     ],
     model: ModelOption = None,
     per: Annotated[
         Literal["token", "word", "line", "document"],
-        typer.Option("--per", help="What a row is about."),
+        typer.Option("--per", help="One row for each token, word, line or document."),
     ] = "token",
     form: Annotated[
         Literal["jsonl", "tsv"] | None,
         typer.Option(
             "--format",
-            help="jsonl: a JSON object a line; tsv: a table with tabs. [default: the text itself, "
-            "coloured, where stdout takes colour; else jsonl]",
+            help="jsonl: one JSON object per line; tsv: a table with tabs. [default: the text in "
+            "colour on a terminal, else jsonl]",
             show_default=False,
         ),
     ] = None,
@@ -74,15 +80,15 @@ def score(
             metavar="K",
             min=0,
             max=MAX_TOP,
-            help="With each token, the K likeliest in its place.",
+            help="Add the K likeliest tokens to each row of a token.",
         ),
     ] = 0,
     reset: Annotated[
         Literal["line", "document", "never"] | None,
         typer.Option(
             "--reset",
-            help="Where the model forgets what came before: at each line, at each document (a "
-            "file), or never. [default: line for a model trained with --lines, else document]",
+            help="Return to the initial state at each line, at each document (a file), or never. "
+            "[default: line for a model trained with --lines, else document]",
             show_default=False,
         ),
     ] = None,
@@ -97,7 +103,7 @@ def score(
             metavar="N",
             min=1,
             max=4096,
-            help="Processor threads for --reset line. [default: one for each core]",
+            help="Processor threads, used with --reset line. [default: one for each core]",
             show_default=False,
         ),
     ] = None,
@@ -107,34 +113,33 @@ def score(
     """Score a text token by token: surprisal in bits, for people and for programs.
 
     \b
-    charnn score letter.txt                                where it surprises, in colour
+    charnn score letter.txt                                the text, coloured by surprisal
     charnn score letter.txt --per word --format tsv        a table for statistics
-    tail -f app.log | charnn score - --per line --json     lines as they come
+    tail -f app.log | charnn score - --per line --json     each line as it arrives
     """
     if json and form == "tsv":
-        raise ConfigError("--json is --format jsonl: leave one of --json and --format tsv out")
+        raise ConfigError("--json means --format jsonl: leave out --json or --format tsv")
     if top and per != "token":
-        raise ConfigError(f"--top tells of tokens, and the rows are to be of a {per}: use one")
+        raise ConfigError(f"--top works only with --per token, got --per {per}: leave out one")
     coloured = form is None and not json and per == "token" and has_colour(sys.stdout)
     if top and coloured:
-        raise ConfigError("--top needs a table: add --format jsonl or --format tsv")
+        raise ConfigError("--top is not shown in colour: add --format jsonl or --format tsv")
     output = Output()
-    set_threads(1)  # of numpy; lines are read by threads of our own
+    set_threads(1)  # numpy's own; the scorer has threads for lines
 
     from charnn.checkpoint import load
     from charnn.ngrams.mixture import predictor
     from charnn.runs import find_model
-    from charnn.scoring import spans
-    from charnn.scoring.blocks import read
-    from charnn.scoring.surprisal import Scorer
+    from charnn.scoring.surprisal import TokenScorer
+    from charnn.scoring.text_surprisal import score_text, spans
     from charnn.text.tokenizers import tokenizer_from_dict
 
     saved = load(find_model(model, checkpoints))
     tokenizer = tokenizer_from_dict(saved.tokenizer, saved.config.vocab_size)
     network = predictor(saved, engine, int8)
-    where = reset or (RESETS[0] if saved.lines else RESETS[1])
+    reset = reset or ("line" if saved.lines else "document")
     details = per == "token" and not coloured
-    scorer = Scorer(network, saved.start_token, details, top, threads)
+    scorer = TokenScorer(network, saved.start_token, details, top, threads)
     totals = Totals()
     with closing(_open(texts, encoding)) as source:
         if not quiet:
@@ -143,33 +148,32 @@ def score(
             if coloured:
                 say(LEGEND)
         names = [part.name for part in source.parts]
-        blocks = totals.count(read(scorer, tokenizer, source, where, unknown))
+        blocks = totals.count(score_text(scorer, tokenizer, source, reset, unknown))
         if coloured:
             _colour(blocks, output)
         elif per == "token":
             _write(_token_rows(blocks, tokenizer, names), output, form)
         else:
-            rows = (_unit_row(unit, names) for unit in spans.units(blocks, per))
-            _write(([row] for row in rows), output, form)
+            _write(([_span_row(span, names)] for span in spans(blocks, per)), output, form)
     output.flush()
     if not totals.tokens:
-        known = "holds no character that the model knows" if totals.unknown else "is empty"
-        raise TextError(f"nothing to score: the text {known}")
+        why = "has no character that the model knows" if totals.unknown else "is empty"
+        raise TextError(f"nothing to score: the text {why}")
     if not quiet:
         note_unknown(totals.unknown, tokenizer.known, unknown)
         say(totals.report())
 
 
 class Totals:
-    """What was scored, for the last line of talk."""
+    """Totals of a text, for the line that ends the talk on stderr."""
 
     def __init__(self) -> None:
         self.tokens = self.chars = 0
         self.unknown: Counter[str] = Counter()
         self.bits, self.began = 0.0, time.monotonic()
 
-    def count(self, blocks: Iterable[Block]) -> Iterator[Block]:
-        """Lets blocks through, and adds them up."""
+    def count(self, blocks: Iterable[ScoredBlock]) -> Iterator[ScoredBlock]:
+        """Yields the blocks and adds them to the totals."""
         for block in blocks:
             self.tokens += len(block.surprisals.tokens)
             self.chars += len(block.text)
@@ -178,7 +182,7 @@ class Totals:
             yield block
 
     def report(self) -> str:
-        """One line on all of it."""
+        """Returns the line."""
         seconds = max(time.monotonic() - self.began, 1e-3)
         return (
             f"{self.chars:,} characters, {self.bits:,.0f} bits, "
@@ -188,17 +192,17 @@ class Totals:
 
 
 def _open(texts: list[str], encoding: str) -> TextSource:
-    """The text; stdin alone is not kept first, but scored as it comes."""
+    """Opens the text; stdin in UTF-8 is scored as it arrives, without a temporary copy."""
     from charnn.text import sources
 
     if texts == ["-"] and encoding.lower().replace("_", "-") in ("utf-8", "utf8"):
         return sources.TextSource("stdin", [sources.Part("stdin", Path("/dev/stdin"))])
-    if any(text.endswith(".tokens") for text in texts):
-        raise ConfigError("charnn score reads texts, not .tokens files: give the text itself")
+    if files := [text for text in texts if text.endswith(TOKENS_SUFFIX)]:
+        raise ConfigError(f"charnn score reads texts, got {files[0]}: give the text itself")
     return sources.open_source(texts, encoding)
 
 
-def _colour(blocks: Iterable[Block], output: Output) -> None:
+def _colour(blocks: Iterable[ScoredBlock], output: Output) -> None:
     for block in blocks:
         pairs = zip(block.text, map(style_of, block.char_bits.tolist()), strict=True)
         for style, run in groupby(pairs, key=lambda pair: pair[1]):
@@ -207,26 +211,25 @@ def _colour(blocks: Iterable[Block], output: Output) -> None:
 
 
 def _token_rows(
-    blocks: Iterable[Block], tokenizer: Tokenizer, names: list[str]
+    blocks: Iterable[ScoredBlock], tokenizer: Tokenizer, names: list[str]
 ) -> Iterator[list[Row]]:
+    import numpy as np
+
     spelt = [token.decode("utf-8", "surrogateescape") for token in tokenizer.token_bytes]
+    texts = np.array(spelt, object)
     for block in blocks:
-        found, document = block.surprisals, names[block.document]
-        assert found.entropy is not None, "details were asked for"
-        assert found.rank is not None, "details were asked for"
-        columns: list[list[Any]] = [
-            block.lines.tolist(),
-            block.chars.tolist(),
-            [spelt[token] for token in found.tokens.tolist()],
-            found.bits.tolist(),
-            found.entropy.tolist(),
-            found.rank.tolist(),
-        ]
-        keys = ("line", "char", "token", "bits", "entropy", "rank")
-        rows = [
-            {"document": document, **dict(zip(keys, values, strict=True))}
-            for values in zip(*columns, strict=True)
-        ]
+        found = block.surprisals
+        columns: dict[str, Any] = {
+            "line": block.lines,
+            "char": block.chars,
+            "token": texts[found.tokens],
+            "bits": found.bits,
+            "entropy": found.entropy,
+            "rank": found.rank,
+        }
+        values = zip(*(column.tolist() for column in columns.values()), strict=True)
+        document = names[block.document]
+        rows = [{"document": document, **dict(zip(columns, each, strict=True))} for each in values]
         if found.top is not None and found.top_bits is not None:
             likeliest = zip(rows, found.top.tolist(), found.top_bits.tolist(), strict=True)
             for row, ids, bits in likeliest:
@@ -236,37 +239,35 @@ def _token_rows(
         yield rows
 
 
-def _unit_row(unit: Unit, names: list[str]) -> Row:
-    row: Row = {"document": names[unit.document]}
-    if unit.kind != "document":
-        row |= {"line": unit.line, "char": unit.char, "text": unit.text}
-    row |= {"chars": unit.chars, "bits": unit.bits}
-    row["bits_per_char"] = unit.bits / unit.chars if unit.chars else None
-    if unit.kind == "word":
-        row |= {"after": unit.after, "after_bits": unit.after_bits}
+def _span_row(span: TextSpan, names: list[str]) -> Row:
+    row: Row = {"document": names[span.document]}
+    if span.kind != "document":
+        row |= {"line": span.line, "char": span.char, "text": span.text}
+    row |= {"chars": span.chars, "bits": span.bits}
+    row["bits_per_char"] = span.bits / span.chars if span.chars else None
+    if span.kind == "word":
+        row |= {"after": span.after, "after_bits": span.after_bits}
     return row
 
 
 def _write(groups: Iterable[list[Row]], output: Output, form: str | None) -> None:
-    """Writes rows: what comes together leaves together."""
+    """Writes rows as JSON Lines or as a table with a header, one write for each group."""
     headed = False
     for rows in groups:
-        lines = []
-        for row in rows:
-            if form == "tsv":
-                flat = _flat(row)
-                if not headed:
-                    lines.append("\t".join(flat))
-                    headed = True
-                lines.append("\t".join(map(_cell, flat.values())))
-            else:
-                lines.append(json_module.dumps(row))
+        if form == "tsv":
+            flat = [_flat(row) for row in rows]
+            lines = ["\t".join(map(_cell, row.values())) for row in flat]
+            if flat and not headed:
+                lines.insert(0, "\t".join(flat[0]))
+                headed = True
+        else:
+            lines = [json_module.dumps(row) for row in rows]
         if lines:
             output.write("\n".join(lines) + "\n")
 
 
 def _flat(row: Row) -> Row:
-    """A row for a table: the alternatives in columns of their own."""
+    """Returns a row whose alternatives are columns of their own."""
     flat = {key: value for key, value in row.items() if key != "top"}
     for place, each in enumerate(row.get("top", []), 1):
         flat |= {f"top{place}": each["token"], f"top{place}_bits": each["bits"]}
@@ -278,16 +279,4 @@ def _cell(value: Any) -> str:
         return ""
     if isinstance(value, float):
         return f"{value:.6g}"
-    if not isinstance(value, str):
-        return str(value)
-    escaped = value.translate(ESCAPES)
-    if escaped.isprintable():
-        return escaped
-    return "".join(
-        f"\\x{ord(c) - 0xDC00:02x}"
-        if 0xDC80 <= ord(c) <= 0xDCFF
-        else f"\\x{ord(c):02x}"
-        if ord(c) < 32
-        else c
-        for c in escaped
-    )
+    return str(value).translate(ESCAPES)

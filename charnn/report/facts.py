@@ -33,14 +33,14 @@ from charnn.config.analysis import (
 from charnn.engines import make_predictor
 from charnn.engines.compiled import kernels
 from charnn.errors import CharnnError, ConfigError
-from charnn.evaluation import Score, TextSizes
+from charnn.evaluation import Score, TextSizes, token_losses
 from charnn.generation import Model
 from charnn.inspection import units
 from charnn.inspection.horizon import Horizon, measure_horizon
 from charnn.inspection.labels import Labeller, make_labeller
 from charnn.model import LanguageModel
-from charnn.scoring import losses
-from charnn.scoring.held_out import baseline_rows, bits_of_characters, class_rows
+from charnn.scoring.baselines import baseline_rows
+from charnn.scoring.breakdown import PositionLosses, bits_of_characters, by_position, class_rows
 from charnn.scoring.surprisal import Array
 from charnn.text.token_file import TokenFile
 from charnn.text.tokenizers import Tokenizer, tokenizer_from_dict
@@ -71,7 +71,7 @@ class Scores(NamedTuple):
     baselines: list[dict[str, Any]]
     trained_on: int
     classes: list[dict[str, Any]]
-    positions: losses.Positions
+    positions: PositionLosses
     passage: list[tuple[str, float]]
 
 
@@ -218,24 +218,25 @@ def score(
     sizes = TextSizes(tokenizer.chars_per_token, tokenizer.bytes_per_token, held.is_text)
     say("held-out text", 0, 3)
     if saved.lines:
-        protocols = {"lines": evaluation.lines(network, tokens, saved.start_token, sizes)}
-        targets, nats = losses.line_losses(network, tokens, saved.start_token)
-        positions = losses.by_place_in_line(targets, nats, saved.start_token)
-        before = "\n"
+        newline, before = saved.start_token, "\n"
+        protocols = {"lines": evaluation.lines(network, tokens, newline, sizes)}
+        losses = token_losses(evaluation.line_batches(network, tokens, newline))
+        positions = by_position(losses, newline)
     else:
-        targets, nats = tokens[1:], losses.carried_losses(network, tokens)
+        losses = token_losses(evaluation.carried_batches(network, tokens))
         before = tokenizer.decode(tokens[:1])
+        nats = float(losses.nats.sum())
         protocols = {
-            "carried": sizes.add(evaluation.NOTHING, float(nats.sum()), targets),
+            "carried": sizes.add(evaluation.NOTHING, nats, losses.targets),
             "cold-256": evaluation.cold(network, tokens, sizes),
         }
         say("held-out text", 1, 3)
-        positions = losses.by_position(losses.cold_losses(network, tokens))
+        positions = by_position(token_losses(evaluation.cold_batches(network, tokens)))
     say("baselines", 2, 3)
     rows = baseline_rows(tokenizer, tokens, sizes, held.train)
-    kinds = class_rows(tokenizer, targets, nats, before)
+    text, bits = bits_of_characters(tokenizer, losses)
+    kinds = class_rows(text, bits, before)
     trained_on = 0 if held.train is None else len(held.train)
-    text, bits = bits_of_characters(tokenizer, targets, nats)
     shown = _some_lines(text) if saved.lines else _one_place(text)
     passage = [(text[at], float(bits[at])) for at in shown]
     return Scores(protocols, rows, trained_on, kinds, positions, passage)

@@ -11,7 +11,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from charnn.evaluation import COLD_WINDOW
+from charnn.evaluation import COLD_WINDOW, TokenLosses
 from charnn.scoring.surprisal import Array
 from charnn.scoring.text_surprisal import CharacterBits
 from charnn.text.tokenizers import Tokenizer, code_points
@@ -41,23 +41,23 @@ class PositionLosses(NamedTuple):
     counts: Array
 
 
-def by_position(nats: Array, lengths: Array) -> PositionLosses:
+def by_position(losses: TokenLosses, newline: int | None = None) -> PositionLosses:
     """Returns the mean loss at positions 1, 2, 4 and so on, up to `COLD_WINDOW`.
 
-    `nats` (N,) are the losses of windows or lines one after another, of the given lengths. Means
-    over lines are not of one set of lines: only long lines have the further positions.
+    `losses` are those of cold-256; given `newline`, those of whole lines. Only long lines have the
+    further positions, so means over lines are not of one set of lines.
     """
+    if newline is None:
+        window = min(COLD_WINDOW, len(losses.nats))
+        lengths = np.full(len(losses.nats) // window, window)
+    else:
+        lengths = np.diff(np.flatnonzero(losses.targets == newline), prepend=-1)
     starts = np.cumsum(lengths) - lengths
     furthest = min(COLD_WINDOW, int(lengths.max()))
     positions = 2 ** np.arange(int(math.log2(furthest)) + 1)
-    found = [nats[starts[lengths >= position] + position - 1] for position in positions]
-    bits = np.array([losses.mean() / math.log(2) for losses in found])
-    return PositionLosses(positions, bits, len(lengths), np.array([len(each) for each in found]))
-
-
-def line_lengths(targets: Array, newline: int) -> Array:
-    """Returns the lengths of whole lines in tokens (N,), with the newline that ends each."""
-    return np.diff(np.flatnonzero(targets == newline), prepend=-1)
+    found = [losses.nats[starts[lengths >= place] + place - 1] for place in positions]
+    bits = np.array([nats.mean() / math.log(2) for nats in found])
+    return PositionLosses(positions, bits, len(lengths), np.array([len(nats) for nats in found]))
 
 
 def classify(text: str, before: str = "\n") -> Array:
@@ -109,9 +109,9 @@ def class_rows(text: str, bits: Array, before: str) -> list[dict[str, Any]]:
     ]
 
 
-def bits_of_characters(tokenizer: Tokenizer, targets: Array, nats: Array) -> tuple[str, Array]:
-    """Returns the text of tokens (N,) with losses `nats` (N,), and the bits (C,) of its characters."""
+def bits_of_characters(tokenizer: Tokenizer, losses: TokenLosses) -> tuple[str, Array]:
+    """Returns the text of the targets, and the bits (C,) of each of its characters."""
     characters = CharacterBits(tokenizer)
-    text, bits = characters.push(targets, nats / math.log(2))
-    rest, last = characters.push(targets[:0], bits[:0], final=True)
+    text, bits = characters.push(losses.targets, losses.nats / math.log(2))
+    rest, last = characters.push(losses.targets[:0], bits[:0], final=True)
     return text + rest, np.concatenate([bits, last])

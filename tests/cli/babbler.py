@@ -39,7 +39,7 @@ def make_run(
 
 
 def run_command(
-    folder: Path, *words: str, terminal: bool = False, **environment: str
+    folder: Path, *words: str, stdin: bytes = b"", terminal: bool = False, **environment: str
 ) -> tuple[int, str, str]:
     """Runs charnn to the end in `folder`: exit code, stdout (which may be a terminal), stderr."""
     leader, follower = pty.openpty()
@@ -47,7 +47,7 @@ def run_command(
         [sys.executable, "-c", "from charnn.cli import main; main()", *words],
         cwd=folder,
         env={**os.environ, "PYTHONPATH": os.getcwd(), "OMP_NUM_THREADS": "1", **environment},
-        stdin=subprocess.DEVNULL,
+        input=stdin,
         stdout=follower if terminal else subprocess.PIPE,
         stderr=subprocess.PIPE,
     )

@@ -18,7 +18,7 @@ from charnn.generation.batch import write_together
 from charnn.ngrams import fit
 from charnn.ngrams.mixture import predictor
 from charnn.ngrams.tree import NGramTree
-from charnn.scoring.surprisal import Scorer
+from charnn.scoring.surprisal import TokenScorer
 from charnn.text.token_file import TokenFile
 from charnn.training import launch
 from charnn.training.events import Ended, Evaluated, Saved, Warned
@@ -104,7 +104,7 @@ def test_what_writes_and_what_scores_agree(run: Path, engine: str, int8: bool) -
     saved = checkpoint.load(run / "best.safetensors")
     network = predictor(saved, engine, int8)
     ids = split(run, "valid")[:300]
-    bits = Scorer(network, int(ids[0])).read(ids[1:]).bits
+    bits = TokenScorer(network, int(ids[0])).read(ids[1:]).bits
     tokens = evaluation.TextSizes(np.ones(99, int), np.ones(99, int))
     score = evaluation.carried(evaluation.predictor_of(saved), ids, tokens)
     found = float(bits.sum() * np.log(2))
@@ -141,7 +141,7 @@ def test_lines_are_scored_side_by_side_as_alone(run: Path) -> None:
     saved = checkpoint.load(run / "best.safetensors")
     ids = split(run, "valid")
     ends = np.flatnonzero(ids == ids[-1])[:8] + 1
-    scorer = Scorer(predictor(saved), int(ids[-1]))
+    scorer = TokenScorer(predictor(saved), int(ids[-1]))
     together = scorer.lines(ids[: ends[-1]], np.diff(ends, prepend=0)).bits
     for start, end in zip([0, *ends[:-1]], ends, strict=True):
         scorer.reset()

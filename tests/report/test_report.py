@@ -31,8 +31,8 @@ from charnn.report.charts import Bar, Series, bar_chart, line_chart
 from charnn.report.facts import find_facts
 from charnn.report.html import by_activity, by_surprisal, shown
 from charnn.report.page import SECTIONS, make_report, write_report
-from charnn.scoring import losses
-from charnn.scoring.held_out import baseline_rows, bits_of_characters, class_rows
+from charnn.scoring.baselines import baseline_rows
+from charnn.scoring.breakdown import bits_of_characters, by_position, class_rows
 from charnn.text.sources import open_source
 from charnn.text.token_file import TokenFile, write_token_file
 
@@ -143,11 +143,13 @@ def test_the_scores_of_the_page_are_those_of_the_functions(prose):
         assert f"{score.bits_per_char:.4f}{score.bits_per_byte:.4f}" in part
     for row in baseline_rows(tokenizer, tokens, sizes, file.split("train")):
         assert f"{row['name']}{row['bits_per_char']:.4f}{row['bits_per_byte']:.4f}" in part
-    nats = losses.carried_losses(network, tokens)
-    for row in class_rows(tokenizer, tokens[1:], nats, tokenizer.decode(tokens[:1])):
+    losses = evaluation.token_losses(evaluation.carried_batches(network, tokens))
+    text, bits = bits_of_characters(tokenizer, losses)
+    for row in class_rows(text, bits, tokenizer.decode(tokens[:1])):
         if row["chars"]:
             assert f"{row['class']}{row['share_of_chars']:.1%}{row['share_of_bits']:.1%}" in part
-    places, means, *_ = losses.by_position(losses.cold_losses(network, tokens))
+    cold = evaluation.token_losses(evaluation.cold_batches(network, tokens))
+    places, means, *_ = by_position(cold)
     for place, bits in zip(places, means, strict=True):
         assert f"{bits:.3f} at {place}" in part
 
@@ -155,9 +157,10 @@ def test_the_scores_of_the_page_are_those_of_the_functions(prose):
 def test_the_passage_has_the_bits_of_each_character(prose):
     facts, path = prose
     tokens = np.array(TokenFile.open(path.parent / "tokens").split("valid"))
-    nats = losses.carried_losses(evaluation.network_of(load(path)), tokens)
-    text, bits = bits_of_characters(facts.tokenizer, tokens[1:], nats)
-    assert float(nats.sum()) / math.log(2) == pytest.approx(float(bits.sum()))
+    network = evaluation.network_of(load(path))
+    losses = evaluation.token_losses(evaluation.carried_batches(network, tokens))
+    text, bits = bits_of_characters(facts.tokenizer, losses)
+    assert float(losses.nats.sum()) / math.log(2) == pytest.approx(float(bits.sum()))
     passage = facts.scores.passage
     written = "".join(character for character, _ in passage)
     start = text.index(written)
