@@ -49,7 +49,9 @@ def naive_logs(saved, ids):
 def test_bits_entropy_ranks_and_alternatives_equal_a_naive_loop(engine, cell):
     saved = checkpoint(cell=cell)
     ids = np.random.default_rng(1).integers(0, TOKENIZER.vocab_size, 60)
-    scorer = TokenScorer(make_predictor(saved.config, saved.weights, engine), 0, details=True, top=3)
+    scorer = TokenScorer(
+        make_predictor(saved.config, saved.weights, engine), 0, details=True, top=3
+    )
     logs = naive_logs(saved, ids)
     first, second = scorer.read(ids[:25]), scorer.read(ids[25:])
     own = logs[np.arange(60), ids]
