@@ -79,23 +79,20 @@ def compare(
     import numpy as np
 
     from charnn.checkpoint import load
-    from charnn.ngrams.mixture import predictor
+    from charnn.generation import Model
     from charnn.runs import find_model
     from charnn.scoring.authorship import Candidate, calibrate, shared_characters, verdicts
     from charnn.scoring.surprisal import TokenScorer
     from charnn.text.sources import open_source
-    from charnn.text.tokenizers import tokenizer_from_dict
 
     files = [find_model(name, checkpoints) for name in names]
     if len(set(files)) < len(files):
         raise ConfigError("a model is given twice: name different ones")
     candidates: list[Candidate] = []
     for file in files:
-        saved = load(file)
-        tokenizer = tokenizer_from_dict(saved.tokenizer, saved.config.vocab_size)
-        candidates.append(
-            Candidate(TokenScorer(predictor(saved, engine), saved.start_token), tokenizer)
-        )
+        model = Model.from_checkpoint(load(file), engine=engine)
+        scorer = TokenScorer(model.predictor, model.start_token)
+        candidates.append(Candidate(scorer, model.tokenizer))
     known = shared_characters(candidates)
     newline = known is None or "\n" in known
     bits, won = np.zeros(len(files)), np.zeros(len(files), np.int64)

@@ -128,18 +128,16 @@ def score(
     set_threads(1)  # numpy's own; the scorer has threads for lines
 
     from charnn.checkpoint import load
-    from charnn.ngrams.mixture import predictor
+    from charnn.generation import Model
     from charnn.runs import find_model
     from charnn.scoring.surprisal import TokenScorer
     from charnn.scoring.text_surprisal import score_text, spans
-    from charnn.text.tokenizers import tokenizer_from_dict
 
-    saved = load(find_model(model, checkpoints))
-    tokenizer = tokenizer_from_dict(saved.tokenizer, saved.config.vocab_size)
-    network = predictor(saved, engine, int8)
-    reset = reset or ("line" if saved.lines else "document")
+    loaded = Model.from_checkpoint(load(find_model(model, checkpoints)), engine=engine, int8=int8)
+    tokenizer = loaded.tokenizer
+    reset = reset or ("line" if loaded.of_lines else "document")
     details = per == "token" and not coloured
-    scorer = TokenScorer(network, saved.start_token, details, top, threads)
+    scorer = TokenScorer(loaded.predictor, loaded.start_token, details, top, threads)
     totals = Totals()
     with closing(_open(texts, encoding)) as source:
         if not quiet:

@@ -94,8 +94,8 @@ def class_rows(text: str, bits: Array, before: str) -> list[dict[str, Any]]:
     """Returns each class of characters with its share of the text and of its bits (C,)."""
     classes, count = classify(text, before), len(CHARACTER_CLASSES)
     numbers = np.bincount(classes, minlength=count).tolist()
-    spent = np.bincount(classes, bits, minlength=count).tolist()
-    chars, total = max(1, len(text)), float(bits.sum()) or 1.0
+    spent = np.bincount(classes, bits, minlength=count)
+    chars, total = max(1, len(text)), float(spent.sum()) or 1.0
     return [
         {
             "class": name,
@@ -105,7 +105,7 @@ def class_rows(text: str, bits: Array, before: str) -> list[dict[str, Any]]:
             "share_of_bits": of_class / total,
             "bits_per_char": of_class / number if number else None,
         }
-        for name, number, of_class in zip(CHARACTER_CLASSES, numbers, spent, strict=True)
+        for name, number, of_class in zip(CHARACTER_CLASSES, numbers, spent.tolist(), strict=True)
     ]
 
 
