@@ -31,7 +31,7 @@ from torch import Tensor
 from torch.nn.functional import cross_entropy
 
 from charnn.model import LanguageModel, detach
-from charnn.ngrams.fit import ONCE, fit_powers
+from charnn.ngrams.fit import ONCE, fit_weights
 from charnn.ngrams.tree import NGramTree
 from charnn.training.optimizer import Optimizer
 
@@ -85,10 +85,10 @@ class Judge:
         self.counted = said_at(tree, nodes.swapaxes(0, 1).reshape(-1, tree.order))
 
     def losses(self, network: LanguageModel) -> dict[str, Any]:
-        """Nats a symbol: of the network alone, with a share of the counts, and with powers."""
+        """Nats per symbol: network alone, with a share of n-grams, with mixture weights."""
         model = self.ask(network)
-        powers = fit_powers(model, self.counted, self.targets)
-        both = powers.network * model + powers.ngrams * self.counted
+        weights = fit_weights(model, self.counted, self.targets)
+        both = weights.network * model + weights.ngrams * self.counted
         places = torch.arange(len(self.targets)), self.targets
         own, theirs = model[places].double().exp(), self.counted[places].double().exp()
         return {
@@ -96,7 +96,7 @@ class Judge:
             "long": self.long(network),
             "shared": best_share(own, theirs),
             "mixed": float(cross_entropy(both, self.targets)),
-            "powers": powers,
+            "weights": weights,
         }
 
     @torch.inference_mode()

@@ -58,8 +58,8 @@ def average(networks: Sequence[Network]) -> Network:
     return network
 
 
-def mix(network: Network, tree: Any, powers: tuple[float, float]) -> Network:
-    """A model that multiplies powers of network and n-grams, which are looked up step by step."""
+def mix(network: Network, tree: Any, weights: tuple[float, float]) -> Network:
+    """A log-linear mixture of network and n-grams, which are looked up step by step."""
 
     def mixed(ids: Tensor, memory: Any) -> tuple[Tensor, Any]:
         own, nodes = memory or (None, np.stack([tree.start()] * len(ids)))
@@ -70,7 +70,7 @@ def mix(network: Network, tree: Any, powers: tuple[float, float]) -> Network:
             places.append(nodes)
         found = tree.probabilities_at(np.concatenate(np.stack(places, 1)))
         counted = torch.from_numpy(found).view(logits.shape).clamp(min=2.0**-40)
-        return powers[0] * logits.double() + powers[1] * counted.log(), (
+        return weights[0] * logits.double() + weights[1] * counted.log(), (
             own,
             nodes,
         )
@@ -96,7 +96,7 @@ def load_charnn(path: Path) -> Loaded:
     """Loads a checkpoint of charnn to be scored."""
     from charnn.checkpoint import load
     from charnn.model import LanguageModel
-    from charnn.ngrams.tree import counts_from_dict
+    from charnn.ngrams.tree import tree_and_weights
     from charnn.text.tokenizers import tokenizer_from_dict
 
     saved = load(path)
@@ -110,7 +110,7 @@ def load_charnn(path: Path) -> Loaded:
         logits, state = model(ids.T, state)
         return logits.transpose(0, 1), state
 
-    counts = counts_from_dict(saved.ngrams, saved.config.vocab_size)
+    counts = tree_and_weights(saved.ngrams, saved.config.vocab_size)
     predictor = mix(network, *counts) if counts else network
 
     def encode(text: str) -> Tensor:

@@ -16,16 +16,9 @@ import numpy as np
 import safetensors.numpy
 from safetensors import SafetensorError
 
-from charnn.config import (
-    LEAST_POWER,
-    MAX_NGRAM,
-    MAX_POWER,
-    NGRAM_ARRAYS,
-    ModelConfig,
-    Powers,
-    TrainConfig,
-)
+from charnn.config import ModelConfig, TrainConfig
 from charnn.errors import ConfigError, FileError
+from charnn.ngrams.section import NGRAM_ARRAYS, NGRAM_DTYPES, NGramSection
 from charnn.tensor_file import (
     MAX_HEADER_BYTES,
     METADATA_KEY,
@@ -47,7 +40,6 @@ FORMAT = 1
 WEIGHT_DTYPES = ("F32", "F16")
 NO_DIGEST = "0" * 64
 TOKENIZER_DTYPES = ("U8", "U32")
-NGRAM_DTYPES = ("U8", "U16", "U32")
 
 
 @dataclass
@@ -70,8 +62,7 @@ class Checkpoint:
 
     ``tokenizer`` is what `Tokenizer.to_dict` gave: a kind, and arrays of one dimension. ``lines``
     says that the model read lines, each from the start state after the start token, a newline.
-    ``ngrams`` is what `charnn.ngrams.fit.count` gave: the n-grams that the network is mixed
-    with, as arrays of one dimension, their ``order`` and the `Powers`.
+    ``ngrams`` are those that the network is mixed with, if any.
     """
 
     config: ModelConfig
@@ -82,14 +73,11 @@ class Checkpoint:
     training: TrainingState | None = None
     digest: str = ""
     lines: bool = False
-    ngrams: dict[str, Any] | None = None
+    ngrams: NGramSection | None = None
 
     def ngram_facts(self) -> dict[str, Any] | None:
-        """How many n-grams the network is mixed with, of what order, by what powers; or None."""
-        if self.ngrams is None:
-            return None
-        count, powers = len(self.ngrams["symbols"]), self.ngrams["powers"]
-        return {"count": count, "order": self.ngrams["order"], "powers": powers._asdict()}
+        """Returns count, order and mixture weights of the n-grams as JSON values, or None."""
+        return self.ngrams.facts() if self.ngrams else None
 
 
 def save(path: Path, checkpoint: Checkpoint, dtype: str = "F32") -> None:
@@ -119,9 +107,8 @@ def save(path: Path, checkpoint: Checkpoint, dtype: str = "F32") -> None:
             arrays = {name: weight.astype(np.float16) for name, weight in arrays.items()}
     arrays |= {f"tokenizer.{k}": v for k, v in checkpoint.tokenizer.items() if _is_array(v)}
     if checkpoint.ngrams is not None:
-        facts = {k: v for k, v in checkpoint.ngrams.items() if not _is_array(v)}
-        metadata["ngrams"] = {**facts, "powers": checkpoint.ngrams["powers"]._asdict()}
-        arrays |= {f"ngrams.{k}": v for k, v in checkpoint.ngrams.items() if _is_array(v)}
+        metadata["ngrams"] = checkpoint.ngrams.to_metadata()
+        arrays |= {f"ngrams.{k}": v for k, v in checkpoint.ngrams.arrays.items()}
     if checkpoint.training:
         metadata["training"] = {
             "config": checkpoint.training.config.to_dict(),
@@ -196,7 +183,9 @@ def load(path: Path) -> Checkpoint:
         training,
         metadata["digest"],
         metadata["lines"],
-        _ngrams_of(metadata["ngrams"], arrays) if "ngrams" in metadata else None,
+        NGramSection.from_metadata(metadata["ngrams"], _under(arrays, "ngrams."))
+        if "ngrams" in metadata
+        else None,
     )
 
 
@@ -224,19 +213,6 @@ def _under(arrays: Mapping[str, np.ndarray], prefix: str) -> dict[str, np.ndarra
     return {name[len(prefix) :]: a for name, a in arrays.items() if name.startswith(prefix)}
 
 
-def _ngrams_of(values: dict[str, Any], arrays: Mapping[str, np.ndarray]) -> dict[str, Any]:
-    powers = _powers_of(values)
-    return {"order": values["order"], "powers": powers, **_under(arrays, "ngrams.")}
-
-
-def _powers_of(values: dict[str, Any]) -> Powers:
-    found = _object(values, "powers")
-    powers = Powers(found.get("network", 0), found.get("ngrams", 0))
-    if not all(type(power) is float and LEAST_POWER <= power <= MAX_POWER for power in powers):
-        raise ValueError("its n-grams have no powers")
-    return powers
-
-
 def _data_size(header: Header) -> int:
     return max((tensor.stop for tensor in header.tensors.values()), default=0)
 
@@ -256,7 +232,7 @@ def _check(header: Header, path: Path) -> tuple[ModelConfig, TrainConfig | None]
         if type(lines) is not bool:
             raise ValueError("'lines' is neither true nor false")
         if "ngrams" in metadata:
-            _check_ngrams(_object(metadata, "ngrams"))
+            NGramSection.from_metadata(_object(metadata, "ngrams"), {})
             for name in NGRAM_ARRAYS:
                 if f"ngrams.{name}" not in header.tensors:
                     raise ValueError(f"its n-grams have no {name}")
@@ -299,13 +275,6 @@ def _is_of_ngrams(name: str, tensor: Tensor) -> bool:
 
 def _lies_flat(tensor: Tensor, dtypes: tuple[str, ...]) -> bool:
     return tensor.dtype in dtypes and len(tensor.shape) == 1
-
-
-def _check_ngrams(values: dict[str, Any]) -> None:
-    order = values.get("order")
-    if type(order) is not int or not 1 <= order <= MAX_NGRAM:
-        raise ValueError("its n-grams are of no length")
-    _powers_of(values)
 
 
 def _object(metadata: Mapping[str, Any], key: str) -> dict[str, Any]:

@@ -27,7 +27,7 @@ from charnn.checkpoint import Checkpoint
 from charnn.errors import DamagedFile, TextError
 from charnn.model import LanguageModel, map_state
 from charnn.ngrams.mixture_torch import MixedLanguageModel
-from charnn.ngrams.tree import counts_from_dict
+from charnn.ngrams.tree import tree_and_weights
 
 COLD_WINDOW = 256
 CARRIED_WINDOW = 512
@@ -159,7 +159,7 @@ def predictor_of(saved: Checkpoint, device: str = "cpu") -> Predictor:
         DamagedFile: the n-grams are damaged.
     """
     network = network_of(saved, device)
-    counts = counts_from_dict(saved.ngrams, saved.config.vocab_size)
+    counts = tree_and_weights(saved.ngrams, saved.config.vocab_size)
     return MixedLanguageModel(network, *counts) if counts else network
 
 

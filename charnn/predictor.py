@@ -17,7 +17,7 @@ from charnn.config import ModelConfig
 from charnn.errors import CharnnError
 
 if TYPE_CHECKING:
-    from charnn.config import Powers
+    from charnn.ngrams.section import MixtureWeights
     from charnn.ngrams.tree import NGramTree
 
 Array = NDArray[np.float32]
@@ -78,7 +78,7 @@ class Predictor(Protocol):
         """Returns a stream that goes on from `logits` and `state`."""
         return Stream(self, logits, state)
 
-    def mixed(self, tree: NGramTree, powers: Powers) -> Predictor | None:
+    def mixed(self, tree: NGramTree, weights: MixtureWeights) -> Predictor | None:
         """Returns a predictor that mixes in n-grams itself; None if it cannot."""
         return None
 

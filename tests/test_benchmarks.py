@@ -27,8 +27,9 @@ import torch
 import trainings
 
 from charnn import checkpoint, evaluation
-from charnn.config import GATES, ModelConfig, Powers
+from charnn.config import GATES, ModelConfig
 from charnn.model import LanguageModel
+from charnn.ngrams.section import MixtureWeights
 from charnn.ngrams.tree import NGramTree
 from charnn.runs import Run
 from charnn.text.sources import open_source
@@ -125,7 +126,7 @@ def test_the_scorer_mixes_n_grams_as_the_evaluation_does(tmp_path: Path) -> None
     tokenizer = tokenizer_from_dict(saved.tokenizer)
     ids = tokenizer.encode(TEXT)
     tree = NGramTree.of(ids, saved.config.vocab_size, 3)
-    saved.ngrams = {"order": 3, "powers": Powers(0.75, 0.5), **tree.to_arrays()}
+    saved.ngrams = tree.section(MixtureWeights(0.75, 0.5))
     path = tmp_path / "mixed.safetensors"
     checkpoint.save(path, saved)
     ones = np.ones(saved.config.vocab_size, np.int64)

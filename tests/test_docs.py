@@ -24,11 +24,12 @@ from typer.testing import CliRunner
 from charnn import checkpoint
 from charnn.checkpoint import Checkpoint
 from charnn.cli import COMMANDS, app
-from charnn.config import GATES, ModelConfig, Powers, TrainConfig
+from charnn.config import GATES, ModelConfig, TrainConfig
 from charnn.engines.float32 import Float32Predictor
 from charnn.generation.filters import FILTERS
 from charnn.generation.sampler import Sfc32
 from charnn.ngrams.mixture import predictor
+from charnn.ngrams.section import MixtureWeights
 from charnn.ngrams.tree import NGramTree
 from charnn.text.corpora import CORPORA
 from charnn.text.sources import open_source
@@ -374,7 +375,7 @@ def test_a_reader_made_from_the_page_knows_the_n_grams(once: int | None, tmp_pat
     config = ModelConfig(tokenizer.vocab_size, "gru", 3, 4, 1)
     weights = {name: np.zeros(s, np.float32) for name, s in config.tensor_shapes().items()}
     path = tmp_path / "model.safetensors"
-    ngrams = {"order": 5, "powers": Powers(0.5, 0.75), **tree.to_arrays()}
+    ngrams = tree.section(MixtureWeights(0.5, 0.75))
     checkpoint.save(path, Checkpoint(config, tokenizer.to_dict(), weights, 0, ngrams=ngrams))
     arrays, metadata = read_container(path)
     theirs = predictor(checkpoint.load(path))
@@ -382,7 +383,7 @@ def test_a_reader_made_from_the_page_knows_the_n_grams(once: int | None, tmp_pat
         some = ids[start : start + start % 9 + 1].tolist()
         logits, _ = theirs.feed(some, theirs.initial_state())
         q = n_grams(arrays, metadata["ngrams"]["order"], tokenizer.vocab_size, some)
-        theirs_alone = metadata["ngrams"]["powers"]["ngrams"] * np.log(q)  # the weights are nought
+        theirs_alone = metadata["ngrams"]["weights"]["ngrams"] * np.log(q)  # the weights are nought
         np.testing.assert_allclose(logits, theirs_alone, rtol=1e-5)
 
 

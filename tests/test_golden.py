@@ -19,11 +19,12 @@ import numpy as np
 import pytest
 
 from charnn.checkpoint import Checkpoint
-from charnn.config import GATES, ModelConfig, Powers, TrainOptions
+from charnn.config import GATES, ModelConfig, TrainOptions
 from charnn.engines import compiled
 from charnn.export.c_program import c_files
 from charnn.export.page import make_page
 from charnn.generation import Model
+from charnn.ngrams.section import MixtureWeights
 from charnn.ngrams.tree import NGramTree
 from charnn.text.tokenizers import CharTokenizer
 from charnn.training.events import StepDone
@@ -82,8 +83,8 @@ def checkpoint_of(cell: str, ngrams: bool) -> Checkpoint:
     if not ngrams:
         return made
     tree = NGramTree.of(tokenizer.encode(TEXT * 3), tokenizer.vocab_size, 5)
-    powers = Powers(0.6, 0.5)
-    return replace(made, ngrams={"order": tree.order, "powers": powers, **tree.to_arrays()})
+    weights = MixtureWeights(0.6, 0.5)
+    return replace(made, ngrams=tree.section(weights))
 
 
 def written_by(writer: str, checkpoint: Checkpoint, folder: Path) -> str:

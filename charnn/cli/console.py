@@ -205,9 +205,9 @@ def note_alone(saved: Checkpoint, what: str) -> None:
 
 
 def describe_ngrams(facts: dict[str, Any]) -> str:
-    """What `Checkpoint.ngram_facts` tells, for people."""
-    powers = "powers: network {network:.2f}, n-grams {ngrams:.2f}".format(**facts["powers"])
-    return f"{facts['count']:,} n-grams, up to {facts['order']} long; {powers}"
+    """Describes the facts of `Checkpoint.ngram_facts` in words."""
+    weights = "network {network:.2f}, n-grams {ngrams:.2f}".format(**facts["weights"])
+    return f"{facts['count']:,} n-grams, up to {facts['order']} long; mixture weights: {weights}"
 
 
 def note_unknown(

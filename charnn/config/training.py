@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
-from typing import Any, NamedTuple
+from typing import Any
 
 from charnn.config.checks import MAX_SEED, build, require, require_int, require_number
 from charnn.config.model import STATES, ModelConfig, is_gate_matrix
@@ -14,17 +14,7 @@ BATCH_SIZES = {"muon": 64, "adamw": 32}  # streams that suit them, for a text th
 ADAMW_MOMENTS = ("exp_avg", "exp_avg_sq")
 MUON_MOMENTUM = "momentum"
 PRECISIONS = ("auto", "float32", "bfloat16")
-MAX_NGRAM = 16
-LEAST_POWER, MAX_POWER = 0.01, 16.0
-NGRAM_ARRAYS = ("symbols", "counts", "children", "dropped")
 DEVICES = ("auto", "cpu", "cuda", "mps")
-
-
-class Powers(NamedTuple):
-    """How a network and n-grams are mixed: p ~ p_network ** network * p_ngrams ** ngrams."""
-
-    network: float
-    ngrams: float
 
 
 @dataclass(frozen=True)
@@ -91,8 +81,8 @@ class TrainConfig:
         require_int("valid_tokens", self.valid_tokens, 2, 2**40)
         require_int("final_tokens", self.final_tokens, 2, 2**40)
         require(
-            type(self.ngram) is int and self.ngram in {0, *range(2, MAX_NGRAM + 1)},
-            f"ngram must be 0 or a whole number from 2 to {MAX_NGRAM}, got {self.ngram!r}",
+            type(self.ngram) is int and self.ngram in {0, *range(2, 16 + 1)},
+            f"ngram must be 0 or a whole number from 2 to {16}, got {self.ngram!r}",
         )
         require(type(self.lines) is bool, f"lines must be true or false, got {self.lines!r}")
 

@@ -13,12 +13,13 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from charnn.config import GATES, Powers, for_cell
+from charnn.config import GATES, for_cell
 from charnn.engines import compiled
 from charnn.engines.compiled import CLayer, CMatrix, CModel, CNGrams, CNumbers
 from charnn.engines.float32 import MAX_TABLE_BYTES
 from charnn.engines.weights import Arrangement, Matrix
 from charnn.errors import CharnnError
+from charnn.ngrams.section import MixtureWeights
 from charnn.ngrams.tree import NGramTree
 from charnn.predictor import NOT_FINITE, Predictor, Stream
 
@@ -87,14 +88,14 @@ class NativePredictor(Predictor):
         other.reserve(streams)
         return other
 
-    def mixed(self, tree: NGramTree, powers: Powers) -> NativePredictor:
+    def mixed(self, tree: NGramTree, weights: MixtureWeights) -> NativePredictor:
         """The same model, with n-grams mixed into what it says; weights are shared.
 
         A state is one array: that of the network, flat, and where the text stands in the tree.
         """
         other = copy(self)
         other._arrays = [*self._arrays]
-        ngrams = CNGrams(tree.order, len(tree.children), *powers)
+        ngrams = CNGrams(tree.order, len(tree.children), *weights)
         for name in ("symbols", "counts", "dropped"):
             numbers: NDArray[Any] = getattr(tree, name)
             setattr(ngrams, name, CNumbers(other._keep(numbers), numbers.itemsize))

@@ -17,11 +17,12 @@ import numpy as np
 from numpy.typing import NDArray
 
 from charnn.checkpoint import Checkpoint
-from charnn.config import GATES, STATES, Powers, for_cell
+from charnn.config import GATES, STATES, for_cell
 from charnn.engines.int8 import Product
 from charnn.engines.weights import Arrangement, Matrix, arrange, quantise
 from charnn.errors import FileError
-from charnn.ngrams.tree import NGramTree, counts_from_dict
+from charnn.ngrams.section import MixtureWeights
+from charnn.ngrams.tree import NGramTree, tree_and_weights
 from charnn.text.tokenizers import Tokenizer, tokenizer_from_dict
 
 HERE = Path(__file__).parent
@@ -51,7 +52,7 @@ def c_files(checkpoint: Checkpoint) -> tuple[dict[str, str], Sizes]:
     config = checkpoint.config
     tokenizer = tokenizer_from_dict(checkpoint.tokenizer, config.vocab_size)
     arrangement = quantise(arrange(config, checkpoint.weights))
-    counts = counts_from_dict(checkpoint.ngrams, config.vocab_size)
+    counts = tree_and_weights(checkpoint.ngrams, config.vocab_size)
     model = _Model(arrangement, counts)
     source = "".join(f"{line}\n" for line in model.lines(tokenizer))
     sizes = model.sizes()
@@ -59,10 +60,9 @@ def c_files(checkpoint: Checkpoint) -> tuple[dict[str, str], Sizes]:
     symbols = f"{config.vocab_size:,} symbols ({tokenizer.kind})"
     mixed = row = ""
     if counts:
-        tree, powers = counts
+        tree, weights = counts
         mixed = f"\nMixed with {len(tree.symbols):,} n-grams of its text, up to {tree.order} long; "
-        mixed += f"{powers.network:.3g} is the power of what the network says, {powers.ngrams:.3g} "
-        mixed += "that of what they say."
+        mixed += f"mixture weights: network {weights.network:.3g}, n-grams {weights.ngrams:.3g}."
         row = f"| n-grams, constant too | {sizes.ngrams:,} bytes |\n"
     readme = (HERE / "program" / "README.md").read_text("utf-8")
     return {
@@ -117,7 +117,9 @@ def write_program(checkpoint: Checkpoint, name: str, output: Path) -> None:
 class _Model:
     """The constants of model.c, in the making; counts their bytes."""
 
-    def __init__(self, arrangement: Arrangement, counts: tuple[NGramTree, Powers] | None) -> None:
+    def __init__(
+        self, arrangement: Arrangement, counts: tuple[NGramTree, MixtureWeights] | None
+    ) -> None:
         self.arrangement, self.config = arrangement, arrangement.config
         self.counts = counts
         self.bytes = 0  # of all arrays so far
@@ -183,7 +185,7 @@ class _Model:
         """The constants of the n-grams, if there are any; gives their address."""
         if not self.counts:
             return "0"
-        tree, powers = self.counts
+        tree, weights = self.counts
         numbers = []
         for name in ("symbols", "counts", "dropped"):
             values = getattr(tree, name)
@@ -193,7 +195,7 @@ class _Model:
         yield from self._array("double", "ngram_discounts", tree.discounts)
         yield "static const charnn_ngrams ngrams = {"
         yield f"    {tree.order}, {len(tree.children)},"
-        yield f"    {powers.network:.17g}, {powers.ngrams:.17g}, {', '.join(numbers)},"
+        yield f"    {weights.network:.17g}, {weights.ngrams:.17g}, {', '.join(numbers)},"
         yield "    ngram_first, ngram_discounts};"
         yield ""
         return "&ngrams"

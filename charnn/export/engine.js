@@ -381,10 +381,10 @@ const engine = (() => {
 
   // A network and n-grams, with what a Network has: each to its power, multiplied.
   class Mixture {
-    constructor(network, ngrams, powers) {
+    constructor(network, ngrams, weights) {
       this.network = network;
       this.ngrams = ngrams;
-      this.powers = powers;
+      this.weights = weights;
       this.vocabSize = network.vocabSize;
       this.counted = new Float64Array(this.vocabSize);
     }
@@ -402,10 +402,10 @@ const engine = (() => {
     }
 
     mix(logits) {
-      const { counted, powers } = this;
+      const { counted, weights } = this;
       for (let v = 0; v < counted.length; v++) {
         const p = counted[v] > LEAST ? counted[v] : LEAST;
-        logits[v] = powers.network * logits[v] + powers.ngrams * Math.log(p);
+        logits[v] = weights.network * logits[v] + weights.ngrams * Math.log(p);
       }
     }
   }
@@ -413,7 +413,7 @@ const engine = (() => {
   // What a page's model predicts by.
   function predictor({ network, ngrams }) {
     const alone = new Network(network);
-    return ngrams === null ? alone : new Mixture(alone, new NGrams(ngrams), ngrams.powers);
+    return ngrams === null ? alone : new Mixture(alone, new NGrams(ngrams), ngrams.weights);
   }
 
   // sfc32: uniform() is the next multiple of 2**-32 in [0, 1).

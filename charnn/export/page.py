@@ -19,10 +19,11 @@ from typing import Any
 import numpy as np
 
 from charnn.checkpoint import Checkpoint
-from charnn.config import MAX_SEED, Powers, SamplingConfig, for_cell
+from charnn.config import MAX_SEED, SamplingConfig, for_cell
 from charnn.engines.weights import Matrix, arrange, quantise
 from charnn.errors import CharnnError
-from charnn.ngrams.tree import NGramTree, counts_from_dict
+from charnn.ngrams.section import MixtureWeights
+from charnn.ngrams.tree import NGramTree, tree_and_weights
 from charnn.pages import style_sheet
 from charnn.tensor_file import replacing
 from charnn.text import sentencepiece_training
@@ -56,7 +57,7 @@ def make_page(checkpoint: Checkpoint, name: str) -> str:
             are none.
     """
     config = checkpoint.config
-    counts = counts_from_dict(checkpoint.ngrams, config.vocab_size)
+    counts = tree_and_weights(checkpoint.ngrams, config.vocab_size)
     vectors = config.vocab_size * config.embedding_size
     counted = sum(array.nbytes for array in counts[0].to_arrays().values()) if counts else 0
     size = (config.parameters + 3 * vectors + counted) * 4 // 3
@@ -136,12 +137,12 @@ def network_data(checkpoint: Checkpoint) -> dict[str, Any]:
     }
 
 
-def ngrams_data(tree: NGramTree, powers: Powers) -> dict[str, Any]:
+def ngrams_data(tree: NGramTree, weights: MixtureWeights) -> dict[str, Any]:
     """The n-grams: arrays in base64 of little-endian whole numbers, of so many bytes each."""
     arrays = tree.to_arrays()
     return {
         "order": tree.order,
-        "powers": powers._asdict(),
+        "weights": weights._asdict(),
         "discounts": tree.discounts.tolist(),
         **{
             name: {"bytes": array.itemsize, "numbers": _base64(array)}

@@ -26,12 +26,6 @@ class LSTMState(NamedTuple):
     c: Tensor
 
 
-class NGramState(NamedTuple):
-    """The contexts of B texts in a tree of n-grams of order K: nodes (B, K), integers."""
-
-    nodes: Tensor
-
-
 # One of these a layer; a cell may bring a named tuple of its own.
 State = tuple[Any, ...]
 

@@ -5,15 +5,13 @@ Shapes: N targets, V symbols.
 
 from __future__ import annotations
 
-from typing import Any
-
 import torch
 from torch import Tensor
 
 from charnn.checkpoint import Checkpoint
-from charnn.config import LEAST_POWER, MAX_POWER, Powers
 from charnn.evaluation import IGNORED, Batches, network_of
 from charnn.ngrams.mixture_torch import MixedLanguageModel
+from charnn.ngrams.section import MAX_WEIGHT, MIN_WEIGHT, MixtureWeights, NGramSection
 from charnn.ngrams.tree import NGramTree
 from charnn.text.token_file import TokenFile
 from charnn.training.scoring import Scorer
@@ -22,15 +20,15 @@ from charnn.training.scoring import Scorer
 # loss (NOTES.md), and what a text says once is then there in short pieces only.
 ONCE, ONCE_PIECES = 5, 2
 WORTH = 0.005  # nats a token by which the loss must fall
-MOST_NUMBERS, AT_ONCE = 1 << 23, 1 << 20  # of N x V: what the powers are fitted to
+MOST_NUMBERS, AT_ONCE = 1 << 23, 1 << 20  # of N x V: what the weights are fitted to
 LEAST_FALL = 1e-6  # of the loss: float32 tells no less
-ALONE, COUNTS_ALONE = Powers(1.0, 0.0), Powers(0.0, 1.0)  # of no file
+ALONE, COUNTS_ALONE = MixtureWeights(1.0, 0.0), MixtureWeights(0.0, 1.0)  # of no file
 
 
-def count(best: Checkpoint, tokens: TokenFile, scorer: Scorer) -> dict[str, Any] | None:
+def count(best: Checkpoint, tokens: TokenFile, scorer: Scorer) -> NGramSection | None:
     """The n-grams of a run's training text, as a checkpoint holds them, for its best network.
 
-    Their powers are those with the lowest loss on the part of the validation split that `best` is
+    Their weights are those with the lowest loss on the part of the validation split that `best` is
     chosen by, or on every so many targets of it where there are many symbols. None where they lower
     it by less than `WORTH`.
     """
@@ -41,62 +39,62 @@ def count(best: Checkpoint, tokens: TokenFile, scorer: Scorer) -> dict[str, Any]
     counts_alone = MixedLanguageModel(network, tree, COUNTS_ALONE)
     model, targets = _said(scorer.batches(network, valid))
     counted, _ = _said(scorer.batches(counts_alone, valid))
-    powers = fit_powers(model, counted, targets)
-    loss_alone, loss = (_loss(model, counted, targets, each)[0] for each in (ALONE, powers))
+    weights = fit_weights(model, counted, targets)
+    loss_alone, loss = (_loss(model, counted, targets, each)[0] for each in (ALONE, weights))
     if not loss_alone - loss >= WORTH:  # also of a network that has overflowed
         return None
-    return {"order": tree.order, "powers": powers, **tree.to_arrays()}
+    return tree.section(weights)
 
 
-def fit_powers(model: Tensor, counted: Tensor, targets: Tensor) -> Powers:
-    """The powers that make targets (N,) likeliest, of logarithms (N, V) from either.
+def fit_weights(model: Tensor, counted: Tensor, targets: Tensor) -> MixtureWeights:
+    """The weights that make targets (N,) likeliest, of logarithms (N, V) from either.
 
-    Log-linear interpolation (Klakow 1998): the loss is convex in both powers, so Newton's method,
+    Log-linear interpolation (Klakow 1998): the loss is convex in both weights, so Newton's method,
     kept within their limits, finds the lowest; its steps are halved until the loss falls.
     """
-    powers = torch.tensor([0.5, 0.5], dtype=torch.float64)
-    loss, slope, bend = _loss(model, counted, targets, powers)
+    weights = torch.tensor([0.5, 0.5], dtype=torch.float64)
+    loss, slope, bend = _loss(model, counted, targets, weights)
     for _ in range(20):
-        step, fallen = _lowest(powers, slope, bend) - powers, 0.0
+        step, fallen = _lowest(weights, slope, bend) - weights, 0.0
         for _ in range(20):
-            ahead = (powers + step).clamp(LEAST_POWER, MAX_POWER)  # rounding steps over them
+            ahead = (weights + step).clamp(MIN_WEIGHT, MAX_WEIGHT)  # rounding steps over them
             found = _loss(model, counted, targets, ahead)
             if found[0] < loss:
                 fallen = loss - found[0]
-                powers, (loss, slope, bend) = ahead, found
+                weights, (loss, slope, bend) = ahead, found
                 break
             step = step / 2
         if fallen < LEAST_FALL:
             break
-    return Powers(*powers.tolist())
+    return MixtureWeights(*weights.tolist())
 
 
-def _lowest(powers: Tensor, slope: Tensor, bend: Tensor) -> Tensor:
-    """Where a parabola with this slope and bend at `powers` is lowest within their limits."""
+def _lowest(weights: Tensor, slope: Tensor, bend: Tensor) -> Tensor:
+    """Where a parabola with this slope and bend at `weights` is lowest within their limits."""
     bend = bend + 1e-9 * torch.eye(2, dtype=torch.float64)
-    free: Tensor = powers - torch.linalg.solve(bend, slope)
-    if ((free >= LEAST_POWER) & (free <= MAX_POWER)).all():
+    free: Tensor = weights - torch.linalg.solve(bend, slope)
+    if ((free >= MIN_WEIGHT) & (free <= MAX_WEIGHT)).all():
         return free
     edges = []
     for fixed in (0, 1):
-        for limit in (LEAST_POWER, MAX_POWER):
+        for limit in (MIN_WEIGHT, MAX_WEIGHT):
             step = torch.zeros(2, dtype=torch.float64)
-            step[fixed] = limit - powers[fixed]
+            step[fixed] = limit - weights[fixed]
             step[1 - fixed] = -(slope[1 - fixed] + bend[0, 1] * step[fixed])
             step[1 - fixed] /= bend[1 - fixed, 1 - fixed]
-            edges.append((powers + step).clamp(LEAST_POWER, MAX_POWER))
+            edges.append((weights + step).clamp(MIN_WEIGHT, MAX_WEIGHT))
     heights = [
-        slope @ (edge - powers) + (edge - powers) @ bend @ (edge - powers) / 2 for edge in edges
+        slope @ (edge - weights) + (edge - weights) @ bend @ (edge - weights) / 2 for edge in edges
     ]
     return edges[int(torch.stack(heights).argmin())]
 
 
 @torch.inference_mode()
 def _loss(
-    model: Tensor, counted: Tensor, targets: Tensor, powers: Tensor | Powers
+    model: Tensor, counted: Tensor, targets: Tensor, weights: Tensor | MixtureWeights
 ) -> tuple[float, Tensor, Tensor]:
-    """The mean loss of a mixture, its slope (2,) and the bend of that (2, 2), along the powers."""
-    network, ngrams = (float(power) for power in powers)
+    """The mean loss of a mixture, its slope (2,) and the bend of that (2, 2), along the weights."""
+    network, ngrams = (float(power) for power in weights)
     loss, slope = 0.0, torch.zeros(2, dtype=torch.float64)
     bend = torch.zeros(2, 2, dtype=torch.float64)
     rows = max(1, AT_ONCE // model.shape[1])

@@ -15,10 +15,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from charnn.checkpoint import Checkpoint
-from charnn.config import Powers
 from charnn.engines import make_predictor
 from charnn.engines.clamps import Clamp
-from charnn.ngrams.tree import LEAST, MAX_NODES, NOWHERE, NGramTree, counts_from_dict
+from charnn.ngrams.section import MixtureWeights
+from charnn.ngrams.tree import LEAST, MAX_NODES, NOWHERE, NGramTree, tree_and_weights
 from charnn.predictor import Predictor
 
 Array = NDArray[Any]
@@ -30,8 +30,8 @@ class Mixture(Predictor):
     A state is one array: that of the network, flat, and where the text stands in the tree.
     """
 
-    def __init__(self, network: Predictor, tree: NGramTree, powers: Powers) -> None:
-        self.network, self.tree, self.powers = network, tree, powers
+    def __init__(self, network: Predictor, tree: NGramTree, weights: MixtureWeights) -> None:
+        self.network, self.tree, self.weights = network, tree, weights
         self.config, self.exact = network.config, network.exact
         self._shape = network.initial_state().shape
 
@@ -56,7 +56,7 @@ class Mixture(Predictor):
 
     def twin(self, streams: int) -> Mixture:
         """The same mixture, with scratch memory of its own for another thread; see `Predictor`."""
-        return Mixture(self.network.twin(streams), self.tree, self.powers)
+        return Mixture(self.network.twin(streams), self.tree, self.weights)
 
     def step_batch(self, tokens: Sequence[int], states: Array) -> Array:
         """Reads a token in each of B streams; states (B, N) are changed; logits (B, V)."""
@@ -71,8 +71,8 @@ class Mixture(Predictor):
         """Logits of the mixture: of logits (..., V) and what the counts say (..., V)."""
         # What is not finite is told by whoever draws; it is no warning here.
         with np.errstate(all="ignore"):
-            own = self.powers.network * logits.astype(np.float64)
-            theirs = self.powers.ngrams * np.log(np.maximum(counted, LEAST))
+            own = self.weights.network * logits.astype(np.float64)
+            theirs = self.weights.ngrams * np.log(np.maximum(counted, LEAST))
             mixed: Array = (own + theirs).astype(np.float32)
         return mixed
 
@@ -90,7 +90,7 @@ def _whole(nodes: Array) -> Array:
     return whole
 
 
-def mix(network: Predictor, counts: tuple[NGramTree, Powers] | None) -> Predictor:
+def mix(network: Predictor, counts: tuple[NGramTree, MixtureWeights] | None) -> Predictor:
     """A network mixed with a tree, by the predictor itself where it can."""
     return network if counts is None else network.mixed(*counts) or Mixture(network, *counts)
 
@@ -105,4 +105,4 @@ def predictor(
         DamagedFile: its n-grams are none.
     """
     network = make_predictor(saved.config, saved.weights, engine, int8, clamps)
-    return mix(network, counts_from_dict(saved.ngrams, saved.config.vocab_size))
+    return mix(network, tree_and_weights(saved.ngrams, saved.config.vocab_size))

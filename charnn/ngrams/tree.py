@@ -18,9 +18,9 @@ from typing import Any
 
 import numpy as np
 
-from charnn.config import NGRAM_ARRAYS, Powers
 from charnn.errors import DamagedFile
 from charnn.ngrams.kneser_ney import Array, Counts, count_ngrams, discount, discounts
+from charnn.ngrams.section import NGRAM_ARRAYS, MixtureWeights, NGramSection
 
 MAX_TOKENS = 5_000_000  # of a text, from its start: counting takes some 100 bytes for each
 MAX_NODES = 1 << 22  # takes some 200 MB; float32, in which states hold nodes, counts to 1 << 24
@@ -130,6 +130,10 @@ class NGramTree:
             _small(np.concatenate([each.dropped for each in levels])),
         )
 
+    def section(self, weights: MixtureWeights) -> NGramSection:
+        """Returns the section of a checkpoint that `tree_and_weights` reads."""
+        return NGramSection(self.order, weights, self.to_arrays())
+
     def to_arrays(self) -> dict[str, Array]:
         """What `from_arrays` takes, one dimension each."""
         return {name: getattr(self, name) for name in NGRAM_ARRAYS}
@@ -206,18 +210,18 @@ class NGramTree:
         return p
 
 
-def counts_from_dict(
-    values: Mapping[str, Any] | None, vocab_size: int
-) -> tuple[NGramTree, Powers] | None:
-    """The tree that a checkpoint's ``ngrams`` are, and the powers; None where there are none.
+def tree_and_weights(
+    section: NGramSection | None, vocab_size: int
+) -> tuple[NGramTree, MixtureWeights] | None:
+    """Returns the tree and the mixture weights of a checkpoint's section, or None without one.
 
     Raises:
-        DamagedFile: they are no n-grams.
+        DamagedFile: the arrays are no tree of n-grams.
     """
-    if values is None:
+    if section is None:
         return None
     try:
-        return NGramTree.from_arrays(vocab_size, values["order"], values), values["powers"]
+        return NGramTree.from_arrays(vocab_size, section.order, section.arrays), section.weights
     except (KeyError, ValueError) as error:
         raise DamagedFile(f"the n-grams of this model are damaged: {error}") from None
 

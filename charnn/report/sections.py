@@ -67,7 +67,7 @@ def _mixed_in(saved: Checkpoint) -> list[tuple[str, str]]:
         return []
     said = (
         "{count:,} n-grams, up to {order} symbols, in what it writes and in the held-out table "
-        "(network to the power of {powers[network]:.2f}, n-grams {powers[ngrams]:.2f}); curves, "
+        "(mixture weights: network {weights[network]:.2f}, n-grams {weights[ngrams]:.2f}); curves, "
         "gates, units and memory are of the network alone"
     )
     return [("Mixed with", said.format(**facts))]

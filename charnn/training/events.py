@@ -72,7 +72,7 @@ class Ended:
 
     The scores, by protocol ("cold_256" and "carried", or "lines"), are those of the best model over
     the start of the validation split, `final_tokens` of it, where training is finished and there is
-    one. ``ngrams`` says what was mixed in, if anything, finished or not: count, order and powers.
+    one. ``ngrams`` says what was mixed in, if anything, finished or not: count, order and weights.
     """
 
     step: int

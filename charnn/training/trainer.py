@@ -21,6 +21,7 @@ from charnn.generation.model import Model
 from charnn.model import LanguageModel, State
 from charnn.model.state import pack_state, unpack_state
 from charnn.ngrams.fit import count
+from charnn.ngrams.section import NGramSection
 from charnn.runs import MetricsLog, Run
 from charnn.text.token_file import TokenFile
 from charnn.training.batches import StreamBatches
@@ -95,7 +96,7 @@ class Trainer:
         self.best_loss: float | None = None
         self.history: list[dict[str, Any]] = []
         self.results: dict[str, Any] = {}
-        self.ngrams: dict[str, Any] | None = None  # of an earlier budget, till weighed anew
+        self.ngrams: NGramSection | None = None  # of an earlier budget, till weighed anew
         self.origin: dict[str, Any] | None = None  # of a fine-tuned run: the model it began as
         self.finished = False
 

@@ -11,10 +11,11 @@ import numpy as np
 import pytest
 
 from charnn.checkpoint import Checkpoint
-from charnn.config import GATES, ModelConfig, Powers
+from charnn.config import GATES, ModelConfig
 from charnn.errors import FileError
 from charnn.export.c_program import c_files, write_program
 from charnn.generation import Model
+from charnn.ngrams.section import MixtureWeights, NGramSection
 from charnn.ngrams.tree import NGramTree
 from charnn.text.tokenizers import (
     ByteTokenizer,
@@ -34,7 +35,7 @@ STRICTER = ["-Wconversion", "-Wsign-conversion", "-Wshadow", "-Wdouble-promotion
 SANE = ["-g", "-fsanitize=address,undefined", "-fno-sanitize-recover=all"]
 COMPILERS = [name for name in ("gcc", "clang", "tcc") if shutil.which(name)]
 needs_compiler = pytest.mark.skipif(not COMPILERS, reason="there is no C compiler here")
-MIXED = Powers(0.5, 0.6)
+MIXED = MixtureWeights(0.5, 0.6)
 
 
 def checkpoint_of(cell="lstm", embedding=24, hidden=24, tokenizer=None, start="\n"):
@@ -48,13 +49,13 @@ def checkpoint_of(cell="lstm", embedding=24, hidden=24, tokenizer=None, start="\
     return Checkpoint(config, tokenizer.to_dict(), weights, int(tokenizer.encode(start)[0]), {})
 
 
-def mixed(checkpoint, order=4, powers=MIXED, once=None, width=None, **arrays):
+def mixed(checkpoint, order=4, weights=MIXED, once=None, width=None, **arrays):
     """The same with the n-grams of `PARABLE`; `arrays` in place of what was counted."""
     ids = tokenizer_from_dict(checkpoint.tokenizer, checkpoint.config.vocab_size).encode(PARABLE)
     tree = NGramTree.of(ids, checkpoint.config.vocab_size, order, once)
     found = {**tree.to_arrays(), **arrays}
     found = {name: array.astype(width or array.dtype) for name, array in found.items()}
-    return replace(checkpoint, ngrams={**found, "order": tree.order, "powers": powers})
+    return replace(checkpoint, ngrams=NGramSection(tree.order, weights, found))
 
 
 def build(checkpoint, folder: Path, compiler: str, *flags: str) -> Path:
@@ -210,7 +211,7 @@ def test_weights_that_overflow_are_refused(tmp_path):
 def test_with_n_grams_it_writes_the_text_of_the_int8_engine(
     compiler, cell, order, once, width, tmp_path
 ):
-    checkpoint = mixed(checkpoint_of(cell), order, Powers(0.4, 0.7), once, width)
+    checkpoint = mixed(checkpoint_of(cell), order, MixtureWeights(0.4, 0.7), once, width)
     program = build(checkpoint, tmp_path, compiler)
     model = Model.from_checkpoint(checkpoint, int8=True)
     alone = Model.from_checkpoint(replace(checkpoint, ngrams=None), int8=True)
@@ -227,7 +228,7 @@ def test_with_n_grams_it_writes_the_text_of_the_int8_engine(
 @needs_compiler
 def test_n_grams_of_bytes_and_of_pieces_are_written_too(tmp_path):
     for tokenizer in ByteTokenizer(), SentencePieceTokenizer.learn([PARABLE * 3], 300):
-        checkpoint = mixed(checkpoint_of("gru", 8, 8, tokenizer), 5, Powers(0.2, 0.9))
+        checkpoint = mixed(checkpoint_of("gru", 8, 8, tokenizer), 5, MixtureWeights(0.2, 0.9))
         folder = tmp_path / tokenizer.kind
         folder.mkdir()
         found = run(build(checkpoint, folder, COMPILERS[0]), "--seed", "3", "-n", "150").stdout
@@ -240,8 +241,9 @@ def test_what_n_grams_take_is_told_and_right(tmp_path):
     plain = checkpoint_of("lstm", 24, 24)
     checkpoint = mixed(plain, 5)
     (_, before), (files, sizes) = c_files(plain), c_files(checkpoint)
-    symbols, contexts = len(checkpoint.ngrams["symbols"]), len(checkpoint.ngrams["children"])
-    widths = {name: array.itemsize for name, array in checkpoint.ngrams.items() if name in ARRAYS}
+    arrays = checkpoint.ngrams.arrays
+    symbols, contexts = len(arrays["symbols"]), len(arrays["children"])
+    widths = {name: arrays[name].itemsize for name in ARRAYS}
     taken = symbols * (widths["symbols"] + widths["counts"]) + contexts * widths["dropped"]
     assert taken + 4 * (contexts + 1) + 8 * 3 * 5 == sizes.ngrams
     assert (before.weights, 0) == (sizes.weights, before.ngrams)
@@ -260,14 +262,14 @@ def test_what_n_grams_take_is_told_and_right(tmp_path):
 
 
 def test_the_discounts_are_written_to_the_bit():
-    checkpoint = mixed(checkpoint_of(), 4, Powers(1 / 3, 1 / 7))
+    checkpoint = mixed(checkpoint_of(), 4, MixtureWeights(1 / 3, 1 / 7))
     files, _ = c_files(checkpoint)
     text = files["model.c"].split("ngram_discounts[12] = {")[1]
     values = [float(word) for word in text.split("}")[0].replace(",", " ").split()]
-    tree = NGramTree.from_arrays(checkpoint.config.vocab_size, 4, checkpoint.ngrams)
+    tree = NGramTree.from_arrays(checkpoint.config.vocab_size, 4, checkpoint.ngrams.arrays)
     assert tree.discounts.ravel().tolist() == values
-    powers = files["model.c"].split("charnn_ngrams ngrams = {")[1].split(",")[2:4]
-    assert [1 / 3, 1 / 7] == [float(power) for power in powers]
+    weights = files["model.c"].split("charnn_ngrams ngrams = {")[1].split(",")[2:4]
+    assert [1 / 3, 1 / 7] == [float(power) for power in weights]
 
 
 @pytest.mark.parametrize("compiler", [name for name in COMPILERS if name != "tcc"])
@@ -279,12 +281,12 @@ def test_the_engine_stands_the_strictest_warnings(compiler, tmp_path):
 @pytest.mark.parametrize("compiler", [name for name in COMPILERS if name != "tcc"][:1])
 def test_no_counts_make_it_reach_for_what_is_not_its_own(compiler, tmp_path):
     plain = mixed(checkpoint_of("lstm", 8, 8), 5)
-    sizes = {name: len(plain.ngrams[name]) for name in ("counts", "dropped")}
+    sizes = {name: len(plain.ngrams.arrays[name]) for name in ("counts", "dropped")}
     for most in (None, 0, 2**32 - 1):
         arrays = {}
         if most is not None:
             arrays = {name: np.full(size, most, np.uint32) for name, size in sizes.items()}
-        checkpoint = mixed(checkpoint_of("lstm", 8, 8), 5, Powers(0.2, 0.9), **arrays)
+        checkpoint = mixed(checkpoint_of("lstm", 8, 8), 5, MixtureWeights(0.2, 0.9), **arrays)
         program = build(checkpoint, tmp_path, compiler, "-std=c99", *SANE)
         for prompt in "The goat is", "éé":
             found = run(program, "--seed", "1", "-n", "300", "--prompt", prompt)

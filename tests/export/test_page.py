@@ -18,7 +18,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from charnn.checkpoint import Checkpoint
-from charnn.config import GATES, ModelConfig, Powers, SamplingConfig
+from charnn.config import GATES, ModelConfig, SamplingConfig
 from charnn.engines.int8 import Int8Predictor
 from charnn.engines.weights import arrange, quantise
 from charnn.errors import CharnnError, ConfigError, DamagedFile
@@ -27,6 +27,7 @@ from charnn.export.page import make_page, plain, write_page
 from charnn.generation.model import Model
 from charnn.generation.sampler import Sampler
 from charnn.ngrams.mixture import predictor
+from charnn.ngrams.section import MixtureWeights
 from charnn.ngrams.tree import NGramTree
 from charnn.text.tokenizers import (
     ByteTokenizer,
@@ -47,7 +48,7 @@ needs_chromium = pytest.mark.skipif(
 )
 # Ends an element or a string, begins a comment or an entity, breaks a line, reverses it.
 NASTY = "</script><!--\"'`&amp;\\{{data}}$&\u2028\u2029\u202e\0\x7f\ufeff𝄞]]>\r\n"
-MIXED = Powers(0.5, 0.6)
+MIXED = MixtureWeights(0.5, 0.6)
 
 
 def make(
@@ -78,13 +79,13 @@ def text_to_count(words: int) -> str:
 
 
 def counted(
-    checkpoint: Checkpoint, order: int = 5, once: int | None = 3, powers: Powers = MIXED
+    checkpoint: Checkpoint, order: int = 5, once: int | None = 3, weights: MixtureWeights = MIXED
 ) -> Checkpoint:
     """The same model with n-grams of a text of words."""
     tokenizer = tokenizer_from_dict(checkpoint.tokenizer)
     ids = tokenizer.encode(text_to_count(2000))
     tree = NGramTree.of(ids, tokenizer.vocab_size, order, once)
-    return replace(checkpoint, ngrams={"order": tree.order, "powers": powers, **tree.to_arrays()})
+    return replace(checkpoint, ngrams=tree.section(weights))
 
 
 def network_of(checkpoint: Checkpoint) -> Int8Predictor:
@@ -188,9 +189,8 @@ def test_the_page_has_the_logits_of_the_mixture_but_for_their_last_bit(
 ) -> None:
     checkpoint = counted(make(spread=0.25), order, once)
     assert checkpoint.ngrams is not None
-    for name, array in checkpoint.ngrams.items():
-        if width and isinstance(array, np.ndarray):
-            checkpoint.ngrams[name] = array.astype(width)
+    arrays = {name: a.astype(width or a.dtype) for name, a in checkpoint.ngrams.arrays.items()}
+    checkpoint.ngrams = replace(checkpoint.ngrams, arrays=arrays)
     write_page(checkpoint, "x", tmp_path / "x.html")
     known = tokenizer_from_dict(checkpoint.tokenizer).encode(text_to_count(60)).tolist()
     tokens = known + np.random.default_rng(1).integers(0, 22, 40).tolist()  # seen and never seen
@@ -238,7 +238,7 @@ def test_the_page_mixes_n_grams_of_any_symbols(kind: str, tmp_path: Path) -> Non
         "byte": ByteTokenizer,
         "sentencepiece": lambda: SentencePieceTokenizer.learn([text_to_count(500)], 290),
     }[kind]()
-    checkpoint = counted(make(tokenizer=tokenizer, spread=0.1), powers=Powers(0.1, 0.9))
+    checkpoint = counted(make(tokenizer=tokenizer, spread=0.1), weights=MixtureWeights(0.1, 0.9))
     write_page(checkpoint, "x", tmp_path / "x.html")
     (text,) = drive(tmp_path / "x.html", "write", settings=[(0.5, 1, 4)], length=200)
     sampler = Sampler(predictor(checkpoint, int8=True), 4, 0, {"temperature": 0.5})
@@ -251,7 +251,9 @@ def test_a_page_tells_of_its_n_grams_where_it_has_some() -> None:
     mixed = counted(make())
     assert mixed.ngrams is not None
     data = json.loads(elements(make_page(mixed, "x"), "script")[0])
-    assert f"{len(mixed.ngrams['symbols']):,}, up to 5 long" == dict(data["facts"])["N-grams"]
+    assert (
+        f"{len(mixed.ngrams.arrays['symbols']):,}, up to 5 long" == dict(data["facts"])["N-grams"]
+    )
     alone = json.loads(elements(make_page(make(), "x"), "script")[0])
     assert alone["ngrams"] is None
     assert "N-grams" not in dict(alone["facts"])
@@ -269,7 +271,10 @@ def test_n_grams_count_in_what_a_browser_would_open(monkeypatch: pytest.MonkeyPa
 def test_spoilt_n_grams_are_not_exported(tmp_path: Path) -> None:
     spoilt = counted(make())
     assert spoilt.ngrams is not None
-    spoilt.ngrams["children"] = spoilt.ngrams["children"][::-1].copy()
+    arrays = spoilt.ngrams.arrays
+    spoilt.ngrams = replace(
+        spoilt.ngrams, arrays={**arrays, "children": arrays["children"][::-1].copy()}
+    )
     with pytest.raises(DamagedFile, match="n-grams of this model are damaged"):
         write_page(spoilt, "x", tmp_path / "x.html")
     assert [] == list(tmp_path.iterdir())

@@ -12,11 +12,12 @@ import torch
 
 import charnn
 from charnn import checkpoint, evaluation
-from charnn.config import LEAST_POWER, MAX_POWER, Powers, SamplingConfig, TrainOptions
+from charnn.config import SamplingConfig, TrainOptions
 from charnn.errors import DamagedFile, TextError
 from charnn.generation.batch import write_together
 from charnn.ngrams import fit
 from charnn.ngrams.mixture import predictor
+from charnn.ngrams.section import MAX_WEIGHT, MIN_WEIGHT, MixtureWeights
 from charnn.ngrams.tree import NGramTree
 from charnn.scoring.surprisal import TokenScorer
 from charnn.text.token_file import TokenFile
@@ -38,11 +39,11 @@ SMALL = TrainOptions(
     threads=1,
     ngram=0,
 )
-ODD = Powers(0.125, 0.25)
+ODD = MixtureWeights(0.125, 0.25)
 
 
 class Odd:
-    """Powers that are none, on the way to a file."""
+    """MixtureWeights that are none, on the way to a file."""
 
     def __init__(self, values: object) -> None:
         self.values = values
@@ -80,12 +81,12 @@ def test_training_is_the_same_with_n_grams_and_without(run: Path) -> None:
 def test_the_score_at_the_end_is_that_of_the_mixture(run: Path) -> None:
     saved = checkpoint.load(run / "best.safetensors")
     assert saved.ngrams is not None
-    (own, theirs), valid = saved.ngrams["powers"], split(run, "valid")
+    (own, theirs), valid = saved.ngrams.weights, split(run, "valid")
     network = evaluation.network_of(saved).eval()
     with torch.inference_mode():
         logits, _ = network(torch.from_numpy(valid[:-1, None]), network.initial_state(1))
     model = logits[:, 0].double().log_softmax(-1).numpy()
-    tree = NGramTree.from_arrays(saved.config.vocab_size, 4, saved.ngrams)
+    tree = NGramTree.from_arrays(saved.config.vocab_size, 4, saved.ngrams.arrays)
     nodes, counted = tree.start(), []
     for token in valid[:-1]:
         nodes = tree.after(nodes, token)
@@ -182,8 +183,8 @@ def test_what_a_text_says_once_is_in_the_file_in_short_pieces_only(run: Path) ->
     text = bytes(ids.tolist())
     grams = Counter(text[i : i + n] for n in range(1, 10) for i in range(len(text) - n + 1))
     expected = sum(count > 1 or len(gram) <= fit.ONCE for gram, count in grams.items())
-    assert expected == len(saved.ngrams["symbols"])
-    assert saved.ngrams["dropped"].sum() > 100
+    assert expected == len(saved.ngrams.arrays["symbols"])
+    assert saved.ngrams.arrays["dropped"].sum() > 100
 
 
 def test_lines_are_weighed_as_lines(tmp_path: Path) -> None:
@@ -201,28 +202,27 @@ def test_a_training_that_goes_on_keeps_them_and_weighs_them_anew(run: Path) -> N
     path = train(run.parent, "further", replace(SMALL, ngram=4)) / "best.safetensors"
     before = checkpoint.load(path)
     assert before.ngrams is not None
-    before.ngrams["powers"] = ODD
-    checkpoint.save(path, before)
+    checkpoint.save(path, replace(before, ngrams=replace(before.ngrams, weights=ODD)))
     with launch.resume("further", TrainOptions(max_steps=40), run.parent) as trainer:
         for event in trainer.run():
             if isinstance(event, Saved) and event.path == path:
                 between = checkpoint.load(path)
                 assert between.digest != before.digest
                 assert between.ngrams is not None
-                assert ODD == between.ngrams["powers"]
+                assert ODD == between.ngrams.weights
                 assert {} == between.info["results"], "those were of another network"
                 trainer.stop()
     assert isinstance(event, Ended)
     interrupted = checkpoint.load(path)
     assert ("interrupted", interrupted.ngram_facts()) == (event.reason, event.ngrams)
     assert interrupted.ngrams is not None
-    assert ODD != interrupted.ngrams["powers"]
+    assert ODD != interrupted.ngrams.weights
     with launch.resume("further", TrainOptions(), run.parent) as trainer:
         events = list(trainer.run())
     best = checkpoint.load(path)
     assert best.ngram_facts() == events[-1].ngrams
     assert best.ngrams is not None
-    assert best.ngrams["powers"] not in {ODD, interrupted.ngrams["powers"]}
+    assert best.ngrams.weights not in {ODD, interrupted.ngrams.weights}
 
 
 def test_an_interrupted_training_has_them_and_ends_as_one_that_was_not(run: Path) -> None:
@@ -244,7 +244,8 @@ def test_an_interrupted_training_has_them_and_ends_as_one_that_was_not(run: Path
         checkpoint.load(folder / "best.safetensors") for folder in (run.parent / "cut", whole)
     )
     assert expected.ngrams is not None
-    assert expected.ngrams["powers"] == (ended.ngrams or {})["powers"]
+    assert ended.ngrams is not None
+    assert expected.ngrams.weights == ended.ngrams.weights
     assert expected.info["results"] == ended.info["results"]
     for name, weight in expected.weights.items():
         np.testing.assert_array_equal(weight, ended.weights[name])
@@ -288,49 +289,42 @@ def test_without_a_validation_split_there_is_nothing_to_weigh_by(tmp_path: Path)
 def test_a_file_with_spoilt_n_grams_is_refused(run: Path, tmp_path: Path) -> None:
     saved = checkpoint.load(run / "best.safetensors")
     assert saved.ngrams is not None
-    spoilt = {**saved.ngrams, "children": saved.ngrams["children"][::-1].copy()}
+    arrays = {**saved.ngrams.arrays, "children": saved.ngrams.arrays["children"][::-1].copy()}
+    spoilt = replace(saved.ngrams, arrays=arrays)
     checkpoint.save(tmp_path / "model.safetensors", replace(saved, ngrams=spoilt))
-    with pytest.raises(DamagedFile, match="n-grams of this model are damaged"):
+    with pytest.raises(DamagedFile):
         charnn.load(tmp_path / "model.safetensors")
 
 
 @pytest.mark.parametrize(
-    ("change", "said"),
+    "change",
     [
-        ({"powers": Powers(0.5, -0.1)}, "no powers"),
-        ({"powers": Powers(17.0, 0.5)}, "no powers"),
-        ({"powers": Powers(0.0, 0.5)}, "no powers"),
-        ({"powers": Powers(1, 0.5)}, "no powers"),
-        ({"powers": Odd({"network": 0.5})}, "no powers"),
-        ({"powers": Odd({"network": "0.5", "ngrams": 0.5})}, "no powers"),
-        ({"powers": Odd({"network": True, "ngrams": 0.5})}, "no powers"),
-        ({"powers": Odd([0.5, 0.5])}, "'powers' is missing"),
-        ({"order": 0}, "of no length"),
-        ({"order": 7.0}, "of no length"),
-        ({"symbols": None}, "have no symbols"),
-        ({"counts": np.ones((2, 2), np.uint8)}, "does not fit"),
-        ({"more": np.ones(2, np.float32)}, "does not fit"),
-        ({"more": np.ones(2, np.uint8)}, "does not fit"),
-        ({"order": np.ones(1, np.uint8)}, "of no length"),
+        {"weights": MixtureWeights(0.5, -0.1)},
+        {"weights": MixtureWeights(17.0, 0.5)},
+        {"weights": MixtureWeights(0.0, 0.5)},
+        {"weights": MixtureWeights(1, 0.5)},
+        {"weights": Odd({"network": 0.5})},
+        {"weights": Odd({"network": "0.5", "ngrams": 0.5})},
+        {"weights": Odd({"network": True, "ngrams": 0.5})},
+        {"weights": Odd([0.5, 0.5])},
+        {"order": 0},
+        {"order": 7.0},
+        {"order": [1]},
+        {"symbols": None},
+        {"counts": np.ones((2, 2), np.uint8)},
+        {"more": np.ones(2, np.float32)},
+        {"more": np.ones(2, np.uint8)},
     ],
 )
-def test_a_header_of_n_grams_is_not_believed(run: Path, tmp_path: Path, change, said) -> None:
+def test_an_invalid_n_gram_section_is_refused(run: Path, tmp_path: Path, change) -> None:
     saved = checkpoint.load(run / "best.safetensors")
     assert saved.ngrams is not None
-    ngrams = {k: v for k, v in {**saved.ngrams, **change}.items() if v is not None}
-    with pytest.raises(DamagedFile, match=said):
-        checkpoint.save(tmp_path / "model.safetensors", replace(saved, ngrams=ngrams))
-
-
-def test_n_grams_come_from_tensors_alone(run: Path) -> None:
-    saved = checkpoint.load(run / "best.safetensors")
-    assert saved.ngrams is not None
-    arrays = {f"ngrams.{k}": v for k, v in saved.ngrams.items() if isinstance(v, np.ndarray)}
-    del arrays["ngrams.dropped"]
-    header = {"order": 4, "powers": Powers(0.5, 0.7)._asdict(), "dropped": [1, 2, 3], "more": {}}
-    found = checkpoint._ngrams_of(header, arrays)
-    assert {"order", "powers", "symbols", "counts", "children"} == found.keys()
-    assert Powers(0.5, 0.7) == found["powers"]
+    facts = {key: change[key] for key in ("order", "weights") if key in change}
+    arrays = {k: v for k, v in {**saved.ngrams.arrays, **change}.items() if k not in facts}
+    arrays = {name: array for name, array in arrays.items() if array is not None}
+    section = replace(saved.ngrams, **facts, arrays=arrays)
+    with pytest.raises(DamagedFile):
+        checkpoint.save(tmp_path / "model.safetensors", replace(saved, ngrams=section))
 
 
 @pytest.mark.parametrize("scale", [1.0, 8.0])
@@ -341,7 +335,7 @@ def test_the_powers_are_the_best_ones(scale: float) -> None:
     )
     truth = (0.8 * model + 0.4 * counted).softmax(-1)
     targets = torch.multinomial(truth, 1, generator=generator)[:, 0]
-    found = fit.fit_powers(model, counted, targets)
+    found = fit.fit_weights(model, counted, targets)
     assert found == pytest.approx((0.8, 0.4), abs=0.06)
 
     def loss(own: float, theirs: float) -> float:
@@ -357,10 +351,10 @@ def test_powers_have_limits() -> None:
     generator = torch.Generator().manual_seed(1)
     model = torch.randn(2000, 7, generator=generator).log_softmax(-1)
     targets = torch.multinomial((-model).softmax(-1), 1, generator=generator)[:, 0]
-    opposite = fit.fit_powers(model, torch.zeros(2000, 7), targets)
-    assert LEAST_POWER == pytest.approx(opposite.network)
-    sure = fit.fit_powers(model / 1000, model, model.argmax(-1))
-    assert MAX_POWER == pytest.approx(sure.ngrams)
+    opposite = fit.fit_weights(model, torch.zeros(2000, 7), targets)
+    assert MIN_WEIGHT == pytest.approx(opposite.network)
+    sure = fit.fit_weights(model / 1000, model, model.argmax(-1))
+    assert MAX_WEIGHT == pytest.approx(sure.ngrams)
 
 
 @pytest.mark.parametrize("seed", range(12))
@@ -373,9 +367,11 @@ def test_the_powers_are_the_lowest_within_their_limits_too(seed: int) -> None:
     slant = torch.randn(2, generator=generator)
     targets = (slant[0] * model + slant[1] * counted).argmax(-1)
     targets[::9] = 0
-    found = fit._loss(model, counted, targets, fit.fit_powers(model, counted, targets))[0]
-    grid = [LEAST_POWER, 0.1, 0.3, 0.5, 0.8, 1.2, 2.0, 4.0, 8.0, MAX_POWER]
-    losses = [fit._loss(model, counted, targets, Powers(a, b))[0] for a in grid for b in grid]
+    found = fit._loss(model, counted, targets, fit.fit_weights(model, counted, targets))[0]
+    grid = [MIN_WEIGHT, 0.1, 0.3, 0.5, 0.8, 1.2, 2.0, 4.0, 8.0, MAX_WEIGHT]
+    losses = [
+        fit._loss(model, counted, targets, MixtureWeights(a, b))[0] for a in grid for b in grid
+    ]
     assert found <= min(losses) + 1e-5
 
 

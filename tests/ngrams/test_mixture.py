@@ -9,10 +9,11 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from charnn.config import GATES, ModelConfig, Powers
+from charnn.config import GATES, ModelConfig
 from charnn.engines import compiled, make_predictor
 from charnn.engines.native import NativePredictor
 from charnn.ngrams.mixture import Mixture, mix
+from charnn.ngrams.section import MixtureWeights
 from charnn.ngrams.tree import NOWHERE, NGramTree
 
 pytestmark = pytest.mark.skipif(
@@ -25,7 +26,7 @@ SHAPES = [
 ]
 LAST_BIT = 2.0**-23
 HOSTILE = 2**32 - 1
-MIXED = Powers(0.5, 0.6)
+MIXED = MixtureWeights(0.5, 0.6)
 
 
 def weights_of(config):
@@ -50,11 +51,11 @@ def changed(tree, width=None, **arrays):
     return NGramTree.from_arrays(tree.vocab_size, tree.order, found)
 
 
-def both(config, tree, powers, int8):
+def both(config, tree, weights, int8):
     """The mixture in the engine, and that in numpy."""
-    weights = weights_of(config)
-    native, plain = (make_predictor(config, weights, name, int8) for name in ("native", "numpy"))
-    engine, reference = mix(native, (tree, powers)), mix(plain, (tree, powers))
+    arrays = weights_of(config)
+    native, plain = (make_predictor(config, arrays, name, int8) for name in ("native", "numpy"))
+    engine, reference = mix(native, (tree, weights)), mix(plain, (tree, weights))
     assert isinstance(engine, NativePredictor)
     assert isinstance(reference, Mixture)
     return engine, reference
@@ -70,8 +71,8 @@ def read(model, tokens):
     return np.stack(rows), np.stack(states)
 
 
-def compare(config, tree, powers, int8, tokens):
-    engine, reference = both(config, tree, powers, int8)
+def compare(config, tree, weights, int8, tokens):
+    engine, reference = both(config, tree, weights, int8)
     np.testing.assert_array_equal(reference.initial_state(), engine.initial_state())
     (logits, states), (expected, expected_states) = read(engine, tokens), read(reference, tokens)
     nodes = slice(-tree.order, None)
@@ -107,7 +108,7 @@ def test_the_engine_gives_the_logits_of_numpy(config, order, int8):
 def test_every_kernel_mixes_alike(config, int8, kernel):
     ids = text_of(config.vocab_size)
     tree = NGramTree.of(ids, config.vocab_size, 4)
-    engine, _ = both(config, tree, Powers(0.7, 0.3), int8)
+    engine, _ = both(config, tree, MixtureWeights(0.7, 0.3), int8)
     expected, expected_states = read(engine, ids[:40])
     compiled.use(kernel)
     logits, states = read(engine, ids[:40])
@@ -119,20 +120,20 @@ def close(expected, found):
     np.testing.assert_allclose(found, expected, atol=1e-5)
 
 
-@pytest.mark.parametrize("powers", [(1, 0), (0, 1), (0.75, 0.5), (0.1, 3)])
+@pytest.mark.parametrize("weights", [(1, 0), (0, 1), (0.75, 0.5), (0.1, 3)])
 @pytest.mark.parametrize("once", [None, 2])
-def test_what_it_gives_is_the_network_and_the_n_grams_to_their_powers(powers, once):
+def test_what_it_gives_is_the_network_and_the_n_grams_to_their_powers(weights, once):
     config = SHAPES[0]
     ids = text_of(config.vocab_size)
     tree = NGramTree.of(ids[:300], config.vocab_size, 5, once)
     assert (once is not None) == bool(tree.dropped.any())
-    logits, nodes = compare(config, tree, Powers(*powers), True, ids[280:340])
+    logits, nodes = compare(config, tree, MixtureWeights(*weights), True, ids[280:340])
     network, state = make_predictor(config, weights_of(config), "numpy", int8=True), None
     for token, found, places in zip(ids[280:340], logits, nodes, strict=True):
         state = network.initial_state() if state is None else state
         alone, state = network.step(int(token), state)
         p = np.exp(alone.astype(float))
-        expected = p ** powers[0] * tree.probabilities(places.astype(int)) ** powers[1]
+        expected = p ** weights[0] * tree.probabilities(places.astype(int)) ** weights[1]
         q = np.exp(found.astype(float))
         np.testing.assert_allclose(q / q.sum(), expected / expected.sum(), rtol=3e-6)
 
@@ -203,7 +204,7 @@ def test_to_mix_leaves_the_network_as_it_was():
     network = make_predictor(config, weights_of(config), "native", int8=True)
     expected, expected_states = read(network, ids[:20])
     for order in (3, 5):
-        mix(network, (NGramTree.of(ids, config.vocab_size, order), Powers(0.5, 0.5)))
+        mix(network, (NGramTree.of(ids, config.vocab_size, order), MixtureWeights(0.5, 0.5)))
     logits, states = read(network, ids[:20])
     np.testing.assert_array_equal(expected, logits)
     np.testing.assert_array_equal(expected_states, states)
@@ -220,7 +221,7 @@ def test_counts_that_no_text_has_give_finite_logits(counts, dropped):
         counts=np.full(len(tree.counts), counts, np.uint32),
         dropped=np.full(len(tree.dropped), dropped, np.uint32),
     )
-    logits, _ = compare(config, tree, Powers(0.1, 0.9), True, ids[:60])
+    logits, _ = compare(config, tree, MixtureWeights(0.1, 0.9), True, ids[:60])
     assert np.isfinite(logits).all()
 
 
@@ -232,6 +233,8 @@ def test_counts_that_no_text_has_give_finite_logits(counts, dropped):
     st.tuples(st.floats(0, 2), st.floats(0, 2)),
 )
 @settings(max_examples=50, deadline=None)
-def test_any_text_s_n_grams_are_mixed_alike(ids, tokens, order, once, powers):
+def test_any_text_s_n_grams_are_mixed_alike(ids, tokens, order, once, weights):
     config = ModelConfig(5, "gru", 4, 4, 1)
-    compare(config, NGramTree.of(np.array(ids), 5, order, once), Powers(*powers), True, tokens)
+    compare(
+        config, NGramTree.of(np.array(ids), 5, order, once), MixtureWeights(*weights), True, tokens
+    )
