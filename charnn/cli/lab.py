@@ -20,7 +20,7 @@ from charnn.config.checks import require_int
 from charnn.errors import CharnnError, ConfigError
 
 if TYPE_CHECKING:
-    from charnn.inspection.lab.experiment import Report, Row, Trial
+    from charnn.inspection.lab.experiment import LabReport, Row, Trial
 
 WIDE = 72  # columns that the whole table needs
 
@@ -133,12 +133,12 @@ def lab(
     if threads is not None:
         require_int("threads", threads, 1, 4096)
     with OrderlyEnd() as end:
-        report = _watched(options, threads, quiet, end, json)
+        report = _run(options, threads or os.cpu_count() or 1, quiet, json, end)
     if json:
         print_json(as_json(report))
-        return
-    for line in describe(report, columns_of(sys.stdout)):
-        put(line)
+    else:
+        for line in describe(report, columns_of(sys.stdout)):
+            put(line)
 
 
 def parse_sizes(text: str | None) -> tuple[int, ...] | None:
@@ -158,164 +158,134 @@ def parse_sizes(text: str | None) -> tuple[int, ...] | None:
 def _list_tasks(json: bool) -> None:
     from charnn.inspection.lab.tasks import TASKS
 
-    if json:
-        tasks = {
-            name: {
-                "about": task.about,
-                "source": task.source,
-                "size": LAB_SIZES[name][0],
-                "sizes": LAB_SIZES[name][1],
-                "solved": task.rule,
-                "baseline": task.baseline,
-                "baseline_is": task.baseline_is,
-            }
-            for name, task in TASKS.items()
+    tasks = {
+        name: {
+            "about": task.about,
+            "source": task.source,
+            "size": LAB_SIZES[name][0],
+            "sizes": LAB_SIZES[name][1],
+            "solved": task.rule,
+            "baseline": task.baseline,
+            "baseline_is": task.baseline_is,
         }
+        for name, task in TASKS.items()
+    }
+    if json:
         print_json({"tasks": tasks})
         return
     for name, task in TASKS.items():
+        size_name, sizes, _, _ = LAB_SIZES[name]
         put(f"{name}: {task.about}")
         put(f"  source: {task.source}")
-        put(f"  {LAB_SIZES[name][0]}: {', '.join(map(str, LAB_SIZES[name][1]))}")
+        put(f"  {size_name}: {', '.join(map(str, sizes))}")
         put(f"  solved: {task.rule}; {task.baseline_is} gives {task.baseline:.3f}")
     put("try one with: charnn lab recall")
 
 
-def _watched(
-    options: LabOptions, threads: int | None, quiet: bool, end: OrderlyEnd, json: bool
-) -> Report:
-    """Runs the experiment; each training is a line on stderr when it has ended.
+def _run(options: LabOptions, threads: int, quiet: bool, json: bool, end: OrderlyEnd) -> LabReport:
+    """Runs the experiment, with a line on stderr for each trial.
 
-    Where it is broken off, people get the table of what has ended.
+    If the experiment is interrupted or fails, people get the table of the trials so far.
     """
-    from charnn.training import machine  # first: it sets up what torch reads when it is loaded
+    from charnn.training import machine  # first: it sets variables that torch reads when loaded
 
     with machine.prepared(1):
-        from charnn.inspection.lab.experiment import Report, rows_of, run
+        from charnn.inspection.lab.experiment import LabReport, rows_of, run_trials
 
-        of = len(rows_of(options)) * len(options.all_sizes) * options.seeds
-        done = Report(options)
+        report = LabReport(options)
+        total = len(rows_of(options)) * len(options.all_sizes) * options.seeds
         try:
-            for event in run(options, threads or os.cpu_count() or 1):
-                if isinstance(event, Report):
-                    return event
-                done.trials.append(event)
+            for trial in run_trials(options, threads):
+                report.trials.append(trial)
                 if not quiet:
-                    score = _score(event.score, report_digits(options))
-                    say(
-                        f"{len(done.trials)}/{of} {event.row.name}, {options.size_name} "
-                        f"{event.size}, seed {event.seed}: {score}, "
-                        f"{'solved' if event.solved else 'not solved'}, "
-                        f"{event.steps:,} steps, {event.seconds:.1f} s"
-                    )
+                    say(f"{len(report.trials)}/{total} {_progress(report, trial)}")
         except (KeyboardInterrupt, CharnnError) as error:
-            if done.trials and not json:
-                note(f"the table is partial: {len(done.trials)} of {of} trainings have ended")
-                for line in _table(done, columns_of(sys.stdout)):
+            if report.trials and not json:
+                note(f"the table is partial: {len(report.trials)} of {total} trials are done")
+                for line in _table(report, columns_of(sys.stdout)):
                     put(line)
                 flush_stdout()
             if isinstance(error, CharnnError):
                 raise
             raise typer.Exit(end.code or 128 + signal.SIGINT) from None
-    raise AssertionError("the events of an experiment end with Report")
+        return report
 
 
-def report_digits(options: LabOptions) -> int:
-    """Digits behind the point of a score: squared errors are small."""
-    return 4 if options.task == "adding" else 3
+def _progress(report: LabReport, trial: Trial) -> str:
+    score = "not finite" if trial.score is None else f"{trial.score:.{report.task.digits}f}"
+    return (
+        f"{trial.row.name}, {report.options.size_name} {trial.size}, seed {trial.seed}: {score}, "
+        f"{'solved' if trial.solved else 'not solved'}, {trial.steps:,} steps, "
+        f"{trial.seconds:.1f} s"
+    )
 
 
-def describe(report: Report, columns: int) -> Iterator[str]:
-    """The report as lines: what was done, a table, and how far each row goes."""
+def describe(report: LabReport, columns: int) -> Iterator[str]:
+    """Yields the lines of a report: the experiment, a table, and the reach of each row."""
     from charnn.inspection.lab.experiment import rows_of
 
-    yield from _head(report)
-    yield ""
-    yield from _table(report, columns)
-    yield ""
-    yield f"the largest {report.options.size_name} solved together with all smaller ones,"
-    yield "median of the seeds (lowest..highest):"
-    yield from _reaches(report, rows_of(report.options))
-
-
-def _head(report: Report) -> Iterator[str]:
     options, task = report.options, report.task
-    digits = report_digits(options)
     yield f"{options.task}: {task.about}"
     yield f"source: {task.source}"
-    yield f"solved: {task.rule}, on new sequences"
-    yield f"baseline: {task.baseline:.{digits}f}, by {task.baseline_is}"
+    yield f"solved: {task.rule}, on held-out sequences"
+    yield f"baseline: {task.baseline:.{task.digits}f}, by {task.baseline_is}"
     yield (
         f"{options.seeds} seeds; {options.hidden_size} units, batches of {options.batch_size}, "
         f"Adam at {options.learning_rate:g}, "
         f"{'orthogonal' if options.orthogonal else 'normal'} recurrent matrices, "
         + (f"gradients clipped at {options.clip:g}" if options.clip else "gradients not clipped")
     )
-
-
-def _table(report: Report, columns: int) -> Iterator[str]:
-    """A line for each row and size that was trained."""
-    from charnn.inspection.lab.experiment import rows_of
-
-    options, wide = report.options, columns >= WIDE
-    digits = report_digits(options)
-    yield _table_head(options.size_name, digits, wide)
+    yield ""
+    yield from _table(report, columns)
+    yield ""
+    yield f"the largest {options.size_name} solved together with all smaller ones,"
+    yield "median of the seeds (lowest..highest):"
     for row in rows_of(options):
-        for size in options.all_sizes:
-            if trials := report.of(row, size):
-                yield _table_line(row, size, trials, digits, wide)
-
-
-def _table_head(size_name: str, digits: int, wide: bool) -> str:
-    score = digits + 2
-    head = f"{'cell':<11} {size_name[:5]:>5} {'mid':>{score}} {'range':<{2 * score + 2}} won"
-    return head + f" {'steps':>6} {'gradient: mid, max':>20}" * wide
-
-
-def _table_line(row: Row, size: int, trials: list[Trial], digits: int, wide: bool) -> str:
-    scores = sorted(t.score for t in trials if t.score is not None)
-    score = digits + 2
-    lost = len(trials) - len(scores)
-    if scores and not lost:
-        mid = f"{statistics.median(scores):.{digits}f}"
-        span = f"{scores[0]:.{digits}f}..{scores[-1]:.{digits}f}"
-    else:
-        mid, span = "-", f"{lost} not finite"
-    won = f"{sum(t.solved for t in trials)}/{len(trials)}"
-    line = f"{row.name:<11} {size:>5} {mid:>{score}} {span:<{2 * score + 2}} {won:<3}"
-    if not wide:
-        return line.rstrip()
-    steps = statistics.median_high([t.steps for t in trials])
-    norms = [t.median_norm for t in trials if t.median_norm is not None]
-    largest = [t.largest_norm for t in trials if t.largest_norm is not None]
-    norm = f"{statistics.median(norms):.2g}, {max(largest):.2g}" if norms else "-"
-    return f"{line} {steps:>6} {norm:>20}"
-
-
-def _reaches(report: Report, rows: list[Row]) -> Iterator[str]:
-    sizes = report.options.all_sizes
-    plain = next((row for row in rows if row.cell == "rnn"), None)
-    for row in rows:
         reach = report.reach(row)
         middle = statistics.median_low(reach)
-        line = f"  {row.name:<11} {middle or 'none'} ({min(reach)}..{max(reach)})"
-        if middle == sizes[-1]:
-            line += ", all tried"
-        other = statistics.median_low(report.reach(plain)) if plain else 0
-        if plain and row != plain and other and middle:
-            if middle == sizes[-1] != other:
-                line += f"; at least {middle / other:g} x rnn"
-            elif middle != sizes[-1] and other != sizes[-1]:
-                line += f"; {middle / other:.2g} x rnn" if middle != other else "; as far as rnn"
-        yield line
+        all_tried = ", all tried" if middle == options.all_sizes[-1] else ""
+        yield f"  {row.name:<11} {middle or 'none'} ({min(reach)}..{max(reach)}){all_tried}"
 
 
-def _score(score: float | None, digits: int) -> str:
-    return "not finite" if score is None else f"{score:.{digits}f}"
+def _table(report: LabReport, columns: int) -> Iterator[str]:
+    """Yields the table, a line for each row and size; narrow terminals get its first columns."""
+    from charnn.inspection.lab.experiment import rows_of
+
+    options, shown = report.options, 7 if columns >= WIDE else 5
+    rows: list[tuple[str, ...]] = [
+        ("cell", options.size_name[:5], "mid", "range", "won", "steps", "gradient: mid, max")
+    ]
+    rows += [
+        _cells(row, size, trials, report.task.digits)
+        for row in rows_of(options)
+        for size in options.all_sizes
+        if (trials := report.of(row, size))
+    ]
+    widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
+    for cells in rows:
+        padded = [
+            cell.ljust(width) if number in (0, 3) else cell.rjust(width)
+            for number, (cell, width) in enumerate(zip(cells, widths, strict=True))
+        ]
+        yield " ".join(padded[:shown]).rstrip()
 
 
-def as_json(report: Report) -> dict[str, Any]:
-    """The report as JSON values."""
+def _cells(row: Row, size: int, trials: list[Trial], digits: int) -> tuple[str, ...]:
+    scores = sorted(trial.score for trial in trials if trial.score is not None)
+    mid, span = "-", f"{len(trials) - len(scores)} not finite"
+    if len(scores) == len(trials):
+        mid = f"{statistics.median(scores):.{digits}f}"
+        span = f"{scores[0]:.{digits}f}..{scores[-1]:.{digits}f}"
+    won = f"{sum(trial.solved for trial in trials)}/{len(trials)}"
+    steps = statistics.median_high(trial.steps for trial in trials)
+    norms = [trial.median_norm for trial in trials if trial.median_norm is not None]
+    largest = [trial.largest_norm for trial in trials if trial.largest_norm is not None]
+    norm = f"{statistics.median(norms):.2g}, {max(largest):.2g}" if norms else "-"
+    return row.name, str(size), mid, span, won, str(steps), norm
+
+
+def as_json(report: LabReport) -> dict[str, Any]:
+    """Returns a report as JSON values."""
     from charnn.inspection.lab.experiment import rows_of
 
     options, task = report.options, report.task
@@ -329,19 +299,7 @@ def as_json(report: Report) -> dict[str, Any]:
         "solved": task.rule,
         "baseline": task.baseline,
         "baseline_is": task.baseline_is,
-        **{name: getattr(options, name) for name in settings},
-        "learning_rate": options.learning_rate,
-        "seed": options.seed,
-        "rows": [
-            {"cell": row.cell, "chrono": row.chrono, "reach": report.reach(row)}
-            for row in rows_of(options)
-        ],
-        "trials": [
-            {
-                "cell": t.row.cell,
-                "chrono": t.row.chrono,
-                **{name: value for name, value in vars(t).items() if name != "row"},
-            }
-            for t in report.trials
-        ],
+        **{name: getattr(options, name) for name in (*settings, "learning_rate", "seed")},
+        "rows": [{**row._asdict(), "reach": report.reach(row)} for row in rows_of(options)],
+        "trials": [vars(trial) for trial in report.trials],
     }

@@ -28,7 +28,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 from torch.nn.functional import cross_entropy
 
-from charnn.config import FEWEST_PLACES, HORIZON_SAMPLES, LAGS, MOST_OF_A_LINE
+from charnn.config import HORIZON_SAMPLES, LAGS
 from charnn.errors import DamagedFile, TextError
 from charnn.evaluation import MAX_LOGITS
 from charnn.inspection.jacobians import flat_state, lagged_singular_values
@@ -40,8 +40,10 @@ Progress = Callable[[str, int, int], None]
 
 GRADIENT_SAMPLES, JACOBIAN_SAMPLES = 32, 4
 SHUFFLED_SAMPLES = 100  # shuffled contexts take by far the most time; see `Horizon.shuffled`
+FEWEST_TOKENS = 8  # of a text
+FEWEST_PLACES = 50  # tokens that must be as deep in their lines as a lag, for it to be measured
+MOST_OF_A_LINE = 512  # tokens deeper in a line than this are not drawn
 MAX_TOKENS_AT_ONCE = 1 << 15
-FEWEST_TOKENS = 8
 
 
 class Horizon(NamedTuple):

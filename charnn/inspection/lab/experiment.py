@@ -1,4 +1,7 @@
-"""Trains every cell on a task at every size and seed, as a stream of results; prints nothing."""
+"""Trains every cell on a task at every size and seed, in parallel worker processes.
+
+Shapes: T steps, B sequences, H hidden units, K outputs.
+"""
 
 from __future__ import annotations
 
@@ -12,49 +15,46 @@ import time
 from collections.abc import Iterator
 from concurrent.futures import ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
-from contextlib import contextmanager
 from dataclasses import dataclass, field
-from multiprocessing.process import BaseProcess
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
 from torch import Tensor, nn
 
-from charnn.config import GATE_ROLES, LAB_STEPS, LabOptions
+from charnn.config import GATE_ROLES, GATES, LAB_STEPS, LabOptions
 from charnn.errors import TrainingError
-from charnn.inspection.lab.network import LabNetwork
-from charnn.inspection.lab.tasks import TASKS, Batch, Task
+from charnn.inspection.lab.tasks import TASKS, LabBatch, Task
+from charnn.model.cells import CELLS
 
-CHECK_EVERY = 50  # steps; each check is on sequences of its own
-CHECKED, TESTED = 512, 1000  # sequences to end a training by, and to judge it by
-STRICTER = 2.0  # a training ends early only when half of the allowed error is left
+CHECK_EVERY = 50  # steps
+CHECKED, TESTED = 512, 1000  # sequences that decide to stop a trial, and that give its score
+STRICTER = 2.0  # a trial stops early with half of the allowed error
 MEASURED_STEPS = 4
-# Kinds of sequences: each training has streams of its own, none seen by another.
-TRAINING, CHECKS, TESTS, WEIGHTS = range(4)
+TRAINING, CHECKS, TESTS, WEIGHTS = range(4)  # random streams of a trial
 
 
-@dataclass(frozen=True)
-class Row:
-    """A row of the table: a cell, and whether its biases are chrono's."""
+class Row(NamedTuple):
+    """A row of the table: a cell, with or without chrono initialisation."""
 
     cell: str
     chrono: bool
 
     @property
     def name(self) -> str:
-        """As it is shown: "lstm", "lstm chrono"."""
+        """The name that people read: "lstm", "lstm chrono"."""
         return self.cell + " chrono" * self.chrono
 
 
 @dataclass(frozen=True)
 class Trial:
-    """One training: `score` on sequences that it never saw, None where it was not finite.
+    """One trained network; `score` is on held-out sequences, None if it was not finite.
 
-    ``max_steps`` was its budget, ``steps`` what it took; the norms are of the gradient before it
-    was clipped, and ``clipped`` is the share of the steps in which it was.
+    The norms are of the gradient before clipping, ``clipped`` is the share of steps clipped.
     """
 
-    row: Row
+    cell: str
+    chrono: bool
     size: int
     seed: int
     score: float | None
@@ -66,147 +66,111 @@ class Trial:
     largest_norm: float | None
     clipped: float
 
+    @property
+    def row(self) -> Row:
+        """The row of the table that the trial belongs to."""
+        return Row(self.cell, self.chrono)
+
 
 @dataclass
-class Report:
-    """All trials of one experiment."""
+class LabReport:
+    """The trials of one experiment so far."""
 
     options: LabOptions
     trials: list[Trial] = field(default_factory=list)
 
     @property
     def task(self) -> Task:
-        """The task that was tried."""
+        """The task of the experiment."""
         return TASKS[self.options.task]
 
     def of(self, row: Row, size: int) -> list[Trial]:
-        """The trials of a row at a size, by seed."""
-        return [t for t in self.trials if (t.row, t.size) == (row, size)]
+        """Returns the trials of a row at a size, by seed."""
+        return [trial for trial in self.trials if (trial.row, trial.size) == (row, size)]
 
     def reach(self, row: Row) -> list[int]:
-        """By seed: the largest size that it solved, with all smaller ones; 0 for none."""
-        reached = []
-        for seed in sorted({t.seed for t in self.trials if t.row == row}):
-            largest = 0
-            for size in self.options.all_sizes:
-                if not any(t.solved for t in self.of(row, size) if t.seed == seed):
-                    break
-                largest = size
-            reached.append(largest)
-        return reached
+        """Returns, by seed, the largest size solved together with all smaller ones; 0 for none."""
+        reached: dict[int, int] = {}
+        failed: set[int] = set()
+        for size in self.options.all_sizes:
+            tried = self.of(row, size)
+            failed |= {trial.seed for trial in tried if not trial.solved}
+            for trial in tried:
+                reached.setdefault(trial.seed, 0)
+                if trial.seed not in failed:
+                    reached[trial.seed] = size
+        return [reached[seed] for seed in sorted(reached)]
 
 
 def rows_of(options: LabOptions) -> list[Row]:
-    """The rows: cells in the order given, each without chrono, with it, or both."""
-    rows = []
-    for cell in options.cells:
-        gated = bool(GATE_ROLES[cell].keep or GATE_ROLES[cell].write)
-        if not gated or not options.chrono:
-            rows.append(Row(cell, False))
-        if gated and options.chrono is not False:
-            rows.append(Row(cell, True))
-    return rows
+    """Returns the rows: each cell without chrono initialisation, with it, or both."""
+    wanted = (False, True) if options.chrono is None else (options.chrono,)
+    return [
+        Row(cell, chrono)
+        for cell in options.cells
+        for chrono in (wanted if GATE_ROLES[cell].keep else (False,))
+    ]
 
 
-def run(options: LabOptions, threads: int = 1) -> Iterator[Trial | Report]:
-    """Trains all there is to train, `threads` at a time; the `Report` of it all comes last.
+def run_trials(options: LabOptions, threads: int = 1) -> Iterator[Trial]:
+    """Trains all networks, `threads` at a time with a thread each, and yields trials in order.
 
-    A trial is the same however many are trained at a time: each has one thread to itself.
+    Raises:
+        TrainingError: the system killed a worker process.
     """
-    report = Report(options)
-    seeds = range(options.seed, options.seed + options.seeds)
     jobs = [
         (options, row, size, seed, max_steps)
         for row in rows_of(options)
         for max_steps in [steps_for(options, row, threads)]
         for size in options.all_sizes
-        for seed in seeds
+        for seed in range(options.seed, options.seed + options.seeds)
     ]
-    for trial in _trials(jobs, threads):
-        report.trials.append(trial)
-        yield trial
-    yield report
-
-
-Job = tuple[LabOptions, Row, int, int, int]
-
-
-def _trials(jobs: list[Job], threads: int) -> Iterator[Trial]:
     threads = min(threads, len(jobs))
     if threads == 1:
-        yield from map(_train_job, jobs)
+        yield from (train(*job) for job in jobs)
         return
-    before = set(multiprocessing.active_children())
-    # Not forked: threads that torch may have started do not survive that.
-    pool = ProcessPoolExecutor(threads, multiprocessing.get_context("spawn"), _prepare)
-    workers: set[BaseProcess] = set()
+    others = {*multiprocessing.active_children()}
+    # Spawned, not forked: torch's threads do not survive a fork.
+    pool = ProcessPoolExecutor(threads, multiprocessing.get_context("spawn"), _prepare_worker)
     try:
-        with _terminal_held():
-            found = pool.map(_train_job, jobs)
-            workers = {*multiprocessing.active_children()} - before
-        yield from found
+        # Workers inherit the mask, so Ctrl-C reaches this process alone, which then kills them.
+        mask = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT, signal.SIGHUP})
+        try:
+            trials = pool.map(train, *zip(*jobs, strict=True))
+        finally:
+            signal.pthread_sigmask(signal.SIG_SETMASK, mask)
+        yield from trials
     except BrokenProcessPool:
         raise TrainingError(
-            f"{_how_it_ended(workers)}, so the trainings cannot go on; where memory ran out, give "
-            "fewer --threads, a smaller --hidden-size or --batch-size, or smaller --delays"
+            "the system killed a worker process of the lab; if memory ran out, lower --threads, "
+            "--hidden-size, --batch-size or --delays"
         ) from None
     finally:
-        # At once, whatever they are training; an end may have come while they were being begun.
-        for worker in {*multiprocessing.active_children()} - before:
+        for worker in {*multiprocessing.active_children()} - others:
             worker.kill()
         pool.shutdown(cancel_futures=True)
 
 
-@contextmanager
-def _terminal_held() -> Iterator[None]:
-    """Keeps the terminal's signals back; processes begun meanwhile never get them.
-
-    Their parent ends them, and they have nothing to say of it.
-    """
-    before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT, signal.SIGHUP})
-    try:
-        yield
-    finally:
-        signal.pthread_sigmask(signal.SIG_SETMASK, before)
-
-
-def _how_it_ended(workers: set[BaseProcess]) -> str:
-    """Which end a training process came to; the others were then ended by TERM."""
-    for worker in workers:
-        worker.join()
-    codes = {worker.exitcode or 0 for worker in workers} - {0, -signal.SIGTERM}
-    for code in codes:
-        if code < 0:
-            return f"a training process was killed by the system ({signal.Signals(-code).name})"
-    return "a training process ended before its work was done"
-
-
-def _prepare() -> None:
-    """Sets up a process that trains."""
+def _prepare_worker() -> None:
     torch.set_num_threads(1)
     torch.set_flush_denormal(True)
-    threading.Thread(target=_end_with_parent, daemon=True).start()
+    threading.Thread(target=_exit_with_parent, daemon=True).start()
 
 
-def _end_with_parent() -> None:
-    """Ends this process as soon as its parent has ended, however that was."""
-    parent = multiprocessing.parent_process()
-    assert parent is not None, "it was begun by one"
-    parent.join()
+def _exit_with_parent() -> None:
+    """Ends this worker when its parent has ended, even if the parent was killed."""
+    if parent := multiprocessing.parent_process():
+        parent.join()
     os._exit(1)
 
 
-def _train_job(job: Job) -> Trial:
-    return train(*job)
-
-
 def steps_for(options: LabOptions, row: Row, threads: int = 1) -> int:
-    """The steps of each training of a row: as given, or as many as its minutes hold."""
+    """Returns the budget of each trial of a row in steps, measured if it was given in minutes."""
     if options.minutes is None:
         return options.max_steps or LAB_STEPS
     seconds = 0.0
     for size in options.all_sizes:
-        trainer = _Trainer(options, row, size, options.seed)
+        trainer = LabTrainer(options, row, size, options.seed)
         trainer.step()
         began = time.monotonic()
         for _ in range(MEASURED_STEPS):
@@ -216,9 +180,9 @@ def steps_for(options: LabOptions, row: Row, threads: int = 1) -> int:
 
 
 def train(options: LabOptions, row: Row, size: int, seed: int, max_steps: int) -> Trial:
-    """One training, to its end or until it is solved with room to spare."""
+    """Trains one network until its budget is spent or the task is solved with a margin."""
     began = time.monotonic()
-    trainer = _Trainer(options, row, size, seed)
+    trainer = LabTrainer(options, row, size, seed)
     task = trainer.task
     check = task.make(_random(size, seed, CHECKS), CHECKED, size)
     norms: list[float] = []
@@ -232,7 +196,7 @@ def train(options: LabOptions, row: Row, size: int, seed: int, max_steps: int) -
     finite = [norm for norm in norms if math.isfinite(norm)]
     good = math.isfinite(score) and math.isfinite(norms[-1])
     return Trial(
-        row,
+        *row,
         size,
         seed,
         score if good else None,
@@ -246,47 +210,76 @@ def train(options: LabOptions, row: Row, size: int, seed: int, max_steps: int) -
     )
 
 
-def _random(size: int, seed: int, kind: int) -> np.random.Generator:
-    return np.random.default_rng((seed, size, kind))
+def _random(size: int, seed: int, stream: int) -> np.random.Generator:
+    return np.random.default_rng((seed, size, stream))
 
 
-class _Trainer:
-    """Adam on new sequences at every step, the same ones for every row of a seed and size."""
+class LabTrainer:
+    """Trains one recurrent layer of charnn, and a linear layer that reads it, on a task.
+
+    Adam takes new sequences at every step; all rows of a seed and size get the same sequences.
+    Recurrent matrices that are not orthogonal are normal with variance 1/H, so on average they keep
+    a state's norm too.
+    """
 
     def __init__(self, options: LabOptions, row: Row, size: int, seed: int) -> None:
         self.options, self.size = options, size
-        self.task = TASKS[options.task]
-        self.network = LabNetwork(
-            row.cell, self.task.inputs, options.hidden_size, self.task.outputs
-        )
-        weights = int(_random(size, seed, WEIGHTS).integers(2**63))
-        self.network.reset_parameters(
-            torch.Generator().manual_seed(weights),
-            options.orthogonal,
-            round(self.task.steps(size)) if row.chrono else None,
-        )
-        self.optimizer = torch.optim.Adam(self.network.parameters(), options.learning_rate)
+        self.task, hidden_size = TASKS[options.task], options.hidden_size
         self.random = _random(size, seed, TRAINING)
+        generator = torch.Generator()
+        generator.manual_seed(int(_random(size, seed, WEIGHTS).integers(2**63)))
+        self.cell: Any = CELLS[row.cell](self.task.inputs, hidden_size)
+        self.head = nn.Linear(hidden_size, self.task.outputs)
+        self.cell.reset_parameters(generator)
+        with torch.no_grad():
+            if not options.orthogonal:
+                self.cell.weight_hh.normal_(0.0, hidden_size**-0.5, generator=generator)
+            self.head.weight.normal_(0.0, hidden_size**-0.5, generator=generator)
+            self.head.bias.zero_()
+            if row.chrono:
+                set_chrono(self.cell, self.task.steps(size), generator)
+        self.parameters = [*self.cell.parameters(), *self.head.parameters()]
+        self.optimizer = torch.optim.Adam(self.parameters, options.learning_rate)
+
+    def _outputs(self, batch: LabBatch) -> Tensor:
+        """Returns the outputs (T, B, K) of the network for a batch."""
+        inputs = torch.from_numpy(batch.inputs)
+        hidden, _ = self.cell(inputs, self.cell.initial_state(inputs.shape[1]))
+        outputs: Tensor = self.head(hidden)
+        return outputs
 
     def step(self) -> float:
-        """Learns from one batch; returns the norm of the gradient before it is clipped."""
+        """Trains on one batch; returns the norm of the gradient before clipping."""
         batch = self.task.make(self.random, self.options.batch_size, self.size)
         self.optimizer.zero_grad()
-        loss = loss_of(self.network(torch.from_numpy(batch.inputs)), batch)
-        loss.backward()  # type: ignore[no-untyped-call]  # torch does not type it
-        clip = self.options.clip or math.inf
-        norm = float(nn.utils.clip_grad_norm_(self.network.parameters(), clip))
+        loss_of(self._outputs(batch), batch).backward()  # type: ignore[no-untyped-call]
+        norm = nn.utils.clip_grad_norm_(self.parameters, self.options.clip or math.inf)
         self.optimizer.step()
-        return norm
+        return float(norm)
 
-    def score(self, batch: Batch) -> float:
-        """See `score_of`."""
-        with torch.no_grad():
-            return score_of(self.network(torch.from_numpy(batch.inputs)), batch)
+    @torch.no_grad()
+    def score(self, batch: LabBatch) -> float:
+        """Returns the score of the network on a batch."""
+        return score_of(self._outputs(batch), batch)
 
 
-def loss_of(outputs: Tensor, batch: Batch) -> Tensor:
-    """Cross-entropy, or squared error where targets are numbers, at the places that are asked."""
+def set_chrono(cell: Any, longest: int, generator: torch.Generator) -> None:
+    """Initialises the gate biases of a layer by chrono initialisation (Tallec and Ollivier 2018).
+
+    The gate that keeps the state gets log u, u uniform from 1 to `longest` - 1, so a unit forgets
+    in about u steps; a gate that lets new values in gets -log u.
+    """
+    roles, gates = GATE_ROLES[cell.cell], GATES[cell.cell]
+    biases = cell.bias.view(len(gates), -1)
+    times = torch.empty(biases.shape[1]).uniform_(1.0, max(longest - 1.0, 1.0), generator=generator)
+    if roles.keep:
+        biases[gates.index(roles.keep)] = times.log()
+    if roles.write:
+        biases[gates.index(roles.write)] = -times.log()
+
+
+def loss_of(outputs: Tensor, batch: LabBatch) -> Tensor:
+    """Returns the mean loss over the targets: cross-entropy, or squared error for numbers."""
     targets = torch.from_numpy(batch.targets)
     asked = targets != -1
     if targets.is_floating_point():
@@ -294,19 +287,18 @@ def loss_of(outputs: Tensor, batch: Batch) -> Tensor:
     return nn.functional.cross_entropy(outputs[asked], targets[asked])
 
 
-def score_of(outputs: Tensor, batch: Batch) -> float:
-    """The squared error; the share of right answers; or the share of sequences all right.
+def score_of(outputs: Tensor, batch: LabBatch) -> float:
+    """Returns the squared error, the share of right answers, or the share of right sequences.
 
-    Where several letters may follow, an answer is right if each that may is likelier than each that
-    may not.
+    A sequence is right if, at every step, each allowed class is likelier than all others.
     """
     targets = torch.from_numpy(batch.targets)
     asked = targets != -1
     if targets.is_floating_point():
-        return float(((outputs[..., 0] - targets)[asked] ** 2).mean())
+        return float(loss_of(outputs, batch))
     if batch.allowed is None:
         return float((outputs.argmax(-1) == targets)[asked].float().mean())
     allowed = torch.from_numpy(batch.allowed)
-    least = outputs.masked_fill(~allowed, math.inf).amin(-1)
-    most = outputs.masked_fill(allowed, -math.inf).amax(-1)
-    return float(((least > most) | ~asked).all(0).float().mean())
+    lowest_allowed = outputs.masked_fill(~allowed, math.inf).amin(-1)
+    highest_other = outputs.masked_fill(allowed, -math.inf).amax(-1)
+    return float(((lowest_allowed > highest_other) | ~asked).all(0).float().mean())

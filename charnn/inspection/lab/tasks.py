@@ -1,6 +1,6 @@
-"""The lab's tasks: sequences with a known answer, made from a seed.
+"""Tasks of the lab: sequences with a known answer, made from a random generator.
 
-Shapes: T steps, B sequences, D features in, K classes.
+Shapes: T steps, B sequences, D input features, K classes.
 """
 
 from __future__ import annotations
@@ -11,23 +11,36 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from charnn.inspection.lab.reber import LETTERS, embedded_string, walk
-
 Floats = NDArray[np.float32]
 Ints = NDArray[np.int64]
 
-RECALL_SYMBOLS = 8  # to be remembered, and as many that disturb
+RECALL_SYMBOLS = 8  # symbols to remember, and as many distractors
 BRACKET_KINDS = 4
-BRACKETS_A_DEPTH = 8  # a sequence has this many steps for each level of depth
-VARIANCE_OF_A_SUM = 1 / 6  # of two numbers from 0 to 1
+STEPS_PER_DEPTH = 8  # of a sequence of brackets
+SOLVED_SHARE, SOLVED_ERROR = 0.99, 0.1  # of right answers; of the baseline's squared error
+
+# The grammar of Reber 1967: node -> the letters that may follow, and the node each leads to. Where
+# two letters may follow, each has probability 1/2.
+LETTERS = "BTSXPVE"
+GRAMMAR: dict[int, dict[str, int]] = {
+    0: {"B": 1},
+    1: {"T": 2, "P": 3},
+    2: {"S": 2, "X": 4},
+    3: {"T": 3, "V": 5},
+    4: {"X": 3, "S": 6},
+    5: {"P": 4, "V": 6},
+    6: {"E": 7},
+    7: {},
+}
+END = 7
 
 
 @dataclass(frozen=True)
-class Batch:
-    """Sequences ``inputs`` (T, B, D) and what is right after each step.
+class LabBatch:
+    """Sequences ``inputs`` (T, B, D) and the ``targets`` (T, B) after each step.
 
-    ``targets`` are (T, B): a number, a class, or -1 where nothing is asked; for a set of classes
-    that are all right, ``allowed`` (T, B, K) has them, and the target is the one that came.
+    A target is a number, a class, or -1 where nothing is asked. Where several classes are right,
+    ``allowed`` (T, B, K) marks them, and the target is the one that was drawn.
     """
 
     inputs: Floats
@@ -37,11 +50,11 @@ class Batch:
 
 @dataclass(frozen=True)
 class Task:
-    """A task: how to make it, and how to tell that it is solved.
+    """A task, and the rule by which it counts as solved.
 
-    ``make`` takes a generator, the number of sequences and the size. A score is a share of right
-    answers, solved from 0.99 up, or a squared error, solved below a tenth of ``baseline``, which
-    is the score of an answer that remembers nothing, or next to nothing.
+    ``make`` takes a generator, the number of sequences and the size; ``steps`` gives the length of
+    a sequence of a size. ``measure`` names the score: a share of right answers, or a squared error.
+    ``baseline`` is the score of an answer that remembers almost nothing, ``baseline_is``.
     """
 
     about: str
@@ -51,49 +64,53 @@ class Task:
     measure: str
     baseline: float
     baseline_is: str
-    make: Callable[[np.random.Generator, int, int], Batch]
-    steps: Callable[[int], float]
+    make: Callable[[np.random.Generator, int, int], LabBatch]
+    steps: Callable[[int], int]
 
     @property
     def is_error(self) -> bool:
-        """Whether lower is better."""
+        """True if lower scores are better."""
         return self.measure == "squared error"
 
+    @property
+    def digits(self) -> int:
+        """Decimal places of a score; squared errors are small."""
+        return 4 if self.is_error else 3
+
     def solved(self, score: float, strictness: float = 1.0) -> bool:
-        """Whether a score solves the task; `strictness` 2 halves the error that is allowed."""
+        """Tells whether a score solves the task; `strictness` 2 halves the allowed error."""
         if self.is_error:
-            return score < self.baseline / 10 / strictness
-        return score >= 1 - 0.01 / strictness
+            return score < self.baseline * SOLVED_ERROR / strictness
+        return score >= 1 - (1 - SOLVED_SHARE) / strictness
 
     @property
     def rule(self) -> str:
         """The rule of `solved` in words."""
         if self.is_error:
-            return f"{self.measure} below {self.baseline / 10:.4f}, a tenth of the baseline"
-        return f"{self.measure} of 0.99 or more"
+            limit = self.baseline * SOLVED_ERROR
+            return f"{self.measure} below {limit:.4f}, a tenth of the baseline"
+        return f"{self.measure} of {SOLVED_SHARE} or more"
 
 
 def one_hot(ids: Ints, size: int) -> Floats:
-    """Ids (T, B) as rows (T, B, `size`) with a single one; -1 gives a row of zeros."""
-    rows = np.zeros((*ids.shape, size), np.float32)
-    np.put_along_axis(rows, np.maximum(ids, 0)[..., None], 1.0, axis=-1)
-    rows[ids < 0] = 0
+    """Returns ids (T, B) as one-hot rows (T, B, `size`); -1 becomes zeros."""
+    rows: Floats = (ids[..., None] == np.arange(size)).astype(np.float32)
     return rows
 
 
-def recall(random: np.random.Generator, count: int, delay: int) -> Batch:
-    """A symbol, `delay` others that mean nothing, a question mark; then the symbol is asked for."""
+def recall(random: np.random.Generator, count: int, delay: int) -> LabBatch:
+    """Makes a symbol, `delay` random others, and a question mark, where the symbol is asked for."""
     ids = np.empty((delay + 2, count), np.int64)
     ids[0] = random.integers(RECALL_SYMBOLS, size=count)
     ids[1:-1] = RECALL_SYMBOLS + random.integers(RECALL_SYMBOLS, size=(delay, count))
     ids[-1] = 2 * RECALL_SYMBOLS
     targets = np.full_like(ids, -1)
     targets[-1] = ids[0]
-    return Batch(one_hot(ids, 2 * RECALL_SYMBOLS + 1), targets)
+    return LabBatch(one_hot(ids, 2 * RECALL_SYMBOLS + 1), targets)
 
 
-def adding(random: np.random.Generator, count: int, length: int) -> Batch:
-    """Numbers from 0 to 1, two of them marked, one in each half; the answer is their sum."""
+def adding(random: np.random.Generator, count: int, length: int) -> LabBatch:
+    """Makes numbers from 0 to 1, one marked in each half; their sum is asked for at the end."""
     numbers = random.random((length, count), np.float32)
     marks = np.zeros_like(numbers)
     columns = np.arange(count)
@@ -101,20 +118,19 @@ def adding(random: np.random.Generator, count: int, length: int) -> Batch:
     marks[random.integers(length // 2, length, size=count), columns] = 1
     targets = np.full((length, count), -1, np.float32)
     targets[-1] = (numbers * marks).sum(axis=0)
-    return Batch(np.stack([numbers, marks], axis=-1), targets)
+    return LabBatch(np.stack([numbers, marks], axis=-1), targets)
 
 
-def brackets(random: np.random.Generator, count: int, depth: int) -> Batch:
-    """Brackets of four kinds, nested up to `depth`; which kind would have to be closed next?
+def brackets(random: np.random.Generator, count: int, depth: int) -> LabBatch:
+    """Makes brackets of four kinds nested up to `depth`; asks which kind must close next.
 
-    Whether one is opened or closed is tossed for where both are possible. A closing bracket does
-    not say of which kind it is, so that what was opened must be remembered, all of it.
+    Where a bracket may open or close, each has probability 1/2. All closing brackets look alike, so
+    every open bracket must be remembered.
     """
-    length = BRACKETS_A_DEPTH * depth
+    length = STEPS_PER_DEPTH * depth
     ids = np.empty((length, count), np.int64)
-    targets = np.full((length, count), -1, np.int64)
-    stack = np.zeros((depth + 1, count), np.int64)
-    stack[0] = -1
+    targets = np.empty((length, count), np.int64)
+    stack = np.full((depth + 1, count), -1)
     height = np.zeros(count, np.int64)
     columns = np.arange(count)
     for step in range(length):
@@ -125,23 +141,43 @@ def brackets(random: np.random.Generator, count: int, depth: int) -> Batch:
         stack[height[opens], columns[opens]] = kinds[opens]
         ids[step] = np.where(opens, kinds, BRACKET_KINDS)
         targets[step] = stack[height, columns]
-    return Batch(one_hot(ids, BRACKET_KINDS + 1), targets)
+    return LabBatch(one_hot(ids, BRACKET_KINDS + 1), targets)
 
 
-def reber(random: np.random.Generator, count: int, strings: int) -> Batch:
-    """Strings of the embedded Reber grammar with `strings` inner ones; which letters may follow?"""
-    texts = [embedded_string(random, strings) for _ in range(count)]
-    longest = max(map(len, texts)) - 1
+def embedded_string(random: np.random.Generator, strings: int) -> tuple[str, list[str]]:
+    """Returns a string of the embedded Reber grammar, and the letters that may follow each letter.
+
+    It is B, T or P, `strings` strings of the inner grammar, the same T or P, and E; the classic
+    task has one inner string.
+    """
+    outer = "TP"[random.integers(2)]
+    text, follow = "B" + outer, ["TP", "B"]
+    for number in range(strings):
+        node = 0
+        while node != END:
+            choices = list(GRAMMAR[node])
+            letter = choices[random.integers(len(choices))] if len(choices) > 1 else choices[0]
+            node = GRAMMAR[node][letter]
+            text += letter
+            follow.append("".join(GRAMMAR[node]))
+        follow[-1] = "B" if number + 1 < strings else outer
+    return text + outer + "E", [*follow, "E", ""]
+
+
+def reber(random: np.random.Generator, count: int, strings: int) -> LabBatch:
+    """Makes embedded strings with `strings` inner ones; asks at each letter which may follow."""
+    made = [embedded_string(random, strings) for _ in range(count)]
+    longest = max(len(text) for text, _ in made) - 1
     ids = np.full((longest, count), -1, np.int64)
     targets = np.full((longest, count), -1, np.int64)
     allowed = np.zeros((longest, count, len(LETTERS)), np.bool_)
-    for column, text in enumerate(texts):
+    for column, (text, follow) in enumerate(made):
         letters = [LETTERS.index(letter) for letter in text]
         ids[: len(text) - 1, column] = letters[:-1]
         targets[: len(text) - 1, column] = letters[1:]
-        for step, may_follow in enumerate(walk(text, strings)[:-1]):
-            allowed[step, column, [LETTERS.index(letter) for letter in may_follow]] = True
-    return Batch(one_hot(ids, len(LETTERS)), targets, allowed)
+        for step, may_follow in enumerate(follow[:-1]):
+            allowed[step, column] = [letter in may_follow for letter in LETTERS]
+    return LabBatch(one_hot(ids, len(LETTERS)), targets, allowed)
 
 
 TASKS = {
@@ -162,13 +198,13 @@ TASKS = {
         2,
         1,
         "squared error",
-        VARIANCE_OF_A_SUM,
+        1 / 6,  # the variance of the sum of two numbers from 0 to 1
         "always saying 1",
         adding,
         lambda length: length,
     ),
     "brackets": Task(
-        "say of nested brackets of 4 kinds which would have to be closed next",
+        "say of nested brackets of 4 kinds which kind must close next",
         "Dyck languages, as in Hewitt et al. 2020",
         BRACKET_KINDS + 1,
         BRACKET_KINDS,
@@ -176,10 +212,10 @@ TASKS = {
         0.70,
         "naming the bracket opened last, at depth 6 (0.78 at depth 2)",
         brackets,
-        lambda depth: BRACKETS_A_DEPTH * depth,
+        lambda depth: STEPS_PER_DEPTH * depth,
     ),
     "reber": Task(
-        "say which letters may follow, at each place of a string of the embedded Reber grammar",
+        "say at each letter of an embedded Reber string which letters may follow",
         "Reber 1967; embedded: Cleeremans et al. 1989, Hochreiter and Schmidhuber 1997, exp. 1",
         len(LETTERS),
         len(LETTERS),
