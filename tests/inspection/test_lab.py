@@ -137,10 +137,10 @@ ENDS = {signal.SIGINT: (130, True), signal.SIGTERM: (143, False), signal.SIGKILL
 @pytest.mark.parametrize("number", ENDS)
 def test_a_signal_leaves_no_worker_and_prints_the_table_so_far(number):
     command = [sys.executable, "-c", "from charnn.cli import main; main()", "lab", "recall"]
-    endless = "--cells rnn --delays 1,200 --seeds 2 --max-steps 10000000 --threads 2".split()
+    endless = ["--cells", "rnn", "--delays", "1,200", "--seeds", "2", "--max-steps", "10000000"]
     code, to_all = ENDS[number]
     with subprocess.Popen(
-        [*command, *endless],
+        [*command, *endless, "--threads", "2"],
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
         text=True,
