@@ -79,14 +79,23 @@ class SamplingConfig:
 
     @classmethod
     def from_dict(cls, values: Mapping[str, Any]) -> SamplingConfig:
-        """Settings by name; what is left out has its default.
+        """Makes settings from values by name, as JSON or keyword arguments have them.
+
+        Lists become tuples; `stop` and `ban` may be one string, `bias` a mapping. A missing
+        setting has its default.
 
         Raises:
             ConfigError: a setting is unknown or out of range.
         """
-        return build(cls, {name: _fixed(value) for name, value in values.items()})
+        given = dict(values)
+        for name in ("stop", "ban"):
+            if isinstance(given.get(name), str):
+                given[name] = [given[name]]
+        if isinstance(given.get("bias"), Mapping):
+            given["bias"] = list(given["bias"].items())
+        return build(cls, {name: _fixed(value) for name, value in given.items()})
 
 
 def _fixed(value: Any) -> Any:
-    """Lists, such as JSON has, as tuples."""
+    """Turns lists, also nested ones, into tuples."""
     return tuple(map(_fixed, value)) if isinstance(value, list) else value

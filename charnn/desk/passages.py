@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 
 from charnn.config import SamplingConfig
-from charnn.generation.filters import FILTERS
+from charnn.generation.filters import filter_settings
 from charnn.generation.model import Model
 from charnn.generation.sampler import Sampler, Sfc32
 from charnn.generation.writer import TextPiece, TextStream
@@ -127,7 +127,7 @@ class Tree:
         Raises:
             CharnnError: the guides cannot be had, or leave nothing to write.
         """
-        filters = {name: getattr(settings, name) for name in FILTERS} if settings else None
+        filters = filter_settings(settings) if settings else None
         guides = self.model.guides(settings) if settings else []
         if guides:
             text = self.text(passage)

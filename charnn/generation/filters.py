@@ -122,6 +122,11 @@ FILTERS: dict[str, tuple[Filter, float]] = {
 PENALTIES: frozenset[Filter] = frozenset({repetition_penalty, frequency_penalty, presence_penalty})
 
 
+def filter_settings(config: SamplingConfig) -> dict[str, float]:
+    """Returns the settings of all filters, by name."""
+    return {name: getattr(config, name) for name in FILTERS}
+
+
 def active_filters(settings: Mapping[str, float]) -> list[tuple[Filter, float]]:
     """The filters that `settings` switches on, in order, each with its setting.
 

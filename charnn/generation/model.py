@@ -1,9 +1,9 @@
-"""A trained model as Python programs use it: load it, and let it write."""
+"""A trained model as Python programs use it: load it and let it write."""
 
 from __future__ import annotations
 
 import math
-from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Sequence
 from dataclasses import replace
 from functools import cached_property
 from pathlib import Path
@@ -13,7 +13,7 @@ from charnn.checkpoint import Checkpoint
 from charnn.config import LineConfig, SamplingConfig
 from charnn.engines.clamps import Clamp
 from charnn.errors import DamagedFile, FileError
-from charnn.generation.filters import FILTERS
+from charnn.generation.filters import filter_settings
 from charnn.generation.guides import Guide, Phrases
 from charnn.generation.line_writer import LineWriter
 from charnn.generation.sampler import Sampler, draw_seed
@@ -30,16 +30,18 @@ INDEX = "text-index"  # beside the tokens that it was made from
 
 
 class Model:
-    """A model ready to write: a network in numpy, its tokenizer, and what is known of its making.
+    """A model ready to write, and the facts that its file records.
+
+    Several threads may write with one model: each text has scratch memory of its own.
 
     Attributes:
         predictor: the network in one of the engines, with its n-grams if it has any.
         tokenizer: text to ids and back.
-        start_token: the id that a text without a prompt is begun with; not shown.
-        of_lines: whether it was trained on lines, each from the start state.
+        start_token: the id fed before a text without a prompt; not shown.
+        of_lines: whether the model was trained on lines, each from the initial state.
         info: JSON for people: corpus, recipe, history, results.
-        tokens: the file of the tokens that it learnt from, if there is one.
-        digest: of the model's file, by which other files name it; "" without a file.
+        tokens: the token file of the training text; None if unknown.
+        digest: the digest of the model's file, by which other files name it; "" without a file.
     """
 
     def __init__(
@@ -53,10 +55,9 @@ class Model:
         digest: str = "",
     ) -> None:
         self.predictor, self.tokenizer, self.start_token = predictor, tokenizer, start_token
-        self.of_lines = of_lines
         self.config, self.info, self.digest = predictor.config, info or {}, digest
-        self.tokens = tokens
-        self._patterns: dict[str, Pattern] = {}  # the latest one
+        self.of_lines, self.tokens = of_lines, tokens
+        self._pattern: tuple[str, Pattern] | None = None  # the latest one
 
     @classmethod
     def from_checkpoint(
@@ -67,32 +68,26 @@ class Model:
         int8: bool = False,
         clamps: Sequence[Clamp] = (),
     ) -> Model:
-        """The model of a checkpoint, in an engine that `make_predictor` knows.
+        """Makes the model of a checkpoint; engine, int8 and clamps are those of `make_predictor`.
 
-        `tokens` is the file that it learnt from; `clamps` hold units at their values.
+        `tokens` is the token file of the training text.
 
         Raises:
-            ConfigError: there is no such engine here, or a clamp cannot be.
-            DamagedFile: its tokenizer is garbage, or not of the size of its vocabulary, or its
-                n-grams are none.
+            ConfigError: the engine is unknown or not installed, or a clamp is impossible.
+            DamagedFile: its tokenizer or its n-grams are garbage, or the tokenizer's vocabulary
+                has another size than the network's.
         """
         tokenizer = tokenizer_from_dict(loaded.tokenizer, loaded.config.vocab_size)
-        return cls(
-            predictor_of(loaded, engine, int8, clamps),
-            tokenizer,
-            loaded.start_token,
-            loaded.info,
-            loaded.lines,
-            tokens,
-            loaded.digest,
-        )
+        predictor = predictor_of(loaded, engine, int8, clamps)
+        start, info = loaded.start_token, loaded.info
+        return cls(predictor, tokenizer, start, info, loaded.lines, tokens, loaded.digest)
 
     @cached_property
     def training_text(self) -> TextIndex:
-        """The index of the text that the model learnt from, kept beside its tokens.
+        """The index of the training text, stored beside its tokens.
 
         Raises:
-            FileError: the tokens are not there, damaged, or those of another model.
+            FileError: the tokens are missing, damaged, or those of another model.
             TextError: the text is too large for an index.
         """
         from charnn.text.suffixes import open_index
@@ -100,19 +95,22 @@ class Model:
 
         if self.tokens is None or not self.tokens.exists():
             raise FileError(
-                f"the text that the model learnt from is not known: {self.tokens or 'tokens'} is "
-                "not there; name the run, not a copy of its file"
+                f"the training text of this model is not known: {self.tokens or 'tokens'} is "
+                "missing; name the run, not a copy of its model file"
             )
         tokens = TokenFile.open(self.tokens)
         if tokens.tokenizer.token_bytes != self.tokenizer.token_bytes:
-            raise DamagedFile(f"{self.tokens} was made with another tokenizer than the model's")
+            raise DamagedFile(
+                f"{self.tokens} was made with another tokenizer than the model's: name the run "
+                "that the model belongs to"
+            )
         return open_index(self.tokens.with_name(INDEX), tokens)
 
     def guides(self, config: SamplingConfig) -> list[Guide]:
-        """New guides for one text, as far as `config` asks for any.
+        """Returns new guides for one text, those that `config` switches on.
 
         Raises:
-            CharnnError: they cannot be had, or leave nothing to write.
+            CharnnError: they are not available, or leave nothing to write.
         """
         guides: list[Guide] = []
         if config.bias or config.ban:
@@ -125,9 +123,11 @@ class Model:
         if config.regex is not None:
             from charnn.generation.pattern import Pattern, PatternGuide
 
-            if config.regex not in self._patterns:
-                self._patterns = {config.regex: Pattern(config.regex, self.tokenizer)}
-            guides.append(PatternGuide(self._patterns[config.regex], config.max_tokens))
+            text, pattern = self._pattern or ("", None)
+            if pattern is None or text != config.regex:
+                pattern = Pattern(config.regex, self.tokenizer)
+                self._pattern = config.regex, pattern
+            guides.append(PatternGuide(pattern, config.max_tokens))
         return guides
 
     def write(
@@ -141,20 +141,20 @@ class Model:
         surprisals: bool = False,
         keep: bool = True,
     ) -> Writing:
-        """A text to iterate over, which knows afterwards why it ended and how probable it was.
+        """Returns a text to iterate over; afterwards it tells why it ended and its surprisal.
 
-        The same model, prompt, settings, seed and index give the same text; no seed is a drawn one.
-        Without `keep` it does not know afterwards what it wrote, and takes no memory for it.
+        The same model, prompt, settings, seed and index give the same text; without a seed, one is
+        drawn. Without `keep` the text takes no memory, and cannot be asked for afterwards.
 
         Raises:
             ConfigError: seed or index is out of range, or the settings leave nothing to write.
             UnknownCharacter: the prompt holds one, and `unknown` is "error".
-            FileError: `max_copy` needs the training text, which is not there.
+            FileError: `max_copy` needs the training text, which is missing.
         """
         config = config or SamplingConfig()
-        filters = {name: getattr(config, name) for name in FILTERS}
-        drawn = draw_seed() if seed is None else seed
-        sampler = Sampler(self.predictor.twin(1), drawn, index, filters, self.guides(config))
+        seed = draw_seed() if seed is None else seed
+        filters, guides = filter_settings(config), self.guides(config)
+        sampler = Sampler(self.predictor.twin(1), seed, index, filters, guides)
         start = self.start_token
         return Writing(
             sampler, self.tokenizer, prompt, start, config, unknown, echo, surprisals, index, keep
@@ -168,98 +168,51 @@ class Model:
         known: Collection[str] = (),
         unknown: str = "error",
     ) -> LineWriter:
-        """Lines to iterate over, each from the start state.
+        """Returns lines to iterate over, each from the initial state.
 
-        Of `config` the filters count, biases, bans and `max_copy`.
-
-        Args:
-            known: lines that are not to be written.
+        Uses the filters, `bias`, `ban` and `max_copy` of `config`. Lines in `known` are not
+        written.
 
         Raises:
             TextError: the model knows no newline, or not the characters of the prefix.
             ConfigError: the seed is out of range, or the biases leave nothing to write.
-            FileError: `max_copy` needs the training text, which is not there.
+            FileError: `max_copy` needs the training text, which is missing.
         """
         config = replace(config or SamplingConfig(), regex=None)
-        filters = {name: getattr(config, name) for name in FILTERS}
         seed = draw_seed() if seed is None else seed
-        guides = self.guides(config)
-        return LineWriter(
-            self.predictor.twin(1), self.tokenizer, lines, seed, filters, known, unknown, guides
-        )
+        filters, guides = filter_settings(config), self.guides(config)
+        predictor = self.predictor.twin(1)
+        return LineWriter(predictor, self.tokenizer, lines, seed, filters, known, unknown, guides)
 
     def stream(
         self,
         prompt: str = "",
-        max_tokens: int = SamplingConfig.max_tokens,
-        temperature: float = SamplingConfig.temperature,
-        top_k: int = SamplingConfig.top_k,
-        top_p: float = SamplingConfig.top_p,
-        min_p: float = SamplingConfig.min_p,
-        repetition_penalty: float = SamplingConfig.repetition_penalty,
-        frequency_penalty: float = SamplingConfig.frequency_penalty,
-        presence_penalty: float = SamplingConfig.presence_penalty,
-        typical_p: float = SamplingConfig.typical_p,
-        bias: Mapping[str, float] | None = None,
-        ban: str | Iterable[str] = SamplingConfig.ban,
-        max_copy: int = SamplingConfig.max_copy,
-        regex: str | None = SamplingConfig.regex,
-        until: str | None = SamplingConfig.until,
-        stop: str | Iterable[str] = SamplingConfig.stop,
+        *,
         seed: int | None = None,
         index: int = 0,
         unknown: str = "error",
         echo: bool = False,
+        **settings: Any,
     ) -> Iterator[str]:
-        """Yields text in pieces, each as soon as it is known; the prompt first only with `echo`.
+        """Yields text in pieces, each as soon as it is known.
 
         Args:
-            prompt: the text to go on from; without one, a text is begun.
-            max_tokens: the length, in tokens.
-            temperature: 0 for the likeliest token always, 1 for the model as it is.
-            top_k: chooses among the k likeliest only; 0 is off.
-            top_p: chooses among the likeliest that have this probability together; 1 is off.
-            min_p: rules out what is less likely than this times the likeliest; 0 is off.
-            repetition_penalty: above 1 makes the latest tokens less likely.
-            frequency_penalty: taken from a logit for each time its token is among the latest.
-            presence_penalty: taken from a logit once if its token is among the latest.
-            typical_p: chooses among the tokens of nearly the expected surprisal that have this
-                probability together; 1 is off.
-            bias: numbers to add to the logits of tokens that would complete a text.
-            ban: a string or several that are never written.
-            max_copy: the most characters in a row that are copied from the training text; 0 is off.
-            regex: a pattern that the whole new text matches.
-            until: "sentence", "line" or "paragraph": ends after the first whole one.
-            stop: a string or several that end the text, and are not part of it.
-            seed: a whole number below 2**32; the same one gives the same text.
+            prompt: the text to continue; without one, generation starts from the start token.
+            seed: an integer below 2**32; the same one gives the same text. Default: a drawn one.
             index: which of the texts of that seed.
-            unknown: "error", "skip" or "replace" for characters the model never saw.
+            unknown: "error", "skip" or "replace" for characters of the prompt that the model lacks.
             echo: whether the prompt is the first piece.
+            settings: those of `SamplingConfig`, such as ``max_tokens=200, temperature=0.8,
+                stop="THE END", bias={"e": -2.0}``.
 
         Raises:
-            ConfigError: a setting is out of range, or the settings leave nothing to write.
-            FileError: `max_copy` needs the training text, which is not there.
+            ConfigError: a setting is unknown or out of range, or they leave nothing to write.
+            FileError: `max_copy` needs the training text, which is missing.
             UnknownCharacter: the prompt holds one, and `unknown` is "error".
         """
-        config = SamplingConfig(
-            max_tokens=max_tokens,
-            temperature=temperature,
-            top_k=top_k,
-            top_p=top_p,
-            min_p=min_p,
-            repetition_penalty=repetition_penalty,
-            frequency_penalty=frequency_penalty,
-            presence_penalty=presence_penalty,
-            typical_p=typical_p,
-            bias=tuple((bias or {}).items()),
-            ban=(ban,) if isinstance(ban, str) else tuple(ban),
-            max_copy=max_copy,
-            regex=regex,
-            until=until,
-            stop=(stop,) if isinstance(stop, str) else tuple(stop),
-        )
+        config = SamplingConfig.from_dict(settings)
         return iter(self.write(prompt, config, seed, index, unknown, echo, keep=False))
 
     def generate(self, prompt: str = "", **options: Any) -> str:
-        """The whole text at once; the options are those of `stream`."""
+        """Returns the whole text; the options are those of `stream`."""
         return "".join(self.stream(prompt, **options))

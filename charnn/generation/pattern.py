@@ -20,12 +20,10 @@ from charnn.text.tokenizers import Tokenizer
 
 MAX_MOVES = 1 << 26  # states x tokens; four bytes each
 MAX_PATTERN = 1000  # characters
-# Atoms, with their repetitions written out: making the automaton takes the square of it, and
-# cannot be interrupted. A dot or class of many characters weighs more, being several bytes.
-MAX_ATOMS = 6000
-ATOM = re.compile(
-    r"(?P<wide>\\[wWdDsSpP]|\.|\[\^)|\\.|\{(?P<least>\d+)(?:,(?P<most>\d*))?\}|[*+?|]|.", re.DOTALL
-)
+# outlines-core takes a square of the states that an automaton has and cannot be interrupted, so
+# counted repetitions, written out, are bounded before it begins.
+MAX_REPETITIONS = 2000
+COUNTED = re.compile(r"(\))?\{(\d+)(?:,(\d*))?\}")
 NEVER = np.iinfo(np.int32).max // 2
 
 
@@ -67,8 +65,11 @@ def _automaton(pattern: str) -> tuple[int, NDArray[np.bool_], NDArray[np.int32]]
         ) from None
     if len(pattern) > MAX_PATTERN:
         raise ConfigError(f"the pattern has {len(pattern):,} characters, {MAX_PATTERN:,} at most")
-    if _atoms(pattern) > MAX_ATOMS:
-        raise ConfigError("the pattern is too large: repeat less in it")
+    if _repetitions(pattern) > MAX_REPETITIONS:
+        raise ConfigError(
+            f"the counted repetitions of the pattern {pattern[:60]!r} may give more than "
+            f"{MAX_REPETITIONS:,} copies: use smaller numbers in braces, or * and +"
+        )
     # The match is of the whole anyway, and the library has no anchors.
     whole = pattern.removeprefix("^")
     if whole.endswith("$") and (len(whole) - len(whole[:-1].rstrip("\\"))) % 2:
@@ -95,21 +96,16 @@ def _automaton(pattern: str) -> tuple[int, NDArray[np.bool_], NDArray[np.int32]]
     return numbers[start], accepting, steps
 
 
-def _atoms(pattern: str) -> int:
-    """About how many atoms a pattern has once its counted repetitions are written out."""
-    groups: list[list[int]] = [[]]
-    for found in ATOM.finditer(pattern):
-        word = found[0]
-        if word == "(":
-            groups.append([])
-        elif word == ")" and len(groups) > 1:
-            inner = sum(groups.pop())
-            groups[-1].append(inner)
-        elif found["least"] and groups[-1]:
-            groups[-1][-1] *= max(1, int(found["least"]), int(found["most"] or 0))
-        elif word not in ("*", "+", "?", "|"):
-            groups[-1].append(5 if found["wide"] else 1)
-    return sum(map(sum, groups))
+def _repetitions(pattern: str) -> int:
+    """Returns a bound on the repetitions of a pattern, with those of its groups written out."""
+    single, groups = 0, 1
+    for group, least, most in COUNTED.findall(pattern):
+        count = max(1, int(least), int(most or 0))
+        if group:
+            groups *= count
+        else:
+            single += count
+    return max(1, single) * groups
 
 
 def _moves(steps: NDArray[np.int32], tokens: list[bytes]) -> NDArray[np.int32]:

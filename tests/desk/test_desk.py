@@ -19,7 +19,7 @@ from charnn.desk.desk import Desk
 from charnn.desk.desk_file import load_desk, save_desk
 from charnn.engines.float32 import Float32Predictor
 from charnn.errors import CharnnError, ConfigError, DamagedFile, FileError, UnknownCharacter
-from charnn.generation.filters import FILTERS
+from charnn.generation.filters import filter_settings
 from charnn.generation.model import Model
 from charnn.generation.sampler import Sampler, Sfc32
 from charnn.text.tokenizers import (
@@ -308,7 +308,7 @@ class Naive:
         self.asked: dict[int, int] = {}
 
     def sampler(self, steps: list[Any]) -> Sampler:
-        filters = {n: getattr(SamplingConfig(temperature=self.temperature), n) for n in FILTERS}
+        filters = filter_settings(SamplingConfig(temperature=self.temperature))
         sampler = Sampler(self.model.predictor, self.seed, 0, filters)
         if steps:
             sampler.load_state_dict(steps[-1][3])

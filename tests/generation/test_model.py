@@ -1,8 +1,12 @@
+from concurrent.futures import ThreadPoolExecutor
+
 import numpy as np
 import pytest
 
 from charnn.checkpoint import Checkpoint
 from charnn.config import ModelConfig
+from charnn.engines import ENGINES
+from charnn.engines.compiled import kernels
 from charnn.errors import ConfigError, DamagedFile, UnknownCharacter
 from charnn.generation import Model
 from charnn.text.tokenizers import ByteTokenizer, CharTokenizer
@@ -74,3 +78,12 @@ def test_a_tokenizer_of_another_size_than_the_network_is_refused(checkpoint):
     other = Checkpoint(checkpoint.config, ByteTokenizer().to_dict(), checkpoint.weights, 0)
     with pytest.raises(DamagedFile, match="256 tokens, its network 7"):
         Model.from_checkpoint(other)
+
+
+@pytest.mark.parametrize("engine", [name for name in ENGINES if name != "native" or kernels()])
+def test_threads_that_share_a_model_write_the_same_text_for_the_same_seed(checkpoint, engine):
+    shared = Model.from_checkpoint(checkpoint, engine=engine)
+    expected = shared.generate("abc", max_tokens=300, seed=1)
+    with ThreadPoolExecutor(8) as pool:
+        texts = pool.map(lambda _: shared.generate("abc", max_tokens=300, seed=1), range(24))
+        assert {expected} == set(texts)
