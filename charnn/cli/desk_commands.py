@@ -27,7 +27,7 @@ LOOK_BACK = 8  # lines of a text that was not on the screen before
 HELP = {
     "TEXT": "add it to the text as it is; the model continues",
     "Enter alone": "let the model continue",
-    "TEXT\\": "add it and a newline; \\ alone is a newline, \\\\ is a \\",
+    "TEXT\\": "add it and a newline; for a \\ type \\\\",
     "//TEXT": "add a text that begins with /",
     "Alt-Enter": "a newline within the line",
     "Ctrl-C": "stop the model",
@@ -96,9 +96,10 @@ class Session:
         try:
             value = parse(rest)
         except (ValueError, OSError, RuntimeError) as error:
-            reason = f" ({error.strerror})" if isinstance(error, OSError) else ""
+            reason = error.strerror if isinstance(error, OSError) else error
+            why = "" if isinstance(error, ValueError) else f" ({reason})"
             raise ConfigError(
-                f"/{word} takes {takes}, got {rest[:80]!r}{reason}: type /{word} {usage}".rstrip()
+                f"/{word} takes {takes}, got {rest[:80]!r}{why}: type /{word} {usage}".rstrip()
             ) from None
         command.run(self, value, *[word != name] * command.can_force)
 
@@ -243,6 +244,10 @@ def _list(session: Session, _: None) -> None:
         session.screen.say(row + (" ".join(text[-200:].split())[-room:] if room else ""))
 
 
+def _text(session: Session, _: None) -> None:
+    session.screen.show_all(session.desk)
+
+
 def _set(session: Session, rest: str) -> None:
     desk, (name, _, value) = session.desk, rest.partition(" ")
     settings, name, value = vars(desk.settings), name.replace("-", "_"), value.strip()
@@ -345,7 +350,7 @@ def _help(session: Session, _: None) -> None:
     commands = {f"/{name} {each.argument.usage}": each.help for name, each in COMMANDS.items()}
     wide = shutil.get_terminal_size().columns >= 72
     for left, right in {**HELP, **commands}.items():
-        for line in [f"{left:<28}{right}"] if wide else [left, f"    {right}"]:
+        for line in [f"{left:<30}{right}"] if wide else [left, f"    {right}"]:
             session.screen.say(line)
 
 
@@ -371,7 +376,9 @@ COMMANDS: dict[str, Command] = {
     "fork": Command(_fork, NEW_NAME, "continue a copy of the text under a new name"),
     "switch": Command(_changing(Desk.switch, LOOK_BACK), NAME, "go to another text"),
     "list": Command(_list, NOTHING, "list all texts"),
-    "text": Command(lambda session, _: session.screen.show_all(session.desk), NOTHING, "show all"),
+    "text": Command(
+        lambda session, _: session.screen.show_all(session.desk), NOTHING, "show the whole text"
+    ),
     "set": Command(_set, SETTING, "show the settings, or change one"),
     "show": Command(_show, COLOURING, "colour the text"),
     "columns": Command(_columns, SEVERAL, "compare continuations"),

@@ -33,7 +33,7 @@ class Desk:
     each `column` is the next sample of that seed, counted in ``index``.
 
     Attributes:
-        settings: for everything drawn from now on.
+        settings: for everything drawn from now on; ``max_tokens`` is the length of a continuation.
         branches: by name; ``name`` is the current one.
         columns: alternative continuations of the passage ``base``.
         changed: set by every change; the caller that saves the desk resets it.
@@ -46,17 +46,9 @@ class Desk:
         settings: SamplingConfig | None = None,
         unknown: str = "error",
     ) -> None:
-        """Starts with an empty text.
+        """Starts with an empty text; `unknown` is that of `Tokenizer.encode`, for typed text.
 
-        Args:
-            model: continues the texts.
-            seed: determines everything that is drawn.
-            settings: ``max_tokens`` is the length of one continuation.
-            unknown: the treatment of typed characters that the model does not know: see
-                `Tokenizer.encode`.
-
-        Raises:
-            ConfigError: the seed is out of range.
+        Raises ConfigError if the seed is out of range.
         """
         self.tree = Tree(model, seed)
         self.model, self.seed, self.unknown = model, seed, unknown
@@ -87,26 +79,15 @@ class Desk:
         return self._decoded[1]
 
     def type(self, text: str) -> None:
-        """Adds text that a person wrote.
-
-        Raises:
-            UnknownCharacter: the model does not know one of its characters; nothing is added.
-        """
+        """Adds text that a person wrote; raises UnknownCharacter, and then adds nothing."""
         ids = self.model.tokenizer.encode(text, self.unknown)
         if len(ids):
             self._move(self.tree.read(self.passage, ids))
 
     def draw(self, tokens: int | None = None) -> Generator[TextPiece]:
-        """Continues the text and yields the continuation; a stop string ends it.
+        """Continues the text, by `tokens` if given, and yields the continuation.
 
-        A caller that stops early keeps what was drawn until then.
-
-        Args:
-            tokens: the length, instead of that of the settings.
-
-        Raises:
-            ConfigError: the length is out of range.
-            CharnnError: the model's output is not finite.
+        A caller that stops early keeps what was drawn until then. Raises what `Tree.draw` raises.
         """
         settings = self._settings(tokens)
         yield from self.tree.draw(self.passage, settings, None, self._move)
@@ -114,10 +95,7 @@ class Desk:
     def retry(self) -> Generator[TextPiece]:
         """Draws the last continuation again, as another sample of the same length.
 
-        `redo` brings the earlier one back.
-
-        Raises:
-            CharnnError: the text does not end with a continuation.
+        `redo` brings the earlier one back. Raises CharnnError if the last passage was not drawn.
         """
         branch, last = self.branch, self.passage
         if last is None or last.kind != DRAWN:
@@ -135,11 +113,7 @@ class Desk:
                 branch.undone = undone
 
     def column(self, temperature: float, tokens: int | None = None) -> Generator[TextPiece]:
-        """Draws another alternative continuation, which does not join the text until `take`.
-
-        Raises:
-            ConfigError: the temperature or the length is out of range.
-        """
+        """Draws an alternative continuation, which joins the text by `take`."""
         settings = replace(self._settings(tokens), temperature=temperature)
         if self.base is not self.passage or not self.columns:
             self.base, self.columns = self.passage, []
@@ -149,8 +123,7 @@ class Desk:
     def take(self, number: int) -> None:
         """Appends one of the columns, counted from 1; a later call may take another instead.
 
-        Raises:
-            CharnnError: there is no such column, or the text has changed since.
+        Raises CharnnError if there is no such column, or the text has changed since.
         """
         if not self.columns:
             raise CharnnError("there are no columns to take: draw some first")
@@ -164,9 +137,7 @@ class Desk:
         """Removes the last `characters`, or the last passage; returns what was removed.
 
         State and generator return to where they were. The rest of a cut token counts as typed.
-
-        Raises:
-            CharnnError: the text is empty.
+        Raises CharnnError if the text is empty.
         """
         branch, text, last = self.branch, self.text, self.passage
         if last is None:
@@ -184,23 +155,18 @@ class Desk:
         return removed
 
     def redo(self) -> None:
-        """Reverses the last `undo`.
-
-        Raises:
-            CharnnError: nothing was undone since the text last changed.
-        """
+        """Reverses the last `undo` or `retry`; raises CharnnError if the text changed since."""
         branch = self.branch
         if not branch.undone:
-            raise CharnnError("nothing to redo: the last change of this text was no undo")
+            raise CharnnError("nothing to redo: the last change of this text was no undo or retry")
         *undone, passage = branch.undone
         self._move(passage)
         branch.undone = undone
 
     def fork(self, name: str) -> None:
-        """Makes a copy of the text under another name, which becomes the current one.
+        """Copies the text under a new name, which becomes the current one.
 
-        Raises:
-            ConfigError: the name is taken, or not allowed.
+        Raises ConfigError if the name is taken or not allowed.
         """
         check_name(name)
         if name in self.branches:
@@ -209,22 +175,14 @@ class Desk:
         self.name, self.changed = name, True
 
     def switch(self, name: str) -> None:
-        """Makes another text the current one.
-
-        Raises:
-            ConfigError: there is no text of that name.
-        """
+        """Makes another text the current one; raises ConfigError if there is none of that name."""
         if name not in self.branches:
             known = ", ".join(self.branches)
             raise ConfigError(f"there is no text named {name!r}: choose one of {known}")
         self.name = name
 
     def set(self, name: str, value: Any) -> None:
-        """Changes a setting for everything drawn from now on.
-
-        Raises:
-            ConfigError: there is no such setting, or the value is out of range.
-        """
+        """Changes a setting for everything drawn from now on; raises ConfigError."""
         self.settings = SamplingConfig.from_dict({**asdict(self.settings), name: value})
         self.changed = self.changed or self.passage is not None
 
@@ -232,7 +190,7 @@ class Desk:
         return self.settings if tokens is None else replace(self.settings, max_tokens=tokens)
 
     def _move(self, passage: Passage | None) -> None:
-        """Ends the current text with `passage`."""
+        """Makes `passage` the last one of the current text."""
         self.branch.passage, self.branch.undone, self.changed = passage, [], True
 
 

@@ -158,12 +158,9 @@ def _parse(header: Header, data: bytes, model: Model, unknown: str) -> Desk:
     desk = Desk(model, metadata["seed"], SamplingConfig.from_dict(metadata["settings"]), unknown)
     desk.index = metadata["index"]
     _require(type(desk.index) is int and 0 <= desk.index <= MAX_SEED, "the sample counter is wrong")
-    arrays = _arrays(header, data, model)
-    passages: list[Passage | None] = [None]
-    _add_passages(passages, arrays, model.config.vocab_size)
-    _add_states(passages, arrays, metadata["nats"])
+    passages = _passages(_arrays(header, data, model), metadata["nats"], model.config.vocab_size)
 
-    def passages_of(numbers: list[Any]) -> tuple[Passage | None, list[Passage]]:
+    def numbered(numbers: list[Any]) -> tuple[Passage | None, list[Passage]]:
         fit = all(type(number) is int and 0 <= number < len(passages) for number in numbers)
         _require(fit, "it names a passage that it does not hold")
         first, *others = (passages[number] for number in numbers)
@@ -171,15 +168,15 @@ def _parse(header: Header, data: bytes, model: Model, unknown: str) -> Desk:
 
     for name, *_ in metadata["branches"]:
         check_name(name)
-    desk.branches = {name: Branch(*passages_of(ends)) for name, *ends in metadata["branches"]}
+    desk.branches = {name: Branch(*numbered(ends)) for name, *ends in metadata["branches"]}
     desk.name = metadata["branch"]
     _require(len(desk.branches) == len(metadata["branches"]), "two branches have the same name")
     _require(desk.name in desk.branches, "its current branch is missing")
-    desk.base, desk.columns = passages_of(metadata["columns"])
+    desk.base, desk.columns = numbered(metadata["columns"])
     return desk
 
 
-def _require(condition: bool, reason: str) -> None:
+def _require(condition: object, reason: str) -> None:
     if not condition:
         raise ValueError(reason)
 
@@ -192,20 +189,21 @@ def _arrays(header: Header, data: bytes, model: Model) -> Arrays:
     for name, (dtype, row) in shapes.items():
         tensor = header.tensors[name]
         fits = tensor.dtype == dtype and tensor.shape and tensor.shape[1:] == row
-        _require(bool(fits), f"tensor {name!r} has another type or shape")
+        _require(fits, f"tensor {name!r} has another type or shape")
         flat = np.frombuffer(data[tensor.start : tensor.stop], DTYPES[dtype])
-        _require(bool(np.isfinite(flat).all()), f"{name} holds numbers that are not finite")
+        _require(np.isfinite(flat).all(), f"{name} holds numbers that are not finite")
         arrays[name] = flat.reshape(tensor.shape)
-    sizes = {name: len(array) for name, array in arrays.items()}
-    alike = sizes["ids"] == sizes["nats"]
-    alike &= sizes["states"] == sizes["generator"] == sizes["logits"] == sizes["state"]
-    _require(alike, "its tensors do not have the same number of rows")
+    for group in (("ids", "nats"), ("states", "generator", "logits", "state")):
+        alike = len({len(arrays[name]) for name in group}) == 1
+        _require(alike, f"{', '.join(group)} do not have the same number of rows")
     return arrays
 
 
-def _add_passages(passages: list[Passage | None], arrays: Arrays, vocab_size: int) -> None:
+def _passages(arrays: Arrays, nats: list[Any], vocab_size: int) -> list[Passage | None]:
+    """All passages by number, with their states; the empty text is number 0."""
+    passages: list[Passage | None] = [None]
     ids = arrays["ids"].tolist()
-    nats = [float("nan") if n < 0 else n for n in arrays["nats"].tolist()]
+    surprisals = [float("nan") if n < 0 else n for n in arrays["nats"].tolist()]
     _require(max(ids, default=0) < vocab_size, "it holds ids outside the vocabulary")
     start = 0
     for parent, kind, size, asked, index in arrays["points"].tolist():
@@ -214,32 +212,23 @@ def _add_passages(passages: list[Passage | None], arrays: Arrays, vocab_size: in
         _require(0 <= asked < 2**41 and -1 <= index <= MAX_SEED, "a passage is out of range")
         follows = {START: parent == 0, TYPED: True, DRAWN: parent > 0}[KINDS[kind]]
         _require(follows, "a passage does not fit the one before")
-        passages.append(
-            Passage(
-                passages[parent],
-                KINDS[kind],
-                ids[start : start + size],
-                nats[start : start + size],
-                None if index < 0 else index,
-                asked,
-            )
-        )
-        start += size
+        own, start = slice(start, start + size), start + size
+        number = None if index < 0 else index
+        passage = Passage(passages[parent], KINDS[kind], ids[own], surprisals[own], number, asked)
+        passages.append(passage)
     _require(start == len(ids), "it holds ids of no passage")
-
-
-def _add_states(passages: list[Passage | None], arrays: Arrays, nats: list[Any]) -> None:
     rows = arrays["states"].tolist()
     fit = len(nats) == len(rows) and all(type(n) is float and n >= 0 for n in nats)
     _require(fit, "its states have no surprisal")
     for row, (number, read, tokens) in enumerate(rows):
-        passage = passages[number] if 0 < number < len(passages) else None
-        if passage is None or not 0 < read <= len(passage.ids):
+        holder = passages[number] if 0 < number < len(passages) else None
+        if holder is None or not 0 < read <= len(holder.ids):
             raise ValueError("a state belongs to no passage")
-        passage.states[read] = {
+        holder.states[read] = {
             **{name: arrays[name][row].copy() for name in ("generator", "logits", "state")},
-            "recent": np.array(passage.latest(read, RECENT), np.int64),
+            "recent": np.array(holder.latest(read, RECENT), np.int64),
             "nats": nats[row],
             "tokens": tokens,
             "guides": [],
         }
+    return passages

@@ -53,13 +53,15 @@ ENVIRONMENT = {"PYTHONPATH": os.getcwd(), "TERM": "xterm", "LC_ALL": "C.UTF-8"}
 class Desk:
     """The program at a terminal of its own."""
 
-    def __init__(self, models: Path, folder: Path, *words: str, columns: int, **env: str) -> None:
+    def __init__(
+        self, models: Path, folder: Path, *words: str, columns: int, code: str, **env: str
+    ) -> None:
         self.leader, follower = pty.openpty()
         self.resize(columns)
         self.shown = ""
         self.read_to = 0
         self.process = subprocess.Popen(
-            [*COMMAND, "-m", str(models / "m.safetensors"), "--seed", "1", *words],
+            [*COMMAND[:4], code + COMMAND[4], "write", *self.model(models), *words],
             cwd=folder,
             env={**os.environ, **ENVIRONMENT, **env},
             stdin=follower,
@@ -69,6 +71,14 @@ class Desk:
             preexec_fn=lambda: fcntl.ioctl(0, termios.TIOCSCTTY, 0),  # noqa: PLW1509  # no threads
         )
         os.close(follower)
+
+    @staticmethod
+    def model(models: Path) -> list[str]:
+        return ["-m", str(models / "m.safetensors"), "--seed", "1"]
+
+    def hang_up(self) -> None:
+        os.close(self.leader)
+        self.leader = -1
 
     def resize(self, columns: int) -> None:
         fcntl.ioctl(self.leader, termios.TIOCSWINSZ, struct.pack("HHHH", 24, columns, 0, 0))
@@ -118,8 +128,8 @@ class Desk:
 def open_desk(models: Path, tmp_path: Path) -> Iterator[object]:
     desks: list[Desk] = []
 
-    def open_desk(*words: str, columns: int = 120, **env: str) -> Desk:
-        desks.append(Desk(models, tmp_path, *words, columns=columns, **env))
+    def open_desk(*words: str, columns: int = 120, code: str = "", **env: str) -> Desk:
+        desks.append(Desk(models, tmp_path, *words, columns=columns, code=code, **env))
         desks[-1].until(">")
         return desks[-1]
 
@@ -127,7 +137,8 @@ def open_desk(models: Path, tmp_path: Path) -> Iterator[object]:
     for desk in desks:
         desk.process.kill()
         desk.process.wait()
-        os.close(desk.leader)
+        if desk.leader >= 0:
+            desk.hang_up()
 
 
 @pytest.fixture
@@ -433,22 +444,56 @@ def test_a_poor_terminal_of_40_columns_is_survived(open_desk, env):
     assert "Traceback" not in desk.shown
 
 
-@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGHUP])
-def test_a_signal_to_end_saves_the_text(open_desk, script, tmp_path, number):
-    desk = open_desk("-n", "5", "--seed", "1")
+# --- a text is never lost
+
+
+FAULT = "from charnn.desk.desk import Desk; Desk.redo = lambda desk: 1 / 0\n"
+ENDS = {
+    "TERM": (lambda desk: desk.process.terminate(), 143),
+    "HUP": (lambda desk: desk.process.send_signal(signal.SIGHUP), 129),
+    "hang up": (lambda desk: desk.hang_up(), 129),
+    "Ctrl-D": (lambda desk: desk.type("\x04"), 0),
+    "fault": (lambda desk: desk.type("/redo\r"), 1),
+}
+
+
+@pytest.mark.parametrize("end", ENDS)
+def test_whatever_ends_the_desk_but_quit_saves_the_text(open_desk, script, tmp_path, end):
+    act, code = ENDS[end]
+    (tmp_path / "charnn-write.saved").touch()  # of an earlier rescue
+    desk = open_desk("-n", "5", code=FAULT)
+    assert "/load charnn-write.saved " in desk.plain
     desk.say("bad")
-    desk.process.send_signal(number)
-    assert 128 + number == desk.end()
-    assert "saved; in 'charnn write', /load charnn-write.saved opens it" in desk.shown
-    kept = script("/load charnn-write.saved", "/text")[1]
-    assert kept.startswith("bad")
-    again = open_desk("-n", "5")  # what was loaded goes back to where it came from
-    again.say("/load charnn-write.saved")
-    again.say("cab")
-    again.process.send_signal(number)
-    assert 128 + number == again.end()
-    assert f"{kept[:8]}cab" in script("/load charnn-write.saved", "/text")[1]
-    assert ["charnn-write.saved"] == [p.name for p in tmp_path.glob("charnn-write*")]
+    act(desk)
+    if end == "hang up":
+        assert code == desk.process.wait(SECONDS)
+    else:
+        assert code == desk.end()
+        assert "/load charnn-write.saved-2 " in desk.plain
+        assert "Traceback" not in desk.shown
+        assert termios.tcgetattr(desk.leader)[3] & termios.ICANON
+    assert script("/load charnn-write.saved-2", "/text")[1].startswith("bad")
+    assert 0 == (tmp_path / "charnn-write.saved").stat().st_size
+
+
+def test_what_was_loaded_is_rescued_to_where_it_came_from(open_desk, script, tmp_path):
+    script("bad", "/save a.desk")
+    desk = open_desk("-n", "5")
+    desk.say("/load a.desk")
+    desk.say("cab")
+    desk.process.terminate()
+    assert 143 == desk.end()
+    assert "cab" in script("/load a.desk", "/text")[1]
+    assert [tmp_path / "a.desk"] == list(tmp_path.iterdir())
+
+
+def test_a_line_that_is_not_finished_is_rescued_too(open_desk, script):
+    desk = open_desk("-n", "5")
+    desk.type("bad cab")
+    desk.until("bad cab")
+    desk.process.terminate()
+    assert 143 == desk.end()
+    assert "bad cab" == script("/load charnn-write.saved", "/text")[1]
 
 
 def test_a_text_is_rescued_elsewhere_where_the_folder_takes_no_file(
@@ -458,12 +503,11 @@ def test_a_text_is_rescued_elsewhere_where_the_folder_takes_no_file(
     desk = open_desk("-n", "5", TMPDIR=str(other))
     desk.say("bad")
     tmp_path.rmdir()
-    desk.process.send_signal(signal.SIGTERM)
+    desk.process.terminate()
     assert 143 == desk.end()
     (kept,) = other.glob("charnn-*/charnn-write.saved")
     assert 0o700 == kept.parent.stat().st_mode & 0o777
-    assert "cannot write charnn-write.saved" in desk.plain
-    assert f"/load {kept} opens it" in desk.plain
+    assert f"/load {kept} " in desk.plain
     tmp_path.mkdir()
     assert script(f"/load {kept}", "/text")[1].startswith("bad")
 
@@ -473,15 +517,52 @@ def test_a_signal_while_it_writes_keeps_what_was_written(open_desk, script):
     desk.type("bad\r")
     for _ in range(20):
         desk.until("a")
-    desk.process.send_signal(signal.SIGTERM)
+    desk.process.terminate()
     assert 143 == desk.end()
     assert len(script("/load charnn-write.saved", "/text")[1]) > 20
 
 
-def test_a_signal_to_end_leaves_the_terminal_as_it_was(open_desk):
+def test_ctrl_c_held_down_ends_nothing_but_the_stream(open_desk, tmp_path):
     desk = open_desk()
-    time.sleep(0.2)
-    desk.process.send_signal(signal.SIGTERM)
-    assert 143 == desk.end()
+    for _ in range(3):
+        desk.type("bad\r/more 100000000\r")
+        for _ in range(60):
+            desk.type("\x03")
+            desk._read(0.005)
+    time.sleep(0.5)
+    desk.type("\x03\r/export! a.txt\r")
+    desk.until("a.txt\r\nmain>")
+    assert (tmp_path / "a.txt").read_bytes().startswith(b"bad")
     assert "Traceback" not in desk.shown
-    assert termios.tcgetattr(desk.leader)[3] & termios.ICANON
+    assert "Press ENTER" not in desk.shown
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_a_signal_to_a_pipe_saves_the_text_too(models, script, tmp_path, number):
+    desk = subprocess.Popen(
+        [*COMMAND, *Desk.model(models), "-n", "5"],
+        cwd=tmp_path,
+        env={**os.environ, **ENVIRONMENT},
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+    )
+    desk.stdin.write(b"bad\n")
+    desk.stdin.flush()
+    assert b"bad" == desk.stdout.read(3)
+    desk.send_signal(number)
+    _, err = desk.communicate(timeout=SECONDS)
+    assert 128 + number == desk.returncode
+    assert b"/load charnn-write.saved " in err
+    assert script("/load charnn-write.saved", "/text")[1].startswith("bad")
+
+
+def test_a_reader_that_goes_away_leaves_no_file(models, tmp_path):
+    command = " ".join([*map(repr, [*COMMAND, *Desk.model(models), "-n", "90000"]), "| head -c 9"])
+    done = subprocess.run(
+        ["bash", "-c", f"set -o pipefail; echo bad | {command}"],
+        cwd=tmp_path,
+        env={**os.environ, **ENVIRONMENT},
+        capture_output=True,
+    )
+    assert (0, 9, []) == (done.returncode, len(done.stdout), list(tmp_path.iterdir()))
