@@ -128,17 +128,10 @@ def unescaped(line: str) -> str:
     return line[:-1] + "\n" if line.endswith("\\") else line
 
 
-# --- arguments
-
-
 class Argument(NamedTuple):
-    """What follows the name of a command.
+    """What follows the name of a command: its name in help, its kind, and the words to complete.
 
-    Attributes:
-        usage: its name in help and errors, in brackets if it may be missing.
-        takes: what it must be.
-        parse: makes its value from text; raises CharnnError, ValueError, OSError or RuntimeError.
-        choices: words that complete it.
+    `parse` makes its value from text and may raise CharnnError, ValueError, OSError, RuntimeError.
     """
 
     usage: str
@@ -147,36 +140,36 @@ class Argument(NamedTuple):
     choices: Callable[[Session], Iterable[str]] = lambda session: ()
 
 
-def _nothing(rest: str) -> None:
-    if rest:
+def _require(condition: object) -> None:
+    if not condition:
         raise ValueError
+
+
+def _nothing(rest: str) -> None:
+    _require(not rest)
 
 
 def _word(rest: str) -> str:
-    if not rest:
-        raise ValueError
+    _require(rest)
     return rest
 
 
 def _count(rest: str) -> int | None:
     count = int(rest) if rest else None
-    if count is not None and count < 1:
-        raise ValueError
+    _require(count is None or count > 0)
     return count
 
 
 def _temperatures(rest: str) -> list[float]:
     values = [float(word) for word in rest.split()]
-    if len(values) > MAX_COLUMNS:
-        raise ValueError
+    _require(len(values) <= MAX_COLUMNS)
     for value in values:  # refused before anything is drawn
         SamplingConfig(temperature=value)
     return values or TEMPERATURES
 
 
 def _colouring(rest: str) -> str:
-    if rest not in (*COLOURINGS, OFF, ""):
-        raise ValueError
+    _require(rest in (*COLOURINGS, OFF, ""))
     return rest
 
 
@@ -202,9 +195,6 @@ COLOURING = Argument(
 )
 SETTING = Argument("[NAME VALUE]", "a setting", choices=lambda session: vars(session.desk.settings))
 SEVERAL = Argument("[T ...]", f"up to {MAX_COLUMNS} temperatures", _temperatures)
-
-
-# --- commands
 
 
 def _changing(change: Callable[[Desk, Any], object], lines: int) -> Callable[..., None]:
@@ -355,10 +345,7 @@ def _help(session: Session, _: None) -> None:
 
 
 class Command(NamedTuple):
-    """A command; `run` receives the session, the value of the argument, and whether "!" forces it.
-
-    Only a command that ``can_force`` receives the latter.
-    """
+    """A command; `run` receives the session, the argument and, if it can force, whether it must."""
 
     run: Callable[..., None]
     argument: Argument

@@ -26,12 +26,7 @@ Painter = Callable[["TextPiece"], str]  # from the pieces of a text, in order, t
 
 
 class Colouring(NamedTuple):
-    """A way to colour a text.
-
-    Attributes:
-        painter: makes the painter of the text that follows a passage; None is the empty text.
-        legend: ANSI numbers and their meanings.
-    """
+    """A way to colour the text that follows a passage; `legend` is ANSI numbers and meanings."""
 
     painter: Callable[[Desk, Passage | None], Painter]
     legend: list[tuple[str, str]]
@@ -75,20 +70,20 @@ class Screen:
     Attributes:
         colouring: a key of `COLOURINGS`, or `OFF`.
         interrupted: set by Ctrl-C; whatever is being drawn then stops.
+        at_text: whether the cursor is still where the text ended when it was last shown.
     """
 
     def __init__(self, output: Output, quiet: bool = False) -> None:
         self.output, self.quiet = output, quiet
         self.colouring = OFF
-        self.interrupted = False
+        self.interrupted = self.at_text = False
         self._shown_to: Passage | None = None
-        self._line_left = False  # whether the cursor has left the last line of the text
 
     def say(self, message: str, style: str = "") -> None:
         """Shows a message."""
         if self.output.terminal:
             self.output.end_line()
-            self.leave_line()
+            self.at_text = False
         self.output.flush()
         say(message, style)
 
@@ -96,10 +91,6 @@ class Screen:
         """Shows a message that `--quiet` leaves out."""
         if not self.quiet:
             self.say(message)
-
-    def leave_line(self) -> None:
-        """Notes that the cursor is no longer at the end of the text."""
-        self._line_left = True
 
     def until_interrupted(self, pieces: Iterable[TextPiece]) -> Iterator[TextPiece]:
         """Yields pieces until Ctrl-C is pressed."""
@@ -117,20 +108,18 @@ class Screen:
         """
         before = desk.tree.text(base)
         new = len(before) - typed
-        if self._shown_to is (base.parent if base and typed else base) and not self._line_left:
-            self._write(desk, base, new, new)
-        else:
+        begin = new
+        if not self.at_text or self._shown_to is not (base.parent if base and typed else base):
             self.output.end_line()
-            line = before.rfind("\n", 0, new) + 1
-            self._write(desk, base, max(line, new - MAX_CONTEXT), new)
+            begin = max(before.rfind("\n", 0, new) + 1, new - MAX_CONTEXT)
+        self._write(desk, base, begin, new)
         length, paint = 0, self._painter(desk, base)
         with closing(pieces):  # the desk then has everything that was drawn
             for piece in self.until_interrupted(pieces):
                 length += len(piece.text)
                 self.output.write(piece.text, paint(piece))
         if self.interrupted:
-            # The beginning of a possible stop string was held back.
-            if rest := desk.text[len(before) + length :]:
+            if rest := desk.text[len(before) + length :]:  # held back for a possible stop string
                 self.output.write(rest)
         elif length == 0 and desk.settings.max_tokens:
             self.note("nothing was added: stop, until or regex (see /set) ends it at once")
@@ -158,7 +147,7 @@ class Screen:
         self._end_at(desk)
 
     def _end_at(self, desk: Desk) -> None:
-        self._shown_to, self._line_left = desk.passage, False
+        self._shown_to, self.at_text = desk.passage, True
         self.finish_line()
 
     def finish_line(self) -> None:

@@ -36,7 +36,7 @@ def edited_lines(session: Session) -> Iterator[str]:
     with suppress(EOFError):
         while True:
             line = ask()
-            session.screen.leave_line()
+            session.screen.at_text = False
             if line is None:
                 session.screen.note("Ctrl-D or /quit leaves.")
             else:

@@ -157,6 +157,26 @@ def test_a_continuation_ends_before_a_stop_string_as_a_sample_does(model: Model)
         assert "a" + shown == desk.text
 
 
+@pytest.mark.parametrize(
+    "settings",
+    [{"bias": (("a", -4.0),), "ban": ("b",)}, {"until": "line"}, {"regex": "[abc]{9}d"}],
+    ids=str,
+)
+def test_guides_and_endings_give_the_text_of_a_sample(settings: dict[str, Any]) -> None:
+    config = SamplingConfig(max_tokens=120, **settings)
+    desk = Desk(MODEL, 5, config)
+    desk.type("a bad")
+    for index, pieces in enumerate((desk.draw(), desk.retry(), desk.column(0.8))):
+        if index == 2:
+            desk.undo()
+        expected = "".join(MODEL.write("a bad", config, 5, index, echo=False))
+        assert expected == "".join(piece.text for piece in pieces)
+    desk.take(1)
+    assert "a bad" + expected == desk.text
+    if "ban" in settings:
+        assert "b" not in drawn(desk, 100)
+
+
 def test_pieces_say_how_surprising_they_are_and_who_wrote_them() -> None:
     desk = Desk(MODEL, 5)
     desk.type("bad")
