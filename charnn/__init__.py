@@ -14,8 +14,12 @@ from __future__ import annotations
 
 import importlib
 import os
-from collections.abc import Iterable
+import signal
+import threading
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
+from types import FrameType
 from typing import TYPE_CHECKING, Any
 
 from charnn.errors import CharnnError
@@ -63,6 +67,8 @@ def train(
 ) -> Run:
     """Trains on texts and prints nothing; returns the run. `options` are `TrainOptions`.
 
+    Ctrl-C, or the stop button of a notebook, saves the run before KeyboardInterrupt is raised.
+
     To watch, iterate over the events of `charnn.training.start` yourself:
 
         with charnn.training.start(["book.txt"], TrainOptions(minutes=2), Path("runs")) as (t, _):
@@ -76,9 +82,34 @@ def train(
 
     names = [os.fspath(text) for text in texts]
     with start(names, TrainOptions.from_dict(options), Path(checkpoints)) as (trainer, _):
-        for _event in trainer.run():
-            pass
+        with _interruptible(trainer.stop):
+            for _event in trainer.run():
+                pass
         return trainer.home
+
+
+@contextmanager
+def _interruptible(stop: Callable[[], None]) -> Iterator[None]:
+    """Turns a first Ctrl-C into a call of `stop`, and raises KeyboardInterrupt after the block."""
+    asked = False
+
+    def handle(number: int, frame: FrameType | None) -> None:
+        nonlocal asked
+        if asked:
+            raise KeyboardInterrupt
+        asked = True
+        stop()
+
+    if threading.current_thread() is not threading.main_thread():  # only there Ctrl-C arrives
+        yield
+        return
+    before = signal.signal(signal.SIGINT, handle)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGINT, before)
+    if asked:
+        raise KeyboardInterrupt
 
 
 def __getattr__(name: str) -> Any:
