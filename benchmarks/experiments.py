@@ -1,12 +1,10 @@
-"""Changes of the recipe, each against the recipe as it is: as many steps, the same texts and seeds.
+"""Compares changes of the recipe with the recipe, with equal steps, texts and seeds.
 
     python benchmarks/experiments.py TEXT... --arms base,resets,start --seeds 3 --results FILE
 
-Of every text the last tenth is never read. Of the rest, the part from 45 to 55 % is held out and
-scored in windows of 256 (`long`: 4,096), by the network alone and mixed with the n-grams of what it
-learnt from.
-`experiment_arms.py` and `experiment_counted.py` have the arms. Runs that FILE has already are not
-made again.
+The last tenth of a text is never read. Of the rest, the part from 45 to 55 % is held out and
+scored in windows of 256 (`long`: 4,096), by the network alone and mixed with the n-grams of its
+training text. `experiment_arms.py` has the arms. Runs that FILE has are not repeated.
 
 Shapes: T steps, B streams, V symbols.
 """
@@ -22,11 +20,10 @@ from pathlib import Path
 from typing import Any
 
 import experiment_arms as arms
-import experiment_counted as counted
 import harness
 import numpy as np
 import torch
-from experiment_arm import ORDER, Arm, Corpus, Setting, said_at
+from experiment_arms import ORDER, Arm, Corpus, Setting, said_at
 from torch import Tensor
 from torch.nn.functional import cross_entropy
 
@@ -45,20 +42,20 @@ ARMS: dict[str, type[Arm]] = {
     "softcap": arms.Softcap,
     "weight-drop": arms.WeightDrop,
     "parallel": arms.Parallel,
-    "shared": counted.Shared,
-    "late-shared": counted.LateShared,
-    "residual": counted.Residual,
-    "half-residual": counted.HalfResidual,
-    "late-residual": counted.LateResidual,
-    "distil": counted.Distil,
+    "shared": arms.Shared,
+    "late-shared": arms.LateShared,
+    "residual": arms.Residual,
+    "half-residual": arms.HalfResidual,
+    "late-residual": arms.LateResidual,
+    "distil": arms.Distil,
 }
 WINDOW, LONG, ROWS = 256, 4096, 64
-HALF_LIFE = 0.03  # of the steps, of averaged weights
+HALF_LIFE = 0.03  # of the averaged weights, as a share of all steps
 COLUMNS = ("alone", "long", "shared", "mixed", "averaged", "half", "half_averaged")
 
 
 def read(path: Path) -> Corpus:
-    """A text without its last tenth, the part from 45 to 55 % of the rest held out."""
+    """Returns a text without its last tenth, with 45 to 55 % of the rest held out."""
     train, _, _ = harness.split_ids(harness.read_split(path))
     _, ids = np.unique(train, return_inverse=True)
     ids = ids.astype(np.int64)
@@ -68,11 +65,11 @@ def read(path: Path) -> Corpus:
 
 
 class Judge:
-    """The held-out part of a text, and what its n-grams say there.
+    """The held-out part of a text, and the log-probabilities of n-grams there.
 
     Attributes:
-        counted: their logarithms, (T, V), of T symbols in windows that each start cold.
-        targets: which symbols came, (T,).
+        counted: log-probabilities (T, V) of n-grams, in windows from the initial state.
+        targets: the symbols (T,).
     """
 
     def __init__(self, corpus: Corpus) -> None:
@@ -85,8 +82,8 @@ class Judge:
         self.counted = said_at(tree, nodes.swapaxes(0, 1).reshape(-1, tree.order))
 
     def losses(self, network: LanguageModel) -> dict[str, Any]:
-        """Nats per symbol: network alone, with a share of n-grams, with mixture weights."""
-        model = self.ask(network)
+        """Returns nats per symbol: of the network, and of both mixtures with n-grams."""
+        model = self.log_probabilities(network)
         weights = fit_weights(model, self.counted, self.targets)
         both = weights.network * model + weights.ngrams * self.counted
         places = torch.arange(len(self.targets)), self.targets
@@ -101,7 +98,7 @@ class Judge:
 
     @torch.inference_mode()
     def long(self, network: LanguageModel) -> float:
-        """The loss of the network alone in long windows, most of which it reads warm."""
+        """Returns the loss of the network alone in long windows."""
         ids = self.inputs.flatten()
         size = min(LONG, len(ids) - 1)
         inputs = ids[: len(ids) // size * size].view(-1, size)
@@ -109,8 +106,8 @@ class Judge:
         return float(cross_entropy(logits[:-1].flatten(0, 1), inputs.T[1:].flatten()))
 
     @torch.inference_mode()
-    def ask(self, network: LanguageModel) -> Tensor:
-        """The logarithms of what the network says, (T, V)."""
+    def log_probabilities(self, network: LanguageModel) -> Tensor:
+        """Returns the log-probabilities (T, V) of the network."""
         network.eval()
         found = []
         for some in self.inputs.split(ROWS):
@@ -120,9 +117,9 @@ class Judge:
 
 
 def best_share(own: Tensor, theirs: Tensor) -> float:
-    """The lowest loss of (1 - share) own + share theirs, of probabilities (T,)."""
+    """Returns the lowest loss of (1 - share) own + share theirs, of probabilities (T,)."""
     low, high = 0.0, 1.0
-    for _ in range(30):  # it is convex in the share: halved to where its slope is nought
+    for _ in range(30):  # the loss is convex in the share: bisects to a slope of 0
         share = (low + high) / 2
         slope = float(((theirs - own) / ((1 - share) * own + share * theirs)).mean())
         low, high = (share, high) if slope > 0 else (low, share)
@@ -130,7 +127,7 @@ def best_share(own: Tensor, theirs: Tensor) -> float:
 
 
 def train(name: str, corpus: Corpus, setting: Setting, judge: Judge) -> dict[str, Any]:
-    """One training by an arm, and what came out."""
+    """Trains one arm, and returns its losses, time and size."""
     arm: Arm = ARMS[name](corpus, setting)
     network, config = arm.network, arm.config
     optimizer = Optimizer(network, config)
@@ -171,7 +168,7 @@ def train(name: str, corpus: Corpus, setting: Setting, judge: Judge) -> dict[str
 
 
 class Swapped:
-    """The network with other weights, for a while."""
+    """A context in which the network has other weights."""
 
     def __init__(self, network: LanguageModel, weights: dict[str, Tensor]) -> None:
         self.network, self.weights = network, weights
@@ -185,7 +182,7 @@ class Swapped:
 
 
 def rows(known: list[dict[str, Any]]) -> Iterator[list[str]]:
-    """Every arm on every text: medians over the seeds, lowest and highest."""
+    """Yields a row for each arm and text: medians over the seeds, with the range."""
     for text in dict.fromkeys(each["text"] for each in known):
         for arm in dict.fromkeys(each["arm"] for each in known):
             runs = [each for each in known if (each["arm"], each["text"]) == (arm, text)]
@@ -196,14 +193,14 @@ def rows(known: list[dict[str, Any]]) -> Iterator[list[str]]:
 
 
 def main() -> None:
-    """Runs what is asked for, arm by arm within each text and seed; prints the table."""
+    """Runs the arms on each text and prints the table."""
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.add_argument("texts", type=Path, nargs="*", help="text files in UTF-8")
     parser.add_argument("--arms", default="base", help=f"of {', '.join(ARMS)}")
-    parser.add_argument("--seeds", type=int, default=3, help="trainings of each arm")
-    parser.add_argument("--steps", type=int, default=400, help="optimizer steps of a training")
+    parser.add_argument("--seeds", type=int, default=3, help="runs of each arm")
+    parser.add_argument("--steps", type=int, default=400, help="optimizer steps of a run")
     parser.add_argument("--layers", type=int, default=2)
     parser.add_argument("--hidden", type=int, default=256, help="units of a layer")
     parser.add_argument("--batch", type=int, default=32, help="streams")
@@ -222,7 +219,7 @@ def main() -> None:
         corpus = read(path)
         judge = Judge(corpus)
         harness.say(f"{corpus.name}: counts {cross_entropy(judge.counted, judge.targets):.4f}")
-        for name in options.arms.split(","):  # base first, where others learn from what it keeps
+        for name in options.arms.split(","):  # base first: distil reads its weights
             for seed in range(options.seeds):
                 if (name, corpus.name, seed) in done:
                     continue
