@@ -1,46 +1,310 @@
-r"""How well charnn has learnt a text after so many minutes, scored on its last tenth.
+r"""Measures the held-out loss of charnn after so many minutes of training, beside peers.
 
     python benchmarks/quality.py tinyshakespeare.txt
     python benchmarks/quality.py tinyshakespeare.txt quijote.txt --cells lstm,gru,rnn \
         --minutes 0.3,1,2,10 --float32 --alone --char-rnn 2 --nanogpt ../nanoGPT --ngram \
         --members 3 --results campaign.jsonl --curve curve.svg
 
-Every training is the whole command, `charnn train TEXT --cell C --minutes M --seed S`, and the wall
-time around it. The arms take turns, seed by seed, and one scorer, which is not charnn's own, scores
-them all; peers train on the first TEXT only. The defaults take about half an hour, the second
-command about six; leave the machine alone meanwhile. With --results, what is finished is kept, and
-the same command goes on with a campaign that was cut short. A table in markdown goes to stdout,
-talk to stderr.
+A run is the whole command `charnn train TEXT --cell C --minutes M --seed S`, timed from outside. It
+learns the first nine tenths of a text; a scorer that is independent of charnn's own scores the last
+tenth. Arms take turns, seed by seed; peers train on the first TEXT only. The defaults take about
+half an hour, the second command six hours; leave the machine idle meanwhile. --results keeps
+finished runs, so that the same command continues an interrupted campaign. A table in markdown goes
+to stdout, talk to stderr.
 """
 
 from __future__ import annotations
 
 import argparse
+import json
+import math
+import os
+import shutil
 import statistics
 import sys
 import tempfile
-from collections.abc import Callable
-from dataclasses import replace
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import asdict, dataclass, field, replace
 from functools import partial
 from pathlib import Path
 from typing import NamedTuple
 
+import charrnn
 import curve
 import harness
-import trainings
-from harness import say
-from results import Result, Results, median_of, row
-from trainings import COLD, SHORT, Charnn, Text
+import nanogpt
+import scorer
+import torch
+from harness import say, spread
+from torch import Tensor
 
 from charnn.config import GATES
+from charnn.ngrams.kneser_ney import NGram, choose_order
 
-PUBLISHED = {"nanoGPT's GPU recipe": 1.4697}  # on tiny Shakespeare, says its README; cold-256
+PUBLISHED = {"nanoGPT's GPU recipe": 1.4697}  # tiny Shakespeare, cold-256, from its README
 NANOGPT_STEPS = 2000
+MAX_ORDER = 10  # of the n-grams
+COLD, SHORT = 256, nanogpt.CONTEXT  # window sizes
 TINY_SHAKESPEARE = ("tinyshakespeare", "tiny-shakespeare")
 
 
+Key = tuple[str, str, int]  # text, arm, seed
+
+
+@dataclass(frozen=True)
+class Result:
+    """A scored run: losses in nats per character, None for a protocol that the model cannot do.
+
+    Attributes:
+        history: charnn's own validation while training: seconds, cold-256.
+        model: the file of the model under the folder of checkpoints, if it was kept.
+        detail: what the table adds to the name of the arm.
+    """
+
+    seconds: float
+    steps: int
+    passes: float
+    parameters: int
+    precision: str
+    cold: float | None
+    carried: float | None
+    cold_short: float | None
+    history: list[tuple[float, float]] = field(default_factory=list)
+    model: str = ""
+    detail: str = ""
+
+
+class Results:
+    """The finished runs; with a file, each is appended to it when it ends.
+
+    A run that the file already has is not repeated.
+    """
+
+    def __init__(self, path: Path | None) -> None:
+        """Reads or creates the file; exits with an error if that fails."""
+        self.path = path
+        self.found: dict[Key, Result] = {}
+        if path is None:
+            return
+        try:
+            with path.open("a+", encoding="utf-8") as file:  # fails now if it cannot be written
+                file.seek(0)
+                lines = file.read().splitlines()
+        except OSError as error:
+            sys.exit(f"error: cannot keep results in {path}: {error.strerror}")
+        for number, line in enumerate(lines, 1):
+            entry = _entry(line)
+            if entry is None:
+                sys.exit(
+                    f"error: line {number} of {path} is no result of this benchmark: remove it"
+                )
+            self.found[entry[0]] = entry[1]
+
+    def add(self, key: Key, result: Result) -> None:
+        """Adds a result, durably if there is a file."""
+        self.found[key] = result
+        if self.path is None:
+            return
+        names = dict(zip(("text", "arm", "seed"), key, strict=True))
+        with self.path.open("a", encoding="utf-8") as file:
+            file.write(json.dumps({**names, **asdict(result)}) + "\n")
+            file.flush()
+            os.fsync(file.fileno())
+
+    def of(self, text: str, arm: str, seeds: Sequence[int]) -> list[Result]:
+        """Returns the finished results of an arm."""
+        keys = [(text, arm, seed) for seed in seeds]
+        return [self.found[key] for key in keys if key in self.found]
+
+
+def _entry(line: str) -> tuple[Key, Result] | None:
+    try:
+        entry = json.loads(line)
+        key = (entry.pop("text"), entry.pop("arm"), entry.pop("seed"))
+        return key, Result(**entry)
+    except (ValueError, KeyError, TypeError, AttributeError):
+        return None
+
+
+def median_of(results: Sequence[Result]) -> Result:
+    """Returns the result with the median cold-256; of an even number, the lower one."""
+    return sorted(results, key=lambda r: r.cold or math.inf)[(len(results) - 1) // 2]
+
+
+def row(name: str, results: Sequence[Result], short: bool) -> list[str]:
+    """Returns the row of an arm: medians, and the range of the losses."""
+
+    def loss(values: list[float | None]) -> list[str]:
+        known = [value for value in values if value is not None]
+        if not known:
+            return ["–", "–"]
+        return [spread(known, 3), f"{statistics.median(known) / math.log(2):.3f}"]
+
+    details = sorted({r.detail for r in results if r.detail})
+    return [
+        ", ".join([name, *details]),
+        f"{statistics.median(r.seconds for r in results):.1f}",
+        f"{statistics.median(r.steps for r in results):,.0f}",
+        f"{statistics.median(r.passes for r in results):.2f}",
+        *loss([r.cold for r in results]),
+        *loss([r.carried for r in results]),
+        *(loss([r.cold_short for r in results]) if short else []),
+        f"{results[0].parameters:,}",
+        " or ".join(sorted({r.precision for r in results})),
+    ]
+
+
+@dataclass(frozen=True)
+class Text:
+    """A text file, split into a training part and a held-out part."""
+
+    path: Path
+    train: str
+    valid: str
+
+    @property
+    def name(self) -> str:
+        """The name in results and tables."""
+        return self.path.name
+
+
+def scores(network: scorer.Network, ids: Tensor) -> tuple[float, float, float]:
+    """Returns the losses cold-256, carried and cold-64."""
+    return (
+        scorer.cold(network, ids, COLD),
+        scorer.carried(network, ids),
+        scorer.cold(network, ids, SHORT),
+    )
+
+
+@dataclass(frozen=True)
+class Charnn:
+    """A run of `charnn train`, by default but for these flags.
+
+    Models go into `root` and are deleted unless `keep`.
+    """
+
+    cell: str
+    minutes: float
+    precision: str
+    root: Path
+    keep: bool
+    ngram: int | None = None
+
+    @property
+    def name(self) -> str:
+        """The name in results and tables."""
+        known = f"charnn {self.cell}, {self.minutes:g} min"
+        if self.precision != "auto":
+            known += f", {self.precision}"
+        return known if self.ngram is None else f"{known}, --ngram {self.ngram}"
+
+    def __call__(self, text: Text, seed: int) -> Result:
+        """Trains in another process, and scores the best model."""
+        from charnn import checkpoint
+        from charnn.runs import free_name  # an interrupted run has left its folder
+
+        precision = "" if self.precision == "auto" else f"-{self.precision}"
+        wanted = f"{text.path.stem[:24]}-{self.cell}-{self.minutes:g}min{precision}-seed{seed}"
+        ran = harness.run(
+            harness.charnn_command(
+                "train",
+                str(text.path),
+                *("--minutes", f"{self.minutes:g}", "--seed", str(seed)),
+                *("--cell", self.cell),
+                *(() if self.precision == "auto" else ("--precision", self.precision)),
+                *(() if self.ngram is None else ("--ngram", str(self.ngram))),
+                *("--name", free_name(self.root, wanted)),
+                *("--checkpoints", str(self.root), "--json"),
+            )
+        )
+        report = json.loads(ran.stdout)
+        best, last = Path(report["best"]), Path(report["last"])
+        loaded = scorer.load_charnn(best)
+        history = checkpoint.load(last).info["history"]
+        result = Result(
+            ran.seconds,
+            report["step"],
+            report["tokens"] / loaded.info["corpus"]["tokens"]["train"],
+            loaded.parameters,
+            loaded.info["recipe"]["precision"],
+            *scores(loaded.network, loaded.encode(text.valid)),
+            [(entry["seconds"], entry["cold_256"]) for entry in history if entry["cold_256"]],
+            str(best.relative_to(self.root)) if self.keep else "",
+        )
+        if not self.keep:
+            shutil.rmtree(best.parent)
+        return result
+
+
+def members(text: Text, root: Path, results: Sequence[Result]) -> Result:
+    """Scores the mean of the probabilities of several models; costs are summed."""
+    missing = [result.model for result in results if not (root / result.model).is_file()]
+    if missing:
+        sys.exit(
+            f"error: --members needs {root / missing[0]}, which is gone: remove its line from the "
+            "--results and run again"
+        )
+    loaded = [scorer.load_charnn(root / result.model) for result in results]
+    network = scorer.average([each.network for each in loaded])
+    return Result(
+        sum(result.seconds for result in results),
+        sum(result.steps for result in results),
+        sum(result.passes for result in results),
+        sum(result.parameters for result in results),
+        " or ".join(sorted({result.precision for result in results})),
+        *scores(network, loaded[0].encode(text.valid)),
+    )
+
+
+def char_rnn(text: Text, minutes: float, seed: int) -> Result:
+    """Trains the recipe of char-rnn in another process, and scores the last weights."""
+    train, valid, vocab_size = harness.split_ids((text.train, text.valid))
+    with tempfile.TemporaryDirectory(prefix="charnn-bench-") as temporary:
+        file = Path(temporary) / "char-rnn.pt"
+        options = ["--seconds", f"{60 * minutes:g}", "--seed", str(seed), "--output", str(file)]
+        ran = harness.run([sys.executable, charrnn.__file__, str(text.path), *options])
+        loaded = charrnn.load(file, vocab_size)
+    passes = loaded.steps * charrnn.STREAMS * charrnn.WINDOW / len(train)
+    losses = scores(loaded.network, torch.from_numpy(valid))
+    return Result(ran.seconds, loaded.steps, passes, loaded.parameters, "float32", *losses)
+
+
+def nano_gpt(text: Text, checkout: Path, steps: int, seed: int) -> Result:
+    """Trains nanoGPT in a copy of its checkout, and scores it in windows of its context."""
+    with tempfile.TemporaryDirectory(prefix="charnn-bench-") as temporary:
+        folder = Path(temporary)
+        nanogpt.copy(checkout, folder, seed)
+        encode = nanogpt.prepare(folder, text.train, text.valid)
+        ran = nanogpt.train(folder, steps)
+        network, parameters, step = nanogpt.load(folder)
+        passes = step * nanogpt.BATCH * nanogpt.CONTEXT / len(text.train)
+        short = scorer.cold(network, encode(text.valid), SHORT)
+        return Result(ran.seconds, step, passes, parameters, "float32", None, None, short)
+
+
+def n_gram(text: Text) -> Result:
+    """Counts n-grams; their order is chosen on a part of the training text."""
+    train, valid, vocab_size = harness.split_ids((text.train, text.valid))
+    begin = time.perf_counter()
+    order, _ = choose_order(train, vocab_size, MAX_ORDER)
+    model = NGram(train, vocab_size, order)
+    seconds = time.perf_counter() - begin
+    losses = (model.cold(valid, COLD), model.carried(valid), model.cold(valid, SHORT))
+    return Result(
+        seconds,
+        1,
+        1.0,
+        sum(len(level.keys) for level in model.levels),
+        "float64",
+        *(float(by_order[-1]) for by_order in losses),
+        detail=f"order {order}",
+    )
+
+
 class Job(NamedTuple):
-    """One training to run: what it is called, and what runs it."""
+    """A run to make: its name in results, and the function that makes it."""
 
     text: Text
     arm: str
@@ -49,12 +313,12 @@ class Job(NamedTuple):
 
 
 def budgets(text: str) -> list[float]:
-    """The numbers of a list such as 1,2,5."""
+    """Parses a list of numbers such as 1,2,5."""
     return [float(part) for part in text.split(",")]
 
 
 def cells(text: str) -> list[str]:
-    """The cells of a list such as lstm,gru."""
+    """Parses a list of cells such as lstm,gru."""
     names = text.split(",")
     if not GATES.keys() >= set(names):
         raise argparse.ArgumentTypeError(f"cells are {', '.join(GATES)}, not {text!r}")
@@ -62,7 +326,7 @@ def cells(text: str) -> list[str]:
 
 
 def parser() -> argparse.ArgumentParser:
-    """The command line."""
+    """Returns the parser of the command line."""
     made = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
@@ -73,41 +337,41 @@ def parser() -> argparse.ArgumentParser:
     made.add_argument(
         "--minutes", type=budgets, default="1,2,5", help="budgets to try [default: 1,2,5]"
     )
-    made.add_argument("--seeds", type=int, default=3, help="trainings of each [default: 3]")
-    made.add_argument("--float32", action="store_true", help="the first cell also without bfloat16")
+    made.add_argument("--seeds", type=int, default=3, help="runs of each arm [default: 3]")
+    made.add_argument("--float32", action="store_true", help="also train the first cell in float32")
     made.add_argument(
-        "--members", type=int, metavar="K", help="the first K of the first cell, longest, averaged"
+        "--members", type=int, metavar="K", help="also average K models of the first cell"
     )
     made.add_argument(
-        "--alone", action="store_true", help="the first cell also without n-grams mixed in"
+        "--alone", action="store_true", help="also train the first cell without n-grams"
     )
-    made.add_argument("--ngram", action="store_true", help="an n-gram of characters beside them")
+    made.add_argument("--ngram", action="store_true", help="also count n-grams alone")
     made.add_argument(
-        "--char-rnn", type=float, metavar="MINUTES", help="the classic recipe in plain torch, too"
+        "--char-rnn", type=float, metavar="MINUTES", help="also train the classic recipe in torch"
     )
     made.add_argument(
-        "--nanogpt", type=Path, metavar="DIR", help="a checkout of karpathy/nanoGPT, also trained"
+        "--nanogpt", type=Path, metavar="DIR", help="also train nanoGPT, from its checkout"
     )
     made.add_argument(
         "--nanogpt-steps",
         type=int,
         default=NANOGPT_STEPS,
-        help=f"of its recipe [default: {NANOGPT_STEPS}, as it has]",
+        help=f"steps of nanoGPT [default: {NANOGPT_STEPS}]",
     )
     made.add_argument(
-        "--results", type=Path, metavar="FILE", help="keep what is finished here, as JSON Lines"
+        "--results", type=Path, metavar="FILE", help="keep finished runs here, as JSON Lines"
     )
     made.add_argument(
-        "--checkpoints", type=Path, metavar="DIR", help="keep the models here [default: nowhere]"
+        "--checkpoints", type=Path, metavar="DIR", help="keep the models here [default: delete]"
     )
     made.add_argument(
-        "--curve", type=Path, metavar="FILE.svg", help="draw loss against time, of the first TEXT"
+        "--curve", type=Path, metavar="FILE.svg", help="draw loss over time for the first TEXT"
     )
     return made
 
 
 def read_texts(made: argparse.ArgumentParser, paths: list[Path]) -> list[Text]:
-    """Reads the texts; ends with a usage error where one cannot serve."""
+    """Reads the texts; exits with a usage error if one is missing or too short."""
     for path in paths:
         if not path.is_file():
             made.error(f"there is no file {path}")
@@ -121,7 +385,7 @@ def read_texts(made: argparse.ArgumentParser, paths: list[Path]) -> list[Text]:
 
 
 def check(made: argparse.ArgumentParser, options: argparse.Namespace) -> None:
-    """Ends with a usage error for what would else come to light hours later."""
+    """Exits with a usage error for flags that would fail only hours later."""
     if options.seeds < 1:
         made.error("--seeds must be 1 or more")
     if options.members is not None and not 2 <= options.members <= options.seeds:
@@ -135,7 +399,7 @@ def check(made: argparse.ArgumentParser, options: argparse.Namespace) -> None:
 
 
 def plan(options: argparse.Namespace, texts: list[Text], root: Path, results: Results) -> list[Job]:
-    """All trainings in the order in which they run, seed by seed."""
+    """Returns all runs in their order, seed by seed."""
     keep = bool(options.checkpoints or options.members)
     arms = [
         Charnn(cell, minutes, "auto", root, keep)
@@ -154,13 +418,13 @@ def plan(options: argparse.Namespace, texts: list[Text], root: Path, results: Re
         for text in texts:
             jobs += [Job(text, arm.name, seed, partial(arm, text, seed)) for arm in arms]
             if options.char_rnn and text is texts[0]:
-                run = partial(trainings.char_rnn, text, options.char_rnn, seed)
+                run = partial(char_rnn, text, options.char_rnn, seed)
                 jobs.append(Job(text, f"char-rnn recipe, {options.char_rnn:g} min", seed, run))
             if options.nanogpt and text is texts[0]:
-                run = partial(trainings.nano_gpt, text, options.nanogpt, steps, seed)
+                run = partial(nano_gpt, text, options.nanogpt, steps, seed)
                 jobs.append(Job(text, nano, seed, run))
-            if options.ngram and seed == 0:  # no chance in it
-                jobs.append(Job(text, "n-gram", seed, partial(trainings.n_gram, text)))
+            if options.ngram and seed == 0:  # counting is deterministic
+                jobs.append(Job(text, "n-gram", seed, partial(n_gram, text)))
     if options.members:
         name = arm_of(options.cells[0], max(options.minutes))
         for text in texts:
@@ -170,17 +434,17 @@ def plan(options: argparse.Namespace, texts: list[Text], root: Path, results: Re
 
 
 def arm_of(cell: str, minutes: float) -> str:
-    """The name of the arm that trains a cell so long."""
+    """Returns the name of the arm of a cell and a budget."""
     return Charnn(cell, minutes, "auto", Path(), False).name
 
 
 def mean_of(count: int, name: str, text: Text, root: Path, results: Results) -> Result:
     """Averages what the first `count` trainings of an arm have learnt."""
-    return trainings.members(text, root, results.of(text.name, name, range(count)))
+    return members(text, root, results.of(text.name, name, range(count)))
 
 
 def work(jobs: list[Job], results: Results) -> bool:
-    """Runs what has no result yet; whether it came to the end before an interrupt."""
+    """Makes the runs that have no result; returns whether all have one, not interrupted."""
     for number, job in enumerate(jobs, 1):
         key = (job.text.name, job.arm, job.seed)
         known = key in results.found
@@ -188,7 +452,7 @@ def work(jobs: list[Job], results: Results) -> bool:
             try:
                 results.add(key, job.run())
             except KeyboardInterrupt:
-                say("interrupted: the table has what was finished")
+                say("interrupted: the table has the finished runs")
                 return False
         result = results.found[key]
         loss = result.cold_short if result.cold is None else result.cold
@@ -200,7 +464,7 @@ def work(jobs: list[Job], results: Results) -> bool:
 
 
 def rows(jobs: list[Job], texts: list[Text], results: Results, short: bool) -> list[list[str]]:
-    """The rows of the table, text by text; with several, each begins with its name."""
+    """Returns the rows of the table, text by text; with several texts, with their names."""
     made = []
     for text in texts:
         for arm in dict.fromkeys(job.arm for job in jobs if job.text is text):
@@ -212,7 +476,7 @@ def rows(jobs: list[Job], texts: list[Text], results: Results, short: bool) -> l
 
 
 def drawing(options: argparse.Namespace, text: Text, results: Results) -> str | None:
-    """The quality curve of each cell as SVG, or None where none has trained to the end."""
+    """Returns the loss over time of each cell as SVG; None without a finished run."""
     seeds = range(options.seeds)
     traces = {}
     for cell in options.cells:
@@ -228,7 +492,7 @@ def drawing(options: argparse.Namespace, text: Text, results: Results) -> str | 
             traces[cell] = curve.Trace(line, dots)
     if not traces:
         return None
-    title = f"{text.name}: loss against time, the median of {options.seeds} trainings"
+    title = f"{text.name}: loss over time, the median of {options.seeds} runs"
     return curve.draw(title, traces, PUBLISHED if text.path.stem in TINY_SHAKESPEARE else {})
 
 
@@ -244,23 +508,23 @@ def main() -> None:
         finished = work(jobs, results)
     short = bool(options.nanogpt)
     heads = ["text"] * (len(texts) > 1)
-    heads += ["training", "wall s", "steps", "passes", "cold-256", "bits", "carried", "bits"]
+    heads += ["run", "wall s", "steps", "passes", "cold-256", "bits", "carried", "bits"]
     heads += [f"cold-{SHORT}", "bits"] * short + ["parameters", "precision"]
     print(harness.table(heads, rows(jobs, texts, results, short)))
     tenths = ", ".join(f"{text.name} ({len(text.valid):,} characters)" for text in texts)
     print(
         f"\nLast tenth of {tenths}: nats a character, median (lowest..highest) of up to "
         f"{options.seeds} seeds, then the median in bits a character. cold-256: windows of 256 "
-        "that each start knowing nothing; carried: one pass that remembers."
+        "each from the initial state; carried: one pass that carries the state."
     )
     if short:
         print(
-            f"nanoGPT sees {SHORT} characters at most, so it is compared under cold-{SHORT}: the "
-            f"same in windows of {SHORT}. Its steps are those of its best checkpoint, its wall "
-            "time that of its whole training."
+            f"nanoGPT has a context of {SHORT} characters, so it is compared under cold-{SHORT}, "
+            f"in windows of {SHORT}. Its steps are those of its best checkpoint, its wall time that "
+            "of the whole run."
         )
     if options.ngram:
-        print("n-gram: interpolated modified Kneser-Ney; its parameters are the n-grams it counts.")
+        print("n-gram: interpolated modified Kneser-Ney; its parameters are the counted n-grams.")
     print(f"\n{harness.machine()}.")
     drawn = drawing(options, texts[0], results) if options.curve else None
     if drawn:

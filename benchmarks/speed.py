@@ -12,26 +12,35 @@ meanwhile. Tables in markdown go to stdout, talk to stderr.
 from __future__ import annotations
 
 import argparse
+import itertools
 import statistics
 import sys
 import tempfile
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import nullcontext
 from pathlib import Path
+from typing import Any
 
 import harness
 import numpy as np
 import torch
-from harness import SHAPES, SYMBOLS, alternate, charnn_command, random_text, ratio, say
-from speed_parts import parts
-from speed_train import train
+from harness import SHAPES, SYMBOLS, alternate, charnn_command, random_text, ratio, say, table
 from torch import nn
+from torch.nn.functional import cross_entropy
+from torch.profiler import ProfilerActivity, profile, record_function
 
 from charnn import checkpoint
-from charnn.config import ModelConfig
-from charnn.model import LanguageModel
+from charnn.config import GATES, ModelConfig, TrainConfig
+from charnn.model import LanguageModel, detach
+from charnn.runs import Run
+from charnn.text.sources import open_source
+from charnn.text.token_file import TokenFile, write_token_file
 from charnn.text.tokenizers import CharTokenizer
 from charnn.training import machine
+from charnn.training.events import StepDone
+from charnn.training.optimizer import Optimizer
+from charnn.training.trainer import Trainer
 
 SAMPLE_CHARS, PEER_CHARS = 20_000, 1_000
 
@@ -71,6 +80,205 @@ text = np.memmap(sys.argv[1], np.uint8, "r")
 copy = np.empty_like(text)
 np.copyto(copy, text)
 """
+
+
+BATCH, BPTT = TrainConfig.batch_size, TrainConfig.bptt
+STEPS = 5  # between two looks at the clock
+PEERS: dict[str, Any] = {"lstm": nn.LSTM, "gru": nn.GRU, "rnn": nn.RNN}
+
+
+def train(folder: Path, options: argparse.Namespace) -> None:
+    """Tokens/s of charnn's `Trainer`, and of torch's own layers in a bare loop."""
+    with machine.prepared(machine.default_threads()):  # for both: threads, no denormals, malloc
+        compare(folder, options)
+
+
+def compare(folder: Path, options: argparse.Namespace) -> None:
+    """Prints the table of `train`."""
+    text = folder / "text.txt"
+    text.write_bytes(random_text(1_000_000))
+    with open_source([str(text)]) as source:
+        tokens = write_token_file(folder / "text.tokens", source)
+    precisions = ["float32", "bfloat16"] if machine.has_bfloat16("cpu") else ["float32"]
+    cells = sorted(GATES, key=lambda cell: -len(GATES[cell]))
+    rows = []
+    for cell, (layers, hidden), precision in itertools.product(cells, SHAPES, precisions):
+        name = f"{cell} {layers}x{hidden}, {precision}"
+        say(f"train: {name}")
+        model = ModelConfig(len(SYMBOLS), cell, hidden, hidden, layers)
+        run = Run(folder, f"{cell}-{layers}-{hidden}-{precision}")
+        other = Run(folder, f"{run.name}-adamw")
+        arms = {
+            "charnn": block(trainer_steps(run, tokens, model, precision)),
+            "adamw": block(trainer_steps(other, tokens, model, precision, "adamw")),
+            "torch": block(bare_steps(tokens, model, precision)),
+        }
+        alternate(arms, 1)  # warms up
+        found = alternate(arms, options.repeats)
+        medians = [f"{statistics.median(found[arm]):,.0f}" for arm in arms]
+        ratios = [f"{ratio(found[arm], found['torch']):.2f}" for arm in ("charnn", "adamw")]
+        rows.append([name, *medians, *ratios])
+    heads = ["charnn", "with AdamW", "torch.nn", "charnn/torch.nn", "with AdamW"]
+    print(table(["training, tokens/s", *heads], rows))
+    print(
+        f"\nBatches of {BATCH}x{BPTT}. charnn: the trainer itself, with layer norm, residual path, "
+        "data and log. torch.nn: embedding, the layers in one module, head; fused AdamW, "
+        "clipping; bfloat16 by autocast.\n"
+    )
+
+
+def block(steps: Iterator[None]) -> Callable[[], float]:
+    """A measurement: tokens/s over the next few steps."""
+
+    def measure() -> float:
+        begin = time.perf_counter()
+        for _ in range(STEPS):
+            next(steps)
+        return STEPS * BATCH * BPTT / (time.perf_counter() - begin)
+
+    return measure
+
+
+def trainer_steps(
+    run: Run,
+    tokens: TokenFile,
+    model: ModelConfig,
+    precision: str,
+    optimizer: str = TrainConfig.optimizer,
+) -> Iterator[None]:
+    """Trains with charnn, one step at each `next`."""
+    run.create()
+    threads = machine.default_threads()
+    config = TrainConfig(1_000_000, BATCH, BPTT, optimizer, precision=precision, threads=threads)
+    for event in Trainer(run, tokens, model, config).run():
+        if isinstance(event, StepDone):
+            yield
+
+
+def bare_steps(tokens: TokenFile, model: ModelConfig, precision: str) -> Iterator[None]:
+    """Trains torch's own layers in the shortest loop, one step at each `next`."""
+    size = model.hidden_size
+    embedding = nn.Embedding(model.vocab_size, size)
+    layers = PEERS[model.cell](size, size, model.num_layers)
+    head = nn.Linear(size, model.vocab_size)
+    parameters = list(nn.ModuleList([embedding, layers, head]).parameters())
+    optimizer = torch.optim.AdamW(parameters, lr=4e-3, betas=(0.9, 0.99), fused=True)
+    streams = torch.from_numpy(tokens.split("train").astype(np.int64))
+    streams = streams[: len(streams) // BATCH * BATCH].view(BATCH, -1).T
+    low = precision == "bfloat16"
+    state: Any = None
+    while True:
+        for start in range(0, len(streams) - BPTT - 1, BPTT):
+            window = streams[start : start + BPTT + 1]
+            with torch.autocast("cpu", torch.bfloat16) if low else nullcontext():
+                outputs, state = layers(embedding(window[:-1]), state)
+                logits = head(outputs)
+            loss = cross_entropy(logits.flatten(0, 1).float(), window[1:].flatten())
+            optimizer.zero_grad()
+            loss.backward()  # type: ignore[no-untyped-call]  # torch's own signature
+            nn.utils.clip_grad_norm_(parameters, 1.0)
+            optimizer.step()
+            lstm = isinstance(state, tuple)
+            state = tuple(part.detach() for part in state) if lstm else state.detach()
+            yield
+
+
+STEPS = 5
+OPTIMIZER = "the optimizer"
+# Parts by what the operators of torch are called. The fused layers of the LSTM hold their products
+# and gates in one operator; the batched products (bmm) are Muon's.
+PARTS = {
+    "fused LSTM layers": ("aten::mkldnn_rnn_layer",),
+    "products": ("aten::mm", "aten::addmm"),
+    "gates, norms, loss": (
+        *("aten::add", "aten::mul", "aten::sub", "aten::div", "aten::addc", "aten::lerp"),
+        *("aten::sigmoid", "aten::tanh", "aten::native_layer_norm", "aten::_log_softmax"),
+        *("aten::nll_loss", "aten::sum", "aten::rsub", "aten::neg"),
+    ),
+    "copies": ("aten::copy_", "aten::cat", "aten::fill_", "aten::constant_pad_nd"),
+}
+
+
+def parts(folder: Path, options: argparse.Namespace) -> None:
+    """Prints the share of a step by part, and how near it comes to what products can do here."""
+    with machine.prepared(machine.default_threads()):
+        precisions = ["float32", "bfloat16"] if machine.has_bfloat16("cpu") else ["float32"]
+        rows = []
+        for precision in precisions:
+            for cell in sorted(GATES, key=lambda cell: -len(GATES[cell])):
+                for layers, hidden in SHAPES:
+                    name = f"{cell} {layers}x{hidden}, {precision}"
+                    say(f"parts: {name}")
+                    rows.append([name, *measure_step(cell, layers, hidden, precision, options)])
+    heads = ["a training step", "ms", *PARTS, OPTIMIZER, "the rest", "GFLOP/s", "of the product's"]
+    print(table(heads, rows))
+    print(
+        f"\nBatches of {BATCH}x{BPTT}, Muon and AdamW. GFLOP/s: six for each weight of the layers "
+        "and the head and each token, over the time of the step; the last column is its share of "
+        "what one large product of the same width does in that precision, measured beside it.\n"
+    )
+
+
+def measure_step(
+    cell: str, layers: int, hidden: int, precision: str, options: argparse.Namespace
+) -> list[str]:
+    """Milliseconds of a step, the share of each part, and the rate in GFLOP/s and in percent."""
+    model = ModelConfig(len(SYMBOLS), cell, hidden, hidden, layers)
+    config = TrainConfig(1_000_000, BATCH, BPTT, precision=precision)
+    network = LanguageModel(model)
+    network.recurrent_dtype = getattr(torch, precision)
+    network.train()
+    optimizer = Optimizer(network, config)
+    tokens = torch.randint(len(SYMBOLS), (BPTT, BATCH))
+    state = network.initial_state(BATCH)
+
+    def step() -> None:
+        nonlocal state
+        logits, state = network(tokens, detach(state))
+        network.zero_grad()
+        cross_entropy(logits.flatten(0, 1), tokens.flatten()).backward()  # type: ignore[no-untyped-call]  # torch's own signature
+        torch.nn.utils.clip_grad_norm_(network.parameters(), 1.0)
+        with record_function(OPTIMIZER):
+            optimizer.step(0.0)
+
+    wide = torch.randn(BATCH * BPTT, hidden).to(network.recurrent_dtype)
+    weight = torch.randn(hidden, len(GATES[cell]) * hidden).to(network.recurrent_dtype)
+    seconds = seconds_of(step, STEPS, options.repeats)
+    product = seconds_of(lambda: torch.mm(wide, weight), 20, options.repeats)
+    with profile(activities=[ProfilerActivity.CPU]) as profiled:
+        for _ in range(STEPS):
+            step()
+    found = {event.key: event for event in profiled.key_averages()}
+    whole = sum(event.self_cpu_time_total for event in found.values())
+    optimizing = found[OPTIMIZER].cpu_time_total
+    taken = dict.fromkeys(PARTS, 0.0)
+    for key, event in found.items():
+        part = next((part for part, names in PARTS.items() if key.startswith(names)), None)
+        if part:  # the first that fits: addmm is a product, and no sum
+            taken[part] += event.self_cpu_time_total
+    rest = whole - optimizing - sum(taken.values())
+    matrices = model.parameters - len(SYMBOLS) * hidden
+    rate = 6 * matrices * BATCH * BPTT / seconds / 1e9
+    limit = 2 * wide.numel() * weight.shape[1] / product / 1e9
+    shares = [*taken.values(), optimizing, max(0.0, rest)]
+    return [
+        f"{1000 * seconds:,.0f}",
+        *(f"{100 * share / whole:.0f} %" for share in shares),
+        f"{rate:,.0f}",
+        f"{100 * rate / limit:.0f} %",
+    ]
+
+
+def seconds_of(call: Callable[[], object], count: int, repeats: int) -> float:
+    """Median seconds of a call, over `repeats` runs of `count`."""
+    call()
+    found = []
+    for _ in range(repeats):
+        begin = time.perf_counter()
+        for _ in range(count):
+            call()
+        found.append((time.perf_counter() - begin) / count)
+    return statistics.median(found)
 
 
 def tokenize(folder: Path, options: argparse.Namespace) -> None:

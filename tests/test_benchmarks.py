@@ -19,12 +19,9 @@ import nanogpt
 import numpy as np
 import pytest
 import quality
-import results
 import scorer
 import speed
-import speed_train
 import torch
-import trainings
 
 from charnn import checkpoint, evaluation
 from charnn.config import GATES, ModelConfig
@@ -141,12 +138,12 @@ def test_the_scorer_mixes_n_grams_as_the_evaluation_does(tmp_path: Path) -> None
 
 def test_a_row_shows_medians_and_a_dash_for_what_a_model_has_not() -> None:
     found = [
-        results.Result(seconds, 100, 1.5, 1234, "float32", cold, None, None)
+        quality.Result(seconds, 100, 1.5, 1234, "float32", cold, None, None)
         for seconds, cold in ((60.0, 1.5), (62.0, 1.4), (61.0, 1.6))
     ]
     expected = ["x", "61.0", "100", "1.50", "1.500 (1.400..1.600)", "2.164", "–", "–"]
-    assert [*expected, "1,234", "float32"] == results.row("x", found, short=False)
-    assert [*expected, "–", "–", "1,234", "float32"] == results.row("x", found, short=True)
+    assert [*expected, "1,234", "float32"] == quality.row("x", found, short=False)
+    assert [*expected, "–", "–", "1,234", "float32"] == quality.row("x", found, short=True)
 
 
 def test_members_are_averaged_in_probability_and_each_keeps_its_own_memory() -> None:
@@ -161,17 +158,17 @@ def test_members_are_averaged_in_probability_and_each_keeps_its_own_memory() -> 
     assert [3, 3] == network(torch.zeros(1, 1, dtype=torch.long), memory)[1]
 
 
-def result(cold: float, seconds: float = 60.0) -> results.Result:
+def result(cold: float, seconds: float = 60.0) -> quality.Result:
     history = [(seconds / 3, cold + 1), (seconds, cold)]
-    return results.Result(seconds, 100, 1.5, 1234, "float32", cold, cold, cold, history)
+    return quality.Result(seconds, 100, 1.5, 1234, "float32", cold, cold, cold, history)
 
 
 def test_a_campaign_goes_on_where_it_was_cut_short(tmp_path: Path) -> None:
-    text = trainings.Text(tmp_path / "a.txt", "", "")
+    text = quality.Text(tmp_path / "a.txt", "", "")
     ran: list[int] = []
 
     def job(seed: int) -> quality.Job:
-        def run() -> results.Result:
+        def run() -> quality.Result:
             if not ran and seed == 1:
                 ran.append(-1)
                 raise KeyboardInterrupt
@@ -181,12 +178,12 @@ def test_a_campaign_goes_on_where_it_was_cut_short(tmp_path: Path) -> None:
         return quality.Job(text, "arm", seed, run)
 
     file = tmp_path / "results.jsonl"
-    first = results.Results(file)
+    first = quality.Results(file)
     first.add(("a.txt", "arm", 0), result(1.5))
     assert not quality.work([job(seed) for seed in range(3)], first)
-    assert quality.work([job(seed) for seed in range(3)], results.Results(file))
+    assert quality.work([job(seed) for seed in range(3)], quality.Results(file))
     assert [-1, 1, 2] == ran
-    kept = results.Results(file)
+    kept = quality.Results(file)
     assert 3 == len(file.read_text().splitlines())
     assert [1.5, 2.5, 3.5] == [each.cold for each in kept.of("a.txt", "arm", range(3))]
     assert [[20.0, 2.5], [60.0, 1.5]] == kept.found["a.txt", "arm", 0].history
@@ -196,19 +193,19 @@ def test_a_campaign_goes_on_where_it_was_cut_short(tmp_path: Path) -> None:
 
 def test_a_line_that_is_no_result_is_named(tmp_path: Path) -> None:
     file = tmp_path / "results.jsonl"
-    results.Results(file).add(("a.txt", "arm", 0), result(1.5))
+    quality.Results(file).add(("a.txt", "arm", 0), result(1.5))
     with file.open("a") as more:
         more.write('{"text": "a.txt", "arm"')
     with pytest.raises(SystemExit, match=r"line 2 of .*is no result"):
-        results.Results(file)
+        quality.Results(file)
 
 
 def test_the_trainings_take_turns_and_peers_have_the_first_text_only(tmp_path: Path) -> None:
     made = quality.parser()
     command = "a.txt b.txt --cells gru,rnn --minutes 1,2 --seeds 2 --float32 --members 2"
     options = made.parse_args([*command.split(), "--ngram", "--char-rnn", "2"])
-    texts = [trainings.Text(path, "", "") for path in options.texts]
-    jobs = quality.plan(options, texts, tmp_path, results.Results(None))
+    texts = [quality.Text(path, "", "") for path in options.texts]
+    jobs = quality.plan(options, texts, tmp_path, quality.Results(None))
     charnn = [f"charnn {c}, {m} min" for c in ("gru", "rnn") for m in (1, 2)]
     charnn += [f"charnn gru, {m} min, float32" for m in (1, 2)]
     both = [(text, arm) for text in ("a.txt", "b.txt") for arm in charnn]
@@ -249,14 +246,14 @@ def test_what_would_fail_after_hours_fails_at_once(
 
 def test_the_curve_is_well_formed_and_says_in_words_what_it_shows(tmp_path: Path) -> None:
     options = quality.parser().parse_args(["tinyshakespeare.txt", "--cells", "lstm,gru"])
-    kept = results.Results(None)
+    kept = quality.Results(None)
     for cell, cold in (("lstm", 1.4), ("gru", 1.5)):
         for minutes in (1, 2, 5):
             for seed in range(3):
                 loss = cold + seed / 10 + 1 / minutes
                 key = ("tinyshakespeare.txt", quality.arm_of(cell, minutes), seed)
                 kept.add(key, result(loss, 60.0 * minutes))
-    text = trainings.Text(tmp_path / "tinyshakespeare.txt", "", "")
+    text = quality.Text(tmp_path / "tinyshakespeare.txt", "", "")
     root = ElementTree.fromstring(quality.drawing(options, text, kept))  # noqa: S314  # our own
     names = {"svg": "http://www.w3.org/2000/svg"}
     told = root.findtext("svg:desc", namespaces=names) or ""
@@ -265,7 +262,7 @@ def test_the_curve_is_well_formed_and_says_in_words_what_it_shows(tmp_path: Path
     said = [each.text for each in root.iterfind(".//svg:text", names)]
     assert 2 == said.count("nanoGPT's GPU recipe 1.4697")
     assert 2 * 2 * 3 == len(root.findall(".//svg:circle", names))
-    assert quality.drawing(options, text, results.Results(None)) is None
+    assert quality.drawing(options, text, quality.Results(None)) is None
 
 
 @pytest.mark.parametrize(("low", "high"), [(0, 618.0), (1.39, 2.13), (0.0, 0.07), (1.5, 1.50001)])
@@ -301,8 +298,8 @@ def test_char_rnn_learns_in_plain_torch_until_its_time_is_over(
 def test_the_char_rnn_arm_trains_in_a_process_of_its_own(tmp_path: Path) -> None:
     path = tmp_path / "text.txt"
     path.write_text(TEXT * 10)
-    text = trainings.Text(path, *harness.read_split(path))
-    found = trainings.char_rnn(text, 12 / 60, seed=1)
+    text = quality.Text(path, *harness.read_split(path))
+    found = quality.char_rnn(text, 12 / 60, seed=1)
     assert found.steps > 0
     assert found.passes == found.steps * 2500 / len(text.train)
     assert all(loss and math.isfinite(loss) for loss in (found.cold, found.carried))
@@ -340,11 +337,11 @@ def test_both_arms_of_the_training_section_train(cell: str, tmp_path: Path) -> N
         tokens = write_token_file(tmp_path / "text.tokens", source)
     model = ModelConfig(tokens.tokenizer.vocab_size, cell, 8, 8, 2)
     run = Run(tmp_path, "run")
-    assert 2 == len(list(islice(speed_train.trainer_steps(run, tokens, model, "float32"), 2)))
+    assert 2 == len(list(islice(speed.trainer_steps(run, tokens, model, "float32"), 2)))
     lines = run.metrics.read_text().splitlines()
     assert 2 == len([line for line in lines if json.loads(line)["event"] == "step"])
     # Four windows fill a pass over so short a text, so the bare loop begins another one.
-    assert 6 == len(list(islice(speed_train.bare_steps(tokens, model, "float32"), 6)))
+    assert 6 == len(list(islice(speed.bare_steps(tokens, model, "float32"), 6)))
 
 
 def test_the_text_that_is_tokenized_is_ascii_of_the_size_asked_for() -> None:
@@ -398,7 +395,7 @@ def test_quality_trains_with_the_whole_command_and_prints_its_table(
     quality.main()
     first = capsys.readouterr()
     table = first.out.splitlines()
-    assert table[0].startswith("| training | wall s | steps | passes | cold-256 | bits | carried")
+    assert table[0].startswith("| run | wall s | steps | passes | cold-256 | bits | carried")
     names = ["charnn lstm, 0.02 min", "n-gram, order ", "charnn lstm, 0.02 min, mean of 2"]
     for name, line in zip(names, table[2:5], strict=True):
         assert line.startswith(f"| {name}")

@@ -13,7 +13,7 @@ from charnn.ngrams.tree import MAX_TOKENS
 from charnn.text.token_file import TokenFile
 from charnn.training.plan import Plan
 
-# Fitted by benchmarks/outlook.py to measured trainings: the logarithm of the loss over that of
+# Fitted by benchmarks/fit_expected_loss.py to measured trainings: the logarithm of the loss over that of
 # counting is A + B ln(millions of tokens read) + C ln(millions of tokens in the text). On the three
 # texts that it was fitted to, it is right to within a tenth of a nat.
 A, B, C = -0.099, -0.062, -0.061

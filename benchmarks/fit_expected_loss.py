@@ -1,12 +1,12 @@
-r"""Fits the rule by which `charnn plan` tells what loss to expect, to measured trainings.
+r"""Fits the rule by which `charnn plan` predicts the loss of a run, to measured runs.
 
     python benchmarks/quality.py TEXT... --minutes 0.3,1,3,10 --seeds 1 --alone \
         --results campaign.jsonl
-    python benchmarks/outlook.py campaign.jsonl TEXT...
+    python benchmarks/fit_expected_loss.py campaign.jsonl TEXT...
 
-The rule: ln(loss / loss of counting n-grams) = A + B ln(tokens read) + C ln(tokens in the text), in
-millions both, for the LSTM without n-grams under cold-256. It prints A, B, C for
-charnn/training/expected_loss.py, and how far each training was from it.
+The rule is ln(loss / loss of n-grams) = A + B ln(tokens read) + C ln(tokens in the text), both in
+millions, for the LSTM without n-grams under cold-256. The script prints A, B and C for
+charnn/training/expected_loss.py, and the error of each run.
 """
 
 from __future__ import annotations
@@ -16,19 +16,19 @@ from pathlib import Path
 
 import harness
 import numpy as np
-from results import Results
+from quality import Results
 
 from charnn.ngrams.kneser_ney import NGram, choose_order
 from charnn.training.expected_loss import MAX_TRAIN, MAX_VALID
 
 
 def main() -> None:
-    """Prints the rule and a table of its errors."""
+    """Prints the rule and the table of its errors."""
     made = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    made.add_argument("results", type=Path, metavar="FILE", help="what quality.py kept")
-    made.add_argument("texts", type=Path, nargs="+", metavar="TEXT", help="the texts it trained on")
+    made.add_argument("results", type=Path, metavar="FILE", help="the --results of quality.py")
+    made.add_argument("texts", type=Path, nargs="+", metavar="TEXT", help="its texts")
     options = made.parse_args()
     found = Results(options.results).found
     names, losses, counted, rows = [], [], [], []
@@ -45,7 +45,7 @@ def main() -> None:
                 size = len(train) / 1e6
                 rows.append([1.0, np.log(result.passes * size), np.log(size)])
     if len(rows) < 3:
-        made.error("three trainings at least are needed, of the LSTM, on the texts that are given")
+        made.error(f"{options.results} has {len(rows)} fitting runs on these texts: give 3 or more")
     ratios = np.log(np.array(losses) / counted)
     rule, *_ = np.linalg.lstsq(np.array(rows), ratios, rcond=None)
     expected = counted * np.exp(np.array(rows) @ rule)
@@ -53,7 +53,7 @@ def main() -> None:
         [name, f"{count:.3f}", f"{loss:.3f}", f"{guess:.3f}", f"{guess - loss:+.3f}"]
         for name, count, loss, guess in zip(names, counted, losses, expected, strict=True)
     ]
-    print(harness.table(["training", "counting", "cold-256", "expected", "off by"], lines))
+    print(harness.table(["run", "n-grams", "cold-256", "expected", "error"], lines))
     print("\nA, B, C = " + ", ".join(f"{value:.3f}" for value in rule))
 
 
