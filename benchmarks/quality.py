@@ -524,7 +524,7 @@ def main() -> None:
             "of the whole run."
         )
     if options.ngram:
-        print("n-gram: interpolated modified Kneser-Ney; its parameters are the counted n-grams.")
+        print("n-gram: interpolated modified Kneser-Ney; parameters are the counted n-grams.")
     print(f"\n{harness.machine()}.")
     drawn = drawing(options, texts[0], results) if options.curve else None
     if drawn:

@@ -13,9 +13,9 @@ from charnn.ngrams.tree import MAX_TOKENS
 from charnn.text.token_file import TokenFile
 from charnn.training.plan import Plan
 
-# Fitted by benchmarks/fit_expected_loss.py to measured trainings: the logarithm of the loss over that of
-# counting is A + B ln(millions of tokens read) + C ln(millions of tokens in the text). On the three
-# texts that it was fitted to, it is right to within a tenth of a nat.
+# Fitted by benchmarks/fit_expected_loss.py to measured runs: ln(loss / loss of n-grams) is
+# A + B ln(millions of tokens read) + C ln(millions of tokens in the text), with errors below 0.1
+# nats on the three texts that the rule was fitted to.
 A, B, C = -0.099, -0.062, -0.061
 # The share of the lower of the two losses that mixing takes away, less where they lie apart: right
 # to within .05 nats for eight trainings of five texts (NOTES.md).
