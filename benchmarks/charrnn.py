@@ -2,9 +2,10 @@
 
     python benchmarks/charrnn.py tinyshakespeare.txt --seconds 120 -o char-rnn.pt
 
-That is github.com/karpathy/char-rnn with its defaults (two LSTM layers of 128 units over one-hot
-characters, 50 streams, windows of 50, gradients clamped to 5, the rate falling by 3 % a pass from
-the tenth on), but Adam for RMSprop and a clock for 50 passes. It learns from the first nine tenths.
+This is github.com/karpathy/char-rnn with its defaults (two LSTM layers of 128 units over one-hot
+characters, 50 streams, windows of 50, gradients clamped to 5, a learning rate that falls by 3 % per
+pass from the tenth pass), but with Adam instead of RMSprop and a time budget instead of 50 passes.
+It learns the first nine tenths.
 """
 
 from __future__ import annotations
@@ -21,17 +22,17 @@ from scorer import Network
 from torch import Tensor, nn
 from torch.nn.functional import cross_entropy
 
-BEGAN = time.monotonic() - time.process_time()  # the seconds count from the start of the process
+BEGAN = time.monotonic() - time.process_time()  # the budget counts from the start of the process
 
 UNITS, LAYERS = 128, 2
 STREAMS, WINDOW = 50, 50
-RATE, DECAY, FIRST_DECAY = 2e-3, 0.97, 10  # the rate falls after each pass from the tenth on
+RATE, DECAY, FIRST_DECAY = 2e-3, 0.97, 10  # the rate decays after each pass from the tenth
 CLAMP = 5.0
 THREADS = 2
 
 
 class CharRNN(nn.Module):
-    """The network: ids (B, T) and the memory before give logits (B, T, V) and the memory after."""
+    """The network of char-rnn, a model in the sense of `scorer`."""
 
     def __init__(self, vocab_size: int) -> None:
         super().__init__()
@@ -41,23 +42,21 @@ class CharRNN(nn.Module):
         for parameter in self.parameters():
             nn.init.uniform_(parameter, -0.08, 0.08)
         with torch.no_grad():
-            for layer in range(LAYERS):  # torch has two biases, which it adds up
+            for layer in range(LAYERS):  # torch adds up two biases
                 getattr(self.layers, f"bias_ih_l{layer}")[UNITS : 2 * UNITS] = 1.0
                 getattr(self.layers, f"bias_hh_l{layer}")[UNITS : 2 * UNITS] = 0.0
 
     def forward(self, ids: Tensor, memory: Any) -> tuple[Tensor, Any]:
-        """Logits and the memory after, by the shapes above."""
+        """Returns logits (B, T, V) for ids (B, T), and the memory after."""
         outputs, memory = self.layers(torch.eye(self.vocab_size)[ids], memory)
         return self.head(outputs), memory
 
 
 def train(ids: Tensor, vocab_size: int, until: float, seed: int) -> tuple[CharRNN, int]:
-    """Trains until a time on the clock of `time.monotonic`; gives the network and the steps."""
+    """Trains until a time of `time.monotonic`; returns the network and the number of steps."""
     windows = (len(ids) - 1) // (STREAMS * WINDOW)
     if not windows:
-        sys.exit(
-            f"error: char-rnn needs a text of {STREAMS * WINDOW + 1:,} characters to learn from"
-        )
+        sys.exit(f"error: char-rnn needs a training text of {STREAMS * WINDOW + 1:,} characters")
     size = STREAMS * windows * WINDOW
     inputs, targets = ids[:size].view(STREAMS, -1), ids[1 : size + 1].view(STREAMS, -1)
     torch.manual_seed(seed)

@@ -1,13 +1,13 @@
-"""How much of the time a trained model saves on a new text: fine-tuning against starting anew.
+"""Compares fine-tuning a trained model on a new text with training from scratch.
 
     python benchmarks/finetune.py tinyshakespeare.txt corpora/lighthouse.txt
     python benchmarks/finetune.py checkpoints/book/best.safetensors chapter.txt --seeds 1
 
-BASE is pretrained on once, unless it is a model. Of NEW, the first 100,000 characters are the new
-text: the arms learn its first nine tenths, taking turns, seed by seed, and one scorer, which is not
-charnn's own, scores them on its last tenth. Every training is the whole command with defaults, and
-the wall time around it. The defaults take about ten minutes; leave the machine alone meanwhile. A
-table in markdown goes to stdout, talk to stderr.
+A BASE that is a text is trained on once. The first 100,000 characters of NEW are the new text: the
+arms learn its first nine tenths, in turn, seed by seed, and a scorer that is independent of
+charnn's own scores the last tenth. A run is the whole command with defaults, timed from outside.
+The defaults take about ten minutes; leave the machine idle meanwhile. A table in markdown goes to
+stdout, talk to stderr.
 """
 
 from __future__ import annotations
@@ -26,12 +26,12 @@ from harness import say, spread
 
 COLD = 256
 CHARACTERS = 100_000
-TUNING, ANEW = "fine-tuned", "from nothing"
+FINE_TUNED, FROM_SCRATCH = "fine-tuned", "from scratch"
 
 
 @dataclass(frozen=True)
 class Result:
-    """One training, scored: losses in nats a character."""
+    """A scored run: losses in nats per character."""
 
     seconds: float
     steps: int
@@ -41,7 +41,7 @@ class Result:
 
 
 def parser() -> argparse.ArgumentParser:
-    """The command line."""
+    """Returns the parser of the command line."""
     made = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
@@ -52,14 +52,14 @@ def parser() -> argparse.ArgumentParser:
     made.add_argument("--pretrain", type=float, default=2.0, help="minutes on BASE [default: 2]")
     made.add_argument("--tune", type=float, default=0.5, help="minutes on NEW [default: 0.5]")
     made.add_argument(
-        "--anew", type=float, default=2.0, help="minutes on NEW, from nothing [default: 2]"
+        "--anew", type=float, default=2.0, help="minutes on NEW from scratch [default: 2]"
     )
-    made.add_argument("--seeds", type=int, default=3, help="trainings of each [default: 3]")
+    made.add_argument("--seeds", type=int, default=3, help="runs of each arm [default: 3]")
     return made
 
 
 def train(text: Path, minutes: float, seed: int, root: Path, *more: str) -> tuple[Path, float]:
-    """Trains with charnn in a process of its own; gives its best model and the wall seconds."""
+    """Trains with charnn in another process; returns its best model and the wall seconds."""
     budget = ("--minutes", f"{minutes:g}", "--seed", str(seed))
     command = harness.charnn_command(
         "train", str(text), *budget, "--checkpoints", str(root), "--json", *more
@@ -69,7 +69,7 @@ def train(text: Path, minutes: float, seed: int, root: Path, *more: str) -> tupl
 
 
 def score(model: Path, seconds: float, valid: str) -> Result:
-    """The model on held-out text."""
+    """Scores a model on held-out text."""
     loaded = scorer.load_charnn(model)
     ids, info = loaded.encode(valid), loaded.info
     return Result(
@@ -82,7 +82,7 @@ def score(model: Path, seconds: float, valid: str) -> Result:
 
 
 def row(name: str, results: list[Result]) -> list[str]:
-    """The results of one arm as a row of the table: medians, and the range of the losses."""
+    """Returns the row of an arm: medians, and the range of the losses."""
     losses = [[r.cold for r in results], [r.carried for r in results]]
     return [
         name,
@@ -117,8 +117,8 @@ def main() -> None:
             source = f"{options.pretrain:g} min of {source}"
             say(f"pretrained in {seconds:.1f} s")
         arms = {
-            f"{TUNING}, {options.tune:g} min": (options.tune, ("--from", str(base))),
-            f"{ANEW}, {options.anew:g} min": (options.anew, ()),
+            f"{FINE_TUNED}, {options.tune:g} min": (options.tune, ("--from", str(base))),
+            f"{FROM_SCRATCH}, {options.anew:g} min": (options.anew, ()),
         }
         results: dict[str, list[Result]] = {name: [] for name in arms}
         for seed in range(options.seeds):
@@ -126,14 +126,14 @@ def main() -> None:
                 result = score(*train(new, minutes, seed, root, *more), valid)
                 results[name].append(result)
                 say(f"{name}, seed {seed}: {result.seconds:.1f} s, {result.cold:.4f} nats/char")
-    heads = ["training", "wall s", "steps", "passes", "cold-256", "bits", "carried", "bits"]
+    heads = ["run", "wall s", "steps", "passes", "cold-256", "bits", "carried", "bits"]
     print(harness.table(heads, [row(name, found) for name, found in results.items()]))
     print(
         f"\nFine-tuned from {source}. New text: {len(text):,} characters of {options.new.name}, "
         f"scored on their last {len(valid):,}: nats a character, median (lowest..highest) of "
         f"{options.seeds}, then the median in bits a character. Steps and passes are those of the "
-        "best model. cold-256: windows of 256 that each start knowing nothing; carried: one pass "
-        "that remembers."
+        "best model. cold-256: windows of 256, each from the initial state; carried: one pass "
+        "that carries the state."
     )
     print(f"\n{harness.machine()}.")
 

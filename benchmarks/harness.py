@@ -1,4 +1,4 @@
-"""What both benchmarks share: commands measured from outside, the machine, tables in markdown."""
+"""Shared by the benchmarks: timed commands, alternating arms, tables in markdown."""
 
 from __future__ import annotations
 
@@ -17,17 +17,17 @@ from typing import TypeVar
 import numpy as np
 
 ROOT = Path(__file__).resolve().parent.parent
-sys.path.insert(0, str(ROOT))  # this charnn is measured, installed or not
+sys.path.insert(0, str(ROOT))  # measures this charnn, installed or not
 
-SHAPES = ((3, 256), (2, 512))  # layers and units of the networks whose speed is measured
-SYMBOLS = string.ascii_letters + string.digits + " .\n"  # 65, as many as tiny-shakespeare has
+SHAPES = ((3, 256), (2, 512))  # layers and units of the measured networks
+SYMBOLS = string.ascii_letters + string.digits + " .\n"  # 65 like tiny Shakespeare
 
 T = TypeVar("T")
 
 
 @dataclass(frozen=True)
 class Ran:
-    """A command that ended well: wall seconds, and what it said."""
+    """A command that succeeded: wall seconds and output."""
 
     seconds: float
     stdout: bytes
@@ -35,15 +35,12 @@ class Ran:
 
 
 def charnn_command(*arguments: str) -> list[str]:
-    """The command line `charnn ...`, also where it is not installed."""
+    """Returns the command line `charnn ...`, installed or not."""
     return [sys.executable, "-c", "from charnn.cli import main; main()", *arguments]
 
 
 def run(command: Sequence[str], cwd: Path | None = None) -> Ran:
-    """Runs a command to its end, reading its stdout through a pipe as it comes.
-
-    Exits with the command's own last words if it fails.
-    """
+    """Runs a command to its end; exits with the last lines of its output if it fails."""
     path = os.pathsep.join(filter(None, [str(ROOT), os.environ.get("PYTHONPATH")]))
     begin = time.perf_counter()
     done = subprocess.run(
@@ -63,7 +60,7 @@ def run(command: Sequence[str], cwd: Path | None = None) -> Ran:
 
 
 def alternate(arms: dict[str, Callable[[], T]], repeats: int) -> dict[str, list[T]]:
-    """Measures every arm `repeats` times, in turn, so that what disturbs falls on all of them."""
+    """Measures every arm `repeats` times, in turn, so that disturbances hit all arms."""
     found: dict[str, list[T]] = {name: [] for name in arms}
     for _ in range(repeats):
         for name, measure in arms.items():
@@ -72,12 +69,12 @@ def alternate(arms: dict[str, Callable[[], T]], repeats: int) -> dict[str, list[
 
 
 def ratio(values: Sequence[float], others: Sequence[float]) -> float:
-    """The median of the ratios of what was measured side by side."""
+    """Returns the median of the ratios of values measured side by side."""
     return statistics.median(a / b for a, b in zip(values, others, strict=True))
 
 
 def spread(values: Sequence[float], digits: int) -> str:
-    """The median, and where there are several values the lowest and highest in parentheses."""
+    """Formats the median, with the lowest and highest of several values in parentheses."""
     middle = f"{statistics.median(values):,.{digits}f}"
     if len(values) == 1:
         return middle
@@ -85,13 +82,13 @@ def spread(values: Sequence[float], digits: int) -> str:
 
 
 def table(heads: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
-    """A table in markdown: the first column to the left, the others to the right."""
+    """Formats a table in markdown: the first column on the left, the others on the right."""
     lines = [heads, ["---", *["---:"] * (len(heads) - 1)], *rows]
     return "\n".join(f"| {' | '.join(line)} |" for line in lines)
 
 
 def machine() -> str:
-    """The machine and the versions in one line, without its name."""
+    """Describes the machine and the versions in one line, without the host name."""
     import torch
 
     from charnn import __version__
@@ -106,27 +103,27 @@ def machine() -> str:
 
 
 def read_split(path: Path) -> tuple[str, str]:
-    """The first nine tenths of a text file in UTF-8, and the last, as `charnn train` cuts it."""
+    """Returns the first nine tenths of a UTF-8 file and the last, split as `charnn train` does."""
     text = path.read_bytes().decode("utf-8-sig")
     cut = len(text) * 90 // 100
     return text[:cut], text[cut:]
 
 
 def split_ids(split: tuple[str, str]) -> tuple[np.ndarray, np.ndarray, int]:
-    """The ids of both parts, and how many different characters the two have."""
+    """Returns the ids of both parts, and the size of their common alphabet."""
     points = np.frombuffer("".join(split).encode("utf-32-le"), np.uint32)
     chars, ids = np.unique(points, return_inverse=True)
     return ids[: len(split[0])], ids[len(split[0]) :], len(chars)
 
 
 def random_text(size: int) -> bytes:
-    """ASCII of `size` bytes, of 65 symbols, the same every time."""
+    """Returns `size` bytes of ASCII with 65 symbols, the same every time."""
     alphabet = np.frombuffer(SYMBOLS.encode(), np.uint8)
     return alphabet[np.random.default_rng(0).integers(0, len(alphabet), size)].tobytes()
 
 
 def processor() -> str:
-    """What the processor calls itself."""
+    """Returns the name of the processor."""
     try:
         with open("/proc/cpuinfo", encoding="utf-8", errors="replace") as file:
             models = (line.partition(":")[2] for line in file if line.startswith("model name"))
@@ -136,5 +133,5 @@ def processor() -> str:
 
 
 def say(message: str) -> None:
-    """Talk, to stderr; stdout is the tables."""
+    """Prints to stderr; stdout has the tables."""
     print(message, file=sys.stderr, flush=True)

@@ -32,9 +32,9 @@ SEED_LINE = "torch.manual_seed(1337 + seed_offset)"
 
 
 def prepare(folder: Path, train: str, valid: str) -> Callable[[str], Tensor]:
-    """Writes into a copy what its data/shakespeare_char/prepare.py would; gives text to ids.
+    """Writes the files of data/shakespeare_char/prepare.py, but for the split of the caller.
 
-    The cut is the caller's, so that all arms have the same.
+    Returns the function from text to ids.
     """
     chars = sorted(set(train + valid))
     stoi = {char: index for index, char in enumerate(chars)}
@@ -46,33 +46,33 @@ def prepare(folder: Path, train: str, valid: str) -> Callable[[str], Tensor]:
 
 
 def copy(checkout: Path, folder: Path, seed: int) -> None:
-    """Copies a checkout, with another seed in its train.py; 0 leaves the one that it has."""
+    """Copies a checkout, with `seed` added to the seed in its train.py."""
     shutil.copytree(checkout, folder, ignore=shutil.ignore_patterns(".git"), dirs_exist_ok=True)
     script = folder / "train.py"
     code = script.read_text(encoding="utf-8")
     if SEED_LINE not in code:
-        sys.exit(f"error: {script.name} of {checkout} has no line {SEED_LINE!r}: another version?")
+        sys.exit(f"error: {script.name} of {checkout} lacks {SEED_LINE!r}: use another version")
     seeded = SEED_LINE.replace("1337", str(1337 + seed))
     script.write_text(code.replace(SEED_LINE, seeded), encoding="utf-8")
 
 
 def train(folder: Path, steps: int) -> harness.Ran:
-    """Runs the recipe in a copy, over its 2,000 steps or another number."""
+    """Trains in a copy with the recipe."""
     options = [*RECIPE, f"--max_iters={steps}", f"--lr_decay_iters={steps}"]
-    if steps < 250:  # or its one checkpoint would never be written
+    if steps < 250:  # else no checkpoint would be written
         options.append(f"--eval_interval={steps}")
     return harness.run([sys.executable, "train.py", *options], cwd=folder)
 
 
 def load(folder: Path) -> tuple[Network, int, int]:
-    """Of a trained copy: the network, how many numbers were learnt, and the step it is from."""
-    # weights_only: plain dictionaries of tensors and numbers, which this reads without unpickling.
+    """Returns the network of a trained copy, its number of parameters, and its step."""
+    # weights_only: the file has only dictionaries of tensors and numbers.
     saved = torch.load(folder / "out-shakespeare-char" / "ckpt.pt", weights_only=True)
     spec = importlib.util.spec_from_file_location("nanogpt_model", folder / "model.py")
     assert spec is not None
     assert spec.loader is not None
     module = importlib.util.module_from_spec(spec)
-    sys.modules[spec.name] = module  # where its dataclass looks for the module that it is in
+    sys.modules[spec.name] = module  # its dataclass looks up its module here
     spec.loader.exec_module(module)
     with contextlib.redirect_stdout(sys.stderr):
         model = module.GPT(module.GPTConfig(**saved["model_args"]))
@@ -80,7 +80,9 @@ def load(folder: Path) -> tuple[Network, int, int]:
     model.eval()
 
     def network(ids: Tensor, memory: Any) -> tuple[Tensor, Any]:
-        logits, _ = model(ids, ids)  # without targets it gives the logits of the last place only
+        logits, _ = model(
+            ids, ids
+        )  # without targets, it returns the logits of the last position only
         return logits, memory
 
     return network, sum(p.numel() for p in model.parameters()), int(saved["iter_num"])

@@ -1,4 +1,4 @@
-"""A peer of the sampling benchmark: the same network and weights in onnxruntime, one thread.
+"""A peer of the sampling benchmark: the same network and weights in onnxruntime, on one thread.
 
 Needs `pip install onnx onnxruntime`.
 """
@@ -15,11 +15,11 @@ from onnx import TensorProto, helper, numpy_helper
 
 from charnn.config import ModelConfig
 
-ONNX_GATES = [0, 3, 1, 2]  # i, o, f, g, where charnn has i, f, g, o
+ONNX_GATES = [0, 3, 1, 2]  # ONNX has i, o, f, g; charnn has i, f, g, o
 
 
 def make_session(config: ModelConfig, weights: Mapping[str, NDArray[Any]]) -> Any:
-    """An LSTM model of charnn as a session: token and states in, logits and states out."""
+    """Returns a session for an LSTM of charnn: token and states in, logits and states out."""
     nodes, constants, hidden = [], [], config.hidden_size
 
     def constant(name: str, value: NDArray[Any]) -> str:
@@ -85,7 +85,7 @@ NORM = ("weight", "bias")
 
 
 class Plain:
-    """Steps with arrays in and arrays out."""
+    """Runs steps with numpy arrays as inputs and outputs."""
 
     def __init__(self, session: Any, config: ModelConfig) -> None:
         self.session = session
@@ -94,14 +94,14 @@ class Plain:
         self.feed = dict.fromkeys(self.names, zeros)
 
     def step(self, token: int) -> NDArray[np.float32]:
-        """Reads a token: logits (V,)."""
+        """Reads a token; returns logits (V,)."""
         logits, *states = self.session.run(None, {"token": np.array([[token]]), **self.feed})
         self.feed = dict(zip(self.names, states, strict=True))
         return logits.reshape(-1)
 
 
 class Bound:
-    """Steps between buffers that stay where they are, two sets in turn."""
+    """Runs steps with two sets of buffers that are bound once and alternate."""
 
     def __init__(self, session: Any, config: ModelConfig) -> None:
         self.session, self.turn = session, 0
@@ -125,7 +125,7 @@ class Bound:
             self.bindings.append(binding)
 
     def step(self, token: int) -> NDArray[np.float32]:
-        """Reads a token: logits (V,)."""
+        """Reads a token; returns logits (V,)."""
         self.token.update_inplace(np.array([[token]]))
         self.session.run_with_iobinding(self.bindings[self.turn])
         self.turn = 1 - self.turn

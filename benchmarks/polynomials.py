@@ -1,12 +1,12 @@
-"""Makes the polynomials by which Muon orthogonalises, in charnn/training/optimizer.py.
+"""Computes the polynomials for Muon's orthogonalisation in charnn/training/optimizer.py.
 
     python benchmarks/polynomials.py
     python benchmarks/polynomials.py --smallest 0.001 --count 5
 
 Each is the odd polynomial a x + b x^3 + c x^5 that is nearest to 1 over the range of singular
-values that the one before leaves, found by Remez's exchange: its error has one size at four
-points, with signs in turn. (The idea of taking the best one at each step: N. Amsel and others,
-The Polar Express, 2025.)
+values after the previous one. Remez's exchange finds it: its error is equal, with alternating
+signs, at four points. (N. Amsel and others, The Polar Express, 2025, take the best polynomial at
+each step.)
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ EXCHANGES = 100
 
 
 def nearest_to_one(low: float, high: float) -> tuple[list[float], float]:
-    """Coefficients a, b, c of the best polynomial on [low, high], and its largest error."""
+    """Returns a, b and c of the best polynomial on [low, high], and its largest error."""
     x = np.linspace(low, high, POINTS)
     points = np.linspace(low, high, 4)
     for _ in range(EXCHANGES):
@@ -46,9 +46,9 @@ def main() -> None:
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     made.add_argument(
-        "--smallest", type=float, default=0.02, help="singular value cared for [default: 0.02]"
+        "--smallest", type=float, default=0.02, help="lowest singular value [default: 0.02]"
     )
-    made.add_argument("--count", type=int, default=3, help="of polynomials [default: 3]")
+    made.add_argument("--count", type=int, default=3, help="number of polynomials [default: 3]")
     options = made.parse_args()
     low, high, rows = options.smallest, 1.0, []
     for _ in range(options.count):

@@ -520,8 +520,8 @@ def main() -> None:
     if short:
         print(
             f"nanoGPT has a context of {SHORT} characters, so it is compared under cold-{SHORT}, "
-            f"in windows of {SHORT}. Its steps are those of its best checkpoint, its wall time that "
-            "of the whole run."
+            f"in windows of {SHORT}. Its steps are those of its best checkpoint, its wall time is "
+            "that of the whole run."
         )
     if options.ngram:
         print("n-gram: interpolated modified Kneser-Ney; parameters are the counted n-grams.")

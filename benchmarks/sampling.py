@@ -1,17 +1,18 @@
-"""How fast a trained network writes: charnn's engines beside torch and onnxruntime.
+"""Measures how fast a trained network samples: charnn's engines, torch and onnxruntime.
 
-    python benchmarks/sampling.py                         # the tables of the README
-    python benchmarks/sampling.py --model RUN             # and what int8 weights cost in loss
+    python benchmarks/sampling.py                         # the tables
+    python benchmarks/sampling.py --model RUN             # also the loss with int8 weights
 
-One stream, temperature 0.8, 65 symbols, one thread unless said, arms in turn, medians. A limit is
-printed beside: the bytes of the weights that a character needs, over the bandwidth with which this
-processor reads a block of that size. Leave the machine alone for the three minutes that it takes.
-onnxruntime is left out where it is not installed.
+Temperature 0.8, 65 symbols, one thread unless the table says otherwise; arms take turns, figures
+are medians. The limit is the processor's bandwidth for a block as large as the weights, divided by
+that size. Takes three minutes; leave the machine idle meanwhile. onnxruntime takes part if it is
+installed.
 """
 
 from __future__ import annotations
 
 import argparse
+import math
 import os
 import statistics
 import sys
@@ -32,8 +33,9 @@ from charnn.config import ModelConfig
 from charnn.engines import compiled, make_predictor
 from charnn.generation.sampler import Sampler
 from charnn.predictor import Predictor, draw
+from charnn.scoring.surprisal import TokenScorer
 
-# Read when numpy is loaded; `charnn sample` sets them, too.
+# numpy reads these when it is loaded; `charnn sample` sets them too.
 THREADS = ("OPENBLAS_NUM_THREADS", "OMP_NUM_THREADS", "MKL_NUM_THREADS")
 CHARS = 3_000
 BATCH = 64
@@ -41,7 +43,7 @@ TEMPERATURE = 0.8
 
 
 def engine_speed(network: Predictor) -> float:
-    """Characters/s of charnn's own sampler."""
+    """Returns characters/s of charnn's sampler."""
     sampler = Sampler(network, 1, filters={"temperature": TEMPERATURE})
     sampler.feed([0])
     begin = time.perf_counter()
@@ -51,7 +53,7 @@ def engine_speed(network: Predictor) -> float:
 
 
 def onnx_speed(step: Callable[[int], np.ndarray]) -> float:
-    """Characters/s of a loop over a step of onnxruntime, chosen as charnn in numpy chooses."""
+    """Returns characters/s of a loop over onnxruntime that draws as charnn does in numpy."""
     token, generator = 0, np.random.default_rng(1)
     begin = time.perf_counter()
     for _ in range(CHARS):
@@ -60,7 +62,7 @@ def onnx_speed(step: Callable[[int], np.ndarray]) -> float:
 
 
 def torch_speed(threads: int, shape: tuple[int, int]) -> float:
-    """Characters/s of torch's LSTM in a loop."""
+    """Returns characters/s of torch's LSTM in a loop."""
     before = torch.get_num_threads()
     torch.set_num_threads(threads)
     try:
@@ -70,7 +72,7 @@ def torch_speed(threads: int, shape: tuple[int, int]) -> float:
 
 
 def bandwidth(size: int) -> float:
-    """Bytes/s at which one thread reads a block of `size` bytes again and again."""
+    """Returns bytes/s at which one thread reads a block of `size` bytes repeatedly."""
     block = np.ones(max(1, size // 4), np.float32)
     best = 0.0
     for _ in range(5):
@@ -82,7 +84,7 @@ def bandwidth(size: int) -> float:
 
 
 def weights_read(config: ModelConfig, bytes_each: int) -> int:
-    """Bytes of weights that a character needs; layer 0's input is a table."""
+    """Returns the bytes of weights read for a character; the input of layer 0 is a table."""
     rows = 4 * config.hidden_size
     matrices = config.num_layers * rows * config.hidden_size
     matrices += (config.num_layers - 1) * rows * config.hidden_size
@@ -90,7 +92,7 @@ def weights_read(config: ModelConfig, bytes_each: int) -> int:
 
 
 def one_stream(folder: Path, repeats: int) -> None:
-    """The table of one stream."""
+    """Prints the table of one stream."""
     rows = []
     for layers, hidden in SHAPES:
         say(f"one stream: {layers}x{hidden}")
@@ -129,7 +131,7 @@ def one_stream(folder: Path, repeats: int) -> None:
 
 
 def many_streams(folder: Path, repeats: int) -> None:
-    """The table of many streams at once: against float32 matrix products of the same shapes."""
+    """Prints the table of many streams at once, beside float32 products of the same shapes."""
     if not compiled.kernels():
         return
     rows = []
@@ -175,7 +177,7 @@ def many_streams(folder: Path, repeats: int) -> None:
 
 
 def loss_of_int8(model: str, checkpoints: str) -> None:
-    """What rounding the weights costs on the run's own validation text, carried."""
+    """Prints the carried loss on the run's validation text, with and without int8 weights."""
     from charnn.runs import find_model
     from charnn.text.token_file import TokenFile
 
@@ -185,13 +187,8 @@ def loss_of_int8(model: str, checkpoints: str) -> None:
     losses = {}
     for int8 in (False, True):
         network = make_predictor(loaded.config, loaded.weights, "auto", int8)
-        state, total = network.initial_state(), 0.0
-        for token, target in zip(tokens[:-1].tolist(), tokens[1:].tolist(), strict=True):
-            logits, state = network.step(token, state)
-            wide = logits.astype(np.float64)
-            wide -= wide.max()
-            total += float(np.log(np.exp(wide).sum()) - wide[target])
-        losses[int8] = total / (len(tokens) - 1)
+        bits = TokenScorer(network, int(tokens[0])).read(tokens[1:]).bits
+        losses[int8] = float(bits.mean()) * math.log(2)
     print(
         f"{path}: {losses[False]:.4f} nats/token in float32, {losses[True]:.4f} with int8 weights, "
         f"{losses[True] - losses[False]:+.4f}, over {len(tokens) - 1:,} targets\n"
@@ -203,13 +200,15 @@ def main() -> None:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    parser.add_argument("--repeats", type=int, default=7, help="of every figure [default: 7]")
-    parser.add_argument("--model", metavar="RUN", help="a run to measure the loss of")
+    parser.add_argument(
+        "--repeats", type=int, default=7, help="measurements of each figure [default: 7]"
+    )
+    parser.add_argument("--model", metavar="RUN", help="also measure the loss of this run in int8")
     parser.add_argument("--checkpoints", default="checkpoints", metavar="DIR")
     options = parser.parse_args()
     if any(os.environ.get(name) != "1" for name in THREADS):
         os.environ.update(dict.fromkeys(THREADS, "1"))
-        os.execv(sys.executable, [sys.executable, *sys.argv])  # noqa: S606 - this script, once more
+        os.execv(sys.executable, [sys.executable, *sys.argv])  # noqa: S606 - restarts this script
     if options.model:
         loss_of_int8(options.model, options.checkpoints)
     with tempfile.TemporaryDirectory() as folder:

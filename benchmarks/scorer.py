@@ -1,7 +1,7 @@
-"""The one scorer of the quality benchmark, for charnn and its peers alike.
+"""The scorer of the quality benchmark, for charnn and its peers.
 
-It shares no code with charnn's own evaluation. A model is a function: ids (B, T) and the memory
-left by the text before (None where a text starts) give logits (B, T, V) and the memory after.
+It shares no code with charnn's evaluation. A model is a function of ids (B, T) and a memory (None
+at the start of a text) that returns logits (B, T, V) and the memory after.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ STRIDE = 512
 
 @torch.inference_mode()
 def cold(network: Network, ids: Tensor, window: int) -> float:
-    """Mean nats over windows that each start knowing nothing; the last partial one is dropped."""
+    """Returns mean nats over windows from the initial state; drops the last partial one."""
     count = (len(ids) - 1) // window
     inputs = ids[: count * window].view(count, window)
     targets = ids[1 : count * window + 1].view(count, window)
@@ -37,7 +37,7 @@ def cold(network: Network, ids: Tensor, window: int) -> float:
 
 @torch.inference_mode()
 def carried(network: Network, ids: Tensor) -> float:
-    """Mean nats over one pass that remembers all of the text before."""
+    """Returns mean nats over one pass that carries the memory."""
     nats, memory = 0.0, None
     for start in range(0, len(ids) - 1, STRIDE):
         stretch = ids[start : start + STRIDE + 1]
@@ -47,7 +47,7 @@ def carried(network: Network, ids: Tensor) -> float:
 
 
 def average(networks: Sequence[Network]) -> Network:
-    """One model that gives the arithmetic mean of the probabilities that several give."""
+    """Returns a model with the arithmetic mean of the probabilities of several models."""
 
     def network(ids: Tensor, memory: Any) -> tuple[Tensor, Any]:
         memories = [None] * len(networks) if memory is None else memory
@@ -84,7 +84,7 @@ def _sum(logits: Tensor, targets: Tensor) -> float:
 
 
 class Loaded(NamedTuple):
-    """A checkpoint of charnn: `encode` turns text into ids, `info` is the history it holds."""
+    """A checkpoint of charnn, with its tokenizer's `encode` and its `info`."""
 
     network: Network
     encode: Callable[[str], Tensor]
@@ -93,7 +93,7 @@ class Loaded(NamedTuple):
 
 
 def load_charnn(path: Path) -> Loaded:
-    """Loads a checkpoint of charnn to be scored."""
+    """Loads a checkpoint of charnn."""
     from charnn.checkpoint import load
     from charnn.model import LanguageModel
     from charnn.ngrams.tree import tree_and_weights

@@ -1,18 +1,19 @@
-"""How fast `charnn score` reads lines: side by side, one after another, and beside torch.
+"""Measures how fast `charnn score` reads lines: together, one by one, and beside torch.
 
     python benchmarks/scoring.py                 # untrained networks of the usual shapes
     python benchmarks/scoring.py --model RUN.safetensors --text FILE
 
-Every arm gives the bits of each character of the same lines, each from the start state. The
-baseline is a plain loop over torch's network, one token at a time. Arms in turn, medians, in
-seconds of processor time, of all threads together: what else the machine does matters less.
+Every arm computes the bits of each character of the same lines, each from the initial state. The
+baseline is a plain loop over torch's network, one token at a time. Arms take turns; figures are
+medians per second of processor time over all threads, which other load on the machine hardly
+changes.
 """
 
 from __future__ import annotations
 
 import os
 
-# Before numpy is loaded, as in `charnn score`: lines are read by threads of our own.
+# numpy reads this when it is loaded; the scorer has threads of its own.
 os.environ["OPENBLAS_NUM_THREADS"] = "1"
 
 import argparse
@@ -35,13 +36,13 @@ from charnn.evaluation import network_of
 from charnn.scoring.surprisal import TokenScorer
 from charnn.text.tokenizers import tokenizer_from_dict
 
-FEW, MANY = 1_500, 60_000  # characters for an arm that reads one at a time, and for the others
+FEW, MANY = 1_500, 60_000  # characters for arms that read token by token, and for others
 LINE = 60
 
 
 @torch.inference_mode()
 def torch_speed(saved: Checkpoint, ids: np.ndarray, lengths: np.ndarray) -> float:
-    """Characters/s of processor time, of a plain loop over the network in torch."""
+    """Returns characters/s of processor time of a plain loop over the network in torch."""
     model = network_of(saved).eval()
     begin = time.process_time()
     at = 0
@@ -56,7 +57,7 @@ def torch_speed(saved: Checkpoint, ids: np.ndarray, lengths: np.ndarray) -> floa
 
 
 def stream_speed(scorer: TokenScorer, ids: np.ndarray, lengths: np.ndarray) -> float:
-    """Characters/s of our own stream, line after line."""
+    """Returns characters/s of processor time of a scorer that reads line after line."""
     begin = time.process_time()
     at = 0
     for length in lengths.tolist():
@@ -67,14 +68,14 @@ def stream_speed(scorer: TokenScorer, ids: np.ndarray, lengths: np.ndarray) -> f
 
 
 def lines_speed(scorer: TokenScorer, ids: np.ndarray, lengths: np.ndarray) -> float:
-    """Characters/s of all lines at once."""
+    """Returns characters/s of processor time of a scorer that reads lines together."""
     begin = time.process_time()
     scorer.lines(ids, lengths)
     return len(ids) / (time.process_time() - begin)
 
 
 def cut(ids: np.ndarray, count: int) -> tuple[np.ndarray, np.ndarray]:
-    """The first `count` ids, in lines of random lengths around `LINE`."""
+    """Returns the first `count` ids, and random lengths around `LINE` to cut them into lines."""
     ids = np.resize(ids, count)
     lengths = np.random.default_rng(0).integers(LINE // 2, LINE * 3 // 2, count // LINE * 2)
     ends = np.cumsum(lengths)

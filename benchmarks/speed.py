@@ -1,12 +1,12 @@
-"""How fast charnn trains, tokenizes, starts and writes, each beside a peer.
+"""Measures how fast charnn trains, tokenizes, starts and samples, each beside a peer.
 
     python benchmarks/speed.py                          # all sections
     python benchmarks/speed.py startup sample
     python benchmarks/speed.py tokenize --megabytes 1000
 
-Arms take turns; figures are medians, ratios the median of ratios side by side. With the
-defaults train takes about six minutes, parts two, the others one each; leave the machine alone
-meanwhile. Tables in markdown go to stdout, talk to stderr.
+Arms take turns; figures are medians, ratios are medians of ratios measured side by side. With the
+defaults train takes six minutes, parts two, the others one each; leave the machine idle meanwhile.
+Tables in markdown go to stdout, talk to stderr.
 """
 
 from __future__ import annotations
@@ -44,9 +44,8 @@ from charnn.training.trainer import Trainer
 
 SAMPLE_CHARS, PEER_CHARS = 20_000, 1_000
 
-# `charnn ARGUMENTS`, telling at the end, on stderr, how many seconds the disk took to hold the file
-# and how many bytes were resident at most. The kernel's count of the latter begins with this
-# process on Linux; what wait4 and getrusage say there begins with the parent, which holds torch.
+# Runs `charnn ARGUMENTS` and prints the seconds of fsync and the peak resident bytes on stderr.
+# On Linux, VmHWM counts this process alone; wait4 and getrusage count from the parent with torch.
 OBSERVED = """
 import atexit, os, pathlib, resource, sys, time
 fsync, seconds = os.fsync, 0.0
@@ -66,7 +65,7 @@ atexit.register(tell)
 from charnn.cli import main
 main()
 """
-# What any tokenizer must do at least: read the file, and write as many bytes.
+# The lower bound for a tokenizer: reads the file and writes as many bytes.
 COPY_TO_FILE = """
 import sys, numpy as np
 text = np.memmap(sys.argv[1], np.uint8, "r")
@@ -83,18 +82,16 @@ np.copyto(copy, text)
 
 
 BATCH, BPTT = TrainConfig.batch_size, TrainConfig.bptt
-STEPS = 5  # between two looks at the clock
+STEPS = 5  # timed together
 PEERS: dict[str, Any] = {"lstm": nn.LSTM, "gru": nn.GRU, "rnn": nn.RNN}
 
 
+@machine.prepared(machine.default_threads())
 def train(folder: Path, options: argparse.Namespace) -> None:
-    """Tokens/s of charnn's `Trainer`, and of torch's own layers in a bare loop."""
-    with machine.prepared(machine.default_threads()):  # for both: threads, no denormals, malloc
-        compare(folder, options)
+    """Prints tokens/s of charnn's `Trainer`, and of torch's own layers in a bare loop.
 
-
-def compare(folder: Path, options: argparse.Namespace) -> None:
-    """Prints the table of `train`."""
+    Both run with charnn's settings of the machine: threads, denormals, malloc.
+    """
     text = folder / "text.txt"
     text.write_bytes(random_text(1_000_000))
     with open_source([str(text)]) as source:
@@ -128,7 +125,7 @@ def compare(folder: Path, options: argparse.Namespace) -> None:
 
 
 def block(steps: Iterator[None]) -> Callable[[], float]:
-    """A measurement: tokens/s over the next few steps."""
+    """Returns a function that measures tokens/s over the next few steps."""
 
     def measure() -> float:
         begin = time.perf_counter()
@@ -146,7 +143,7 @@ def trainer_steps(
     precision: str,
     optimizer: str = TrainConfig.optimizer,
 ) -> Iterator[None]:
-    """Trains with charnn, one step at each `next`."""
+    """Trains with charnn; yields after each step."""
     run.create()
     threads = machine.default_threads()
     config = TrainConfig(1_000_000, BATCH, BPTT, optimizer, precision=precision, threads=threads)
@@ -156,7 +153,7 @@ def trainer_steps(
 
 
 def bare_steps(tokens: TokenFile, model: ModelConfig, precision: str) -> Iterator[None]:
-    """Trains torch's own layers in the shortest loop, one step at each `next`."""
+    """Trains torch's own layers in the shortest loop; yields after each step."""
     size = model.hidden_size
     embedding = nn.Embedding(model.vocab_size, size)
     layers = PEERS[model.cell](size, size, model.num_layers)
@@ -183,10 +180,9 @@ def bare_steps(tokens: TokenFile, model: ModelConfig, precision: str) -> Iterato
             yield
 
 
-STEPS = 5
 OPTIMIZER = "the optimizer"
-# Parts by what the operators of torch are called. The fused layers of the LSTM hold their products
-# and gates in one operator; the batched products (bmm) are Muon's.
+# Parts of a step by the names of torch's operators. The fused LSTM layers have their products and
+# gates in one operator; the batched products (bmm) belong to Muon.
 PARTS = {
     "fused LSTM layers": ("aten::mkldnn_rnn_layer",),
     "products": ("aten::mm", "aten::addmm"),
@@ -200,7 +196,7 @@ PARTS = {
 
 
 def parts(folder: Path, options: argparse.Namespace) -> None:
-    """Prints the share of a step by part, and how near it comes to what products can do here."""
+    """Prints the share of each part of a training step, and its rate beside matrix products."""
     with machine.prepared(machine.default_threads()):
         precisions = ["float32", "bfloat16"] if machine.has_bfloat16("cpu") else ["float32"]
         rows = []
@@ -210,19 +206,19 @@ def parts(folder: Path, options: argparse.Namespace) -> None:
                     name = f"{cell} {layers}x{hidden}, {precision}"
                     say(f"parts: {name}")
                     rows.append([name, *measure_step(cell, layers, hidden, precision, options)])
-    heads = ["a training step", "ms", *PARTS, OPTIMIZER, "the rest", "GFLOP/s", "of the product's"]
+    heads = ["a training step", "ms", *PARTS, OPTIMIZER, "the rest", "GFLOP/s", "of a product's"]
     print(table(heads, rows))
     print(
-        f"\nBatches of {BATCH}x{BPTT}, Muon and AdamW. GFLOP/s: six for each weight of the layers "
-        "and the head and each token, over the time of the step; the last column is its share of "
-        "what one large product of the same width does in that precision, measured beside it.\n"
+        f"\nBatches of {BATCH}x{BPTT}, Muon and AdamW. GFLOP/s: six operations for each weight of "
+        "the layers and the head and each token, by the time of the step; the last column divides "
+        "by the rate of one large product of that width.\n"
     )
 
 
 def measure_step(
     cell: str, layers: int, hidden: int, precision: str, options: argparse.Namespace
 ) -> list[str]:
-    """Milliseconds of a step, the share of each part, and the rate in GFLOP/s and in percent."""
+    """Returns the milliseconds of a step, the share of each part, GFLOP/s, and their percent."""
     model = ModelConfig(len(SYMBOLS), cell, hidden, hidden, layers)
     config = TrainConfig(1_000_000, BATCH, BPTT, precision=precision)
     network = LanguageModel(model)
@@ -254,7 +250,7 @@ def measure_step(
     taken = dict.fromkeys(PARTS, 0.0)
     for key, event in found.items():
         part = next((part for part, names in PARTS.items() if key.startswith(names)), None)
-        if part:  # the first that fits: addmm is a product, and no sum
+        if part:  # the first match: addmm is a product, not a sum
             taken[part] += event.self_cpu_time_total
     rest = whole - optimizing - sum(taken.values())
     matrices = model.parameters - len(SYMBOLS) * hidden
@@ -270,7 +266,7 @@ def measure_step(
 
 
 def seconds_of(call: Callable[[], object], count: int, repeats: int) -> float:
-    """Median seconds of a call, over `repeats` runs of `count`."""
+    """Returns the median seconds of a call, over `repeats` runs of `count` calls."""
     call()
     found = []
     for _ in range(repeats):
@@ -282,7 +278,7 @@ def seconds_of(call: Callable[[], object], count: int, repeats: int) -> float:
 
 
 def tokenize(folder: Path, options: argparse.Namespace) -> None:
-    """MB/s and peak memory of `charnn tokenize`, and of numpy copying the same file."""
+    """Prints MB/s and peak memory of `charnn tokenize`, and of numpy copying the same file."""
     text, output = folder / "text.txt", folder / "text.tokens"
     part = random_text(10**7)
     size = options.megabytes * 10**6
@@ -322,13 +318,13 @@ def tokenize(folder: Path, options: argparse.Namespace) -> None:
     heads = [f"{options.megabytes:,} MB of ASCII", "MB/s", "of the copy's speed", "peak MiB"]
     print(harness.table(heads, rows))
     print(
-        "\nWhole processes: start of Python included, final fsync of the token file not. The file "
-        "was just read, so it comes from memory.\n"
+        "\nWhole processes, with the start of Python, without the final fsync of the token file. "
+        "The text is in the cache of the system.\n"
     )
 
 
 def startup(folder: Path, options: argparse.Namespace) -> None:
-    """Whole processes from start to end, against importing torch."""
+    """Prints the seconds of whole processes, beside importing torch."""
     model = str(save_untrained(folder, *SHAPES[0]))
     layers, hidden = SHAPES[0]
     python = [sys.executable, "-c"]
@@ -347,7 +343,7 @@ def startup(folder: Path, options: argparse.Namespace) -> None:
         return lambda: harness.run(command).seconds
 
     arms = {name: seconds_of(command) for name, command in commands.items()}
-    alternate(arms, 1)  # the disk's cache is warm from here on
+    alternate(arms, 1)  # warms the cache of the disk
     found = alternate(arms, options.repeats)
     base = next(iter(found.values()))
     rows = [
@@ -358,7 +354,7 @@ def startup(folder: Path, options: argparse.Namespace) -> None:
 
 
 def sample(folder: Path, options: argparse.Namespace) -> None:
-    """Characters/s of `charnn sample` into a pipe, and of torch's LSTM in a loop."""
+    """Prints characters/s of `charnn sample` into a pipe, and of torch's LSTM in a loop."""
     rows = []
     for layers, hidden in SHAPES:
         say(f"sample: {layers}x{hidden}")
@@ -402,7 +398,7 @@ def sample(folder: Path, options: argparse.Namespace) -> None:
 
 @torch.inference_mode()
 def eager_speed(layers: int, hidden: int) -> float:
-    """Characters/s of a plain loop over nn.LSTM, ids turned into text."""
+    """Returns characters/s of a plain loop over nn.LSTM that turns ids into text."""
     embedding = nn.Embedding(len(SYMBOLS), hidden)
     lstm = nn.LSTM(hidden, hidden, layers)
     head = nn.Linear(hidden, len(SYMBOLS))
@@ -417,7 +413,7 @@ def eager_speed(layers: int, hidden: int) -> float:
 
 
 def save_untrained(folder: Path, layers: int, hidden: int) -> Path:
-    """A model that has learnt nothing, as a file: it writes as fast as one that has."""
+    """Saves an untrained model, as fast as a trained one; returns its path."""
     shape = ModelConfig(len(SYMBOLS), "lstm", hidden, hidden, layers)
     network = LanguageModel(shape)
     network.reset_parameters(torch.Generator().manual_seed(0))
@@ -438,7 +434,7 @@ SECTIONS = {
 
 
 def parser() -> argparse.ArgumentParser:
-    """The command line."""
+    """Returns the parser of the command line."""
     made = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
@@ -448,9 +444,11 @@ def parser() -> argparse.ArgumentParser:
         metavar="SECTION",
         help=f"{', '.join(SECTIONS)} [default: all]",
     )
-    made.add_argument("--repeats", type=int, default=5, help="of every figure [default: 5]")
     made.add_argument(
-        "--megabytes", type=int, default=200, help="of text to tokenize [default: 200]"
+        "--repeats", type=int, default=5, help="measurements of each figure [default: 5]"
+    )
+    made.add_argument(
+        "--megabytes", type=int, default=200, help="size of the text to tokenize [default: 200]"
     )
     made.add_argument(
         "--folder", type=Path, metavar="DIR", help="for temporary files [default: the system's]"

@@ -31,5 +31,5 @@ def test_both_arms_train_with_the_whole_command_and_are_scored_on_the_same_text(
     lines = capsys.readouterr().out.splitlines()
     assert lines[0].startswith("| training | wall s | steps | passes | cold-256 | bits | carried")
     assert lines[2].startswith("| fine-tuned, 0.02 min | ")
-    assert lines[3].startswith("| from nothing, 0.02 min | ")
+    assert lines[3].startswith("| from scratch, 0.02 min | ")
     assert "0.02 min of old.txt. New text: 7,500 characters of new.txt, scored" in lines[5]
