@@ -1,16 +1,16 @@
-"""`charnn horizon`: how far a network remembers."""
+"""`charnn horizon`: the memory horizon of a network."""
 
 from __future__ import annotations
 
 import math
 import tempfile
-from collections.abc import Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from charnn.cli.console import no_talk, note, note_alone, print_json, progress_lines, put, say
+from charnn.cli.console import note, note_alone, print_json, progress_lines, put, say
 from charnn.cli.options import (
     DEFAULT_CHECKPOINTS,
     CheckpointsOption,
@@ -26,25 +26,28 @@ from charnn.config import CELLS_MINUTES, GATES, HORIZON_SAMPLES, MAX_SEED, Train
 from charnn.errors import ConfigError
 
 if TYPE_CHECKING:
-    from charnn.inspection.horizon import Horizon, Numbers, Progress
+    import numpy as np
+
+    from charnn.inspection.horizon import Horizon
+    from charnn.model import LanguageModel
 
 MOST_MINUTES = 1.0
-COMPARED_UNITS, COMPARED_EMBEDDING = 128, 64  # of one layer
+COMPARED_UNITS, COMPARED_EMBEDDING = 128, 64  # hidden and embedding size of --cells, one layer
 
 
 def horizon(
     texts: ReadTextsArgument = None,
     model: ModelOption = None,
     fresh: Annotated[
-        bool, typer.Option("--fresh", help="Measure a network of that shape before any training.")
+        bool, typer.Option("--fresh", help="Measure a new network of the model's shape.")
     ] = False,
     cells: Annotated[
         str | None,
         typer.Option(
             "--cells",
             metavar="CELLS",
-            help=f"Train a small network of each on TEXT, {', '.join(GATES)} or some of them with "
-            "commas, and lay their curves over each other.",
+            help="Train a small network of each cell on TEXT and compare them: "
+            f"{', '.join(GATES)}, several with commas.",
             show_default=False,
         ),
     ] = None,
@@ -55,7 +58,7 @@ def horizon(
             metavar="X",
             min=0.01,
             max=MOST_MINUTES,
-            help=f"With --cells: minutes of training for each. [default: {CELLS_MINUTES}]",
+            help=f"With --cells: minutes of training for each cell. [default: {CELLS_MINUTES}]",
             show_default=False,
         ),
     ] = None,
@@ -66,11 +69,14 @@ def horizon(
             metavar="N",
             min=8,
             max=100_000,
-            help="Places of the text whose losses are averaged; time grows with it.",
+            help="Tokens of the text whose losses are averaged; the time grows with N.",
         ),
     ] = HORIZON_SAMPLES,
     seed: Annotated[
-        int, typer.Option("--seed", metavar="N", min=0, max=MAX_SEED, help="Which places.")
+        int,
+        typer.Option(
+            "--seed", metavar="N", min=0, max=MAX_SEED, help="Seed that draws the samples."
+        ),
     ] = 0,
     encoding: EncodingOption = "utf-8",
     threads: ThreadsOption = None,
@@ -78,41 +84,47 @@ def horizon(
     as_json: JsonOption = False,
     quiet: QuietOption = False,
 ) -> None:
-    """Measure how far a network remembers, in four ways.
+    """Measure how far back a network remembers, in four ways.
 
     \b
     charnn horizon                             the newest run on its validation split
     charnn horizon --fresh                     the same shape before training
     charnn horizon --cells rnn,gru,lstm TEXT   three small networks, side by side
 
-    A norm beyond what 32 bits hold, as of an exploding network, is inf here and null with --json.
+    Norms that overflow 32 bits are shown as inf, and are null with --json.
     """
     if threads is not None and threads < 1:
         raise ConfigError(f"--threads must be 1 or more, got {threads}")
     if cells is None and minutes is not None:
-        raise ConfigError("--minutes is the training of --cells: add --cells rnn,gru,lstm")
+        raise ConfigError("--minutes is the budget of --cells: add --cells rnn,gru,lstm")
     chosen = [name.strip() for name in cells.split(",")] if cells is not None else []
     if bad := [name for name in chosen if name not in GATES]:
         raise ConfigError(f"unknown cell {bad[0]!r}: choose from {', '.join(GATES)}")
     if len(set(chosen)) < len(chosen):
-        raise ConfigError(f"--cells has one of them twice: {cells}")
+        raise ConfigError(f"--cells names a cell twice: {cells}")
     if chosen and (model is not None or fresh):
-        raise ConfigError("--cells trains networks of its own: leave --model and --fresh out")
+        raise ConfigError("--cells trains its own networks: leave --model and --fresh out")
     if chosen and not texts:
-        raise ConfigError("--cells learns from a text: name a TEXT")
+        raise ConfigError("--cells trains on a text: name a TEXT")
 
     from charnn.runs import find_model
-    from charnn.training import machine  # before what loads torch
+    from charnn.training import machine  # first: it sets variables that torch reads when loaded
 
-    progress = None if quiet else _Progress()
     with machine.prepared(threads or machine.default_threads()):
+        from charnn.inspection.horizon import measure_horizon
+
+        found: dict[str, Horizon] = {}
         if chosen:
-            found = _of_cells(
-                chosen, texts or [], minutes or CELLS_MINUTES, encoding, samples, seed, progress
-            )
+            budget = minutes or CELLS_MINUTES
+            networks = _train_cells(chosen, texts or [], budget, encoding, seed, quiet)
         else:
             path = find_model(model, checkpoints)
-            found = _of_model(path, texts or [], fresh, encoding, samples, seed, progress)
+            networks = iter([_load_network(path, texts or [], fresh, encoding, quiet)])
+        for name, network, ids, newline in networks:
+            progress = None if quiet else _Progress()
+            found[name] = measure_horizon(
+                network, ids, seed, samples, progress=progress, newline=newline
+            )
     if as_json:
         print_json({name: _to_json(each) for name, each in found.items()})
     elif chosen:
@@ -121,14 +133,17 @@ def horizon(
         for name, each in found.items():
             _show(name, each)
     if not quiet:
-        _tell_what_is_left_out(found)
+        for name, each in found.items():
+            if each.too_far:
+                lags = ", ".join(map(str, each.too_far))
+                note(f"{name}: too little of the text reaches back as far as lag {lags}")
 
 
 class _Progress:
-    """A line now and then for each thing that is measured."""
+    """Prints a line now and then for each thing that is measured."""
 
     def __init__(self) -> None:
-        self._lines: dict[str, Any] = {}
+        self._lines: dict[str, Callable[[int, int], None]] = {}
 
     def __call__(self, what: str, done: int, total: int) -> None:
         if what not in self._lines:
@@ -136,56 +151,48 @@ class _Progress:
         self._lines[what](done, total)
 
 
-def _of_model(
-    path: Path,
-    texts: list[str],
-    fresh: bool,
-    encoding: str,
-    samples: int,
-    seed: int,
-    progress: Progress | None,
-) -> dict[str, Horizon]:
+# A name, a network, the text it reads, and the newline of a model of lines.
+Subject = tuple[str, "LanguageModel", "np.ndarray", int | None]
+
+
+def _load_network(path: Path, texts: list[str], fresh: bool, encoding: str, quiet: bool) -> Subject:
+    """Loads the network of a model, or makes a new one of its shape."""
     from charnn.checkpoint import load
     from charnn.cli.reading import read_ids
     from charnn.evaluation import network_of
-    from charnn.inspection.horizon import measure_horizon
     from charnn.model import LanguageModel
     from charnn.text.tokenizers import tokenizer_from_dict
 
     saved = load(path)
-    if progress:
-        note_alone(saved, "the horizon")
     tokenizer = tokenizer_from_dict(saved.tokenizer, saved.config.vocab_size)
+    if not quiet:
+        note_alone(saved, "the horizon")
+        if saved.lines:
+            note(
+                "a model of lines: lags count tokens of a line, each context starts with a newline"
+            )
     ids = read_ids(texts, path, tokenizer, encoding, saved.lines)
-    newline = saved.start_token if saved.lines else None
     network = LanguageModel(saved.config) if fresh else network_of(saved)
     name = f"{path}, fresh" if fresh else str(path)
-    if newline is not None and progress:
-        note(
-            "a model of lines: each line is read from its beginning, and a context that is cut "
-            "short or shuffled begins with a newline too"
-        )
-    return {name: measure_horizon(network, ids, seed, samples, progress=progress, newline=newline)}
+    return name, network, ids, saved.start_token if saved.lines else None
 
 
-def _of_cells(
+def _train_cells(
     cells: Sequence[str],
     texts: list[str],
     minutes: float,
     encoding: str,
-    samples: int,
     seed: int,
-    progress: Progress | None,
-) -> dict[str, Horizon]:
-    """Small networks of each cell, trained on the same text in a folder that is thrown away."""
-    from charnn.inspection.horizon import measure_horizon
+    quiet: bool,
+) -> Iterator[Subject]:
+    """Trains a small network of each cell on the same text, in a temporary folder."""
     from charnn.text.token_file import TokenFile
     from charnn.training.launch import start
 
-    found = {}
     with tempfile.TemporaryDirectory() as folder:
         for cell in cells:
-            (say if progress else no_talk)(f"training {cell} for {minutes:g} minutes")
+            if not quiet:
+                say(f"training {cell} for {minutes:g} minutes")
             options = TrainOptions(
                 name=cell,
                 cell=cell,
@@ -200,108 +207,88 @@ def _of_cells(
                 for _event in trainer.run():
                     pass
                 ids = TokenFile.open(trainer.home.tokens).split("valid")
-                found[cell] = measure_horizon(
-                    trainer.network.cpu(), ids, seed, samples, progress=progress
-                )
-    return found
-
-
-def _tell_what_is_left_out(found: dict[str, Horizon]) -> None:
-    for name, each in found.items():
-        if each.too_far:
-            lags = ", ".join(map(str, each.too_far))
-            note(f"{name}: too few places have so many tokens before them: lag {lags}")
+                yield cell, trainer.network.cpu(), ids, None
 
 
 def _show(name: str, found: Horizon) -> None:
-    """A table of all four, the norms and losses as plots, and what they come to."""
-    layers = len(found.gradient)
-    put(f"{name}: {found.places:,} places, losses in nats a token")
+    """Shows a table of all four measurements, plots of losses and norms, and context lengths."""
+    shown = range(len(found.gradient))
+    if len(shown) > 4:
+        shown = range(0, len(shown), len(shown) - 1)  # the first and the last layer
+    gradients = {f"grad {layer}": found.gradient[layer] for layer in shown}
+    put(f"{name}: {found.places:,} samples, losses in nats a token")
     put("")
-    shown = range(layers) if layers <= 4 else (0, layers - 1)
-    norms = "".join(f"{f'grad {layer}':>10}" for layer in shown)
-    put(f"{'lag':>5}{norms}{'singular':>10}{'last k':>9}{'shuffled':>9}{'cold':>8}")
-    cold = found.position_at_lags
+    columns = {**gradients, "singular": found.singular}
+    losses = {"last k": found.truncated, "shuffled": found.shuffled, "cold": found.position_at_lags}
+    put(f"{'lag':>5}" + _row(columns, "10") + _row(losses, "9"))
     for k, lag in enumerate(found.lags):
-        norms = "".join(f"{found.gradient[layer, k]:>10.2e}" for layer in shown)
-        put(
-            f"{lag:>5}{norms}{found.singular[k]:>10.2e}{found.truncated[k]:>9.4f}"
-            f"{found.shuffled[k]:>9.4f}{cold[k]:>8.4f}"
-        )
+        norms = "".join(f"{values[k]:>10.2e}" for values in columns.values())
+        put(f"{lag:>5}{norms}" + "".join(f"{values[k]:>9.4f}" for values in losses.values()))
+    put("")
+    put("loss against k: the last k tokens alone, or all with those before them shuffled")
     lags = found.lags.tolist()
+    _plot(lags, {name: losses[name] for name in ("last k", "shuffled")})
     put("")
-    put("loss over k: the last k tokens alone, or all with those beyond k shuffled")
-    losses = {"last k": found.truncated.tolist(), "shuffled": found.shuffled.tolist()}
-    for line in over_lags(lags, losses):
-        put(line)
+    put("gradient of a loss by the state k tokens earlier")
+    _plot(lags, {f"layer {layer}": found.gradient[layer] for layer in shown}, logarithmic=True)
     put("")
-    put("gradient of a loss by the state k tokens back")
-    series = {f"layer {layer}": found.gradient[layer].tolist() for layer in shown}
-    for line in over_lags(lags, series, logarithmic=True):
-        put(line)
-    put("")
-    put(f"within 0.01 nats of all that there is to read, which gives {found.whole:.4f}:")
-    alone, ordered = (_up_to(found, each) for each in (found.truncated, found.shuffled))
-    put(f"the last {alone} alone, order within {ordered}")
+    lengths = [found.context_length(each) for each in (found.truncated, found.shuffled)]
+    alone, ordered = (each or f"more than {lags[-1]}" for each in lengths)
+    put(f"within 0.01 nats of the full context, which gives {found.whole:.4f}:")
+    put(f"the last {alone} tokens alone; the order of the last {ordered} tokens")
 
 
-def _up_to(found: Horizon, losses: Numbers) -> str:
-    used = found.context_length(losses)
-    return f"more than {found.lags[-1]}" if used is None else str(used)
+def _row(names: Iterable[str], width: str) -> str:
+    return "".join(f"{name:>{width}}" for name in names)
+
+
+def _plot(lags: Sequence[int], curves: Mapping[str, Any], logarithmic: bool = False) -> None:
+    for line in over_lags(lags, curves, logarithmic):
+        put(line)
 
 
 def _show_side_by_side(found: dict[str, Horizon]) -> None:
     lags = next(iter(found.values())).lags.tolist()
-    reports = {
-        "loss after the last k tokens alone, in nats a token": (
-            {name: each.truncated.tolist() for name, each in found.items()},
-            False,
+    reports: list[tuple[str, str, dict[str, Any]]] = [
+        (
+            "loss after the last k tokens alone, in nats a token",
+            ".4f",
+            {name: each.truncated for name, each in found.items()},
         ),
-        "gradient of a loss by the state k tokens back, of that of one back": (
-            {name: _by_first(each.gradient[0]) for name, each in found.items()},
-            True,
+        (
+            "gradient of a loss by the state k tokens earlier, relative to lag 1",
+            ".2e",
+            {name: _relative(each.gradient[0].tolist()) for name, each in found.items()},
         ),
-        "largest singular value of the state by the state k tokens back": (
-            {name: each.singular.tolist() for name, each in found.items()},
-            True,
+        (
+            "largest singular value of the state by the state k tokens earlier",
+            ".2e",
+            {name: each.singular for name, each in found.items()},
         ),
-    }
-    for number, (title, (series, logarithmic)) in enumerate(reports.items()):
+    ]
+    for number, (title, style, curves) in enumerate(reports):
         if number:
             put("")
         put(title)
-        put(f"{'lag':>5}" + "".join(f"{name:>12}" for name in series))
+        put(f"{'lag':>5}" + _row(curves, "12"))
         for k, lag in enumerate(lags):
-            style = ".2e" if logarithmic else ".4f"
-            put(f"{lag:>5}" + "".join(f"{format(ys[k], style):>12}" for ys in series.values()))
-        for line in over_lags(lags, series, logarithmic):
-            put(line)
+            put(f"{lag:>5}" + "".join(f"{ys[k]:>12{style}}" for ys in curves.values()))
+        _plot(lags, curves, style == ".2e")
 
 
-def _by_first(norms: Numbers) -> list[float]:
-    import numpy as np
-
-    with np.errstate(invalid="ignore", divide="ignore"):
-        return [float(norm) for norm in norms / norms[0]]
+def _relative(norms: list[float]) -> list[float]:
+    return [norm / norms[0] if norms[0] else math.nan for norm in norms]
 
 
 def _to_json(found: Horizon) -> dict[str, Any]:
-    """As JSON, in which there is null for what is not finite."""
-    return {
-        "lags": found.lags.tolist(),
-        "too_far": list(found.too_far),
-        "places": found.places,
-        "gradient": _finite(found.gradient.tolist()),
-        "singular": _finite(found.singular.tolist()),
-        "whole": _finite(found.whole),
-        "truncated": _finite(found.truncated.tolist()),
-        "shuffled": _finite(found.shuffled.tolist()),
-        "position_at_lags": _finite(found.position_at_lags.tolist()),
-        "by_position": _finite(found.by_position.tolist()),
-    }
+    """Returns the measurements as JSON values, with null for what is not finite."""
+    values = {**found._asdict(), "position_at_lags": found.position_at_lags}
+    return {name: _finite(value) for name, value in values.items()}
 
 
 def _finite(value: Any) -> Any:
-    if isinstance(value, list):
+    if hasattr(value, "tolist"):
+        value = value.tolist()
+    if isinstance(value, list | tuple):
         return [_finite(each) for each in value]
     return value if math.isfinite(value) else None

@@ -1,13 +1,15 @@
-"""`charnn inspect`: which units of a network do what. numpy alone."""
+"""`charnn inspect`: the hidden units of a network, without torch."""
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Annotated
+import math
+from collections.abc import Callable, Sequence
+from itertools import groupby
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from charnn.cli.console import note, note_alone, progress_lines, say
-from charnn.cli.inspect_shown import Report, show_gates, show_rankings, show_unit
+from charnn.cli.console import note, note_alone, print_json, progress_lines, put, say
 from charnn.cli.options import (
     DEFAULT_CHECKPOINTS,
     CheckpointsOption,
@@ -25,13 +27,18 @@ from charnn.config import EFFECT_CHARS, INSPECT_CHARS, LABELS, SHOWN_UNITS, UNIT
 from charnn.errors import ConfigError, TextError
 
 if TYPE_CHECKING:
-    from charnn.checkpoint import Checkpoint
+    import numpy as np
+
     from charnn.engines.clamps import Unit
-    from charnn.inspection.effect import Effect
-    from charnn.inspection.labels import Labeller
-    from charnn.inspection.units import Detector
+    from charnn.inspection.effect import ClampedSamples, Effect
+    from charnn.inspection.units import Finding, GateShares
 
 MOST_CHARS = 1_000_000
+# ANSI colours, black on a light ground: from this |value| on, below and above zero.
+GROUNDS = {0.2: ("30;48;5;195", "30;48;5;224"), 0.5: ("30;48;5;117", "30;48;5;217"),
+           0.8: ("1;30;48;5;75", "1;30;48;5;209")}  # fmt: skip
+UNIT_LEGEND = "blue below zero, red above; darker from 0.5 and 0.8 on"
+GOOD_AUC = 0.9
 
 
 def inspect(
@@ -42,7 +49,7 @@ def inspect(
         typer.Option(
             "--find",
             metavar="LABEL",
-            help=f"Rank all units by how well they tell a label: {', '.join(LABELS)}, several "
+            help=f"Rank all units by how well they predict a label: {', '.join(LABELS)}, several "
             "with commas, or all. [default: all]",
             show_default=False,
         ),
@@ -52,8 +59,8 @@ def inspect(
         typer.Option(
             "--label-regex",
             metavar="PATTERN",
-            help="Rank by a label of your own: inside a match of this regular expression of "
-            "Python; ^ and $ are those of lines.",
+            help="Rank by a label of your own: inside a match of this Python regular expression; "
+            "^ and $ match at lines.",
             show_default=False,
         ),
     ] = None,
@@ -61,14 +68,14 @@ def inspect(
         bool,
         typer.Option(
             "--effect",
-            help="With one label: hold the best unit where it says yes, then where it says no, "
-            "and see whether what is written has more of the label.",
+            help="With one label: clamp the best unit to its value inside the label, then outside, "
+            "and compare how much of the label samples have.",
         ),
     ] = False,
     together: Annotated[
         int,
         typer.Option(
-            "--together", metavar="N", min=1, help="With --effect: hold the N best units at once."
+            "--together", metavar="N", min=1, help="With --effect: clamp the N best units at once."
         ),
     ] = 1,
     effect_chars: Annotated[
@@ -78,7 +85,7 @@ def inspect(
             metavar="N",
             min=100,
             max=MOST_CHARS,
-            help="With --effect: tokens written with each of the three settings.",
+            help="With --effect: tokens sampled with each of the three settings.",
         ),
     ] = EFFECT_CHARS,
     unit: Annotated[
@@ -86,13 +93,13 @@ def inspect(
         typer.Option(
             "--unit",
             metavar="LAYER:UNIT",
-            help="Show what one unit does over the text, such as 0:37, or 0:37:h for the h of an "
-            "LSTM, whose c is shown otherwise; both count from 0.",
+            help="Show one unit over the text, such as 0:37, counted from 0; of an LSTM this is c, "
+            "and 0:37:h is h.",
             show_default=False,
         ),
     ] = None,
     gates: Annotated[
-        bool, typer.Option("--gates", help="Show how often gates are below 0.1 and above 0.9.")
+        bool, typer.Option("--gates", help="Show how often each gate is below 0.1 and above 0.9.")
     ] = False,
     chars: Annotated[
         int | None,
@@ -101,7 +108,7 @@ def inspect(
             metavar="N",
             min=2,
             max=MOST_CHARS,
-            help=f"Read the first N tokens only. [default: {INSPECT_CHARS:,}; {UNIT_CHARS:,} with "
+            help=f"Read the first N tokens. [default: {INSPECT_CHARS:,}; {UNIT_CHARS:,} with "
             "--unit]",
             show_default=False,
         ),
@@ -116,25 +123,25 @@ def inspect(
     as_json: JsonOption = False,
     quiet: QuietOption = False,
 ) -> None:
-    """Find out what the units of a network do.
+    """Find the hidden units that track quotes, brackets, numbers and other labels.
 
     \b
     charnn inspect                          the best units for each label
-    charnn inspect --find quotes --effect   and whether they bring it about
+    charnn inspect --find quotes --effect   the effect of clamping the best unit
     charnn inspect --unit 1:37              one unit over the text, in colour
     charnn inspect --gates                  how often gates are shut and open
     """
     finding = find is not None or label_regex is not None
     modes = {"--find": finding, "--unit": unit is not None, "--gates": gates}
     if len(given := [name for name, there in modes.items() if there]) > 1:
-        raise ConfigError(f"{' and '.join(given)} are reports of their own: ask for one of them")
+        raise ConfigError(f"{' and '.join(given)} are different reports: give one of them")
     names = _label_names(find, label_regex)
     if effect and (not finding or len(names) != 1):
-        raise ConfigError("--effect is for one label: add --find quotes, or another one")
+        raise ConfigError("--effect needs one label: add --find quotes, or another one")
     if together != 1 and not effect:
-        raise ConfigError("--together says how many units --effect holds: add --effect")
+        raise ConfigError("--together is the number of units that --effect clamps: add --effect")
     set_threads(threads)
-    # From here on numpy is loaded, with the threads just set.
+    # numpy is loaded from here on, with the threads just set.
     from charnn.checkpoint import load
     from charnn.cli.reading import read_ids
     from charnn.engines import make_predictor
@@ -144,76 +151,74 @@ def inspect(
     from charnn.runs import find_model
     from charnn.text.tokenizers import tokenizer_from_dict
 
+    def progress(doing: str) -> Callable[[int, int], None] | None:
+        return None if quiet else progress_lines(doing)
+
     path = find_model(model, checkpoints)
     saved = load(path)
     if not quiet:
-        note_alone(saved, "what is looked into")
+        note_alone(saved, "the analysis")
     config = saved.config
     tokenizer = tokenizer_from_dict(saved.tokenizer, config.vocab_size)
     shown = parse_unit(unit, config) if unit is not None else None
-    if effect:
-        make_labeller(names[0], "", label_regex)  # what is wrong with it is said at once
+    if label_regex is not None:
+        make_labeller("regex", "", label_regex)  # refuses a bad pattern before anything is read
     wanted = chars or (UNIT_CHARS if shown else INSPECT_CHARS)
     if wanted > (most := core.most_tokens(config)):
         if not quiet:
-            note(f"a network of this size is looked at over {most:,} tokens, not {wanted:,}")
+            note(f"reads {most:,} tokens instead of {wanted:,}: the network is large")
         wanted = most
     ids = read_ids(texts or [], path, tokenizer, encoding, saved.lines, wanted)
     newline = saved.start_token if saved.lines else None
-    progress = None if quiet else progress_lines("reading")
-    activity = core.record(make_predictor(config, saved.weights), ids, newline, progress)
+    predictor = make_predictor(config, saved.weights)
+    activity = core.record(predictor, ids, newline, progress("reading"))
     head = {"model": str(path), "tokens": len(ids)}
     if gates:
-        shares = core.gate_shares(activity, config, saved.weights, newline)
-        show_gates(shares, head, as_json)
-    elif shown:
-        values = core.values_of(activity, config, shown)
-        show_unit(shown, tokenizer, ids, values, Output(), head, as_json)
-    else:
-        text = tokenizer.decode(ids)
-        labellers = [make_labeller(name, text, label_regex) for name in names]
-        table = {each.name: core.per_token(tokenizer, ids, each.read) for each in labellers}
-        rankings = core.rank(activity, config, table, None if quiet else progress_lines("ranking"))
-        rare = [each for each in labellers if each.name not in rankings]
-        if rare and not (quiet and rankings):
-            says = ", ".join(each.name for each in rare)
-            message = f"too rare in these {len(ids):,} tokens, or nearly everywhere: {says}"
-            if not rankings:
-                raise TextError(f"{message}; give another TEXT or more --chars")
-            note(message)
-        reports = []
-        for each in labellers:
-            if each.name in rankings:
-                ranking, flags = rankings[each.name], table[each.name]
-                best = ranking.units[:top]
-                detectors = [core.detector(activity, config, one, flags) for one in best]
-                reports.append(Report(each, ranking, detectors))
-        measured = None
-        if effect:
-            flags = table[names[0]]
-            held = core.first_apart(reports[0].ranking.units, together)
-            found = [(one, core.detector(activity, config, one, flags)) for one in held]
-            measured = _effect(saved, reports[0].labeller, found, effect_chars, seed, quiet)
-        show_rankings(reports, measured, head, as_json)
+        _show_gates(core.gate_shares(activity, config, saved.weights, newline), head, as_json)
+        return
+    if shown:
+        pieces = core.pieces_of(tokenizer, ids)
+        _show_unit(shown, pieces, core.values_of(activity, config, shown), head, as_json)
+        return
+    text = tokenizer.decode(ids)
+    labellers = [make_labeller(name, text, label_regex) for name in names]
+    found = core.find_units(
+        activity, config, tokenizer, labellers, max(top, together), progress("ranking")
+    )
+    missing = [name for name in names if name not in {each.labeller.name for each in found}]
+    if missing and not (quiet and found):
+        message = f"too rare or too common in these {len(ids):,} tokens: {', '.join(missing)}"
+        if not found:
+            raise TextError(f"{message}; give another TEXT or more --chars")
+        note(message)
+    measured = None
+    if effect:
+        from charnn.generation.sampler import draw_seed
+        from charnn.inspection.effect import measure_effect
 
-
-def _effect(
-    saved: Checkpoint,
-    labeller: Labeller,
-    found: list[tuple[Unit, Detector]],
-    chars: int,
-    seed: int | None,
-    quiet: bool,
-) -> tuple[Effect, int]:
-    """The effect of holding units, and the seed it was measured with."""
-    from charnn.generation.sampler import draw_seed
-    from charnn.inspection.effect import measure_effect
-
-    drawn = draw_seed() if seed is None else seed
-    if seed is None and not quiet:
-        say(f"seed {drawn}")
-    progress = None if quiet else progress_lines("writing")
-    return measure_effect(saved, labeller, found, drawn, chars, progress=progress), drawn
+        drawn = draw_seed() if seed is None else seed
+        if seed is None and not quiet:
+            say(f"seed {drawn}")
+        labeller, flags, ranking, _ = found[0]
+        held = [
+            (each, core.detector(activity, config, each, flags))
+            for each in core.distinct(ranking.units, together)
+        ]
+        measured = measure_effect(
+            saved, labeller, held, drawn, effect_chars, progress=progress("sampling")
+        )
+    if as_json:
+        labels = {each.labeller.name: _finding_json(each, top) for each in found}
+        clamped = {"effect": {"seed": drawn, **_effect_json(measured)}} if measured else {}
+        print_json({**head, "labels": labels, **clamped})
+        return
+    put(
+        f"{head['model']}: {len(ids):,} tokens; units are chosen on one half, measured on the other"
+    )
+    for each in found:
+        _show_finding(each, top)
+    if measured:
+        _show_effect(found[0], measured, drawn)
 
 
 def _label_names(find: str | None, pattern: str | None) -> list[str]:
@@ -226,3 +231,145 @@ def _label_names(find: str | None, pattern: str | None) -> list[str]:
     if bad := [name for name in names if name not in LABELS]:
         raise ConfigError(f"unknown label {bad[0]!r}: choose from all, {', '.join(LABELS)}")
     return list(dict.fromkeys([*names, *own]))
+
+
+def _show_finding(found: Finding, top: int) -> None:
+    labeller, _, ranking, detectors = found
+    put("")
+    put(f"{labeller.name}: {labeller.phrase}, {ranking.share:.1%} of the text")
+    put(f"  {'unit':<10}{'AUC':>6}{'right':>8}  inside if")
+    rows = zip(ranking.units, ranking.auc, ranking.directions, detectors[:top], strict=False)
+    for unit, area, direction, each in rows:
+        side = "above" if direction > 0 else "below"
+        put(f"  {unit!s:<10}{area:>6.3f}{each.accuracy:>8.1%}  {side} {each.threshold:.3f}")
+
+
+def _finding_json(found: Finding, top: int) -> dict[str, Any]:
+    labeller, _, ranking, detectors = found
+    return {
+        "says": labeller.phrase,
+        "share": ranking.share,
+        "units": [
+            {
+                "unit": str(unit),
+                **unit._asdict(),
+                "auc": float(ranking.auc[row]),
+                "chosen_auc": float(ranking.chosen_auc[row]),
+                "direction": int(ranking.directions[row]),
+                **detector._asdict(),
+            }
+            for row, (unit, detector) in enumerate(
+                zip(ranking.units, detectors[:top], strict=False)
+            )
+        ],
+    }
+
+
+def _show_effect(found: Finding, effect: Effect, seed: int) -> None:
+    labeller, best = found.labeller, float(found.ranking.auc[0])
+    units = [str(clamp.unit) for clamp in effect.inside.clamps]
+    put("")
+    put(f"samples from the same seed ({seed}) with {', '.join(units)} clamped:")
+    put(f"  {'':<26}{'share':>8}{labeller.mark + ' per 1,000':>26}")
+    for name, samples in {
+        "not clamped": effect.alone,
+        f"as inside {labeller.name}": effect.inside,
+        f"as outside {labeller.name}": effect.outside,
+    }.items():
+        put(f"  {name:<26}{samples.shares.mean():>8.1%}{samples.marks.mean():>26.1f}")
+    points, error = 100 * effect.difference, 100 * effect.error
+    put(f"  difference {points:.1f} points, standard error {error:.1f}")
+    meaning = {
+        "cause": "clear effect: a cause of the label",
+        "opposite": "clear effect the other way: less of the label inside",
+        "none": "no clear effect: not a cause by itself",
+    }[effect.verdict]
+    predictor = f"{'good' if best >= GOOD_AUC else 'weak'} predictor (AUC {best:.3f})"
+    put(f"{predictor}, {meaning}")
+
+
+def _effect_json(effect: Effect) -> dict[str, Any]:
+    def one(samples: ClampedSamples) -> dict[str, Any]:
+        return {
+            "held": {str(unit): value for unit, value in samples.clamps},
+            "share": float(samples.shares.mean()),
+            "marks_per_1000": float(samples.marks.mean()),
+            "text": samples.text,
+        }
+
+    settings = {name: one(samples) for name, samples in effect._asdict().items()}
+    return {
+        **settings,
+        "difference": effect.difference,
+        "error": effect.error,
+        "verdict": effect.verdict,
+    }
+
+
+def _show_gates(shares: GateShares, head: dict[str, Any], as_json: bool) -> None:
+    """Shows how often the gates of each layer are shut and open, and of how many units always."""
+    low, high = shares.low.mean(axis=2), shares.high.mean(axis=2)
+    if as_json:
+        layers = [
+            {
+                gate: {
+                    "below": float(low[layer, number]),
+                    "above": float(high[layer, number]),
+                    "units_below": shares.low[layer, number].round(4).tolist(),
+                    "units_above": shares.high[layer, number].round(4).tolist(),
+                }
+                for number, gate in enumerate(shares.gates)
+            }
+            for layer in range(len(low))
+        ]
+        print_json({**head, "gates": list(shares.gates), "layers": layers})
+        return
+    put(f"{head['model']}: share of {head['tokens']:,} tokens, and of the units over all of them")
+    columns = f"{'below 0.1':>10}{'above 0.9':>11}{'always below':>15}{'always above':>15}"
+    put(f"{'layer  gate':<14}{columns}")
+    for layer in range(len(low)):
+        for number, gate in enumerate(shares.gates):
+            always = [(part[layer, number] > 0.99).mean() for part in (shares.low, shares.high)]
+            put(
+                f"{layer:<7}{gate:<7}{low[layer, number]:>10.1%}{high[layer, number]:>11.1%}"
+                f"{always[0]:>15.1%}{always[1]:>15.1%}"
+            )
+
+
+def _show_unit(
+    unit: Unit,
+    pieces: Sequence[str],
+    values: np.ndarray,
+    head: dict[str, Any],
+    as_json: bool,
+) -> None:
+    """Shows a unit over a text: coloured on a terminal, a line for each token elsewhere."""
+    if as_json:
+        print_json({**head, "unit": str(unit), "pieces": pieces, "values": values.tolist()})
+        return
+    output = Output()
+    if not output.colour:
+        for piece, value in zip(pieces, values, strict=True):
+            put(f"{float(value):.4f}\t{piece.encode('unicode_escape').decode()}")
+        return
+    squashed = values if unit.part == "h" else [math.tanh(value) for value in values]
+    put(f"unit {unit} of {head['model']}: {UNIT_LEGEND}{', of tanh(c)' * (unit.part == 'c')}")
+    pairs = zip(pieces, map(_ground, squashed), strict=True)
+    for style, run in groupby(pairs, key=lambda pair: pair[1]):
+        # A newline in a coloured run would colour the rest of the terminal's line.
+        for number, line in enumerate("".join(piece for piece, _ in run).split("\n")):
+            if number:
+                output.write("\n")
+            if line:
+                output.write(line, style)
+    output.end_line()
+    output.flush()
+
+
+def _ground(value: float) -> str:
+    """Returns the ANSI style of a value from -1 to 1."""
+    style = ""
+    for least, (below, above) in GROUNDS.items():
+        if abs(value) >= least:
+            style = above if value > 0 else below
+    return style

@@ -1,7 +1,8 @@
-"""Whether a unit that predicts a label also brings it about: texts with the unit held, and without.
+"""Ablation of hidden units: samples with units clamped, against samples without.
 
-A predictor may only watch. If it is held where it is inside the label, and at the same seed where
-it is outside, and what is written has as much of the label either way, it is no cause.
+A unit that predicts a label need not cause it. If text sampled with the unit clamped where it is
+inside the label has as much of the label as text sampled with it clamped outside, the unit is no
+cause.
 """
 
 from __future__ import annotations
@@ -17,22 +18,22 @@ from charnn.checkpoint import Checkpoint
 from charnn.config import EFFECT_CHARS, LineConfig, SamplingConfig
 from charnn.engines.clamps import Clamp, Unit, check_clamps
 from charnn.errors import TextError
-from charnn.generation.line_writer import Line
 from charnn.generation.model import Model
 from charnn.inspection.labels import Labeller
 from charnn.inspection.units import Detector
 
 Numbers = NDArray[np.float64]
 Progress = Callable[[int, int], None]
-TEXTS = 8  # with each setting, which say how much chance there is in the numbers
-MOST_LINES = 1 << 20  # more than are ever written
-CLEAR = 3.0  # standard errors from which on a difference is called one
+TEXTS = 8  # sampled with each setting; their spread gives the standard error
+MOST_LINES = 1 << 20  # more than any setting samples
+CLEAR = 3.0  # standard errors that make a difference clear
 
 
-class Written(NamedTuple):
-    """What was written with one setting: of each text, the label's share and marks per 1,000.
+class ClampedSamples(NamedTuple):
+    """Texts sampled with one setting of ``clamps``, which is empty for the network left alone.
 
-    ``clamps`` are the values held; none when the network was left alone.
+    ``shares`` (texts,) are the shares of characters with the label, ``marks`` (texts,) the marks
+    per 1,000 characters; ``text`` is the first text.
     """
 
     clamps: tuple[Clamp, ...]
@@ -42,20 +43,19 @@ class Written(NamedTuple):
 
 
 class Effect(NamedTuple):
-    """What is written left alone, held as inside the label, and held as outside it.
+    """Samples without clamps, clamped as inside the label, and clamped as outside it.
 
-    Text i comes from the same generator of the seed in all three. Of a model of lines it is line i
-    that does; its texts are as many lines as have the tokens, so those of a number need not be of
-    the same lines.
+    Text i comes from the same random generator in all three. For a model of lines, line i does; a
+    text is as many lines as make up its tokens.
     """
 
-    alone: Written
-    inside: Written
-    outside: Written
+    alone: ClampedSamples
+    inside: ClampedSamples
+    outside: ClampedSamples
 
     @property
     def difference(self) -> float:
-        """Share of the label, held inside less held outside."""
+        """The share of the label, clamped inside less clamped outside."""
         return float((self.inside.shares - self.outside.shares).mean())
 
     @property
@@ -66,7 +66,7 @@ class Effect(NamedTuple):
 
     @property
     def verdict(self) -> str:
-        """cause, opposite (an effect the other way) or none (no clear effect)."""
+        """The kind of effect: "cause", "opposite" (rarer inside) or "none" (not clear)."""
         if abs(self.difference) <= CLEAR * self.error or self.difference == 0.0:
             return "none"
         return "cause" if self.difference > 0 else "opposite"
@@ -81,13 +81,11 @@ def measure_effect(
     engine: str = "auto",
     progress: Progress | None = None,
 ) -> Effect:
-    """Writes about `chars` tokens with each setting, at temperature 1, and labels them.
-
-    A model of lines writes lines, each from a fresh start with the unit held from there on.
+    """Samples about `chars` tokens with each setting at temperature 1, and labels them.
 
     Raises:
         ConfigError: a unit is given twice.
-        TextError: a model of lines ends none, with a unit held.
+        TextError: the lines of a model of lines never end.
     """
     settings = (
         (),
@@ -100,47 +98,39 @@ def measure_effect(
     for number, clamps in enumerate(settings):
         model = Model.from_checkpoint(saved, engine=engine, clamps=clamps)
         texts = []
-        lines = None
-        if model.of_lines:
-            lines = iter(model.lines(LineConfig(MOST_LINES), config, seed))
-        for index in range(TEXTS):
-            texts.append(
-                _some_lines(lines, config.max_tokens, clamps)
-                if lines
-                else "".join(model.write("", config, seed, index))
-            )
+        for text in _sample(model, config, seed, clamps):
+            texts.append(text)
             if progress:
-                progress(number * TEXTS + index + 1, len(settings) * TEXTS)
-        sizes = [max(1, len(text)) for text in texts]
-        shares = [labeller.read(t).sum() / size for t, size in zip(texts, sizes, strict=True)]
+                progress(number * TEXTS + len(texts), len(settings) * TEXTS)
+        shares = [labeller.read(text).sum() / max(1, len(text)) for text in texts]
         marks = [
-            1000 * sum(1 for _ in labeller.marks.finditer(text)) / size
-            for text, size in zip(texts, sizes, strict=True)
+            1000 * sum(1 for _ in labeller.marks.finditer(text)) / max(1, len(text))
+            for text in texts
         ]
-        results.append(Written(clamps, np.array(shares), np.array(marks), texts[0]))
+        results.append(ClampedSamples(clamps, np.array(shares), np.array(marks), texts[0]))
     return Effect(*results)
 
 
-def _some_lines(lines: Iterator[Line], tokens: int, clamps: Sequence[Clamp]) -> str:
-    """The next lines, as many as have so many tokens together."""
-    written, count = [], 0
-    while count < tokens:
-        try:
-            line = next(lines)
-        except TextError:
-            raise TextError(_why_no_line(clamps)) from None
-        written.append(line.text + "\n")
-        count += line.tokens
-    return "".join(written)
-
-
-def _why_no_line(clamps: Sequence[Clamp]) -> str:
-    """What to do about lines that do not end."""
-    if not clamps:
-        return "the model's lines do not end, so there is nothing to measure: leave --effect out"
-    held = ", ".join(f"{unit} at {value:.3f}" for unit, value in clamps)
-    fewer = "hold fewer with --together, or " if len(clamps) > 1 else ""
-    return (
-        f"with {held}, the model's lines do not end, so there is nothing to measure: {fewer}"
-        "look for another label with --find or --label-regex"
-    )
+def _sample(
+    model: Model, config: SamplingConfig, seed: int, clamps: Sequence[Clamp]
+) -> Iterator[str]:
+    """Yields `TEXTS` texts of `max_tokens` tokens, made of whole lines for a model of lines."""
+    if not model.of_lines:
+        for index in range(TEXTS):
+            yield "".join(model.write("", config, seed, index))
+        return
+    lines = iter(model.lines(LineConfig(MOST_LINES), config, seed))
+    for _ in range(TEXTS):
+        text, tokens = "", 0
+        while tokens < config.max_tokens:
+            try:
+                line = next(lines)
+            except TextError:
+                held = ", ".join(f"{unit}={value:.3f}" for unit, value in clamps) or "no clamps"
+                raise TextError(
+                    f"with {held} the model's lines never end, so --effect has nothing to label: "
+                    "clamp fewer units with --together, or choose another label with --find"
+                ) from None
+            text += line.text + "\n"
+            tokens += line.tokens
+        yield text

@@ -1,7 +1,7 @@
-"""What a small parser knows of a text: for each character, whether it is inside quotes, and so on.
+"""Labels of the characters of a text, made by small parsers: quotes, brackets, numbers.
 
-A label is that of the moment after a character was read: an opening mark is inside, a closing one
-is not any more. No text is an error to a parser: what never closes ends with its paragraph.
+A label tells the state after a character: an opening mark is inside, a closing mark is not. Every
+text can be parsed; what never closes ends with its paragraph.
 """
 
 from __future__ import annotations
@@ -21,42 +21,40 @@ CLOSING = {'"': '"', "'": "'", "“": "”", "‘": "’", "«": "»", "„": "�
 TRIPLE = ('"""', "'''")
 BRACKETS = {"(": ")", "[": "]", "{": "}"}
 NUMBER = re.compile(r"\d+(?:[.,_:]\d+)*")
+INDENTED = re.compile(r"(?m)^[ \t][^\n]*")
 WORD = re.compile(r"[^\W\d_][^\W\d_'’-]+")
 SENTENCE_END = ".!?…:"
 
 
 class Labeller(NamedTuple):
-    """A label that texts can be given.
+    """A label, and the function that reads it from a text.
 
-    ``says`` completes "a character …"; ``mark`` names what ``marks`` finds, which is counted.
+    ``phrase`` completes "a character …". The effect of a unit also counts the matches of ``marks``,
+    which ``mark`` names.
     """
 
     name: str
-    says: str
+    phrase: str
     read: Callable[[str], Flags]
     mark: str
     marks: re.Pattern[str]
 
 
 def make_labeller(name: str, text: str = "", pattern: str | None = None) -> Labeller:
-    """The label of a name in `LABELS`, or "regex" for inside a match of `pattern`.
+    """Makes the labeller of a name in `LABELS`, or "regex": inside a match of `pattern`.
 
-    What "line" means follows from `text`: past the column that half of its characters are past.
+    "line" is the label of characters past a column that half of the characters of `text` are past.
 
     Raises:
-        ConfigError: there is no such label, or the pattern is none.
+        ConfigError: the label is unknown, or the pattern is not a regular expression.
     """
     if name == "regex":
         return _of_pattern(pattern or "")
     if name == "line":
         column = int(np.median(_columns(text))) if text else 0
-        return Labeller(
-            "line",
-            f"past column {column} of its line",
-            lambda other: _columns(other) > column,
-            "newlines",
-            re.compile("\n"),
-        )
+        phrase = f"past column {column} of its line"
+        newline = re.compile("\n")
+        return Labeller("line", phrase, lambda other: _columns(other) > column, "newlines", newline)
     for labeller in _FIXED:
         if labeller.name == name:
             return labeller
@@ -64,11 +62,11 @@ def make_labeller(name: str, text: str = "", pattern: str | None = None) -> Labe
 
 
 def inside_quotes(text: str) -> Flags:
-    """Inside "…", “…”, «…», „…“, '…', ‘…’ and Python's triple quotes.
+    """Marks text inside "…", “…”, «…», „…“, '…', ‘…’ and Python's triple quotes.
 
     A straight single quote opens only before a word and not after a letter, and ends with the line;
-    others end with the paragraph, triple ones only where they close. In quotes a backslash
-    takes the next character along.
+    other quotes end with the paragraph, triple quotes only where they close. In straight quotes a
+    backslash escapes the next character.
     """
     flags = np.zeros(len(text), bool)
     closer, at, size = "", 0, len(text)
@@ -92,7 +90,7 @@ def inside_quotes(text: str) -> Flags:
 
 
 def inside_brackets(text: str) -> Flags:
-    """Inside (…), […] or {…}; a closing one that matches nothing is passed over."""
+    """Marks text inside (…), […] or {…}; a closing bracket that matches none is ignored."""
     flags = np.zeros(len(text), bool)
     waiting: list[str] = []
     for at, char in enumerate(text):
@@ -108,17 +106,17 @@ def inside_brackets(text: str) -> Flags:
 
 
 def in_an_indented_line(text: str) -> Flags:
-    """In a line that begins with a space or a tab, from that on; its newline is not."""
-    return _spans(text, (found.span() for found in re.finditer(r"(?m)^[ \t][^\n]*", text)))
+    """Marks lines that begin with a space or a tab, without their newline."""
+    return _matches(INDENTED, text)
 
 
 def in_a_number(text: str) -> Flags:
-    """In digits, with what stands between them as in 1,000.5."""
-    return _spans(text, (found.span() for found in NUMBER.finditer(text)))
+    """Marks digits, and separators between them as in 1,000.5."""
+    return _matches(NUMBER, text)
 
 
 def in_a_name(text: str) -> Flags:
-    """In a word of two letters or more with a capital that begins no line and no sentence."""
+    """Marks capitalised words of two or more letters that start no line and no sentence."""
 
     def names() -> Iterator[tuple[int, int]]:
         for found in WORD.finditer(text):
@@ -137,27 +135,30 @@ def _of_pattern(pattern: str) -> Labeller:
     try:
         compiled = re.compile(pattern, re.MULTILINE)
     except (re.error, OverflowError, RecursionError) as error:
-        raise ConfigError(f"--label-regex {pattern!r} is no pattern: {error}") from None
+        raise ConfigError(
+            f"--label-regex {pattern!r} is not a regular expression: {error}"
+        ) from None
     if not pattern:
-        raise ConfigError("--label-regex must be a pattern of at least one character, got ''")
-
-    def inside(text: str) -> Flags:
-        return _spans(text, (found.span() for found in compiled.finditer(text)))
-
-    return Labeller("regex", f"inside a match of {pattern}", inside, "matches", compiled)
+        raise ConfigError("--label-regex needs at least one character, got ''")
+    phrase = f"inside a match of {pattern}"
+    return Labeller("regex", phrase, lambda text: _matches(compiled, text), "matches", compiled)
 
 
 def _opens(before: str, after: str) -> bool:
-    """Whether a single quote between these is no apostrophe, and no closing one."""
+    """Tells whether a single quote between these opens, rather than closes or is an apostrophe."""
     return not before.isalnum() and after != "" and not after.isspace()
 
 
 def _columns(text: str) -> NDArray[np.int64]:
-    """How many characters of its line have been read, 0 at the newline."""
+    """Returns the column of each character: 1 at the start of its line, 0 at its newline."""
     places = np.arange(1, len(text) + 1)
     newline = np.fromiter((char == "\n" for char in text), bool, len(text))
     starts = np.maximum.accumulate(np.where(newline, places, 0)) if len(text) else places
     return places - starts
+
+
+def _matches(pattern: re.Pattern[str], text: str) -> Flags:
+    return _spans(text, (found.span() for found in pattern.finditer(text)))
 
 
 def _spans(text: str, spans: Iterator[tuple[int, int]]) -> Flags:
@@ -184,11 +185,5 @@ _FIXED = (
         re.compile(r"(?m)^[ \t]+(?=\S)"),
     ),
     Labeller("number", "in a number", in_a_number, "digits", re.compile(r"\d")),
-    Labeller(
-        "name",
-        "in a capitalised name",
-        in_a_name,
-        "capitals",
-        re.compile("[A-Z]"),
-    ),
+    Labeller("name", "in a capitalised name", in_a_name, "capitals", re.compile("[A-Z]")),
 )

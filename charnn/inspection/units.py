@@ -1,4 +1,4 @@
-"""What units do: their activity over a text, what each predicts, how its gates stand.
+"""Hidden units of a network: activations over a text, the labels they predict, gate saturation.
 
 After Karpathy, Johnson and Fei-Fei 2015, "Visualizing and understanding recurrent networks".
 
@@ -7,6 +7,7 @@ Shapes: T tokens, L layers, P parts of a state, H units, G gates, K labels, N = 
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Mapping, Sequence
 from typing import NamedTuple
 
@@ -16,17 +17,17 @@ from numpy.typing import NDArray
 from charnn.config import GATE_ROLES, GATES, STATES, ModelConfig
 from charnn.engines.clamps import Unit
 from charnn.errors import ConfigError, TextError
+from charnn.inspection.labels import Flags, Labeller
 from charnn.predictor import Predictor
 from charnn.text.tokenizers import Tokenizer
 
 Floats = NDArray[np.float32]
 Numbers = NDArray[np.float64]
-Flags = NDArray[np.bool_]
 Progress = Callable[[int, int], None]
 
 MAX_ACTIVITY_BYTES = 512 << 20
-FEWEST = 10  # tokens with and without the label, in each half, below which nothing can be said
-LOW, HIGH = 0.1, 0.9  # where a gate counts as shut and as open
+FEWEST = 10  # tokens with and without a label that each half of the text needs
+LOW, HIGH = 0.1, 0.9  # below LOW a gate is shut, above HIGH it is open
 NORM_EPSILON = 1e-5
 CHUNK = 2048
 
@@ -39,15 +40,14 @@ class Activity(NamedTuple):
 
 
 class Ranking(NamedTuple):
-    """All units by how well they predict a label, the best of the first half first; (N,) each.
+    """All units by how well they predict a label, the best first; arrays are (N,).
 
-    ``auc`` is measured on the second half, in the direction that the first chose: 1 where the
-    label goes with high values, -1 where with low ones. ``share`` is the label's in the whole.
+    The first half of the text chooses the order and the directions: 1 if high values go with the
+    label, -1 if low ones do. ``auc`` is the area under the ROC curve on the second half,
+    ``chosen_auc`` on the first. ``share`` is the share of tokens that have the label.
     """
 
-    label: str
     share: float
-    tokens: int
     units: list[Unit]
     directions: NDArray[np.int64]
     chosen_auc: Numbers
@@ -55,10 +55,10 @@ class Ranking(NamedTuple):
 
 
 class Detector(NamedTuple):
-    """A unit read as a yes or no: where it says yes, and how often it is right about each.
+    """A unit as a classifier of a label, with a threshold fitted on the first half of the text.
 
-    ``accuracy`` is the mean of the shares of right answers with and without the label, on the half
-    that did not choose the threshold; ``inside`` and ``outside`` the unit's means on the other.
+    ``accuracy`` is the balanced accuracy on the second half; ``inside`` and ``outside`` are the
+    unit's mean values with and without the label, on the first half.
     """
 
     threshold: float
@@ -68,47 +68,59 @@ class Detector(NamedTuple):
 
 
 class GateShares(NamedTuple):
-    """The share of time that a gate is below `LOW` and above `HIGH`: (L, G, H) each."""
+    """The shares of tokens at which each gate is below `LOW` and above `HIGH`: (L, G, H) each."""
 
     gates: tuple[str, ...]
     low: Numbers
     high: Numbers
 
 
+class Finding(NamedTuple):
+    """A label, its value at each token (T,), all units ranked by it, and the best as detectors."""
+
+    labeller: Labeller
+    flags: Flags
+    ranking: Ranking
+    detectors: list[Detector]
+
+
 def most_tokens(config: ModelConfig) -> int:
-    """Of how many tokens the activity is kept: as many as `MAX_ACTIVITY_BYTES` hold."""
-    size = 4 * config.num_layers * len(STATES[config.cell]) * config.hidden_size
-    return max(1, MAX_ACTIVITY_BYTES // size)
+    """Returns the number of tokens whose states fit into `MAX_ACTIVITY_BYTES`."""
+    return max(1, MAX_ACTIVITY_BYTES // (4 * math.prod(config.state_shape)))
 
 
 def record(
-    network: Predictor,
+    predictor: Predictor,
     ids: NDArray[np.integer],
     newline: int | None = None,
     progress: Progress | None = None,
 ) -> Activity:
-    """Reads ids (T,) from the start state; for a model of lines begins anew at each `newline`."""
+    """Records the state after each of ids (T,); a model of lines starts afresh at each newline."""
     tokens = np.asarray(ids, np.int64)
-    state = network.initial_state()
+    state = predictor.initial_state()
     states = np.empty((len(tokens), *state.shape), np.float32)
     for at, token in enumerate(tokens.tolist()):
         if token == newline:
-            state = network.initial_state()
-        _, state = network.step(token, state)
+            state = predictor.initial_state()
+        _, state = predictor.step(token, state)
         states[at] = state
         if progress and not at % CHUNK:
             progress(at, len(tokens))
     return Activity(tokens, states)
 
 
+def pieces_of(tokenizer: Tokenizer, ids: NDArray[np.integer]) -> list[str]:
+    """Returns the text that each token completes; "" for a token inside a character."""
+    decoder = tokenizer.stream_decoder()
+    return [decoder.push(token) for token in ids.tolist()]
+
+
 def per_token(
     tokenizer: Tokenizer, ids: NDArray[np.integer], read: Callable[[str], Flags]
 ) -> Flags:
-    """A label (T,) of each token: that of the last character that was whole after it."""
-    decoder = tokenizer.stream_decoder()
-    pieces = [decoder.push(token) for token in np.asarray(ids).tolist()]
-    text = "".join(pieces)
-    flags = np.concatenate([[False], read(text)])
+    """Returns a label (T,) for each token: that of the last character complete by then."""
+    pieces = pieces_of(tokenizer, ids)
+    flags = np.concatenate([[False], read("".join(pieces))])
     return flags[np.cumsum([len(piece) for piece in pieces], dtype=np.int64)]
 
 
@@ -118,10 +130,7 @@ def rank(
     labels: Mapping[str, Flags],
     progress: Progress | None = None,
 ) -> dict[str, Ranking]:
-    """Ranks all units for each label (T,) that is neither too rare nor too common for it.
-
-    The first half of the text chooses order and direction; what is reported is the second's.
-    """
+    """Ranks all units by each label (T,); labels that `is_usable` refuses are left out."""
     usable = {name: flags for name, flags in labels.items() if is_usable(flags)}
     if not usable:
         return {}
@@ -135,23 +144,21 @@ def rank(
         for number in range(config.hidden_size)
     ]
     flat = activity.states.reshape(len(activity.ids), -1)
-    chosen, held = np.empty((2, len(table), len(units)))
+    firsts, seconds = np.empty((2, len(table), len(units)))
     for column in range(len(units)):
         values = np.ascontiguousarray(flat[:, column])
-        chosen[:, column] = areas(values[:half], table[:, :half])
-        held[:, column] = areas(values[half:], table[:, half:])
+        firsts[:, column] = areas(values[:half], table[:, :half])
+        seconds[:, column] = areas(values[half:], table[:, half:])
         if progress:
             progress(column, len(units))
     rankings = {}
-    for name, first, second, flags in zip(usable, chosen, held, table, strict=True):
+    for name, first, second, flags in zip(usable, firsts, seconds, table, strict=True):
         directions = np.where(first < 0.5, -1, 1)
         first = np.where(directions < 0, 1 - first, first)
         second = np.where(directions < 0, 1 - second, second)
         order = np.argsort(-first, kind="stable")
         rankings[name] = Ranking(
-            name,
             float(flags.mean()),
-            len(flags),
             [units[column] for column in order],
             directions[order],
             first[order],
@@ -160,8 +167,28 @@ def rank(
     return rankings
 
 
-def first_apart(units: Sequence[Unit], count: int) -> list[Unit]:
-    """The first `count` units, of which no two are h and c of the same one."""
+def find_units(
+    activity: Activity,
+    config: ModelConfig,
+    tokenizer: Tokenizer,
+    labellers: Sequence[Labeller],
+    top: int,
+    progress: Progress | None = None,
+) -> list[Finding]:
+    """Finds the `top` best units for each label that is neither too rare nor too common."""
+    table = {each.name: per_token(tokenizer, activity.ids, each.read) for each in labellers}
+    rankings = rank(activity, config, table, progress)
+    found = []
+    for each in labellers:
+        if each.name in rankings:
+            ranking, flags = rankings[each.name], table[each.name]
+            detectors = [detector(activity, config, unit, flags) for unit in ranking.units[:top]]
+            found.append(Finding(each, flags, ranking, detectors))
+    return found
+
+
+def distinct(units: Sequence[Unit], count: int) -> list[Unit]:
+    """Returns the first `count` units, without h and c of the same hidden unit."""
     first: dict[tuple[int, int], Unit] = {}
     for unit in units:
         first.setdefault((unit.layer, unit.number), unit)
@@ -169,23 +196,22 @@ def first_apart(units: Sequence[Unit], count: int) -> list[Unit]:
 
 
 def is_usable(flags: Flags) -> bool:
-    """Whether both halves have enough tokens with the label, and without."""
+    """Tells whether both halves have `FEWEST` tokens with the label, and without."""
     half = len(flags) // 2
-    halves = (flags[:half], flags[half:])
-    return all(FEWEST <= part.sum() <= len(part) - FEWEST for part in halves)
+    return all(FEWEST <= part.sum() <= len(part) - FEWEST for part in (flags[:half], flags[half:]))
 
 
 def areas(values: Floats, table: Flags) -> Numbers:
-    """The areas under the curve (K,) of values (T,) for labels (K, T), equals counted half.
+    """Returns the areas under the ROC curves (K,) of values (T,) for labels (K, T).
 
-    That is the probability that a value with the label is above one without.
+    An area is the probability that a value with the label is above one without; ties count half.
     """
     order = np.argsort(values, kind="stable")
     ordered = values[order]
     first = np.concatenate([[True], ordered[1:] != ordered[:-1]])
     starts = np.flatnonzero(first)
     ends = np.append(starts[1:], len(values))
-    ranks = np.repeat((starts + ends + 1) / 2, ends - starts)  # from 1, equals share theirs
+    ranks = np.repeat((starts + ends + 1) / 2, ends - starts)  # from 1; ties share their mean
     positive = table.sum(axis=1).astype(np.float64)
     sums = table[:, order] @ ranks
     area: Numbers = (sums - positive * (positive + 1) / 2) / (positive * (len(values) - positive))
@@ -193,25 +219,28 @@ def areas(values: Floats, table: Flags) -> Numbers:
 
 
 def detector(activity: Activity, config: ModelConfig, unit: Unit, flags: Flags) -> Detector:
-    """The threshold of a unit that tells a label (T,) best on the first half, tried on the second.
+    """Fits the threshold of a unit that predicts a label (T,) best.
 
     Raises:
-        TextError: the label is too rare.
+        TextError: the label is too rare or too common.
     """
     if not is_usable(flags):
-        raise TextError("the label is too rare in the text, or nearly everywhere: give more text")
+        raise TextError(
+            f"the label is on {flags.sum():,} of {len(flags):,} tokens, too few or too many to "
+            "predict it: give more text"
+        )
     values = values_of(activity, config, unit)
     half = len(values) // 2
     order = np.argsort(values[:half], kind="stable")
     ordered, known = values[:half][order], flags[:half][order]
-    below = np.cumsum(known) / known.sum()
-    right = np.cumsum(~known) / (~known).sum() - below  # of "above is yes", less 1
-    right[:-1][ordered[1:] == ordered[:-1]] = 0.0  # no threshold goes between equals
-    at = int(np.abs(right[:-1]).argmax())
+    # At each threshold: the shares of tokens below it without the label, less those with it.
+    margin = np.cumsum(~known) / (~known).sum() - np.cumsum(known) / known.sum()
+    margin[:-1][ordered[1:] == ordered[:-1]] = 0.0  # no threshold separates ties
+    at = int(np.abs(margin[:-1]).argmax())
     threshold = float((ordered[at].astype(np.float64) + ordered[at + 1]) / 2)
-    says = values[half:] > threshold if right[at] >= 0 else values[half:] < threshold
+    predicted = values[half:] > threshold if margin[at] >= 0 else values[half:] < threshold
     truth = flags[half:]
-    accuracy = (says[truth].mean() + (~says[~truth]).mean()) / 2
+    accuracy = (predicted[truth].mean() + (~predicted[~truth]).mean()) / 2
     return Detector(
         threshold,
         float(accuracy),
@@ -221,7 +250,7 @@ def detector(activity: Activity, config: ModelConfig, unit: Unit, flags: Flags) 
 
 
 def values_of(activity: Activity, config: ModelConfig, unit: Unit) -> Floats:
-    """The activity (T,) of one unit."""
+    """Returns the values (T,) of one unit."""
     part = STATES[config.cell].index(unit.part)
     return np.ascontiguousarray(activity.states[:, unit.layer, part, unit.number])
 
@@ -232,10 +261,10 @@ def gate_shares(
     weights: Mapping[str, Floats],
     newline: int | None = None,
 ) -> GateShares:
-    """How often each gate is shut and open, worked out anew from the states.
+    """Counts how often each sigmoid gate is shut and open, recomputing the gates from the states.
 
     Raises:
-        ConfigError: the cell has no gates.
+        ConfigError: the cell has no sigmoid gates.
     """
     gates = GATE_ROLES[config.cell].sigmoid
     if not gates:
@@ -266,7 +295,10 @@ def gate_shares(
 def _gates(
     x: Floats, before: Floats, config: ModelConfig, weights: Mapping[str, Floats], layer: int
 ) -> dict[str, Floats]:
-    """What the gates of a layer are, (T, H) each, reading x (T, D) in states before (T, H)."""
+    """Returns the gates (T, H) of a layer that reads x (T, D) in the states h before (T, H).
+
+    Every gate goes through the sigmoid, so the values of other gates mean nothing.
+    """
     norm, cell = f"layers.{layer}.norm", f"layers.{layer}.cell"
     x = x - x.mean(axis=1, keepdims=True)
     x = x / np.sqrt((x * x).mean(axis=1, keepdims=True) + np.float32(NORM_EPSILON))

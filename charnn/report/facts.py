@@ -37,7 +37,7 @@ from charnn.evaluation import Score, TextSizes, token_losses
 from charnn.generation import Model
 from charnn.inspection import units
 from charnn.inspection.horizon import Horizon, measure_horizon
-from charnn.inspection.labels import Labeller, make_labeller
+from charnn.inspection.labels import Flags, Labeller, make_labeller
 from charnn.model import LanguageModel
 from charnn.scoring.baselines import baseline_rows
 from charnn.scoring.breakdown import PositionLosses, bits_of_characters, by_position, class_rows
@@ -255,22 +255,17 @@ def look_inside(model: Model, saved: Checkpoint, tokens: Array, say: Progress) -
         gates = None
     text = tokenizer.decode(ids)
     labellers = [make_labeller(name, text) for name in LABELS]
-    table = {each.name: units.per_token(tokenizer, ids, each.read) for each in labellers}
-    rankings = units.rank(activity, config, table, lambda a, b: say("ranking units", a, b))
-    decoder = tokenizer.stream_decoder()
-    pieces = [decoder.push(token) for token in ids.tolist()]
+    pieces = units.pieces_of(tokenizer, ids)
     found = []
-    for each in labellers:
-        if each.name in rankings:
-            ranking, flags = rankings[each.name], table[each.name]
-            best = ranking.units[:SHOWN_UNITS]
-            detectors = [units.detector(activity, config, unit, flags) for unit in best]
-            values = units.values_of(activity, config, best[0])
-            some = _liveliest(flags, len(text))
-            rows = zip(pieces[some], values[some].tolist(), flags[some].tolist(), strict=True)
-            most = float(np.quantile(np.abs(values), 0.98))
-            found.append(LabelledUnits(each, ranking, detectors, list(rows), most))
-    rare = [each.name for each in labellers if each.name not in rankings]
+    for labeller, flags, ranking, detectors in units.find_units(
+        activity, config, tokenizer, labellers, SHOWN_UNITS, lambda a, b: say("ranking units", a, b)
+    ):
+        values = units.values_of(activity, config, ranking.units[0])
+        some = _liveliest(flags, len(text))
+        rows = zip(pieces[some], values[some].tolist(), flags[some].tolist(), strict=True)
+        most = float(np.quantile(np.abs(values), 0.98))
+        found.append(LabelledUnits(labeller, ranking, detectors, list(rows), most))
+    rare = [name for name in LABELS if name not in {each.labeller.name for each in found}]
     return Inside(len(ids), gates, found, rare)
 
 
@@ -314,7 +309,7 @@ def _some_lines(text: str) -> list[int]:
     return [at for start, end in lines[::every] for at in range(start, end)][:REPORT_PASSAGE]
 
 
-def _liveliest(flags: units.Flags, chars: int) -> slice:
+def _liveliest(flags: Flags, chars: int) -> slice:
     """The tokens of a passage in which a label begins and ends most often."""
     size = max(1, round(REPORT_UNIT_PASSAGE * len(flags) / max(1, chars)))
     changes = np.concatenate([[0], np.cumsum(flags[1:] != flags[:-1])])

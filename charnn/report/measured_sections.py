@@ -167,14 +167,14 @@ def units_of_labels(facts: Facts) -> str:
             )
             for unit, area, found, direction in best
         ]
-        parts.append(f"<h3>A character {shown(labeller.says)}</h3>")
+        parts.append(f"<h3>A character {shown(labeller.phrase)}</h3>")
         parts.append('<div class="pair"><div>')
         caption = f"{ranking.share:.1%} of the text"
         parts.append(table(caption, ("unit", "AUC", "right", "says yes"), rows))
         parts.append("</div><div>")
         said = f"Unit {ranking.units[0]} over a passage; 100% is {most:.2f}:"
         parts.append(paragraph(said, "note"))
-        parts.append(by_activity(shown_passage, most, labeller.says, facts.model.lines))
+        parts.append(by_activity(shown_passage, most, labeller.phrase, facts.model.lines))
         parts.append("</div></div>")
     if inside.rare:
         names = ", ".join(inside.rare)

@@ -1,4 +1,4 @@
-"""`charnn inspect`, `charnn horizon` and `charnn sample --clamp`, in processes of their own."""
+"""`charnn inspect`, `charnn horizon` and `charnn sample --clamp`, each in a new process."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ TEXT = 'the "cat (12) sat". The "Mat" ate!\n\n  A rat sat on "the Hat" [3].\n' *
 
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory):
-    """A folder with a run of an LSTM, and one of an RNN that reads lines."""
+    """Returns a folder with a run of an LSTM, and a run of an RNN on lines."""
     folder = tmp_path_factory.mktemp("inside")
     (folder / "book.txt").write_text(TEXT)
     make_run(folder, "lstm", "lstm", 2, split=(50, 50))
@@ -26,15 +26,15 @@ def folder(tmp_path_factory):
 
 @pytest.fixture
 def charnn(folder):
-    """Runs to the end: exit code, stdout, stderr."""
+    """Runs a command; returns exit code, stdout and stderr."""
     return partial(run_command, folder)
 
 
-def test_find_ranks_units_for_people_and_for_programs(charnn):
+def test_find_ranks_units(charnn):
     code, out, err = charnn("inspect", "-m", "lstm", "--top", "2")
     assert (0, "") == (code, err)
-    for says in ("quotes: inside quotes", "brackets: ", "number: ", "AUC"):
-        assert says in out
+    for name in ("quotes", "brackets", "number"):
+        assert f"\n{name}: " in out
     assert max(map(len, out.splitlines()[1:])) <= 80
     found = json.loads(charnn("inspect", "-m", "lstm", "--find", "quotes,number", "--json")[1])
     assert {"quotes", "number"} == set(found["labels"])
@@ -43,7 +43,7 @@ def test_find_ranks_units_for_people_and_for_programs(charnn):
     assert f"{best['layer']}:{best['number']}:{best['part']}" == best["unit"]
 
 
-def test_a_label_of_ones_own_and_a_text_of_ones_own(charnn):
+def test_a_given_text_is_ranked_by_a_given_regular_expression(charnn):
     words = ("inspect", "book.txt", "-m", "lstm", "--label-regex", "[Tt]he", "--json")
     found = json.loads(charnn(*words)[1])
     assert ["regex"] == list(found["labels"])
@@ -52,19 +52,20 @@ def test_a_label_of_ones_own_and_a_text_of_ones_own(charnn):
     assert expected == pytest.approx(found["labels"]["regex"]["share"])
 
 
-def test_the_effect_is_reported_and_repeats(charnn):
+def test_the_effect_repeats(charnn):
     words = ("inspect", "-m", "lstm", "--find", "quotes", "--effect", "--effect-chars", "800")
     code, out, err = charnn(*words, "--seed", "1", "--together", "2")
     assert (0, "") == (code, err)
-    assert "held as not in quotes" in out
-    assert "predictor" in out.splitlines()[-1]
+    assert ["not", "as", "as", "difference"] == [
+        line.split()[0] for line in out.splitlines()[-5:-1]
+    ]
     one, two = (json.loads(charnn(*words, "--seed", "1", "--json")[1]) for _ in range(2))
     assert one == two
     assert one["effect"]["verdict"] in ("cause", "opposite", "none")
     assert [] == list(one["effect"]["alone"]["held"])
 
 
-def test_one_unit_in_colour_and_in_numbers(charnn):
+def test_a_unit_is_shown_in_colour_or_as_numbers(charnn):
     words = ("inspect", "-m", "lstm", "--unit", "1:3", "--chars", "50")
     lines = charnn(*words)[1].splitlines()
     assert 50 == len(lines)
@@ -83,7 +84,7 @@ def test_gates(charnn):
     assert 8 == len(found["layers"][0]["i"]["units_below"])
 
 
-def test_a_clamp_changes_what_is_written_and_repeats(charnn):
+def test_clamps_change_the_sample_and_repeat(charnn):
     words = ("sample", "-m", "lstm", "-n", "80", "--seed", "1", "-q")
     plain = charnn(*words)[1]
     held = charnn(*words, "--clamp", "1:3=4", "--clamp", "0:2:h=-1")[1]
@@ -94,37 +95,36 @@ def test_a_clamp_changes_what_is_written_and_repeats(charnn):
 
 
 @pytest.mark.parametrize(
-    ("words", "code", "says"),
+    ("words", "code", "named"),
     [
-        (["inspect", "-m", "lstm", "--find", "rhymes"], 2, "choose from all, quotes"),
-        (["inspect", "-m", "lstm", "--effect"], 2, "one label"),
-        (["inspect", "-m", "lstm", "--find", "quotes,line", "--effect"], 2, "one label"),
-        (["inspect", "-m", "lstm", "--together", "2"], 2, "add --effect"),
-        (["inspect", "-m", "lstm", "--gates", "--unit", "0:1"], 2, "ask for one"),
-        (["inspect", "-m", "lstm", "--unit", "2:1"], 2, "layers are 0 to 1"),
-        (["inspect", "-m", "lstm", "--label-regex", "("], 2, "is no pattern"),
-        (["inspect", "-m", "lstm", "--label-regex", "zzz"], 1, "too rare"),
-        (["inspect", "-m", "rnn", "--gates"], 2, "no gates"),
+        (["inspect", "-m", "lstm", "--find", "rhymes"], 2, "rhymes"),
+        (["inspect", "-m", "lstm", "--effect"], 2, "--find"),
+        (["inspect", "-m", "lstm", "--find", "quotes,line", "--effect"], 2, "--find"),
+        (["inspect", "-m", "lstm", "--together", "2"], 2, "--effect"),
+        (["inspect", "-m", "lstm", "--gates", "--unit", "0:1"], 2, "--unit and --gates"),
+        (["inspect", "-m", "lstm", "--unit", "2:1"], 2, "2:1"),
+        (["inspect", "-m", "lstm", "--label-regex", "("], 2, "--label-regex"),
+        (["inspect", "-m", "lstm", "--label-regex", "zzz"], 1, "--chars"),
+        (["inspect", "-m", "rnn", "--gates"], 2, "gru or lstm"),
         (["inspect", "none.txt", "-m", "lstm"], 1, "none.txt"),
-        (["sample", "-m", "lstm", "--clamp", "1:3"], 2, "LAYER:UNIT=VALUE"),
-        (["sample", "-m", "rnn", "--clamp", "1:3=2"], 2, "held at -1 to 1"),
-        (["horizon", "-m", "lstm", "--minutes", "0.1"], 2, "add --cells"),
-        (["horizon", "--cells", "rnn,tree", "book.txt"], 2, "unknown cell 'tree'"),
-        (["horizon", "--cells", "rnn"], 2, "name a TEXT"),
-        (["horizon", "--cells", "rnn", "--fresh", "book.txt"], 2, "leave --model"),
+        (["sample", "-m", "lstm", "--clamp", "1:3"], 2, "1:3"),
+        (["sample", "-m", "rnn", "--clamp", "1:3=2"], 2, "1:3:h"),
+        (["horizon", "-m", "lstm", "--minutes", "0.1"], 2, "--cells"),
+        (["horizon", "--cells", "rnn,tree", "book.txt"], 2, "tree"),
+        (["horizon", "--cells", "rnn"], 2, "TEXT"),
+        (["horizon", "--cells", "rnn", "--fresh", "book.txt"], 2, "--fresh"),
     ],
 )
-def test_what_cannot_be_done_is_said_in_a_line(charnn, words, code, says):
+def test_refusals_are_one_line_with_the_value_at_fault(charnn, words, code, named):
     found, out, err = charnn(*words)
     assert (code, "", 1) == (found, out, len(err.splitlines()))
-    assert says in err
+    assert named in err
 
 
 @pytest.mark.slow
 def test_the_horizon_of_a_model_and_of_a_fresh_one(charnn):
     code, out, err = charnn("horizon", "-m", "lstm", "--samples", "8", "-q")
     assert (0, "") == (code, err)
-    assert "within 0.01 nats" in out
     assert max(map(len, out.splitlines()[1:])) <= 80
     found = json.loads(charnn("horizon", "-m", "lstm", "--fresh", "--samples", "8", "--json")[1])
     (values,) = found.values()
@@ -133,12 +133,12 @@ def test_the_horizon_of_a_model_and_of_a_fresh_one(charnn):
 
 
 @pytest.mark.slow
-def test_the_horizon_of_a_model_of_lines_ends_where_its_lines_do(charnn):
+def test_the_horizon_of_a_model_of_lines_leaves_out_long_lags(charnn):
     code, out, err = charnn("horizon", "-m", "rnn", "--samples", "8")
     assert 0 == code, err
-    assert "each line is read from its beginning" in err
-    assert "too few places have so many tokens before them" in err
-    assert "too far" not in out
+    assert 2 == err.count("note: ")
+    assert "256" not in out
+    assert "256" in err
 
 
 @pytest.mark.parametrize(
@@ -160,7 +160,7 @@ def test_a_text_for_a_model_of_lines_is_cleaned_as_in_training(charnn, folder, w
 
 
 @pytest.mark.slow
-def test_norms_that_are_not_finite_are_null_in_json_and_leave_the_report_whole(charnn, folder):
+def test_norms_that_are_not_finite_are_null_in_json(charnn, folder):
     run = folder / "checkpoints" / "rnn"
     saved = load(run / "best.safetensors")
     weights = {
@@ -180,7 +180,7 @@ def test_norms_that_are_not_finite_are_null_in_json_and_leave_the_report_whole(c
 
 
 @pytest.mark.slow
-def test_the_horizons_of_cells_lie_over_each_other(charnn):
+def test_cells_are_plotted_together(charnn):
     words = ("horizon", "--cells", "rnn,gru", "book.txt", "--minutes", "0.02", "--samples", "8")
     code, out, err = charnn(*words)
     assert 0 == code, err

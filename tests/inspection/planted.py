@@ -1,4 +1,4 @@
-"""Networks made by hand, of which it is known what each unit does."""
+"""Networks made by hand, with units of known behaviour."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from charnn.config import ModelConfig
 from charnn.text.tokenizers import CharTokenizer
 
 UNITS = 4
-WATCHER = 2  # the unit that keeps 1 from an opening character on, and 0 from a closing one
+WATCHER = 2  # the unit that is 1 after an opening character, and 0 after a closing one
 STRONG = 20.0
 
 
@@ -20,9 +20,10 @@ def random_weights(config, seed=0, scale=0.5):
 
 
 def watching(text, opens, closes, written_when_on=""):
-    """An LSTM with one unit that watches, and others that do as they please; no head, but for
+    """Returns an LSTM with a unit that tracks a label, and the tokenizer of `text`.
 
-    `written_when_on`, which the model writes where the unit is on, and nearly nothing else.
+    The model samples the characters `written_when_on` where the unit is on; the head has no other
+    weights.
     """
     tokenizer = CharTokenizer.learn(text)
     size = tokenizer.vocab_size

@@ -1,4 +1,4 @@
-"""What units do, against small computations of the tests' own, and on units made by hand."""
+"""Hidden units, against small computations written out, and units made by hand."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from charnn.inspection.units import (
     Detector,
     areas,
     detector,
-    first_apart,
+    distinct,
     gate_shares,
     is_usable,
     most_tokens,
@@ -34,7 +34,7 @@ QUOTED = "he said “so be it” and then “no more” of that.\n" * 40
 NUMBERED = "ab1234cd56efgh789abc12ab" * 60
 
 
-def test_the_area_is_the_share_of_pairs_in_the_right_order():
+def test_the_area_is_the_share_of_ordered_pairs():
     generator = np.random.default_rng(0)
     values = generator.integers(0, 6, 40).astype(np.float32)  # with many equals
     table = generator.random((3, 40)) < 0.4
@@ -58,7 +58,7 @@ def test_a_unit_that_tracks_a_label_is_ranked_first():
     assert (1.0, 0.0) == pytest.approx((found.inside, found.outside), abs=1e-3)
 
 
-def test_a_unit_that_goes_down_with_a_label_is_found_as_well():
+def test_a_unit_that_is_low_with_a_label_is_found():
     saved, tokenizer = watching(QUOTED, "“", "”")
     ids = tokenizer.encode(QUOTED)
     activity = record(make_predictor(saved.config, saved.weights, "numpy"), ids)
@@ -68,7 +68,7 @@ def test_a_unit_that_goes_down_with_a_label_is_found_as_well():
     assert WATCHER == ranking.units[0].number
 
 
-def test_direction_is_chosen_on_one_half_and_reported_on_the_other():
+def test_the_direction_is_chosen_on_one_half_and_measured_on_the_other():
     config = ModelConfig(3, "rnn", 1, 1, 1)
     flags = np.tile([True, False], 40)
     values = np.where(flags, 1.0, 0.0)
@@ -87,12 +87,12 @@ def test_a_label_that_is_rare_is_not_ranked():
     flags[:30] = True
     assert not is_usable(flags)
     assert {} == rank(activity, config, {"label": flags})
-    with pytest.raises(TextError, match="too rare"):
+    with pytest.raises(TextError, match="30 of 100"):
         detector(activity, config, Unit(0, 0, "h"), flags)
 
 
 @pytest.mark.parametrize("cell", ["rnn", "gru", "lstm"])
-def test_the_activity_is_what_stepping_gives(cell):
+def test_the_activity_equals_the_states_of_single_steps(cell):
     config = ModelConfig(5, cell, 3, 4, 2)
     network = make_predictor(config, random_weights(config), "numpy")
     ids = np.array([1, 4, 0, 2, 2])
@@ -105,10 +105,10 @@ def test_the_activity_is_what_stepping_gives(cell):
     assert np.array_equal(activity.states[:, 1, -1, 3], values_of(activity, config, unit))
 
 
-def test_h_and_c_of_one_unit_are_not_held_together():
+def test_h_and_c_of_one_unit_are_not_clamped_together():
     units = [Unit(0, 1, "c"), Unit(0, 1, "h"), Unit(1, 1, "h"), Unit(1, 1, "c"), Unit(0, 2, "c")]
-    assert [units[0], units[2], units[4]] == first_apart(units, 9)
-    assert units[:1] == first_apart(units, 1)
+    assert [units[0], units[2], units[4]] == distinct(units, 9)
+    assert units[:1] == distinct(units, 1)
 
 
 def test_a_label_of_characters_becomes_one_of_tokens():
@@ -125,7 +125,7 @@ def sigmoid(a):
 
 @pytest.mark.parametrize("cell", ["gru", "lstm"])
 @pytest.mark.parametrize("newline", [None, 1])
-def test_gates_stand_where_a_step_written_out_has_them(cell, newline):
+def test_gate_shares_equal_those_of_a_step_written_out(cell, newline):
     config = ModelConfig(5, cell, 4, 4, 2)
     weights = random_weights(config, scale=1.5)
     ids = np.random.default_rng(1).integers(0, 5, 60)
@@ -162,7 +162,7 @@ def test_an_rnn_has_no_gates():
         gate_shares(activity, config, random_weights(config))
 
 
-def test_the_activity_of_a_large_network_is_bounded():
+def test_the_memory_of_activities_is_bounded():
     assert most_tokens(ModelConfig(9, "lstm", 8, 256, 3)) > 50_000
     assert 4 * 2 * 4096 * 8 * most_tokens(ModelConfig(9, "lstm", 8, 4096, 8)) <= 512 << 20
 
@@ -178,7 +178,7 @@ def effect_of(saved, tokenizer, text, label):
     return measure_effect(saved, labeller, found, 1, 800, "numpy")
 
 
-def test_a_unit_that_writes_digits_is_a_cause_of_digits():
+def test_a_unit_that_samples_digits_is_a_cause_of_digits():
     saved, tokenizer = watching(NUMBERED, "123456789", "abcdefgh", written_when_on="12345")
     effect = effect_of(saved, tokenizer, NUMBERED, "number")
     assert "cause" == effect.verdict
@@ -189,7 +189,7 @@ def test_a_unit_that_writes_digits_is_a_cause_of_digits():
     assert effect.inside.text == again.inside.text
 
 
-def test_the_effect_on_a_model_of_lines_is_seen_in_the_lines_that_it_writes():
+def test_the_effect_on_a_model_of_lines_is_measured_on_its_lines():
     config = ModelConfig(256, "gru", 4, 4, 1)
     saved = Checkpoint(config, {"kind": "byte"}, random_weights(config), 10, lines=True)
     labeller = make_labeller("number", NUMBERED)
@@ -211,7 +211,7 @@ def test_the_effect_on_a_model_of_lines_is_seen_in_the_lines_that_it_writes():
 
 
 @pytest.mark.slow
-def test_where_held_units_keep_lines_from_ending_that_is_said():
+def test_clamps_that_keep_lines_from_ending_are_refused():
     tokenizer = CharTokenizer.learn("ab\n")
     config = ModelConfig(tokenizer.vocab_size, "rnn", 4, 4, 1)
     weights = {n: np.zeros(s, np.float32) for n, s in config.tensor_shapes().items()}
@@ -221,13 +221,13 @@ def test_where_held_units_keep_lines_from_ending_that_is_said():
     saved = Checkpoint(config, tokenizer.to_dict(), weights, newline, lines=True)
     labeller = make_labeller("number")
     found = [(Unit(0, number, "h"), Detector(0.0, 1.0, 0.9, 0.0)) for number in (0, 1)]
-    with pytest.raises(TextError, match=r"with 0:0:h at 0.900, the .*: look for another .*--find"):
+    with pytest.raises(TextError, match=r"0:0:h=0.900 .*--find"):
         measure_effect(saved, labeller, found[:1], 1, 80, "numpy")
-    with pytest.raises(TextError, match=r"0:1:h at 0.900, .*: hold fewer with --together, or look"):
+    with pytest.raises(TextError, match=r"0:1:h=0.900 .*--together"):
         measure_effect(saved, labeller, found, 1, 80, "numpy")
 
 
-def test_a_unit_that_only_watches_is_no_cause():
+def test_a_unit_that_only_tracks_a_label_is_no_cause():
     saved, tokenizer = watching(NUMBERED, "123456789", "abcdefgh")
     effect = effect_of(saved, tokenizer, NUMBERED, "number")
     assert ("none", 0.0) == (effect.verdict, effect.difference)
