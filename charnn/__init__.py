@@ -48,16 +48,11 @@ def load(
     Raises:
         CharnnError: there is no such model, or its file is damaged.
     """
-    from charnn.checkpoint import load as load_checkpoint
-    from charnn.engines.clamps import parse_clamp
     from charnn.generation import Model
     from charnn.runs import find_model
 
     path = find_model(None if model is None else os.fspath(model), Path(checkpoints))
-    tokens = path.parent / "tokens"
-    saved = load_checkpoint(path)
-    held = [parse_clamp(clamp, saved.config) for clamp in clamps]
-    return Model.from_checkpoint(saved, tokens, engine, int8, held)
+    return Model.load(path, engine, int8, clamps)
 
 
 def train(

@@ -18,7 +18,7 @@ from charnn.cli.export import export
 from charnn.cli.horizon import horizon
 from charnn.cli.inspect import inspect
 from charnn.cli.lab import lab
-from charnn.cli.options import Sectioned
+from charnn.cli.options import Sectioned, expanded
 from charnn.cli.plan import plan
 from charnn.cli.report import report
 from charnn.cli.runs import runs
@@ -78,7 +78,7 @@ COMMANDS: dict[str, Callable[..., None]] = {
     "lab": lab,
 }
 for name, command in COMMANDS.items():
-    app.command(name, cls=Sectioned)(guarded(command))
+    app.command(name, cls=Sectioned)(guarded(expanded(command)))
 
 
 def usage_line(error: typer.TyperException, words: list[str]) -> str:

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import typer
 
-from charnn.cli.console import note_unknown, print_json, put, say
+from charnn.cli.console import note_unknown, print_json, put, say, set_threads
 from charnn.cli.options import (
     DEFAULT_CHECKPOINTS,
     CheckpointsOption,
@@ -18,14 +18,14 @@ from charnn.cli.options import (
     JsonOption,
     QuietOption,
 )
-from charnn.cli.sample import set_threads
-from charnn.config import HELD_OUT_CHARS
 from charnn.errors import CharnnError, ConfigError, TextError, UnknownCharacter
 
 if TYPE_CHECKING:
     from charnn.scoring.authorship import Calibration, Candidate, LineBits
     from charnn.scoring.surprisal import Array
     from charnn.text.sources import TextSource
+
+HELD_OUT_CHARS = 200_000  # of each model's validation split, to calibrate a comparison on
 
 
 def compare(

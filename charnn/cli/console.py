@@ -25,6 +25,13 @@ if TYPE_CHECKING:
 # Bidirectional controls reorder what a terminal shows; line separators break lines.
 HIDDEN = {0x061C, 0x200E, 0x200F, 0x2028, 0x2029, *range(0x202A, 0x202F), *range(0x2066, 0x206A)}
 
+# Variables that the linear algebra libraries under numpy read when they are loaded.
+THREAD_VARIABLES = (
+    "OPENBLAS_NUM_THREADS",
+    "OMP_NUM_THREADS",
+    "MKL_NUM_THREADS",
+    "VECLIB_MAXIMUM_THREADS",
+)
 SECONDS_BETWEEN_LINES = 2.0
 BEGAN = time.monotonic() - time.process_time()  # a budget counts from the start of the process
 
@@ -124,6 +131,19 @@ def progress_lines(doing: str) -> Callable[[int, int], None]:
             say(f"{doing}: {done / total:.0%}" if total else f"{doing}: {done / 1e6:,.1f} MB")
 
     return progress
+
+
+def set_threads(threads: int | None) -> None:
+    """Sets how many threads numpy uses; numpy must not be loaded yet.
+
+    The default is one, unless the environment says otherwise: a second thread that shares its core
+    with another program makes a step several times slower.
+    """
+    for name in THREAD_VARIABLES:
+        if threads is not None:
+            os.environ[name] = str(threads)
+        else:
+            os.environ.setdefault(name, "1")
 
 
 def debugging() -> bool:

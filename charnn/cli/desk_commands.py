@@ -13,9 +13,9 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from charnn.cli.console import note_unknown
-from charnn.cli.controls import biases
 from charnn.cli.desk_screen import COLOURINGS, OFF, Screen
 from charnn.config import SamplingConfig
+from charnn.config.settings import settings_of
 from charnn.desk.desk import Desk
 from charnn.desk.desk_file import load_desk, save_desk
 from charnn.errors import CharnnError, ConfigError, FileError, UnknownCharacter
@@ -251,22 +251,16 @@ def _set(session: Session, rest: str) -> None:
         session.screen.say(f"{each:<19} {_spelt(getattr(desk.settings, each))}")
 
 
-def _setting(name: str, value: str) -> Any:
-    """The value of a setting, by the type of its default in `SamplingConfig`."""
-    default = getattr(SamplingConfig, name)
-    if isinstance(default, (int, float)):
-        try:
-            return type(default)(value)
-        except ValueError:
-            kind = "a whole number" if isinstance(default, int) else "a number"
-            raise ConfigError(
-                f"{name} takes {kind}, got {value[:80]!r}: type /set {name} {default:g}"
-            ) from None
-    if value == OFF:
-        return default
-    if name == "bias":
-        return biases([value])
-    return (value.replace("\\n", "\n"),) if default == () else value
+def _setting(name: str, word: str) -> Any:
+    """The value of a setting of `SamplingConfig`."""
+    if word == OFF:
+        return getattr(SamplingConfig, name)
+    setting = settings_of(SamplingConfig)[name]
+    try:
+        value = setting.read(word.replace("\\n", "\n"))
+    except ConfigError as error:
+        raise ConfigError(f"{name} {error}: type /set {name} {OFF} for the default") from None
+    return (value,) if setting.several else value
 
 
 def _spelt(value: Any) -> str:

@@ -9,9 +9,8 @@ from contextlib import closing
 from typing import TYPE_CHECKING, NamedTuple
 
 from charnn.cli.console import say, visible
-from charnn.cli.marks import BITS, UNDERLINE, style_of
+from charnn.cli.marks import BITS, COPIED_SPAN, UNDERLINE, style_of
 from charnn.cli.output import Output
-from charnn.config import COPIED_SPAN
 
 if TYPE_CHECKING:
     from charnn.desk.desk import Desk

@@ -24,8 +24,6 @@ from charnn.cli.options import (
 from charnn.cli.reading import line_pieces
 from charnn.config import (
     DYNAMIC_RATES,
-    PROTOCOLS,
-    STREAM_PROTOCOLS,
     TOKENS_SUFFIX,
     DynamicConfig,
 )
@@ -36,6 +34,8 @@ if TYPE_CHECKING:
     from charnn.text.tokenizers import Ids, Tokenizer
 
 EXTRA_PANEL = "Extra reports"
+STREAM_PROTOCOLS = ("carried", "cold-256")  # for a text in one piece
+PROTOCOLS = (*STREAM_PROTOCOLS, "lines")
 
 
 def evaluate(

@@ -22,7 +22,7 @@ from charnn.cli.options import (
     ThreadsOption,
 )
 from charnn.cli.plot import over_lags
-from charnn.config import CELLS_MINUTES, GATES, HORIZON_SAMPLES, MAX_SEED, TrainOptions
+from charnn.config import GATES, HORIZON_SAMPLES, MAX_SEED, TrainOptions
 from charnn.errors import ConfigError
 
 if TYPE_CHECKING:
@@ -32,6 +32,7 @@ if TYPE_CHECKING:
     from charnn.model import LanguageModel
 
 MOST_MINUTES = 1.0
+CELLS_MINUTES = 0.5  # for each of the cells that are compared
 COMPARED_UNITS, COMPARED_EMBEDDING = 128, 64  # hidden and embedding size of --cells, one layer
 
 

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from charnn.cli.console import note, note_alone, print_json, progress_lines, put, say
+from charnn.cli.console import note, note_alone, print_json, progress_lines, put, say, set_threads
 from charnn.cli.options import (
     DEFAULT_CHECKPOINTS,
     CheckpointsOption,
@@ -22,8 +22,7 @@ from charnn.cli.options import (
     SeedOption,
 )
 from charnn.cli.output import Output
-from charnn.cli.sample import set_threads
-from charnn.config import EFFECT_CHARS, INSPECT_CHARS, LABELS, SHOWN_UNITS, UNIT_CHARS
+from charnn.config import EFFECT_CHARS, LABELS, SHOWN_UNITS
 from charnn.errors import ConfigError, TextError
 
 if TYPE_CHECKING:
@@ -39,6 +38,8 @@ GROUNDS = {0.2: ("30;48;5;195", "30;48;5;224"), 0.5: ("30;48;5;117", "30;48;5;21
            0.8: ("1;30;48;5;75", "1;30;48;5;209")}  # fmt: skip
 UNIT_LEGEND = "blue below zero, red above; darker from 0.5 and 0.8 on"
 GOOD_AUC = 0.9
+INSPECT_CHARS = 20_000  # characters of the text that units are ranked on
+UNIT_CHARS = 2_000  # characters over which one unit is shown
 
 
 def inspect(

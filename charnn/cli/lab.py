@@ -7,17 +7,17 @@ import signal
 import statistics
 import sys
 from collections.abc import Iterator
+from dataclasses import replace
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
 from charnn.cli.console import flush_stdout, note, print_json, put, say
-from charnn.cli.options import JsonOption, QuietOption, option
+from charnn.cli.options import JsonOption, QuietOption
 from charnn.cli.plot import columns_of
 from charnn.cli.signals import OrderlyEnd
-from charnn.config import LAB_SIZES, LAB_STEPS, MAX_SEED, LabOptions
-from charnn.config.checks import require_int
-from charnn.errors import CharnnError, ConfigError
+from charnn.config import LAB_SIZES, LabOptions
+from charnn.errors import CharnnError
 
 if TYPE_CHECKING:
     from charnn.inspection.lab.experiment import LabReport, Row, Trial
@@ -34,73 +34,17 @@ def lab(
             show_default=False,
         ),
     ] = None,
-    cells: Annotated[
-        str, typer.Option(metavar="LIST", help="Cells to try, a row of the table each.")
-    ] = ",".join(LabOptions.cells),
-    delays: Annotated[
-        str | None,
-        typer.Option(
-            "--delays",
-            "--sizes",
-            metavar="LIST",
-            help="How hard, rising: delays of recall, lengths of adding, depths of brackets, "
-            "strings of reber. [default: the task's own]",
-            show_default=False,
-        ),
-    ] = None,
-    seeds: Annotated[
-        int, typer.Option(metavar="N", help="Trainings of each row and delay.")
-    ] = LabOptions.seeds,
-    chrono: Annotated[
-        bool | None,
-        typer.Option(
-            "--chrono/--no-chrono",
-            help="Gate biases spread over the times to bridge, or those that charnn trains with. "
-            "[default: both, a row each]",
-            show_default=False,
-        ),
-    ] = None,
-    orthogonal: Annotated[
-        bool,
-        typer.Option(
-            "--orthogonal/--no-orthogonal",
-            help="Recurrent matrices that are orthogonal at first, or normal numbers.",
-        ),
-    ] = LabOptions.orthogonal,
-    clip: Annotated[
-        float, typer.Option(metavar="X", help="Largest norm of a gradient; 0: any.")
-    ] = LabOptions.clip,
-    minutes: Annotated[
-        float | None,
-        typer.Option(
-            metavar="M",
-            help="Longest time for one row, in minutes, instead of a number of steps.",
-            show_default=False,
-        ),
-    ] = None,
-    max_steps: Annotated[
-        int | None,
-        typer.Option(
-            metavar="N",
-            help=f"Longest training, in steps; solved ones end early. [default: {LAB_STEPS}]",
-            show_default=False,
-        ),
-    ] = None,
-    hidden_size: Annotated[
-        int, typer.Option("--hidden-size", metavar="N", help="Units.")
-    ] = LabOptions.hidden_size,
-    batch_size: Annotated[
-        int, typer.Option("--batch-size", metavar="N", help="Sequences a step.")
-    ] = LabOptions.batch_size,
-    learning_rate: Annotated[
-        float, typer.Option("--learning-rate", metavar="X", help="Of Adam, constant.")
-    ] = LabOptions.learning_rate,
-    seed: Annotated[
-        int, typer.Option(metavar="N", min=0, max=MAX_SEED, help="The first of the seeds.")
-    ] = LabOptions.seed,
+    options: LabOptions = LabOptions(),
     threads: Annotated[
         int | None,
-        option("--threads", text="Trainings at a time, a thread each."),
+        typer.Option(
+            "--threads",
+            metavar="N",
+            min=1,
+            max=4096,
+            help="Runs at a time, with one thread each. [default: auto]",
+            show_default=False,
+        ),
     ] = None,
     json: JsonOption = False,
     quiet: QuietOption = False,
@@ -115,23 +59,7 @@ def lab(
     if task is None:
         _list_tasks(json)
         return
-    options = LabOptions(
-        task,
-        tuple(word.strip() for word in cells.split(",") if word.strip()),
-        parse_sizes(delays),
-        seeds=seeds,
-        chrono=chrono,
-        orthogonal=orthogonal,
-        clip=clip,
-        minutes=minutes,
-        max_steps=max_steps,
-        hidden_size=hidden_size,
-        batch_size=batch_size,
-        learning_rate=learning_rate,
-        seed=seed,
-    )
-    if threads is not None:
-        require_int("threads", threads, 1, 4096)
+    options = replace(options, task=task)
     with OrderlyEnd() as end:
         report = _run(options, threads or os.cpu_count() or 1, quiet, json, end)
     if json:
@@ -139,20 +67,6 @@ def lab(
     else:
         for line in describe(report, columns_of(sys.stdout)):
             put(line)
-
-
-def parse_sizes(text: str | None) -> tuple[int, ...] | None:
-    """A list such as "10,20,50" as numbers; None stays None.
-
-    Raises:
-        ConfigError: it is not a list of whole numbers.
-    """
-    if text is None:
-        return None
-    try:
-        return tuple(int(part) for part in text.split(","))
-    except ValueError:
-        raise ConfigError(f"--delays takes whole numbers such as 10,20,50; got {text!r}") from None
 
 
 def _list_tasks(json: bool) -> None:

@@ -1,9 +1,7 @@
-"""How `charnn sample --show` marks text on a terminal, while it is written."""
+"""Marks of `charnn sample --show`: colours for surprisal, underlines for copied spans."""
 
 from __future__ import annotations
 
-import math
-from collections.abc import Iterable
 from itertools import groupby
 from typing import TYPE_CHECKING, Protocol
 
@@ -11,24 +9,24 @@ if TYPE_CHECKING:
     from charnn.generation import Model, Writing
     from charnn.generation.copies import CopyFinder
 
-# Text and an ANSI style; "" is none.
-Styled = tuple[str, str]
+Styled = tuple[str, str]  # text and an ANSI style, "" for none
 
-# From so many bits on. Of the 256 colours those that stand out from black and from white alike, by
-# a contrast of 3.4 or more (WCAG), and bold for who tells no colours apart.
+COPIED_SPAN = 20  # characters from which on a span of the training text counts as copied
+# Styles by the lowest number of bits. The colours have a contrast of 3.4 or more (WCAG) to black
+# and to white; bold is for people who do not tell colours apart.
 BITS = {1: "38;5;28", 2: "38;5;130", 4: "38;5;160", 8: "1;38;5;127"}
 LEGEND = "bits: below 1 plain, from 1 green, from 2 brown, from 4 red, from 8 bold magenta"
 UNDERLINE = "4"
 
 
 class Marks(Protocol):
-    """Takes the pieces of a text, and gives them back with styles."""
+    """Adds styles to the pieces of a text."""
 
     def push(self, piece: str) -> list[Styled]:
-        """What can be shown now."""
+        """Returns the parts that can be shown now."""
 
     def flush(self) -> list[Styled]:
-        """What was held back, once no more text comes."""
+        """Returns the parts that were held back, after the last piece."""
 
 
 class SurprisalMarks:
@@ -39,7 +37,7 @@ class SurprisalMarks:
         self._shown = 0
 
     def push(self, piece: str) -> list[Styled]:
-        """See `Marks`; the prompt, which comes first where there is one, was not chosen."""
+        """Returns the piece, coloured; the prompt is not coloured, since nothing was chosen."""
         if self._prompted:
             self._prompted = False
             return [(piece, "")]
@@ -53,50 +51,50 @@ class SurprisalMarks:
         ]
 
     def flush(self) -> list[Styled]:
-        """Nothing is held back."""
+        """Returns nothing: no part is held back."""
         return []
 
 
 class CopyMarks:
-    """Underlines the spans that stand in the training text."""
+    """Underlines the spans that occur in the training text."""
 
     def __init__(self, finder: CopyFinder, prompt: str, prompted: bool) -> None:
         self._finder, self._prompted = finder, prompted
         finder.feed(prompt)
 
     def push(self, piece: str) -> list[Styled]:
-        """See `Marks`; the prompt is shown as it is, and counts as the beginning of a span."""
+        """Returns whole spans; the prompt is not underlined, but may begin a span."""
         if self._prompted:
             self._prompted = False
             return [(piece, "")]
         return [(text, UNDERLINE if copied else "") for text, copied in self._finder.push(piece)]
 
     def flush(self) -> list[Styled]:
-        """What might have become a span."""
+        """Returns the end of the text, too short for a span."""
         return [(text, "") for text, _ in self._finder.flush()]
 
 
 def style_of(bits: float) -> str:
-    """The style of a character of so many bits."""
+    """Returns the style of a character with a surprisal of `bits`."""
     return next((style for least, style in reversed(BITS.items()) if bits >= least), "")
 
 
 class Copies:
-    """How much of the texts of one command is copied from the text that the model learnt from."""
+    """Counts how much of a command's texts is copied from the training text."""
 
     def __init__(self, model: Model, span: int) -> None:
-        """Raises CharnnError where that text is not there."""
+        """Raises CharnnError if the training text is missing."""
         self.span, self._index = span, model.training_text
         self._copied = self._all = 0
 
     def finder(self) -> CopyFinder:
-        """Finds the copied spans of one text."""
+        """Returns a new finder of the copied spans of one text."""
         from charnn.generation.copies import CopyFinder
 
         return CopyFinder(self._index, self.span)
 
     def share(self, writing: Writing) -> float | None:
-        """The share of a text's characters that stand in copied spans; None of no text."""
+        """Returns the share of a text's characters in copied spans; None for an empty text."""
         finder = self.finder()
         finder.feed(writing.prompt)
         finder.push(writing.text)
@@ -106,38 +104,20 @@ class Copies:
         return finder.copied / finder.all if finder.all else None
 
     def report(self) -> str:
-        """One line on all texts so far."""
+        """Returns one line about all texts so far."""
         share = self._copied / self._all if self._all else 0
         return (
             f"copied: {share:.1%} of {self._all:,} characters, in spans of {self.span} or more "
-            "that stand in the training text"
+            "of the training text"
         )
 
 
 def marks_for(
     show: str | None, writing: Writing, prompted: bool, copies: Copies | None
 ) -> Marks | None:
-    """The marks that `show` asks for; `prompted` says whether the first piece is the prompt."""
+    """Returns the marks for `--show`; `prompted`: the first piece is the prompt."""
     if show == "surprisal":
         return SurprisalMarks(writing, prompted)
     if show == "copied" and copies:
         return CopyMarks(copies.finder(), writing.prompt, prompted)
     return None
-
-
-def likeliest(first: Writing, others: Iterable[Writing]) -> tuple[Writing, Iterable[str]]:
-    """The text of fewest bits per character, the first of equals, and its pieces.
-
-    Of one alone the pieces come as it writes them, of several when all are written.
-    """
-    best: tuple[Writing, list[str]] | None = None
-    for other in others:
-        best = best or (first, list(first))
-        pieces = list(other)
-        if _bits(other) < _bits(best[0]):
-            best = other, pieces
-    return best or (first, first)
-
-
-def _bits(writing: Writing) -> float:
-    return math.inf if writing.bits_per_char is None else writing.bits_per_char

@@ -1,25 +1,33 @@
-"""Options that several commands share, each with one spelling and one help."""
+"""Options that commands share, and options made from the settings of a config dataclass."""
 
 from __future__ import annotations
 
+import functools
+import inspect
+import os
+from collections.abc import Callable
+from dataclasses import is_dataclass, replace
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Literal, get_type_hints
 
 import typer
 from typer.core import TyperCommand
 
-from charnn.config import DEFAULT_NGRAM, DEFAULT_TOKENIZER, MAX_SEED
+from charnn.config import TrainOptions
+from charnn.config.settings import MAX_SEED, Setting, settings_of
+from charnn.errors import ConfigError
 
 DEFAULT_CHECKPOINTS = Path("checkpoints")
-# Sections of the help of what writes.
-CHOICE, CONTENT, ENDS, DISPLAY = "What is likely", "What is written", "How long", "What is shown"
+DISPLAY = "What is shown"  # a section of the help
+NEWEST = "[default: the newest run's best]"
+METAVARS = {int: "N", float: "X", str: "TEXT"}
 
 
 class Sectioned(TyperCommand):
-    """A command whose help has its options in sections: those that they name, last the others."""
+    """A command whose help lists options under the sections that they name, the others last."""
 
     def format_options(self, ctx: Any, formatter: Any) -> None:
-        """Writes arguments, then sections in the order in which they come up."""
+        """Writes arguments, then the sections in the order in which the options name them."""
         sections: dict[str, list[tuple[str, str]]] = {}
         others: list[tuple[str, str]] = []
         for parameter in self.get_params(ctx):
@@ -34,11 +42,105 @@ class Sectioned(TyperCommand):
                     formatter.write_dl(records)
 
 
-def option(*names: str, text: str, auto: bool = True) -> Any:
-    """An option whose default, if it is None, is shown as auto."""
+def expanded(command: Callable[..., None]) -> Callable[..., None]:
+    """Gives a command an option for each setting of the config dataclasses that it takes.
+
+    A parameter whose default is a config dataclass becomes one option a setting, and the command
+    receives the dataclass filled. Options that are not given keep the value of the default.
+    """
+    signature = inspect.signature(command)
+    bases: dict[str, Any] = {
+        name: each.default
+        for name, each in signature.parameters.items()
+        if is_dataclass(each.default)
+    }
+    if not bases:
+        return command
+    hints = get_type_hints(command, include_extras=True)
+    parameters: list[inspect.Parameter] = []
+    for name, parameter in signature.parameters.items():
+        if base := bases.get(name):
+            parameters += [
+                inspect.Parameter(
+                    key,
+                    parameter.kind,
+                    default=None,
+                    annotation=_annotated(setting, option(key, setting, getattr(base, key))),
+                )
+                for key, setting in settings_of(type(base)).items()
+            ]
+        else:
+            parameters.append(parameter.replace(annotation=hints[name]))
+
+    @functools.wraps(command)
+    def run(**values: Any) -> None:
+        for name, base in bases.items():
+            given = {key: values.pop(key) for key in settings_of(type(base))}
+            values[name] = replace(
+                base,
+                **{
+                    key: tuple(value) if isinstance(value, list) else value
+                    for key, value in given.items()
+                    if value is not None
+                },
+            )
+        command(**values)
+
+    run.__signature__ = inspect.Signature(parameters)  # type: ignore[attr-defined]
+    run.__annotations__ = {each.name: each.annotation for each in parameters}
+    return run
+
+
+def option(name: str, setting: Setting, default: Any = None) -> Any:
+    """Makes an option of a setting; `default` is for the help text."""
+    plain = setting.kind is bool or setting.choices
     return typer.Option(
-        *names, help=f"{text} [default: auto]" if auto else text, show_default=not auto
+        *(setting.flags or (f"--{name.replace('_', '-')}",)),
+        help=_help(setting, default),
+        metavar=None if plain else setting.metavar or METAVARS[setting.kind],
+        parser=None if plain else _parser(setting),
+        show_default=False,
+        rich_help_panel=setting.section or None,
     )
+
+
+def option_of(config: type, name: str) -> Any:
+    """Makes an option of one setting of a config dataclass, for a parameter that may be None."""
+    return option(name, settings_of(config)[name], getattr(config, name))
+
+
+def _annotated(setting: Setting, info: Any) -> Any:
+    kind: Any = setting.kind
+    if setting.choices:
+        kind = Literal[setting.choices]
+    elif setting.several:
+        kind = list[str]
+    return Annotated.__class_getitem__((kind | None, info))  # type: ignore[attr-defined]
+
+
+def _help(setting: Setting, default: Any) -> str:
+    shown = setting.shown
+    if not shown and default not in (None, (), "") and not isinstance(default, bool):
+        shown = default if isinstance(default, str) else f"{default:g}"
+    facts = [f"default: {shown}"] * bool(shown) + [setting.range] * bool(setting.range)
+    if setting.several:
+        facts.append("may be given several times")
+    return f"{setting.help} [{'; '.join(facts)}]" if facts else setting.help
+
+
+def _parser(setting: Setting) -> Callable[[str], Any]:
+    def parse(word: str) -> Any:
+        try:
+            return setting.read(word if setting.parse is str else as_typed(word))
+        except ConfigError as error:
+            raise typer.BadParameter(str(error)) from None
+
+    return parse
+
+
+def as_typed(text: str) -> str:
+    """Returns an argument read as UTF-8; Python reads its bytes by the locale."""
+    return os.fsencode(text).decode("utf-8", "surrogateescape")
 
 
 TextsArgument = Annotated[
@@ -49,11 +151,19 @@ TextsArgument = Annotated[
         show_default=False,
     ),
 ]
+OptionalTextsArgument = Annotated[
+    list[str] | None,
+    typer.Argument(
+        metavar="[TEXT]...",
+        help="Files, folders, '-' for stdin, one .tokens file, or a corpus by name.",
+        show_default=False,
+    ),
+]
 ReadTextsArgument = Annotated[
     list[str] | None,
     typer.Argument(
         metavar="[TEXT]...",
-        help="What the network reads. [default: the run's own validation split]",
+        help="Text that the network reads. [default: the run's validation split]",
         show_default=False,
     ),
 ]
@@ -61,7 +171,7 @@ ModelArgument = Annotated[
     str | None,
     typer.Argument(
         metavar="[MODEL]",
-        help="A run's name, its folder or a file. [default: the newest run's best]",
+        help=f"A run's name, its folder or a file. {NEWEST}",
         show_default=False,
     ),
 ]
@@ -71,67 +181,29 @@ ModelOption = Annotated[
         "-m",
         "--model",
         metavar="MODEL",
-        help="A run's name, its folder or a .safetensors file. [default: the newest run's best]",
+        help=f"A run's name, its folder or a file. {NEWEST}",
         show_default=False,
     ),
 ]
-TokenizerOption = Annotated[
-    str | None,
-    typer.Option(
-        help=f"char, byte or sentencepiece. [default: {DEFAULT_TOKENIZER}]", show_default=False
-    ),
+TokenizerOption = Annotated[str | None, option_of(TrainOptions, "tokenizer")]
+VocabSizeOption = Annotated[int | None, option_of(TrainOptions, "vocab_size")]
+EncodingOption = Annotated[
+    str, typer.Option("--encoding", metavar="TEXT", help="Encoding of the text.")
 ]
-VocabSizeOption = Annotated[
-    int | None,
-    typer.Option(
-        help="Pieces that sentencepiece learns. [default: by the size of the text]",
-        show_default=False,
-    ),
+ThreadsOption = Annotated[int | None, option_of(TrainOptions, "threads")]
+DeviceOption = Annotated[
+    Literal["auto", "cpu", "cuda", "mps"], typer.Option("--device", help="Device that computes.")
 ]
-SplitOption = Annotated[
-    str, typer.Option(help="Percent of the text for training, validation[, test].")
-]
-ValidOption = Annotated[
-    str | None,
-    typer.Option(metavar="FILE", help="Validate on this text instead.", show_default=False),
-]
-EncodingOption = Annotated[str, typer.Option(help="How the text's bytes are read.")]
-LinesOption = Annotated[
-    bool,
-    typer.Option(
-        "--lines",
-        help="Each line is a sample of its own, as in a list of names: read from a fresh start, "
-        "in any order.",
-    ),
-]
-NgramOption = Annotated[
-    int | None,
-    typer.Option(
-        "--ngram",
-        help="Count the n-grams of the text too, up to so many symbols, 2 to 16, and mix them in "
-        "at the end, where that lowers the validation loss; 0 for none: a smaller file, and less "
-        f"is copied. [default: {DEFAULT_NGRAM}, or 0 where fewer than 100 tokens are held out]",
-        show_default=False,
-    ),
-]
-PrecisionOption = Annotated[
-    str,
-    typer.Option(
-        help="Of the recurrent layers: float32, bfloat16, or auto, which is bfloat16 where the "
-        "processor has it."
-    ),
-]
-ThreadsOption = Annotated[int | None, option("--threads", text="Processor threads.")]
-DeviceOption = Annotated[str, typer.Option(help="auto, cpu, cuda or mps.")]
 EngineOption = Annotated[
     Literal["auto", "native", "numpy"],
-    typer.Option(help="What computes: native, numpy, or auto, which is native where it was built."),
+    typer.Option(
+        "--engine", help="Code that computes the network; auto: native where it was built."
+    ),
 ]
 Int8Option = Annotated[
     bool,
     typer.Option(
-        "--int8",
-        help="Round the weights to 8 bits: faster, and the same text on every machine.",
+        "--int8", help="Round the weights to 8 bits: faster, and the same text on every machine."
     ),
 ]
 CheckpointsOption = Annotated[
@@ -140,103 +212,56 @@ CheckpointsOption = Annotated[
         "--checkpoints",
         metavar="DIR",
         envvar="CHARNN_CHECKPOINTS",
-        help="The folder that holds the runs.",
+        help="Folder that holds the runs.",
         show_envvar=True,
     ),
 ]
-JsonOption = Annotated[
-    bool, typer.Option("--json", help="Print JSON on stdout, nothing else there.")
-]
-QuietOption = Annotated[bool, typer.Option("-q", "--quiet", help="Say nothing but errors.")]
-# How text is drawn; the defaults are those of `SamplingConfig`.
-TemperatureOption = Annotated[
-    float,
-    typer.Option(
-        "-t",
-        "--temperature",
-        metavar="X",
-        help="Below 1 safer, above 1 wilder; 0 always takes the likeliest token.",
-        rich_help_panel=CHOICE,
-    ),
-]
-TopKOption = Annotated[
-    int,
-    typer.Option(
-        "--top-k",
-        metavar="N",
-        help="Choose among the N likeliest tokens; 0: all.",
-        rich_help_panel=CHOICE,
-    ),
-]
-TopPOption = Annotated[
-    float,
-    typer.Option(
-        "--top-p",
-        metavar="P",
-        help="Choose among the fewest tokens that have probability P together; 1: all.",
-        rich_help_panel=CHOICE,
-    ),
-]
-MinPOption = Annotated[
-    float,
-    typer.Option(
-        "--min-p",
-        metavar="P",
-        help="Rule out what is less likely than P times the likeliest token; 0: nothing.",
-        rich_help_panel=CHOICE,
-    ),
-]
-RepetitionPenaltyOption = Annotated[
-    float,
-    typer.Option(
-        "--repetition-penalty",
-        metavar="X",
-        help="Above 1 makes the latest 64 tokens less likely; 1: off.",
-        rich_help_panel=CHOICE,
-    ),
-]
-StopOption = Annotated[
-    list[str] | None,
-    typer.Option(
-        "--stop",
-        metavar="TEXT",
-        help="End before this text; may be given several times. A newline: --stop $'\\n'.",
-        show_default=False,
-        rich_help_panel=ENDS,
-    ),
-]
+JsonOption = Annotated[bool, typer.Option("--json", help="Print JSON on stdout.")]
+QuietOption = Annotated[bool, typer.Option("-q", "--quiet", help="Print only errors on stderr.")]
 SeedOption = Annotated[
     int | None,
-    typer.Option(
-        "--seed",
-        metavar="N",
-        min=0,
-        max=MAX_SEED,
-        help="The same seed gives the same text. [default: drawn, and shown on stderr]",
-        show_default=False,
+    option(
+        "seed",
+        Setting(
+            "The same seed gives the same text.",
+            kind=int,
+            low=0,
+            high=MAX_SEED,
+            shown="drawn, and shown on stderr",
+        ),
     ),
 ]
 SkipUnknownOption = Annotated[
     Literal["error", "skip"],
-    typer.Option("--unknown", help="Characters the model never saw: error or skip."),
+    typer.Option("--unknown", help="What to do with characters that the model does not know."),
 ]
 UnknownOption = Annotated[
     Literal["error", "skip", "replace"],
     typer.Option(
         "--unknown",
-        help="What to do with a character of the prompt that the model never saw: "
-        "replace puts the nearest known one.",
+        help="What to do with characters of the prompt that the model does not know; replace: "
+        "take the nearest known ones.",
     ),
 ]
 OneThreadOption = Annotated[
     int | None,
-    typer.Option(
-        "--threads",
-        metavar="N",
-        min=1,
-        max=4096,
-        help="Processor threads. 2 can help a model of over a million weights a layer, where "
-        "nothing else runs. [default: 1]",
+    option(
+        "threads",
+        Setting(
+            "Processor threads; 2 can help a model with over a million weights a layer.",
+            kind=int,
+            low=1,
+            high=4096,
+            shown="1",
+        ),
+    ),
+]
+PromptArgument = Annotated[
+    str,
+    typer.Argument(
+        metavar="[PROMPT]",
+        help="Beginning of the text; '-' reads it from stdin. [default: the start token]",
+        parser=as_typed,
         show_default=False,
     ),
 ]

@@ -5,26 +5,20 @@ from __future__ import annotations
 import tempfile
 from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Any
 
 import typer
 
 from charnn.cli.console import BEGAN, no_talk, note, print_json, progress_lines, put
 from charnn.cli.options import (
-    DeviceOption,
-    EncodingOption,
+    DEFAULT_CHECKPOINTS,
+    CheckpointsOption,
     JsonOption,
-    LinesOption,
-    NgramOption,
-    PrecisionOption,
     QuietOption,
     TextsArgument,
-    ThreadsOption,
-    TokenizerOption,
-    VocabSizeOption,
 )
 from charnn.cli.signals import OrderlyEnd
-from charnn.config import DEFAULT_MINUTES, ModelConfig, TrainOptions
+from charnn.config import TrainOptions
 
 if TYPE_CHECKING:
     from charnn.training.expected_loss import Outlook
@@ -34,22 +28,12 @@ if TYPE_CHECKING:
 
 def plan(
     texts: TextsArgument,
-    minutes: Annotated[
-        float, typer.Option(help="Budget in minutes, everything included.")
-    ] = DEFAULT_MINUTES,
-    cell: Annotated[str, typer.Option(help="Recurrent cell: lstm, gru or rnn.")] = ModelConfig.cell,
-    tokenizer: TokenizerOption = None,
-    vocab_size: VocabSizeOption = None,
-    encoding: EncodingOption = TrainOptions.encoding,
-    lines: LinesOption = False,
-    ngram: NgramOption = None,
-    precision: PrecisionOption = TrainOptions.precision,
-    threads: ThreadsOption = None,
-    device: DeviceOption = TrainOptions.device,
+    options: TrainOptions = TrainOptions(),
+    checkpoints: CheckpointsOption = DEFAULT_CHECKPOINTS,
     as_json: JsonOption = False,
     quiet: QuietOption = False,
 ) -> None:
-    """Say what 'charnn train' would do with a text, and how well it should end.
+    """Print what 'charnn train' would do with a text, and the loss to expect.
 
     Measures this machine and the text for a few seconds; nothing is trained or kept.
 
@@ -57,30 +41,23 @@ def plan(
     charnn plan book.txt
     charnn plan book.txt --minutes 10
     """
-    options = TrainOptions(
-        minutes=minutes,
-        cell=cell,
-        tokenizer=tokenizer,
-        vocab_size=vocab_size,
-        encoding=encoding,
-        lines=lines,
-        ngram=ngram,
-        precision=precision,
-        threads=threads,
-        device=device,
-        seed=0,
-    )
     with OrderlyEnd() as end:
-        show_plan(texts, options, as_json, quiet)
+        show_plan(texts, replace(options, seed=options.seed or 0), checkpoints, as_json, quiet)
     if end.code:
         raise typer.Exit(end.code)
 
 
-def show_plan(texts: list[str], options: TrainOptions, as_json: bool, quiet: bool) -> None:
+def show_plan(
+    texts: list[str], options: TrainOptions, checkpoints: Path, as_json: bool, quiet: bool
+) -> None:
     """Prints what would be trained and what to expect, and leaves nothing behind."""
+    from charnn.runs import find_model
     from charnn.training import launch
     from charnn.training.expected_loss import look_ahead
 
+    if options.from_model is not None:
+        # A path, since the plan's own folder of runs is empty.
+        options = replace(options, from_model=str(find_model(options.from_model, checkpoints)))
     with (
         tempfile.TemporaryDirectory(prefix="charnn-") as root,
         launch.start(

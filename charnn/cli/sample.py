@@ -1,272 +1,331 @@
-"""`charnn sample`: text on stdout, piece by piece. numpy alone, so that it begins at once."""
+"""`charnn sample`: text on stdout, piece by piece, without torch."""
 
 from __future__ import annotations
 
-import os
+import math
 import sys
-from collections.abc import Iterable
-from typing import TYPE_CHECKING, Annotated
+from collections.abc import Iterable, Iterator
+from dataclasses import fields, replace
+from itertools import chain, islice
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Literal
 
 import typer
 
-from charnn.cli.console import no_talk, note, note_unknown, print_json, say
-from charnn.cli.controls import (
-    BanOption,
-    BestOfOption,
-    BiasOption,
-    ClampOption,
-    CopiedOption,
-    FrequencyPenaltyOption,
-    MaxCopyOption,
-    PresencePenaltyOption,
-    RegexOption,
-    ShowOption,
-    TypicalPOption,
-    UntilOption,
-    as_typed,
-    biases,
-    check_together,
-)
-from charnn.cli.marks import LEGEND, Copies, Marks, Styled, likeliest, marks_for
+from charnn.cli.console import no_talk, note, note_unknown, print_json, say, set_threads
+from charnn.cli.marks import COPIED_SPAN, LEGEND, Copies, Marks, Styled, marks_for
 from charnn.cli.options import (
     DEFAULT_CHECKPOINTS,
     DISPLAY,
-    ENDS,
     CheckpointsOption,
     EngineOption,
     Int8Option,
     JsonOption,
-    MinPOption,
     ModelOption,
     OneThreadOption,
+    PromptArgument,
     QuietOption,
-    RepetitionPenaltyOption,
     SeedOption,
-    StopOption,
-    TemperatureOption,
-    TopKOption,
-    TopPOption,
     UnknownOption,
+    option,
 )
 from charnn.cli.output import Output
-from charnn.cli.sample_lines import (
-    LinesOption,
-    MaxLengthOption,
-    MinLengthOption,
-    NewOption,
-    PrefixOption,
-    UniqueOption,
-    line_config,
-    write_lines,
-)
-from charnn.config import COPIED_SPAN, LineConfig, SamplingConfig
-from charnn.errors import FileError
+from charnn.config import LineConfig, SamplingConfig
+from charnn.config.lines import LINES
+from charnn.config.sampling import CHOICE, CONTENT, ENDS, NARROWING
+from charnn.config.settings import Setting
+from charnn.errors import ConfigError, FileError
 
 if TYPE_CHECKING:
-    from charnn.generation import Writing
+    from charnn.generation import Model, Writing
+    from charnn.generation.line_writer import LineWriter
 
 RULE = "-" * 20
-MANY = 8  # texts from which on they are written side by side, each shown when it has ended
-# What the linear algebra libraries under numpy read when they are loaded.
-THREAD_VARIABLES = (
-    "OPENBLAS_NUM_THREADS",
-    "OMP_NUM_THREADS",
-    "MKL_NUM_THREADS",
-    "VECLIB_MAXIMUM_THREADS",
-)
+MANY = 8  # from this number of texts on, several are written at a time
 
 
 def sample(
-    prompt: Annotated[
-        str,
-        typer.Argument(
-            metavar="[PROMPT]",
-            help="What the text goes on from; - reads it from stdin, its last newline included. "
-            "Left out: the text begins as a text begins.",
-            show_default=False,
-        ),
-    ] = "",
+    prompt: PromptArgument = "",
+    config: SamplingConfig = SamplingConfig(),
     model: ModelOption = None,
-    max_tokens: Annotated[
-        int,
-        typer.Option(
-            "-n", "--max-tokens", metavar="N", help="Length in tokens.", rich_help_panel=ENDS
-        ),
-    ] = SamplingConfig.max_tokens,
-    temperature: TemperatureOption = SamplingConfig.temperature,
-    top_k: TopKOption = SamplingConfig.top_k,
-    top_p: TopPOption = SamplingConfig.top_p,
-    min_p: MinPOption = SamplingConfig.min_p,
-    repetition_penalty: RepetitionPenaltyOption = SamplingConfig.repetition_penalty,
-    stop: StopOption = None,
     num_samples: Annotated[
         int,
-        typer.Option(
-            "--num-samples",
-            metavar="N",
-            min=1,
-            help=f"How many texts; a line of {len(RULE)} dashes stands between them. {MANY} or "
-            "more are written side by side, each shown as it ends.",
-            rich_help_panel=ENDS,
+        option(
+            "num_samples",
+            Setting(
+                f"Number of texts, with {len(RULE)} dashes between them; {MANY} or more are "
+                "written at the same time.",
+                kind=int,
+                low=1,
+                high=2**32,
+                section=ENDS,
+            ),
+            1,
         ),
     ] = 1,
-    lines: LinesOption = None,
-    prefix: PrefixOption = LineConfig.prefix,
-    min_length: MinLengthOption = LineConfig.min_length,
-    max_length: MaxLengthOption = LineConfig.max_length,
-    unique: UniqueOption = False,
-    new: NewOption = False,
-    seed: SeedOption = None,
-    unknown: UnknownOption = "error",
+    best_of: Annotated[
+        int,
+        option(
+            "best_of",
+            Setting(
+                "Write N texts and show the likeliest, with the fewest bits per character.",
+                kind=int,
+                low=1,
+                high=10_000,
+                section=CHOICE,
+            ),
+            1,
+        ),
+    ] = 1,
+    lines: Annotated[
+        int | None,
+        option(
+            "lines",
+            Setting(
+                "Write N separate lines, such as names or titles, each from the initial state.",
+                kind=int,
+                low=1,
+                high=2**32,
+                section=LINES,
+            ),
+        ),
+    ] = None,
+    limits: LineConfig = LineConfig(),
+    new: Annotated[
+        bool,
+        typer.Option(
+            "--new",
+            help="With --lines: no line of the run's text.",
+            rich_help_panel=LINES,
+        ),
+    ] = False,
+    clamp: Annotated[
+        list[str] | None,
+        typer.Option(
+            "--clamp",
+            metavar="LAYER:UNIT=X",
+            help="Hold a hidden unit at X: 0:37=1 holds h, of an LSTM c (h: 0:37:h=1). "
+            "[may be given several times]",
+            show_default=False,
+            rich_help_panel=CONTENT,
+        ),
+    ] = None,
+    show: Annotated[
+        Literal["surprisal", "copied"] | None,
+        typer.Option(
+            "--show",
+            help="On a terminal, colour each character by its bits, or underline spans copied from "
+            f"the training text: {COPIED_SPAN} characters or more, or those of --max-copy.",
+            show_default=False,
+            rich_help_panel=DISPLAY,
+        ),
+    ] = None,
+    copied: Annotated[
+        bool,
+        typer.Option(
+            "--copied",
+            help="Print at the end the share of copied characters.",
+            rich_help_panel=DISPLAY,
+        ),
+    ] = False,
     no_echo: Annotated[
         bool,
         typer.Option(
             "--no-echo", help="Leave the prompt out of the output.", rich_help_panel=DISPLAY
         ),
     ] = False,
+    seed: SeedOption = None,
+    unknown: UnknownOption = "error",
     engine: EngineOption = "auto",
     int8: Int8Option = False,
     threads: OneThreadOption = None,
-    frequency_penalty: FrequencyPenaltyOption = SamplingConfig.frequency_penalty,
-    presence_penalty: PresencePenaltyOption = SamplingConfig.presence_penalty,
-    typical_p: TypicalPOption = SamplingConfig.typical_p,
-    bias: BiasOption = None,
-    best_of: BestOfOption = 1,
-    ban: BanOption = None,
-    clamp: ClampOption = None,
-    max_copy: MaxCopyOption = SamplingConfig.max_copy,
-    regex: RegexOption = SamplingConfig.regex,
-    until: UntilOption = None,
-    show: ShowOption = None,
-    copied: CopiedOption = False,
     as_json: JsonOption = False,
     checkpoints: CheckpointsOption = DEFAULT_CHECKPOINTS,
     quiet: QuietOption = False,
 ) -> None:
-    """Write text in the style of a trained model, each piece as soon as it is known."""
-    config = SamplingConfig(
-        max_tokens=max_tokens,
-        temperature=temperature,
-        top_k=top_k,
-        top_p=top_p,
-        min_p=min_p,
-        repetition_penalty=repetition_penalty,
-        stop=tuple(stop or ()),
-        frequency_penalty=frequency_penalty,
-        presence_penalty=presence_penalty,
-        typical_p=typical_p,
-        bias=biases(bias),
-        ban=tuple(map(as_typed, ban or ())),
-        max_copy=max_copy,
-        regex=None if regex is None else as_typed(regex),
-        until=until,
+    """Write text in the style of a trained model, each piece as soon as it is known.
+
+    \b
+    charnn sample
+    charnn sample "It was a" -n 300 -t 1 --num-samples 3
+    charnn sample -m names --lines 20 --unique --new
+    """
+    _check_together(config, best_of, show, copied, as_json, quiet)
+    _check_lines(
+        lines,
+        {_flag(f.name): getattr(limits, f.name) != f.default for f in fields(limits)}
+        | {"--new": new},
+        {
+            "a PROMPT": prompt != "",
+            "--num-samples": num_samples != 1,
+            "--best-of": best_of != 1,
+            "--show": show is not None,
+            "--copied": copied,
+            "--no-echo": no_echo,
+        }
+        | {
+            _flag(name): getattr(config, name) != getattr(SamplingConfig, name)
+            for name in ("max_tokens", "stop", "until", "regex")
+        },
     )
-    not_with_lines = {
-        "a PROMPT": prompt != "",
-        "--num-samples": num_samples != 1,
-        "--stop": bool(stop),
-        "--until": until is not None,
-        "--best-of": best_of != 1,
-        "--regex": regex is not None,
-        "--show": show is not None,
-        "--copied": copied,
-        "--max-tokens": max_tokens != SamplingConfig.max_tokens,
-        "--no-echo": no_echo,
-    }
-    prefix = os.fsencode(prefix).decode("utf-8", "surrogateescape")
-    line_limits = line_config(lines, prefix, min_length, max_length, unique, new, not_with_lines)
-    check_together(config, best_of, show, copied, as_json, quiet)
-    counted = copied or max_copy > 0 or show == "copied"
     output = Output()
     if prompt == "-":
         if sys.stdin is None:
             raise FileError("stdin is closed: give the prompt as an argument, or pipe it in")
         prompt = sys.stdin.buffer.read().decode("utf-8", "surrogateescape")
-    else:
-        prompt = as_typed(prompt)
     set_threads(threads)
-    # From here on numpy is loaded, with the threads just set.
-    from charnn import load
+    # numpy is loaded from here on, with these threads.
+    from charnn.generation import Model
     from charnn.generation.batch import write_together
     from charnn.generation.sampler import draw_seed
     from charnn.runs import find_model
 
     path = find_model(model, checkpoints)
-    loaded = load(path, engine=engine, int8=int8, clamps=clamp or ())
+    loaded = Model.load(path, engine, int8, clamp or ())
     drawn = draw_seed() if seed is None else seed
-    if not quiet:
-        missing = loaded.tokenizer.unknown_in(prefix if line_limits else prompt)
-        note_unknown(missing, loaded.tokenizer.known, unknown)
-    if line_limits:
+    talk = no_talk if quiet else note
+    missing = loaded.tokenizer.unknown_in(prompt if lines is None else limits.prefix)
+    note_unknown(missing, loaded.tokenizer.known, unknown, talk)
+    if lines is not None:
         if seed is None and not quiet:
             say(f"seed {drawn}")
-        write_lines(loaded, path, line_limits, config, drawn, unknown, new, as_json, quiet)
+        limits = replace(limits, count=lines)
+        known = training_lines(loaded, path) if new else frozenset()
+        if not loaded.of_lines:
+            talk("this model was not trained with --lines: its lines are those after a newline")
+        writer = loaded.lines(limits, config, drawn, known, unknown)
+        _write_lines(writer, output, drawn, as_json)
         return
-    if loaded.of_lines and not quiet:
-        note("this model was trained with --lines: 'charnn sample --lines 20' is what it is for")
-    copies = Copies(loaded, max_copy or COPIED_SPAN) if counted else None
+    if loaded.of_lines:
+        talk("this model was trained with --lines: 'charnn sample --lines 20' writes lines")
     if show and not output.colour:
-        (no_talk if quiet else note)("--show needs a terminal with colour; the text is as it is")
-        show = None
-    if num_samples >= MANY and best_of == 1 and not show:
-        if seed is None and not quiet:
+        talk("--show needs a terminal with colour: the text is shown without marks")
+    shown = show if output.colour else None
+    counted = copied or config.max_copy > 0 or show == "copied"
+    copies = Copies(loaded, config.max_copy or COPIED_SPAN) if counted else None
+    many = num_samples >= MANY and best_of == 1 and not shown
+    texts: Iterator[Writing] = (
+        loaded.write(
+            prompt,
+            config,
+            drawn,
+            index,
+            unknown,
+            not no_echo,
+            surprisals=shown == "surprisal",
+            keep=as_json or counted or best_of > 1 or many,
+        )
+        for index in range(num_samples * best_of)
+    )
+    first = next(texts)  # refuses settings that leave nothing to write
+    if not quiet:
+        if seed is None:
             say(f"seed {drawn}")
-        texts = (
-            loaded.write(prompt, config, drawn, index, unknown, not no_echo)
-            for index in range(num_samples)
-        )
-        _write_many(
-            write_together(texts, loaded.predictor, threads), output, drawn, copies, as_json
-        )
-        if copies and not quiet and not as_json:
-            say(copies.report())
-        return
-    for index in range(num_samples):
-        candidates = (
-            loaded.write(
-                prompt,
-                config,
-                drawn,
-                each,
-                unknown,
-                not no_echo,
-                surprisals=show == "surprisal",
-                keep=as_json or counted or best_of > 1,
-            )
-            for each in range(index * best_of, (index + 1) * best_of)
-        )
-        first = next(candidates)
-        if index == 0 and not quiet:
-            if seed is None:
-                say(f"seed {drawn}")
-            if show == "surprisal":
-                say(LEGEND)
-        writing, pieces = likeliest(first, candidates)
+        if shown == "surprisal":
+            say(LEGEND)
+    texts = chain([first], texts)
+    if many:
+        texts = write_together(texts, loaded.predictor, threads)
+    for number in range(num_samples):
+        writing, pieces = likeliest(islice(texts, best_of))
+        if many:
+            pieces = filter(None, [writing.shown])
         if as_json:
-            _write_json(writing, pieces, drawn, copies)
-        else:
-            if index:
-                output.end_line()
-                output.write(f"{RULE}\n")
-            prompted = bool(prompt) and not no_echo
-            _write_text(pieces, output, marks_for(show, writing, prompted, copies))
-            if copies:
-                copies.share(writing)
+            _print_sample(writing, pieces, drawn, copies)
+            continue
+        if number:
+            output.end_line()
+            output.write(f"{RULE}\n")
+        prompted = bool(prompt) and not no_echo
+        _write_text(pieces, output, marks_for(shown, writing, prompted, copies))
+        if copies:
+            copies.share(writing)
     if copies and not quiet and not as_json:
         say(copies.report())
 
 
-def set_threads(threads: int | None) -> None:
-    """Settles how many threads numpy will use; must come before numpy is loaded.
+def training_lines(model: Model, path: Path) -> frozenset[str]:
+    """Returns the lines of the text that the model at `path` was trained and validated on.
 
-    One is the default, since a second that has to share its core makes a step several times
-    slower; whoever set a variable in the environment knows better.
+    Raises:
+        FileError: the tokens are missing, or those of another text.
     """
-    for name in THREAD_VARIABLES:
-        if threads is not None:
-            os.environ[name] = str(threads)
-        else:
-            os.environ.setdefault(name, "1")
+    from charnn.text.token_file import TokenFile
+
+    beside = path.parent / "tokens"
+    if not beside.exists():
+        raise FileError(
+            f"--new needs the training text, and {beside} is missing: sample from the run's "
+            "folder, or leave --new out"
+        )
+    tokens = TokenFile.open(beside)
+    if tokens.source["sha256"] != model.info.get("corpus", {}).get("sha256"):
+        raise FileError(f"{beside} is not the training text of {path}: leave --new out")
+    text = tokens.tokenizer.decode(tokens.tokens)
+    return frozenset(line.removesuffix("\r") for line in text.split("\n"))
+
+
+def likeliest(writings: Iterator[Writing]) -> tuple[Writing, Iterable[str]]:
+    """Returns the text with the fewest bits per character, the first of equals, and its pieces.
+
+    The pieces of a single text come while it is written; several are written first.
+    """
+    first = next(writings)
+    best: tuple[Writing, Iterable[str]] = (first, first)
+    for other in writings:
+        if best[1] is first:
+            best = first, list(first)
+        pieces = list(other)
+        if _bits(other) < _bits(best[0]):
+            best = other, pieces
+    return best
+
+
+def _bits(writing: Writing) -> float:
+    return math.inf if writing.bits_per_char is None else writing.bits_per_char
+
+
+def _flag(name: str) -> str:
+    return f"--{name.replace('_', '-')}"
+
+
+def _check_lines(lines: int | None, only_with: dict[str, bool], not_with: dict[str, bool]) -> None:
+    """Refuses options that contradict `--lines` or its absence.
+
+    Args:
+        only_with: by option, whether it was given; `not_with` likewise.
+    """
+    given = [name for name, is_given in only_with.items() if is_given]
+    if lines is None and given:
+        raise ConfigError(f"{', '.join(given)} needs --lines N: add the number of lines")
+    given = [name for name, is_given in not_with.items() if is_given]
+    if lines is not None and given:
+        raise ConfigError(
+            f"{given[0]} contradicts --lines: a line begins with --prefix and ends where the model "
+            f"ends it or at --max-length; leave {given[0]} out"
+        )
+
+
+def _check_together(
+    config: SamplingConfig, best_of: int, show: str | None, copied: bool, json: bool, quiet: bool
+) -> None:
+    """Refuses options that contradict each other."""
+    for name in NARROWING:
+        if config.temperature == 0 and getattr(config, name) != getattr(SamplingConfig, name):
+            raise ConfigError(
+                f"--temperature 0 always takes the likeliest token, so {_flag(name)} has no "
+                "effect: leave one of them out"
+            )
+    for name, alone in {"temperature": 0, "top_k": 1, "top_p": 0}.items():
+        if best_of > 1 and getattr(config, name) == alone:
+            raise ConfigError(
+                f"with {_flag(name)} {alone} all {best_of} texts of --best-of are the same: leave "
+                "one of them out"
+            )
+    if show and json:
+        raise ConfigError("--show and --json contradict each other: leave one of them out")
+    if copied and quiet and not json:
+        raise ConfigError("--copied and --quiet contradict each other: leave one of them out")
 
 
 def _write_text(pieces: Iterable[str], output: Output, marks: Marks | None) -> None:
@@ -284,31 +343,13 @@ def _write_text(pieces: Iterable[str], output: Output, marks: Marks | None) -> N
         output.flush()
 
 
-def _write_many(
-    texts: Iterable[Writing], output: Output, seed: int, copies: Copies | None, as_json: bool
-) -> None:
-    """Writes texts that have ended, each as it comes."""
-    for number, writing in enumerate(texts):
-        if as_json:
-            _write_json(writing, (), seed, copies)
-            continue
-        if number:
-            output.end_line()
-            output.write(f"{RULE}\n")
-        if shown := writing.shown:
-            output.write(shown)
-        if copies:
-            copies.share(writing)
-    output.flush()
-
-
 def _write_styled(output: Output, parts: Iterable[Styled]) -> None:
     for text, style in parts:
         output.write(text, style)
 
 
-def _write_json(
-    writing: Writing, pieces: Iterable[str], seed: int, copies: Copies | None = None
+def _print_sample(
+    writing: Writing, pieces: Iterable[str], seed: int, copies: Copies | None
 ) -> None:
     interrupt = None
     try:
@@ -316,7 +357,6 @@ def _write_json(
             pass
     except KeyboardInterrupt as error:
         interrupt = error
-    shares = {"copied": copies.share(writing)} if copies else {}
     print_json(
         {
             "prompt": writing.prompt,
@@ -326,8 +366,29 @@ def _write_json(
             "finish_reason": writing.finish_reason,
             "bits_per_char": writing.bits_per_char,
             "index": writing.index,
-            **shares,
+            **({"copied": copies.share(writing)} if copies else {}),
         }
     )
     if interrupt:
         raise interrupt
+
+
+def _write_lines(writer: LineWriter, output: Output, seed: int, as_json: bool) -> None:
+    try:
+        for line in writer:
+            if as_json:
+                print_json(
+                    {
+                        "prefix": writer.prefix,
+                        "text": line.text,
+                        "seed": seed,
+                        "index": line.index,
+                        "tries": line.tries,
+                        "tokens": line.tokens,
+                        "bits_per_char": line.bits_per_char,
+                    }
+                )
+            else:
+                output.write(f"{line.text}\n")
+    finally:
+        output.flush()

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import typer
 
-from charnn.cli.console import has_colour, note_unknown, say
+from charnn.cli.console import has_colour, note_unknown, say, set_threads
 from charnn.cli.marks import LEGEND, style_of
 from charnn.cli.options import (
     DEFAULT_CHECKPOINTS,
@@ -28,8 +28,7 @@ from charnn.cli.options import (
     SkipUnknownOption,
 )
 from charnn.cli.output import Output
-from charnn.cli.sample import set_threads
-from charnn.config import MAX_TOP, TOKENS_SUFFIX
+from charnn.config import TOKENS_SUFFIX
 from charnn.errors import ConfigError, TextError
 
 if TYPE_CHECKING:
@@ -79,7 +78,7 @@ def score(
             "--top",
             metavar="K",
             min=0,
-            max=MAX_TOP,
+            max=100,
             help="Add the K likeliest tokens to each row of a token.",
         ),
     ] = 0,

@@ -9,17 +9,9 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from charnn.cli.console import print_json, progress_lines, say
-from charnn.cli.options import (
-    EncodingOption,
-    JsonOption,
-    QuietOption,
-    SplitOption,
-    ValidOption,
-    VocabSizeOption,
-)
+from charnn.cli.options import JsonOption, QuietOption
 from charnn.cli.signals import OrderlyEnd
-from charnn.cli.train import parse_split
-from charnn.config import DEFAULT_TOKENIZER, TOKENS_SUFFIX, TrainOptions
+from charnn.config import DEFAULT_TOKENIZER, TOKENS_SUFFIX, TextOptions
 from charnn.errors import ConfigError, TextError
 
 if TYPE_CHECKING:
@@ -45,13 +37,7 @@ def tokenize(
             show_default=False,
         ),
     ],
-    tokenizer: Annotated[
-        str, typer.Option(help="char, byte or sentencepiece.")
-    ] = DEFAULT_TOKENIZER,
-    vocab_size: VocabSizeOption = None,
-    split: SplitOption = ",".join(map(str, TrainOptions.split)),
-    valid: ValidOption = None,
-    encoding: EncodingOption = TrainOptions.encoding,
+    options: TextOptions = TextOptions(),
     as_json: JsonOption = False,
     quiet: QuietOption = False,
 ) -> None:
@@ -65,7 +51,9 @@ def tokenize(
         raise ConfigError(
             f"-o names a token file, which must end in {TOKENS_SUFFIX}: try {output}{TOKENS_SUFFIX}"
         )
-    ready = next((text for text in [*texts, valid or ""] if text.endswith(TOKENS_SUFFIX)), None)
+    ready = next(
+        (text for text in [*texts, options.valid or ""] if text.endswith(TOKENS_SUFFIX)), None
+    )
     if ready:
         raise TextError(f"{ready} is tokens already: give the text itself, or train on {ready}")
     began = time.monotonic()
@@ -74,11 +62,11 @@ def tokenize(
             file = _write(
                 texts,
                 output,
-                valid,
-                encoding,
-                tokenizer=tokenizer,
-                vocab_size=vocab_size,
-                split=parse_split(split),
+                options.valid,
+                options.encoding,
+                tokenizer=options.tokenizer or DEFAULT_TOKENIZER,
+                vocab_size=options.vocab_size,
+                split=options.split,
                 progress=None if quiet else progress_lines("reading the text"),
             )
         except KeyboardInterrupt:

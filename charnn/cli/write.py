@@ -10,60 +10,38 @@ from collections.abc import Callable
 from contextlib import suppress
 from pathlib import Path
 from types import FrameType
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING
 
 import typer
 
-from charnn.cli.console import say
-from charnn.cli.controls import as_typed
+from charnn.cli.console import say, set_threads
 from charnn.cli.options import (
     DEFAULT_CHECKPOINTS,
     CheckpointsOption,
     EngineOption,
     Int8Option,
-    MinPOption,
     ModelOption,
     OneThreadOption,
+    PromptArgument,
     QuietOption,
-    RepetitionPenaltyOption,
     SeedOption,
-    StopOption,
-    TemperatureOption,
-    TopKOption,
-    TopPOption,
     UnknownOption,
 )
 from charnn.cli.output import Output
-from charnn.cli.sample import set_threads
 from charnn.cli.signals import SIGNALS
-from charnn.config import DESK_TOKENS, SamplingConfig
+from charnn.config import SamplingConfig
 
 if TYPE_CHECKING:
     from charnn.cli.desk_commands import Session
 
+DESK_TOKENS = 200  # of one continuation: a paragraph to look at
 RESCUED = "charnn-write.saved"  # a desk without a file of its own
 
 
 def write(
-    prompt: Annotated[
-        str,
-        typer.Argument(
-            metavar="[PROMPT]",
-            help="The beginning of the text; the model continues it.",
-            show_default=False,
-        ),
-    ] = "",
+    prompt: PromptArgument = "",
+    settings: SamplingConfig = SamplingConfig(max_tokens=DESK_TOKENS),
     model: ModelOption = None,
-    max_tokens: Annotated[
-        int,
-        typer.Option("-n", "--max-tokens", metavar="N", help="Length of a continuation in tokens."),
-    ] = DESK_TOKENS,
-    temperature: TemperatureOption = SamplingConfig.temperature,
-    top_k: TopKOption = SamplingConfig.top_k,
-    top_p: TopPOption = SamplingConfig.top_p,
-    min_p: MinPOption = SamplingConfig.min_p,
-    repetition_penalty: RepetitionPenaltyOption = SamplingConfig.repetition_penalty,
-    stop: StopOption = None,
     seed: SeedOption = None,
     unknown: UnknownOption = "error",
     engine: EngineOption = "auto",
@@ -77,28 +55,19 @@ def write(
     /help lists the commands of the desk. Whatever ends the desk but /quit saves the text first. If
     stdin is no terminal, its lines are taken as if typed, and the exit code is 1 if one failed.
     """
-    settings = SamplingConfig(
-        max_tokens=max_tokens,
-        temperature=temperature,
-        top_k=top_k,
-        top_p=top_p,
-        min_p=min_p,
-        repetition_penalty=repetition_penalty,
-        stop=tuple(stop or ()),
-    )
     output = Output()
     set_threads(threads)
     # From here on numpy is loaded, with the threads just set.
-    from charnn import load
     from charnn.cli.desk_commands import Session
     from charnn.cli.desk_screen import Screen
     from charnn.cli.line_editor import has_editor
     from charnn.desk.desk import Desk
+    from charnn.generation import Model
     from charnn.generation.sampler import draw_seed
     from charnn.runs import find_model
 
     path = find_model(model, Path(checkpoints))
-    loaded = load(path, engine=engine, int8=int8)
+    loaded = Model.load(path, engine, int8)
     drawn = draw_seed() if seed is None else seed
     desk = Desk(loaded, drawn, settings, unknown)
     interactive = has_editor()
@@ -111,7 +80,7 @@ def write(
         say("Type a beginning; Enter alone lets the model continue; /help lists the commands.")
     elif not quiet and seed is None:
         say(f"seed {drawn}")
-    _converse(session, as_typed(prompt))
+    _converse(session, prompt)
     if session.failed and not interactive:
         raise typer.Exit(1)
 

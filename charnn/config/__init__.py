@@ -1,29 +1,16 @@
-"""Plain data that checks itself: what a model is, how it is trained, how text is drawn from it.
+"""Plain data that checks itself: the shape of a model, how it is trained, how text is sampled.
 
-No torch and no numpy here: the command line borrows its defaults from this package.
+This package imports neither torch nor numpy: the command line takes its options from it.
 """
 
-from charnn.config.analysis import (
-    CELLS_MINUTES,
-    EFFECT_CHARS,
-    FEWEST_PLACES,
-    HORIZON_SAMPLES,
-    INSPECT_CHARS,
-    LABELS,
-    LAGS,
-    MOST_OF_A_LINE,
-    SHOWN_UNITS,
-    UNIT_CHARS,
-)
-from charnn.config.checks import MAX_SEED
+from charnn.config.analysis import EFFECT_CHARS, HORIZON_SAMPLES, LABELS, LAGS, SHOWN_UNITS
+from charnn.config.dynamic import DYNAMIC_RATES, DynamicConfig
 from charnn.config.lab import LAB_SIZES, LAB_STEPS, LabOptions
-from charnn.config.lines import LINE_TOKENS, LINE_TRIES, LineConfig
+from charnn.config.lines import LineConfig
 from charnn.config.model import (
     EXTRA_BIASES,
     GATE_ROLES,
     GATES,
-    MAX_HIDDEN_SIZE,
-    MAX_LAYERS,
     MAX_VOCAB_SIZE,
     STATES,
     GateRoles,
@@ -31,87 +18,55 @@ from charnn.config.model import (
     for_cell,
     is_gate_matrix,
 )
-from charnn.config.sampling import COPIED_SPAN, DESK_TOKENS, MAX_COPY, UNTIL, SamplingConfig
-from charnn.config.scores import (
-    DYNAMIC_RATES,
-    DYNAMIC_RULES,
-    HELD_OUT_CHARS,
-    MAX_TOP,
-    RESETS,
-    SCORE_UNITS,
-    DynamicConfig,
-)
+from charnn.config.sampling import MAX_COPY, RECENT, SamplingConfig
+from charnn.config.settings import MAX_SEED
 from charnn.config.training import (
     ADAMW_MOMENTS,
     BATCH_SIZES,
     DEFAULT_MINUTES,
     DEFAULT_NGRAM,
     DEFAULT_TOKENIZER,
-    DEVICES,
     MUON_MOMENTUM,
-    OPTIMIZERS,
-    PRECISIONS,
     TRAIN_OPTIONS,
+    TextOptions,
     TrainConfig,
     TrainOptions,
 )
 
-STREAM_PROTOCOLS = ("carried", "cold-256")  # of a text in which what came before matters
-PROTOCOLS = (*STREAM_PROTOCOLS, "lines")
 TOKENS_SUFFIX = ".tokens"
 
 __all__ = [
     "ADAMW_MOMENTS",
     "BATCH_SIZES",
-    "CELLS_MINUTES",
-    "COPIED_SPAN",
     "DEFAULT_MINUTES",
     "DEFAULT_NGRAM",
     "DEFAULT_TOKENIZER",
-    "DESK_TOKENS",
-    "DEVICES",
     "DYNAMIC_RATES",
-    "DYNAMIC_RULES",
     "EFFECT_CHARS",
     "EXTRA_BIASES",
-    "FEWEST_PLACES",
     "GATES",
     "GATE_ROLES",
-    "HELD_OUT_CHARS",
     "HORIZON_SAMPLES",
-    "INSPECT_CHARS",
     "LABELS",
     "LAB_SIZES",
     "LAB_STEPS",
     "LAGS",
-    "LINE_TOKENS",
-    "LINE_TRIES",
     "MAX_COPY",
-    "MAX_HIDDEN_SIZE",
-    "MAX_LAYERS",
     "MAX_SEED",
-    "MAX_TOP",
     "MAX_VOCAB_SIZE",
-    "MOST_OF_A_LINE",
     "MUON_MOMENTUM",
-    "OPTIMIZERS",
-    "PRECISIONS",
-    "PROTOCOLS",
-    "RESETS",
-    "SCORE_UNITS",
+    "RECENT",
     "SHOWN_UNITS",
     "STATES",
-    "STREAM_PROTOCOLS",
     "TOKENS_SUFFIX",
     "TRAIN_OPTIONS",
-    "UNIT_CHARS",
-    "UNTIL",
     "DynamicConfig",
     "GateRoles",
     "LabOptions",
     "LineConfig",
     "ModelConfig",
     "SamplingConfig",
+    "TextOptions",
     "TrainConfig",
     "TrainOptions",
     "for_cell",

@@ -1,13 +1,14 @@
-"""What a person may ask of `charnn lab`."""
+"""The settings of `charnn lab`."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass
 
-from charnn.config.checks import MAX_SEED, require, require_int, require_number
 from charnn.config.model import GATES
+from charnn.config.settings import MAX_SEED, Setting, check, number, require, setting, whole
+from charnn.errors import ConfigError
 
-# Task -> what its sizes are, the sizes that the lab tries, and the smallest and largest allowed.
+# By task: the name of its sizes, the default sizes, the lowest and the highest size.
 LAB_SIZES: dict[str, tuple[str, tuple[int, ...], int, int]] = {
     "recall": ("delay", (10, 20, 50, 100, 200), 1, 10_000),
     "adding": ("length", (10, 20, 50, 100, 200), 2, 10_000),
@@ -16,34 +17,77 @@ LAB_SIZES: dict[str, tuple[str, tuple[int, ...], int, int]] = {
 }
 
 
-LAB_STEPS = 1000  # of each training; alike for all cells, and on all machines
+LAB_STEPS = 1000  # steps of a run without a budget; the same for all cells and machines
+
+
+def parse_cells(word: str) -> tuple[str, ...]:
+    """Returns cells such as "lstm,gru" as a tuple."""
+    return tuple(cell.strip() for cell in word.split(",") if cell.strip())
+
+
+def parse_sizes(word: str) -> tuple[int, ...]:
+    """Returns sizes such as "10,20,50" as numbers.
+
+    Raises:
+        ConfigError: the word is not a list of whole numbers.
+    """
+    try:
+        return tuple(int(part) for part in word.split(","))
+    except ValueError:
+        raise ConfigError(f"must be whole numbers such as 10,20,50, got {word[:80]!r}") from None
 
 
 @dataclass(frozen=True)
 class LabOptions:
-    """One experiment of the lab.
+    """One experiment of the lab: each cell is trained from each seed at each size.
 
-    Each of ``cells`` is trained from ``seeds`` seeds (``seed``, ``seed`` + 1, …) at each of
-    ``sizes``; None takes those of the task. ``minutes`` are for one row of the table, all its sizes
-    and seeds; ``max_steps`` is a budget for one training instead. ``chrono`` None tries gated cells
-    both ways. ``clip`` is the largest norm of a gradient, 0 for any.
+    A row of the table is a cell with all its sizes and seeds.
     """
 
-    task: str
-    cells: tuple[str, ...] = ("rnn", "gru", "lstm")
-    sizes: tuple[int, ...] | None = None
-    seeds: int = 3
-    chrono: bool | None = None
-    orthogonal: bool = True
-    clip: float = 1.0
-    minutes: float | None = None
-    max_steps: int | None = None
-    hidden_size: int = 64
-    batch_size: int = 32
-    learning_rate: float = 3e-3
-    seed: int = 0
+    task: str = "recall"
+    cells: tuple[str, ...] = setting(
+        ("rnn", "gru", "lstm"),
+        "Cells to compare.",
+        shown="rnn,gru,lstm",
+        metavar="CELL,CELL",
+        parse=parse_cells,
+    )
+    sizes: tuple[int, ...] | None = setting(
+        None,
+        "Delays, or other sizes of the task.",
+        shown="those of the task",
+        flags=("--delays", "--sizes"),
+        metavar="N,N",
+        parse=parse_sizes,
+    )
+    seeds: int = whole(3, 1, 100, "Runs for each cell and size.")
+    chrono: bool | None = setting(
+        None,
+        "Initialise the gates' biases by chrono, or not. [default: both]",
+        kind=bool,
+        flags=("--chrono/--no-chrono",),
+    )
+    orthogonal: bool = setting(
+        True,
+        "Initialise recurrent matrices orthogonally, or with normal numbers.",
+        kind=bool,
+        shown="--orthogonal",
+        flags=("--orthogonal/--no-orthogonal",),
+    )
+    clip: float = number(1.0, 0, 1e9, "Highest norm of a gradient; 0: any.")
+    minutes: float | None = number(
+        None, 0.001, 1e6, "Budget of a row in minutes, instead of steps."
+    )
+    max_steps: int | None = whole(
+        None, 1, 2**40, "Budget of a run in steps; solved runs stop earlier.", shown=f"{LAB_STEPS}"
+    )
+    hidden_size: int = whole(64, 1, 4096, "Hidden units.")
+    batch_size: int = whole(32, 1, 1 << 16, "Sequences a step.")
+    learning_rate: float = number(3e-3, 1e-9, 1e3, "Constant learning rate of Adam.")
+    seed: int = whole(0, 0, MAX_SEED, "First of the seeds.")
 
     def __post_init__(self) -> None:
+        check(self)
         require(
             self.task in LAB_SIZES,
             f"the lab has no task {self.task!r}; choose from {', '.join(LAB_SIZES)}",
@@ -60,38 +104,29 @@ class LabOptions:
         )
         require(self.sizes is None or len(self.sizes) > 0, "--delays names no size; leave it out")
         for size in self.sizes or ():
-            require_int(f"{what} of {self.task}", size, low, high)
+            problem = Setting("", kind=int, low=low, high=high).problem(size)
+            require(not problem, f"{what} of {self.task} {problem}")
         ascending = list(self.sizes or ()) == sorted(set(self.sizes or ()))
         require(
             ascending,
             f"--delays takes rising numbers such as 10,20,50; "
             f"got {','.join(map(str, self.sizes or ()))}",
         )
-        require_int("seeds", self.seeds, 1, 100)
         require(
             self.chrono is None or not self.chrono or set(self.cells) != {"rnn"},
             "--chrono sets the bias of a gate, and rnn has none: add gru or lstm to --cells",
         )
-        require_number("clip", self.clip, 0.0, 1e9)
         require(
             self.minutes is None or self.max_steps is None,
             "--minutes and --max-steps are both budgets: give one of them",
         )
-        if self.minutes is not None:
-            require_number("minutes", self.minutes, 0.001, 1e6)
-        if self.max_steps is not None:
-            require_int("max_steps", self.max_steps, 1, 2**40)
-        require_int("hidden_size", self.hidden_size, 1, 4096)
-        require_int("batch_size", self.batch_size, 1, 1 << 16)
-        require_number("learning_rate", self.learning_rate, 1e-9, 1e3)
-        require_int("seed", self.seed, 0, MAX_SEED)
 
     @property
     def all_sizes(self) -> tuple[int, ...]:
-        """The sizes asked for, or the task's own."""
+        """The given sizes, or those of the task."""
         return self.sizes or LAB_SIZES[self.task][1]
 
     @property
     def size_name(self) -> str:
-        """What a size is: "delay", "length", "depth" or "strings"."""
+        """The name of a size: "delay", "length", "depth" or "strings"."""
         return LAB_SIZES[self.task][0]

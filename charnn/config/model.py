@@ -1,4 +1,4 @@
-"""What a model is."""
+"""The shape of a model."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from typing import Any, NamedTuple, TypeVar
 
-from charnn.config.checks import build, require, require_int, require_number
+from charnn.config.settings import REQUIRED, build, check, choice, number, whole
 from charnn.errors import ConfigError
 
 # Gates of each cell, in the order in which their rows lie in the weights.
@@ -54,14 +54,16 @@ def for_cell(table: Mapping[str, T], cell: str, feature: str, instead: str) -> T
     return table[cell]
 
 
-# Far above what a laptop trains, far below what would exhaust memory while a header is checked.
+# Far above what a laptop trains; checking a header with more would exhaust the memory.
 MAX_VOCAB_SIZE = 1 << 21
 MAX_HIDDEN_SIZE = 1 << 15
 MAX_LAYERS = 256
 
+NETWORK = "Network"  # a section of the help
+
 
 def is_gate_matrix(name: str) -> bool:
-    """Whether a weight is the input or the recurrent matrix of a layer: what Muon is for."""
+    """Tells whether a weight is the input or recurrent matrix of a layer, which Muon trains."""
     return name.endswith((".weight_ih", ".weight_hh"))
 
 
@@ -73,26 +75,20 @@ class ModelConfig:
     others H. A residual path joins input and output of a layer where the two widths agree.
     """
 
-    vocab_size: int
-    cell: str = "lstm"
-    embedding_size: int = 256
-    hidden_size: int = 256
-    num_layers: int = 3
-    dropout: float = 0.0
+    vocab_size: int = whole(REQUIRED, 1, MAX_VOCAB_SIZE, "Different tokens.")
+    cell: str = choice("lstm", tuple(GATES), "Recurrent cell.", section=NETWORK)
+    embedding_size: int = whole(256, 1, MAX_HIDDEN_SIZE, "Features of a token.", section=NETWORK)
+    hidden_size: int = whole(256, 1, MAX_HIDDEN_SIZE, "Units of a layer.", section=NETWORK)
+    num_layers: int = whole(3, 1, MAX_LAYERS, "Recurrent layers.", section=NETWORK)
+    dropout: float = number(
+        0.0, 0, 0.95, "Share of the units dropped in training.", section=NETWORK
+    )
 
     def __post_init__(self) -> None:
-        require(
-            self.cell in GATES,
-            f"unknown cell {self.cell!r}; choose from {', '.join(sorted(GATES))}",
-        )
-        require_int("vocab_size", self.vocab_size, 1, MAX_VOCAB_SIZE)
-        require_int("embedding_size", self.embedding_size, 1, MAX_HIDDEN_SIZE)
-        require_int("hidden_size", self.hidden_size, 1, MAX_HIDDEN_SIZE)
-        require_int("num_layers", self.num_layers, 1, MAX_LAYERS)
-        require_number("dropout", self.dropout, 0.0, 0.95)
+        check(self)
 
     def input_size(self, layer: int) -> int:
-        """Features that a layer reads: E for layer 0, H above it."""
+        """Returns the features that a layer reads: E for layer 0, H above it."""
         return self.embedding_size if layer == 0 else self.hidden_size
 
     @property
@@ -101,7 +97,7 @@ class ModelConfig:
         return self.num_layers, len(STATES[self.cell]), self.hidden_size
 
     def tensor_shapes(self) -> dict[str, tuple[int, ...]]:
-        """Name and shape of every weight, in the order of the forward pass."""
+        """Returns name and shape of every weight, in the order of the forward pass."""
         v, h, rows = self.vocab_size, self.hidden_size, len(GATES[self.cell]) * self.hidden_size
         shapes: dict[str, tuple[int, ...]] = {"embedding.weight": (v, self.embedding_size)}
         for layer in range(self.num_layers):
@@ -120,11 +116,11 @@ class ModelConfig:
 
     @property
     def parameters(self) -> int:
-        """How many numbers are learnt."""
+        """The number of learnt numbers."""
         return sum(math.prod(shape) for shape in self.tensor_shapes().values())
 
     def to_dict(self) -> dict[str, Any]:
-        """As JSON values."""
+        """Returns the shape as JSON values."""
         return asdict(self)
 
     @classmethod

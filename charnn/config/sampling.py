@@ -1,4 +1,4 @@
-"""How text is drawn from a model."""
+"""How text is sampled from a model."""
 
 from __future__ import annotations
 
@@ -6,75 +6,152 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from charnn.config.checks import build, require, require_int, require_number, require_text
 from charnn.config.model import MAX_VOCAB_SIZE
+from charnn.config.settings import Setting, build, check, choice, number, require, setting, whole
+from charnn.errors import ConfigError
 
 UNTIL = ("sentence", "line", "paragraph")
-MAX_COPY = 200  # characters; four bytes each, and one more, stay below the depth of the index
-# Characters from which on a span that stands in the training text is called copied.
-COPIED_SPAN = 20
-# How many tokens one continuation at the desk has: a paragraph to look at.
-DESK_TOKENS = 200
+MAX_COPY = 200  # characters; four bytes each and one more stay below the depth of the index
+RECENT = 64  # the latest tokens, prompt included, that the penalties look at
+NARROWING = ("top_k", "top_p", "typical_p", "min_p")  # without effect at temperature 0
+BIAS = Setting("", kind=float, low=-100, high=100)
+
+# Sections of the help.
+CHOICE, CONTENT, ENDS = "What is likely", "What is written", "How long"
+
+
+def parse_bias(word: str) -> tuple[str, float]:
+    """Returns text and number of TEXT=X.
+
+    Raises:
+        ConfigError: the word has another form.
+    """
+    text, _, value = word.rpartition("=")
+    try:
+        return text, float(value if text else "")
+    except ValueError:
+        raise ConfigError(f"must be TEXT=NUMBER, such as 'e=-2', got {word[:80]!r}") from None
 
 
 @dataclass(frozen=True)
 class SamplingConfig:
-    """How text is drawn from a model: its length, the filters on each choice, where it stops.
+    """How text is sampled: its length, the filters on each choice, where it stops.
 
-    A temperature of 0 always takes the likeliest token; ``top_k`` 0, ``typical_p`` 1, ``top_p`` 1,
-    ``min_p`` 0, ``repetition_penalty`` 1 and the other penalties 0 are off. ``bias`` is added to
-    the tokens that would complete a text, ``ban`` rules them out; ``max_copy`` is how many
-    characters in a row may be copied from the training text, 0 is any number; ``regex`` is what
-    the whole text matches. ``stop`` strings end the text and are no part of it, ``until`` ends it
-    after the first whole sentence, line or paragraph.
+    The defaults of all settings but ``max_tokens`` and ``temperature`` switch them off.
     """
 
-    max_tokens: int = 500
-    temperature: float = 0.8
-    top_k: int = 0
-    top_p: float = 1.0
-    min_p: float = 0.0
-    repetition_penalty: float = 1.0
-    stop: tuple[str, ...] = ()
-    frequency_penalty: float = 0.0
-    presence_penalty: float = 0.0
-    typical_p: float = 1.0
-    bias: tuple[tuple[str, float], ...] = ()
-    ban: tuple[str, ...] = ()
-    max_copy: int = 0
-    regex: str | None = None
-    until: str | None = None
+    max_tokens: int = whole(
+        500,
+        0,
+        2**40,
+        "Length of the text in tokens.",
+        flags=("-n", "--max-tokens"),
+        section=ENDS,
+    )
+    temperature: float = number(
+        0.8,
+        0,
+        1000,
+        "Below 1 safer, above 1 wilder; 0 always takes the likeliest token.",
+        flags=("-t", "--temperature"),
+        section=CHOICE,
+    )
+    top_k: int = whole(
+        0, 0, MAX_VOCAB_SIZE, "Choose among the N likeliest tokens; 0: all.", section=CHOICE
+    )
+    top_p: float = number(
+        1.0,
+        0,
+        1,
+        "Choose among the fewest tokens with probability P together; 1: all.",
+        metavar="P",
+        section=CHOICE,
+    )
+    min_p: float = number(
+        0.0,
+        0,
+        1,
+        "Rule out tokens less likely than P times the likeliest; 0: none.",
+        metavar="P",
+        section=CHOICE,
+    )
+    repetition_penalty: float = number(
+        1.0,
+        0.1,
+        10,
+        f"Above 1 makes the latest {RECENT} tokens less likely; 1: off.",
+        section=CHOICE,
+    )
+    stop: tuple[str, ...] = setting(
+        (), "End before this text. A newline: --stop $'\\n'.", several=True, section=ENDS
+    )
+    frequency_penalty: float = number(
+        0.0,
+        -10,
+        10,
+        f"Subtract X from a logit for each time its token is in the latest {RECENT}; 0: off.",
+        section=CHOICE,
+    )
+    presence_penalty: float = number(
+        0.0,
+        -10,
+        10,
+        f"Subtract X from a logit if its token is in the latest {RECENT}; 0: off.",
+        section=CHOICE,
+    )
+    typical_p: float = number(
+        1.0,
+        0,
+        1,
+        "Choose among the tokens closest to the expected surprisal with probability P "
+        "together; 1: all.",
+        metavar="P",
+        section=CHOICE,
+    )
+    bias: tuple[tuple[str, float], ...] = setting(
+        (),
+        "Add X, -100 to 100, to the logits of tokens that complete TEXT: --bias 'e=-2'.",
+        several=True,
+        metavar="TEXT=X",
+        parse=parse_bias,
+        section=CHOICE,
+    )
+    ban: tuple[str, ...] = setting(
+        (), "Never write this character or string.", several=True, section=CONTENT
+    )
+    max_copy: int = whole(
+        0,
+        0,
+        MAX_COPY,
+        "Copy at most N characters in a row from the training text; 0: any number.",
+        section=CONTENT,
+    )
+    regex: str | None = setting(
+        None,
+        "Make the whole text, without the prompt, match this regular expression. "
+        "Needs: pip install 'charnn[regex]'.",
+        metavar="PATTERN",
+        section=CONTENT,
+    )
+    until: str | None = choice(None, UNTIL, "End after the first whole one.", section=ENDS)
 
     def __post_init__(self) -> None:
-        require_int("max_tokens", self.max_tokens, 0, 2**40)
-        require_number("temperature", self.temperature, 0.0, 1000.0)
-        require_int("top_k", self.top_k, 0, MAX_VOCAB_SIZE)
-        require_number("top_p", self.top_p, 0.0, 1.0)
-        require_number("min_p", self.min_p, 0.0, 1.0)
-        require_number("repetition_penalty", self.repetition_penalty, 0.1, 10.0)
-        require_number("frequency_penalty", self.frequency_penalty, -10.0, 10.0)
-        require_number("presence_penalty", self.presence_penalty, -10.0, 10.0)
-        require_number("typical_p", self.typical_p, 0.0, 1.0)
+        check(self)
         biased = [text for text, _ in self.bias]
         for name, texts in {"stop": self.stop, "bias": biased, "ban": self.ban}.items():
-            for text in texts:
-                require_text(name, text)
+            require("" not in texts, f"{name} must be a string of at least one character, got ''")
         for text, value in self.bias:
-            require_number(f"bias of {text!r}", value, -100.0, 100.0)
+            problem = BIAS.problem(value)
+            require(not problem, f"bias of {text!r} {problem}")
             require(biased.count(text) == 1, f"bias of {text!r} is given twice: give one number")
             require(text not in self.ban, f"{text!r} has both a bias and a ban: choose one")
-        require_int("max_copy", self.max_copy, 0, MAX_COPY)
-        require(
-            self.until is None or self.until in UNTIL,
-            f"until must be one of {', '.join(UNTIL)}, got {self.until!r}",
-        )
         if self.regex is not None:
-            require_text("regex", self.regex)
+            require(self.regex != "", "regex must be a pattern of at least one character, got ''")
             for name in ("stop", "until", "ban", "max_copy"):
                 require(
                     not getattr(self, name),
                     f"regex and {name.replace('_', '-')} contradict each other: the pattern alone "
-                    "says what is written and where it ends; put it into the pattern",
+                    "decides what the text contains and where it ends; put it into the pattern",
                 )
 
     @classmethod
@@ -93,9 +170,9 @@ class SamplingConfig:
                 given[name] = [given[name]]
         if isinstance(given.get("bias"), Mapping):
             given["bias"] = list(given["bias"].items())
-        return build(cls, {name: _fixed(value) for name, value in given.items()})
+        return build(cls, {name: _as_tuples(value) for name, value in given.items()})
 
 
-def _fixed(value: Any) -> Any:
+def _as_tuples(value: Any) -> Any:
     """Turns lists, also nested ones, into tuples."""
-    return tuple(map(_fixed, value)) if isinstance(value, list) else value
+    return tuple(map(_as_tuples, value)) if isinstance(value, list) else value

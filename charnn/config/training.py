@@ -1,4 +1,4 @@
-"""How a model is trained, and what a person may ask of it."""
+"""How a model is trained, and what a person may ask for."""
 
 from __future__ import annotations
 
@@ -6,8 +6,22 @@ from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from typing import Any
 
-from charnn.config.checks import MAX_SEED, build, require, require_int, require_number
-from charnn.config.model import STATES, ModelConfig, is_gate_matrix
+from charnn.config.model import MAX_VOCAB_SIZE, STATES, ModelConfig, is_gate_matrix
+from charnn.config.settings import (
+    MAX_SEED,
+    REQUIRED,
+    build,
+    check,
+    choice,
+    number,
+    optional,
+    require,
+    setting,
+    settings_of,
+    switch,
+    whole,
+)
+from charnn.errors import ConfigError
 
 OPTIMIZERS = ("muon", "adamw")
 BATCH_SIZES = {"muon": 64, "adamw": 32}  # streams that suit them, for a text that has enough
@@ -15,79 +29,86 @@ ADAMW_MOMENTS = ("exp_avg", "exp_avg_sq")
 MUON_MOMENTUM = "momentum"
 PRECISIONS = ("auto", "float32", "bfloat16")
 DEVICES = ("auto", "cpu", "cuda", "mps")
+DEFAULT_MINUTES = 3.0
+DEFAULT_TOKENIZER = "char"
+DEFAULT_NGRAM = 10
+MANY_STEPS = 2**40
+
+# Sections of the help.
+BUDGET, TEXT, RECIPE = "Budget", "Text", "Recipe"
+PROGRESS, MACHINE, RUN = "Progress", "Machine", "Run"
 
 
 @dataclass(frozen=True)
 class TrainConfig:
-    """How a model is trained; every number of steps is settled before step 1.
+    """How a model is trained; every number of steps is decided before step 1.
 
-    Intervals are in optimizer steps; 0 is never before the end, for samples never. ``threads`` and
-    ``precision`` are part of what a resumed run repeats. ``schedule_start`` is the step at which
-    the present budget began: 0, unless a finished run was given another one. An
-    evaluation during training reads ``valid_tokens`` of the validation split, spread over it;
-    those at the end ``final_tokens``, from its start. With ``lines`` a stream reads one line after
-    another, each from the start state. ``ngram`` is the length of the n-grams that the best network
-    is mixed with at the end, where that lowers its loss; 0 is none.
+    Attributes:
+        threads: part of what a resumed run repeats, as is ``precision``.
+        schedule_start: the step at which the present budget began: above 0 after a finished run
+            got a new budget.
+        valid_tokens: tokens that an evaluation during training reads, spread over the validation
+            split; ``final_tokens``, from its start, are read at the end.
+        lines: whether each line of a stream starts from the start state.
+        ngram: length of the n-grams that are mixed in at the end, 0 for none.
     """
 
-    max_steps: int
-    batch_size: int = BATCH_SIZES["muon"]
-    bptt: int = 64
-    optimizer: str = "muon"
-    learning_rate: float = 4e-3
-    muon_rate: float = 0.04
-    weight_decay: float = 0.1
-    warmup_steps: int = 50
-    max_grad_norm: float = 1.0
-    eval_every: int = 0
-    sample_every: int = 0
-    save_every: int = 0
-    seed: int = 0
-    precision: str = "float32"
-    threads: int = 1
-    device: str = "cpu"
+    max_steps: int = whole(REQUIRED, 1, MANY_STEPS, "Budget in optimizer steps.", section=BUDGET)
+    batch_size: int = whole(
+        BATCH_SIZES["muon"], 1, 1 << 16, "Streams read in parallel.", section=RECIPE
+    )
+    bptt: int = whole(
+        64, 1, 1 << 16, "Window of backpropagation through time in tokens.", section=RECIPE
+    )
+    optimizer: str = choice(
+        "muon",
+        OPTIMIZERS,
+        "muon: Muon for input and recurrent matrices, AdamW for the rest; adamw: AdamW for all.",
+        section=RECIPE,
+    )
+    learning_rate: float = number(4e-3, 1e-9, 1e9, "Peak learning rate of AdamW.", section=RECIPE)
+    muon_rate: float = number(0.04, 1e-9, 1e9, "Peak learning rate of Muon.", section=RECIPE)
+    weight_decay: float = number(0.1, 0, 10, "Weight decay of the matrices.", section=RECIPE)
+    warmup_steps: int = whole(50, 0, MANY_STEPS, "Steps until the peak learning rate.")
+    max_grad_norm: float = number(1.0, 1e-6, 1e9, "Highest norm of the gradient.")
+    eval_every: int = whole(
+        0, 0, MANY_STEPS, "Steps between validations; 0: only at the end.", section=PROGRESS
+    )
+    sample_every: int = whole(0, 0, MANY_STEPS, "Steps between samples; 0: none.", section=PROGRESS)
+    save_every: int = whole(
+        0, 0, MANY_STEPS, "Steps between saves; 0: only at the end.", section=PROGRESS
+    )
+    seed: int = whole(0, 0, MAX_SEED, "Seed of all randomness.", section=MACHINE)
+    precision: str = choice(
+        "float32", PRECISIONS[1:], "Number format of the recurrent layers.", section=MACHINE
+    )
+    threads: int = whole(1, 1, 4096, "Processor threads.", section=MACHINE)
+    device: str = choice("cpu", DEVICES[1:], "Device that trains.", section=MACHINE)
     schedule_start: int = 0
-    valid_tokens: int = 100_000
-    final_tokens: int = 200_000
-    lines: bool = False
-    ngram: int = 0
+    valid_tokens: int = whole(100_000, 2, MANY_STEPS, "Tokens of an evaluation on the way.")
+    final_tokens: int = whole(200_000, 2, MANY_STEPS, "Tokens of the evaluation at the end.")
+    lines: bool = switch(
+        "Learn each line as a sample of its own, such as a list of names, in any order.",
+        section=TEXT,
+    )
+    ngram: int = whole(
+        0,
+        0,
+        16,
+        "Mix n-grams of up to N tokens in at the end if that lowers the validation loss; 0: none.",
+        section=RECIPE,
+    )
 
     def __post_init__(self) -> None:
-        require_int("max_steps", self.max_steps, 1, 2**40)
-        require_int("batch_size", self.batch_size, 1, 1 << 16)
-        require_int("bptt", self.bptt, 1, 1 << 16)
+        check(self)
         require(
-            self.optimizer in OPTIMIZERS,
-            f"unknown optimizer {self.optimizer!r}; choose from {', '.join(OPTIMIZERS)}",
+            type(self.schedule_start) is int and 0 <= self.schedule_start < self.max_steps,
+            f"schedule_start must be a whole number below max_steps, got {self.schedule_start!r}",
         )
-        require_number("learning_rate", self.learning_rate, 1e-9, 1e9)
-        require_number("muon_rate", self.muon_rate, 1e-9, 1e9)
-        require_number("weight_decay", self.weight_decay, 0.0, 10.0)
-        require_int("warmup_steps", self.warmup_steps, 0, 2**40)
-        require_number("max_grad_norm", self.max_grad_norm, 1e-6, 1e9)
-        for name in ("eval_every", "sample_every", "save_every"):
-            require_int(name, getattr(self, name), 0, 2**40)
-        require_int("seed", self.seed, 0, MAX_SEED)
-        require(
-            self.precision in PRECISIONS[1:],
-            f"precision must be one of {', '.join(PRECISIONS[1:])}, got {self.precision!r}",
-        )
-        require_int("threads", self.threads, 1, 4096)
-        require(
-            self.device in DEVICES[1:],
-            f"device must be one of {', '.join(DEVICES[1:])}, got {self.device!r}",
-        )
-        require_int("schedule_start", self.schedule_start, 0, self.max_steps - 1)
-        require_int("valid_tokens", self.valid_tokens, 2, 2**40)
-        require_int("final_tokens", self.final_tokens, 2, 2**40)
-        require(
-            type(self.ngram) is int and self.ngram in {0, *range(2, 16 + 1)},
-            f"ngram must be 0 or a whole number from 2 to {16}, got {self.ngram!r}",
-        )
-        require(type(self.lines) is bool, f"lines must be true or false, got {self.lines!r}")
+        require(self.ngram != 1, "ngram must be 0 or a whole number from 2 to 16, got 1")
 
     def tensor_shapes(self, model: ModelConfig) -> dict[str, tuple[int, ...]]:
-        """Name and shape of every array that continues a training (see `TrainingState`)."""
+        """Returns name and shape of every array of a `TrainingState`."""
         shapes = {}
         for name, shape in model.tensor_shapes().items():
             muon = self.optimizer == "muon" and is_gate_matrix(name)
@@ -112,78 +133,138 @@ class TrainConfig:
         return build(cls, values)
 
 
-@dataclass(frozen=True)
-class TrainOptions:
-    """What a person asks of a training; None means that charnn chooses.
+def parse_split(word: str) -> tuple[int, ...]:
+    """Returns a split such as "90,10" as numbers.
 
-    At most one budget (``minutes``, ``epochs``, ``max_steps``) may be given; without one it is
-    `DEFAULT_MINUTES`. ``valid`` names a text of its own to validate on, instead of a part of
-    ``split``. With ``lines`` each line is a sample of its own. ``from_model`` names a model to
-    fine-tune, which then settles shape and tokenizer. The rest is as in `ModelConfig` and
-    `TrainConfig`.
+    Raises:
+        ConfigError: the word is not a list of whole numbers.
+    """
+    try:
+        return tuple(int(part) for part in word.split(","))
+    except ValueError:
+        raise ConfigError(
+            f"must be whole percentages that add up to 100, such as 90,10; got {word!r}"
+        ) from None
+
+
+@dataclass(frozen=True)
+class TextOptions:
+    """How a text becomes tokens and splits."""
+
+    tokenizer: str | None = setting(
+        None,
+        "char, byte or sentencepiece.",
+        shown=DEFAULT_TOKENIZER,
+        section=TEXT,
+    )
+    vocab_size: int | None = whole(
+        None,
+        1,
+        MAX_VOCAB_SIZE,
+        "Tokens that sentencepiece learns.",
+        shown="by the size of the text",
+        section=TEXT,
+    )
+    split: tuple[int, ...] = setting(
+        (90, 10),
+        "Percent of the text for training, validation[, test].",
+        shown="90,10",
+        metavar="N,N",
+        parse=parse_split,
+        section=TEXT,
+    )
+    valid: str | None = setting(
+        None, "Validate on this text instead.", metavar="FILE", parse=str, section=TEXT
+    )
+    encoding: str = setting("utf-8", "Encoding of the text.", section=TEXT)
+
+
+@dataclass(frozen=True)
+class TrainOptions(TextOptions):
+    """What a person asks for; None leaves the choice to charnn.
+
+    At most one budget (``minutes``, ``epochs``, ``max_steps``) may be given. ``from_model`` names a
+    model to fine-tune, which then decides shape and tokenizer.
     """
 
-    name: str | None = None
-    from_model: str | None = None
-    minutes: float | None = None
-    epochs: float | None = None
-    max_steps: int | None = None
-    cell: str | None = None
-    num_layers: int | None = None
-    hidden_size: int | None = None
-    embedding_size: int | None = None
-    dropout: float | None = None
-    batch_size: int | None = None
-    bptt: int | None = None
-    optimizer: str | None = None
-    learning_rate: float | None = None
-    muon_rate: float | None = None
-    weight_decay: float | None = None
-    precision: str = "auto"
-    tokenizer: str | None = None
-    vocab_size: int | None = None
-    split: tuple[int, ...] = (90, 10)
-    valid: str | None = None
-    encoding: str = "utf-8"
-    lines: bool = False
-    ngram: int | None = None
-    eval_every: int | None = None
-    sample_every: int | None = None
-    save_every: int | None = None
-    seed: int | None = None
-    threads: int | None = None
-    device: str = "auto"
+    name: str | None = setting(None, "Name of the run.", shown="the name of the text", section=RUN)
+    from_model: str | None = setting(
+        None,
+        "Fine-tune this model, with its shape and tokenizer; new characters are added.",
+        flags=("--from",),
+        metavar="MODEL",
+        parse=str,
+        section=RUN,
+    )
+    minutes: float | None = number(
+        None,
+        0.01,
+        1e6,
+        "Budget in minutes, from the start to the last save.",
+        shown=f"{DEFAULT_MINUTES:g}",
+        section=BUDGET,
+    )
+    epochs: float | None = number(
+        None, 0.01, 1e6, "Budget in passes over the text.", section=BUDGET
+    )
+    max_steps: int | None = optional(TrainConfig, "max_steps", shown="")
+    cell: str | None = optional(ModelConfig, "cell", shown=ModelConfig.cell)
+    num_layers: int | None = optional(ModelConfig, "num_layers")
+    hidden_size: int | None = optional(ModelConfig, "hidden_size")
+    embedding_size: int | None = optional(ModelConfig, "embedding_size", shown="as --hidden-size")
+    dropout: float | None = optional(ModelConfig, "dropout")
+    batch_size: int | None = optional(
+        TrainConfig,
+        "batch_size",
+        shown=", ".join(f"{size} with {name}" for name, size in BATCH_SIZES.items())
+        + "; fewer for a short text",
+    )
+    bptt: int | None = optional(
+        TrainConfig, "bptt", shown=f"{TrainConfig.bptt}; less for a short text"
+    )
+    optimizer: str | None = optional(TrainConfig, "optimizer", shown=TrainConfig.optimizer)
+    learning_rate: float | None = optional(
+        TrainConfig, "learning_rate", shown=f"{TrainConfig.learning_rate:g}"
+    )
+    muon_rate: float | None = optional(TrainConfig, "muon_rate", shown=f"{TrainConfig.muon_rate:g}")
+    weight_decay: float | None = optional(
+        TrainConfig, "weight_decay", shown=f"{TrainConfig.weight_decay:g}"
+    )
+    precision: str = choice(
+        "auto",
+        PRECISIONS,
+        "Number format of the recurrent layers; auto: bfloat16 if the processor has it.",
+        section=MACHINE,
+    )
+    lines: bool = switch(settings_of(TrainConfig)["lines"].help, section=TEXT)
+    ngram: int | None = optional(
+        TrainConfig,
+        "ngram",
+        shown=f"{DEFAULT_NGRAM}, or 0 with fewer than 100 validation tokens",
+    )
+    eval_every: int | None = optional(TrainConfig, "eval_every")
+    sample_every: int | None = optional(TrainConfig, "sample_every")
+    save_every: int | None = optional(TrainConfig, "save_every")
+    seed: int | None = optional(TrainConfig, "seed", shown="drawn")
+    threads: int | None = optional(TrainConfig, "threads")
+    device: str = choice("auto", DEVICES, "Device that trains.", section=MACHINE)
 
     def __post_init__(self) -> None:
+        check(self)
         budgets = {"minutes": self.minutes, "epochs": self.epochs, "max_steps": self.max_steps}
         given = [
             f"--{name.replace('_', '-')}" for name, value in budgets.items() if value is not None
         ]
         require(len(given) < 2, f"give one budget, not {' and '.join(given)}")
-        if self.minutes is not None:
-            require_number("minutes", self.minutes, 0.01, 1e6)
-        if self.epochs is not None:
-            require_number("epochs", self.epochs, 0.01, 1e6)
-        require(
-            self.precision in PRECISIONS,
-            f"precision must be one of {', '.join(PRECISIONS)}, got {self.precision!r}",
-        )
-        require(
-            self.device in DEVICES,
-            f"device must be one of {', '.join(DEVICES)}, got {self.device!r}",
-        )
         require(
             self.optimizer != "adamw" or self.muon_rate is None,
-            "--muon-rate is for --optimizer muon, and this is adamw: leave one of them out",
+            "--muon-rate is for --optimizer muon, got --optimizer adamw: leave one of them out",
         )
-        # What is given must be possible on its own, before any text is read.
-        shape = ("cell", "num_layers", "hidden_size", "embedding_size", "dropout")
-        ModelConfig(vocab_size=1, **self.given(shape))
-        TrainConfig(**{"max_steps": 1, **self.given(TRAIN_OPTIONS)})
+        require(self.ngram != 1, "ngram must be 0 or a whole number from 2 to 16, got 1")
 
     @classmethod
     def from_dict(cls, values: Mapping[str, Any]) -> TrainOptions:
-        """Options by name; what is left out is for charnn to choose.
+        """Makes the options from values by name; charnn chooses the others.
 
         Raises:
             ConfigError: an option is unknown or out of range.
@@ -191,14 +272,11 @@ class TrainOptions:
         return build(cls, values)
 
     def given(self, names: tuple[str, ...]) -> dict[str, Any]:
-        """Those of the named options that were asked for."""
+        """Returns those of the named options that are not None."""
         values = {name: getattr(self, name) for name in names}
         return {name: value for name, value in values.items() if value is not None}
 
 
-DEFAULT_MINUTES = 3.0
-DEFAULT_TOKENIZER = "char"
-DEFAULT_NGRAM = 10
 TRAIN_OPTIONS = (
     "max_steps",
     "batch_size",

@@ -16,11 +16,10 @@ from typing import Any
 
 import numpy as np
 
-from charnn.config import MAX_SEED, SamplingConfig
+from charnn.config import MAX_SEED, RECENT, SamplingConfig
 from charnn.desk.desk import Branch, Desk, check_name
 from charnn.desk.passages import DRAWN, START, TYPED, Passage
 from charnn.errors import ConfigError, FileError
-from charnn.generation.filters import RECENT
 from charnn.generation.model import Model
 from charnn.tensor_file import (
     DTYPES,

@@ -18,9 +18,6 @@ from charnn.errors import ConfigError
 Logits = NDArray[np.float64]
 Filter = Callable[[Logits, float, Collection[int]], Logits]
 
-# How many of the latest ids, prompt included, a filter is shown.
-RECENT = 64
-
 
 def repetition_penalty(logits: Logits, penalty: float, recent: Collection[int] = ()) -> Logits:
     """Multiplies the log-probabilities of the `recent` ids by `penalty`, each once.

@@ -10,12 +10,15 @@ import math
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
-from charnn.config import LINE_TOKENS, LINE_TRIES, LineConfig
+from charnn.config import LineConfig
 from charnn.errors import TextError
 from charnn.generation.guides import Guide
 from charnn.generation.sampler import Sampler
 from charnn.predictor import Predictor
 from charnn.text.tokenizers import Tokenizer
+
+LINE_TRIES = 1000  # for one line
+LINE_TOKENS = 100_000  # of all tries for one line together
 
 
 @dataclass(frozen=True)

@@ -9,9 +9,9 @@ from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from charnn.checkpoint import Checkpoint
+from charnn.checkpoint import Checkpoint, load
 from charnn.config import LineConfig, SamplingConfig
-from charnn.engines.clamps import Clamp
+from charnn.engines.clamps import Clamp, parse_clamp
 from charnn.errors import DamagedFile, FileError
 from charnn.generation.filters import filter_settings
 from charnn.generation.guides import Guide, Phrases
@@ -58,6 +58,19 @@ class Model:
         self.config, self.info, self.digest = predictor.config, info or {}, digest
         self.of_lines, self.tokens = of_lines, tokens
         self._pattern: tuple[str, Pattern] | None = None  # the latest one
+
+    @classmethod
+    def load(
+        cls, path: Path, engine: str = "auto", int8: bool = False, clamps: Iterable[str] = ()
+    ) -> Model:
+        """Loads a model's file; `clamps` are written LAYER:UNIT=VALUE.
+
+        Raises:
+            CharnnError: the file is damaged, or there is no such engine or unit.
+        """
+        loaded = load(path)
+        held = [parse_clamp(clamp, loaded.config) for clamp in clamps]
+        return cls.from_checkpoint(loaded, path.parent / "tokens", engine, int8, held)
 
     @classmethod
     def from_checkpoint(

@@ -11,9 +11,9 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from charnn.config import MAX_SEED
+from charnn.config import MAX_SEED, RECENT
 from charnn.errors import CharnnError, ConfigError
-from charnn.generation.filters import PENALTIES, RECENT, active_filters, temperature
+from charnn.generation.filters import PENALTIES, active_filters, temperature
 from charnn.generation.guides import Guide
 from charnn.predictor import Predictor, Stream, draw
 

@@ -13,23 +13,7 @@ import numpy as np
 
 from charnn import evaluation
 from charnn.checkpoint import Checkpoint
-from charnn.config import LABELS, LAGS, LineConfig, SamplingConfig
-from charnn.config.analysis import (
-    REPORT_GRADIENTS,
-    REPORT_HELD_OUT,
-    REPORT_JACOBIANS,
-    REPORT_LINES,
-    REPORT_PASSAGE,
-    REPORT_PLACES,
-    REPORT_SAMPLE,
-    REPORT_SAMPLE_LINES,
-    REPORT_SEED,
-    REPORT_TEMPERATURES,
-    REPORT_TRAIN,
-    REPORT_UNIT_PASSAGE,
-    REPORT_UNITS,
-    SHOWN_UNITS,
-)
+from charnn.config import LABELS, LAGS, SHOWN_UNITS, LineConfig, SamplingConfig
 from charnn.engines import make_predictor
 from charnn.engines.compiled import kernels
 from charnn.errors import CharnnError, ConfigError
@@ -46,6 +30,21 @@ from charnn.text.token_file import TokenFile
 from charnn.text.tokenizers import Tokenizer, tokenizer_from_dict
 
 Progress = Callable[[str, int, int], None]
+
+# Sizes with which a report on three layers of 256 units takes about a minute.
+REPORT_HELD_OUT = 50_000  # tokens of the validation split, from its beginning
+REPORT_LINES = 20_000  # the same for a model of lines, which is read line by line
+REPORT_TRAIN = 1_000_000  # tokens of the training text that n-grams are counted on, the latest
+REPORT_UNITS = 12_000  # tokens that units are ranked on
+REPORT_PLACES = 48  # of the text, whose losses are averaged to see how far back matters
+REPORT_GRADIENTS = 12  # of these, for gradients
+REPORT_JACOBIANS = 2  # of these, for singular values
+REPORT_PASSAGE = 1_200  # characters
+REPORT_UNIT_PASSAGE = 420  # characters for each label
+REPORT_TEMPERATURES = (0.5, 0.8, 1.1)
+REPORT_SAMPLE = {"char": 600, "byte": 600, "sentencepiece": 180}  # tokens
+REPORT_SAMPLE_LINES = 12
+REPORT_SEED = 1
 
 
 class Sample(NamedTuple):

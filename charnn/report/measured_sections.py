@@ -4,10 +4,9 @@ from __future__ import annotations
 
 from typing import Any
 
-from charnn.config.analysis import REPORT_SEED
 from charnn.inspection.units import HIGH, LOW
 from charnn.report.charts import Bar, Series, bar_chart, line_chart
-from charnn.report.facts import Facts
+from charnn.report.facts import REPORT_SEED, Facts
 from charnn.report.html import (
     activity_legend,
     by_activity,

@@ -11,9 +11,8 @@ import shlex
 from typing import Any
 
 from charnn.checkpoint import Checkpoint
-from charnn.config.analysis import REPORT_SEED
 from charnn.report.charts import Series, line_chart
-from charnn.report.facts import Facts
+from charnn.report.facts import REPORT_SEED, Facts
 from charnn.report.html import (
     facts_list,
     figure,

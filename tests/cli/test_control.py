@@ -158,5 +158,5 @@ def test_help_is_in_sections_and_brings_no_numpy():
     done = subprocess.run([sys.executable, "-c", code, "sample", "--help"], capture_output=True)
     assert done.stdout.endswith(b"[]\n")
     sections = re.findall(r"^(\w[\w ]+):$", done.stdout.decode(), re.MULTILINE)
-    expected = ["Arguments", "How long", "What is likely", "What is shown", "What is written"]
-    assert [*expected, "Options"] == sections
+    assert ("Arguments", "Options") == (sections[0], sections[-1])
+    assert {"What is likely", "What is written", "How long", "Lines"} < set(sections)

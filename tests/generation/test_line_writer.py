@@ -8,10 +8,10 @@ import numpy as np
 import pytest
 
 from charnn.checkpoint import Checkpoint
-from charnn.config import LINE_TRIES, LineConfig, ModelConfig
+from charnn.config import LineConfig, ModelConfig
 from charnn.errors import ConfigError, TextError, UnknownCharacter
 from charnn.generation import Model, Sampler
-from charnn.generation.line_writer import LineWriter
+from charnn.generation.line_writer import LINE_TRIES, LineWriter
 from charnn.predictor import Predictor
 from charnn.text.tokenizers import ByteTokenizer, CharTokenizer, SentencePieceTokenizer
 

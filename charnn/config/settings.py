@@ -1,0 +1,165 @@
+"""Settings: fields of a config dataclass that carry their help, default and range.
+
+The check of a value, the option of the command line and its help text are made from the field.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import MISSING, dataclass, field, fields, replace
+from typing import Any, TypeVar
+
+from charnn.errors import ConfigError
+
+MAX_SEED = 2**32 - 1
+MANY = 100_000  # a limit from here on only keeps out nonsense, and help texts leave it out
+KEY = "setting"
+REQUIRED: Any = MISSING  # the default of a field without one
+
+T = TypeVar("T")
+
+
+@dataclass(frozen=True)
+class Setting:
+    """A field's help and range.
+
+    Attributes:
+        help: the effect and the unit, as a sentence.
+        kind: the type of a value: int, float, str or bool.
+        low: the lowest number.
+        high: the highest number.
+        choices: the strings to choose from, if they are limited.
+        several: whether the field is a tuple, filled by giving the option several times.
+        shown: the default for people, where it is not the field's own.
+        flags: spellings of the option; left out: the field's name.
+        metavar: the name of the value in help; left out: by `kind`.
+        section: the title under which help lists the option.
+        parse: a function that makes the value of a word, where `kind` does not.
+    """
+
+    help: str
+    kind: type = str
+    low: float = -float("inf")
+    high: float = float("inf")
+    choices: tuple[str, ...] = ()
+    several: bool = False
+    shown: str = ""
+    flags: tuple[str, ...] = ()
+    metavar: str = ""
+    section: str = ""
+    parse: Callable[[str], Any] | None = None
+
+    def problem(self, value: object) -> str | None:
+        """Returns what is wrong with a value, such as "must be …, got 3"; None if it is fine."""
+        if self.choices:
+            good, wanted = value in self.choices, f"one of {', '.join(self.choices)}"
+        elif self.kind in (int, float):
+            allowed = int if self.kind is int else (int, float)
+            number = isinstance(value, allowed) and not isinstance(value, bool)
+            good = number and self.low <= value <= self.high  # type: ignore[operator]
+            what = "whole number" if self.kind is int else "number"
+            wanted = f"a {what} from {_spelt(self.low)} to {_spelt(self.high)}"
+        elif self.kind is bool:
+            good, wanted = isinstance(value, bool), "true or false"
+        else:
+            good, wanted = self.parse is not None or isinstance(value, str), "a string"
+        return None if good else f"must be {wanted}, got {value!r}"
+
+    def read(self, word: str) -> Any:
+        """Returns the value that a word stands for; of one that fills a tuple, an element.
+
+        Raises:
+            ConfigError: the word is no such value, or it is out of range.
+        """
+        convert = self.parse or self.kind
+        try:
+            value = convert(word)
+        except ValueError:
+            value = word
+        if problem := self.problem(value):
+            raise ConfigError(problem)
+        return value
+
+    @property
+    def range(self) -> str:
+        """The range for help, such as "0 to 1" or "from 1"; "" if every value is allowed."""
+        if self.kind not in (int, float) or self.low == -float("inf"):
+            return ""
+        if self.high < MANY:
+            return f"{_spelt(self.low)} to {_spelt(self.high)}"
+        return "above 0" if 0 < self.low < 1e-3 else f"from {_spelt(self.low)}"
+
+
+def setting(default: Any, help: str, **more: Any) -> Any:
+    """Makes a dataclass field of a text, or of what `Setting` says in `more`."""
+    return field(default=default, metadata={KEY: Setting(help, **more)})
+
+
+def whole(default: int | None, low: int, high: int, help: str, **more: Any) -> Any:
+    """Makes a dataclass field of a whole number."""
+    return setting(default, help, kind=int, low=low, high=high, **more)
+
+
+def number(default: float | None, low: float, high: float, help: str, **more: Any) -> Any:
+    """Makes a dataclass field of a number."""
+    return setting(default, help, kind=float, low=low, high=high, **more)
+
+
+def choice(default: str | None, choices: tuple[str, ...], help: str, **more: Any) -> Any:
+    """Makes a dataclass field of one of a few strings."""
+    return setting(default, help, choices=choices, **more)
+
+
+def switch(help: str, **more: Any) -> Any:
+    """Makes a dataclass field that is off by default."""
+    return setting(False, help, kind=bool, **more)
+
+
+def optional(config: type, name: str, shown: str = "auto", **changed: Any) -> Any:
+    """Makes a field like `name` of another dataclass, except that its default is None."""
+    like = settings_of(config)[name]
+    return field(default=None, metadata={KEY: replace(like, shown=shown, **changed)})
+
+
+def settings_of(config: type) -> dict[str, Setting]:
+    """Returns the settings of a dataclass by field name."""
+    return {f.name: f.metadata[KEY] for f in fields(config) if KEY in f.metadata}
+
+
+def check(config: Any) -> None:
+    """Checks all settings of a dataclass; None is allowed where it is the default.
+
+    Raises:
+        ConfigError: a value is out of range.
+    """
+    for each in fields(config):
+        value, setting = getattr(config, each.name), each.metadata.get(KEY)
+        if setting and not (value is None and each.default is None):
+            for one in value if setting.several else (value,):
+                problem = setting.problem(one)
+                require(not problem, f"{each.name} {problem}")
+
+
+def require(condition: bool, message: str) -> None:
+    """Raises ConfigError with `message` unless `condition` holds."""
+    if not condition:
+        raise ConfigError(message)
+
+
+def build(cls: type[T], values: Mapping[str, Any]) -> T:
+    """Makes a dataclass from values by field name.
+
+    Raises:
+        ConfigError: a setting is missing, unknown or out of range.
+    """
+    known = {field.name for field in fields(cls)}  # type: ignore[arg-type]  # always a dataclass
+    unknown = sorted(set(values) - known)
+    require(not unknown, f"unknown settings: {', '.join(map(str, unknown))}")
+    try:
+        return cls(**values)
+    except TypeError as error:
+        raise ConfigError(f"incomplete settings: {error}") from None
+
+
+def _spelt(value: float) -> str:
+    return f"{value:d}" if isinstance(value, int) else f"{value:g}"
