@@ -4,10 +4,9 @@ from collections import Counter
 import numpy as np
 import pytest
 
-from charnn.config import GATES, MAX_SEED, ModelConfig
+from charnn.config import GATES, MAX_SEED, RECENT, ModelConfig
 from charnn.engines.float32 import Float32Predictor
 from charnn.errors import CharnnError, ConfigError
-from charnn.generation.filters import RECENT
 from charnn.generation.sampler import Sampler, Sfc32, draw_seed
 from charnn.predictor import Predictor, draw
 
