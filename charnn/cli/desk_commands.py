@@ -253,13 +253,13 @@ def _set(session: Session, rest: str) -> None:
 
 def _setting(name: str, word: str) -> Any:
     """The value of a setting of `SamplingConfig`."""
+    default, setting = getattr(SamplingConfig, name), settings_of(SamplingConfig)[name]
     if word == OFF:
-        return getattr(SamplingConfig, name)
-    setting = settings_of(SamplingConfig)[name]
+        return default
     try:
         value = setting.read(word.replace("\\n", "\n"))
     except ConfigError as error:
-        raise ConfigError(f"{name} {error}: type /set {name} {OFF} for the default") from None
+        raise ConfigError(f"{name} {error}: type /set {name} {_spelt(default)}") from None
     return (value,) if setting.several else value
 
 

@@ -129,7 +129,9 @@ def _help(setting: Setting, default: Any) -> str:
 
 
 def _parser(setting: Setting) -> Callable[[str], Any]:
-    def parse(word: str) -> Any:
+    def parse(word: Any) -> Any:
+        if not isinstance(word, str):
+            return word  # a default, which typer passes too
         try:
             return setting.read(word if setting.parse is str else as_typed(word))
         except ConfigError as error:
