@@ -25,7 +25,7 @@ if TYPE_CHECKING:
     from charnn.scoring.surprisal import Array
     from charnn.text.sources import TextSource
 
-HELD_OUT_CHARS = 200_000  # of each model's validation split, to calibrate a comparison on
+HELD_OUT_CHARS = 200_000  # of each model's validation split, for calibration
 
 
 def compare(
@@ -78,7 +78,6 @@ def compare(
 
     import numpy as np
 
-    from charnn.checkpoint import load
     from charnn.generation import Model
     from charnn.runs import find_model
     from charnn.scoring.authorship import Candidate, calibrate, shared_characters, verdicts
@@ -90,7 +89,7 @@ def compare(
         raise ConfigError("a model is given twice: name different ones")
     candidates: list[Candidate] = []
     for file in files:
-        model = Model.from_checkpoint(load(file), engine=engine)
+        model = Model.load(file, engine)
         scorer = TokenScorer(model.predictor, model.start_token)
         candidates.append(Candidate(scorer, model.tokenizer))
     known = shared_characters(candidates)

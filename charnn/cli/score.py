@@ -126,13 +126,12 @@ def score(
     output = Output()
     set_threads(1)  # numpy's own; the scorer has threads for lines
 
-    from charnn.checkpoint import load
     from charnn.generation import Model
     from charnn.runs import find_model
     from charnn.scoring.surprisal import TokenScorer
     from charnn.scoring.text_surprisal import score_text, spans
 
-    loaded = Model.from_checkpoint(load(find_model(model, checkpoints)), engine=engine, int8=int8)
+    loaded = Model.load(find_model(model, checkpoints), engine, int8)
     tokenizer = loaded.tokenizer
     reset = reset or ("line" if loaded.of_lines else "document")
     details = per == "token" and not coloured
