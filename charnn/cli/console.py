@@ -238,7 +238,7 @@ def note_unknown(
 ) -> None:
     """Says what --unknown changed, if it changed anything."""
     if missing and unknown != "error":
-        from charnn.text.unknown import what_changed
+        from charnn.text.unknown_characters import what_changed
 
         say_it(what_changed(missing, known, unknown))
 

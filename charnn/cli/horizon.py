@@ -159,9 +159,9 @@ Subject = tuple[str, "LanguageModel", "np.ndarray", int | None]
 def _load_network(path: Path, texts: list[str], fresh: bool, encoding: str, quiet: bool) -> Subject:
     """Loads the network of a model, or makes a new one of its shape."""
     from charnn.checkpoint import load
-    from charnn.cli.reading import read_ids
     from charnn.evaluation import network_of
     from charnn.model import LanguageModel
+    from charnn.text.text_reader import read_text
     from charnn.text.tokenizers import tokenizer_from_dict
 
     saved = load(path)
@@ -172,7 +172,9 @@ def _load_network(path: Path, texts: list[str], fresh: bool, encoding: str, quie
             note(
                 "a model of lines: lags count tokens of a line, each context starts with a newline"
             )
-    ids = read_ids(texts, path, tokenizer, encoding, saved.lines)
+    ids = read_text(
+        texts, tokenizer, path.parent / "tokens", encoding=encoding, of_lines=saved.lines
+    ).ids
     network = LanguageModel(saved.config) if fresh else network_of(saved)
     name = f"{path}, fresh" if fresh else str(path)
     return name, network, ids, saved.start_token if saved.lines else None

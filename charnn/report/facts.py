@@ -42,7 +42,7 @@ REPORT_JACOBIANS = 2  # of these, for singular values
 REPORT_PASSAGE = 1_200  # characters
 REPORT_UNIT_PASSAGE = 420  # characters for each label
 REPORT_TEMPERATURES = (0.5, 0.8, 1.1)
-REPORT_SAMPLE = {"char": 600, "byte": 600, "sentencepiece": 180}  # tokens
+REPORT_SAMPLE = 600  # characters, roughly
 REPORT_SAMPLE_LINES = 12
 REPORT_SEED = 1
 
@@ -160,20 +160,16 @@ def find_held_out(path: Path, tokenizer: Tokenizer, of_lines: bool) -> Held | st
     if not path.exists():
         return NO_TEXT
     try:
-        file = TokenFile.open(path)
-    except CharnnError:
-        return "The file of the run's tokens cannot be read, so this is left out."
-    if file.tokenizer.token_bytes != tokenizer.token_bytes:
-        return "The tokens beside the model are those of another tokenizer, so this is left out."
+        file = TokenFile.open(path, tokenizer)
+        file.verify()
+    except CharnnError:  # whose message names a path, which a page that is passed on must not show
+        return "The run's tokens cannot be read, or belong to another tokenizer: left out."
     if "valid" not in file.splits:
         return "The run has no validation split, so there is no held-out text to tell of."
     valid, train = file.split("valid"), None
     tokens = np.array(valid[: REPORT_LINES if of_lines else REPORT_HELD_OUT])
     if "train" in file.splits:
         train = np.array(file.split("train")[-REPORT_TRAIN:])
-    parts = [tokens] if train is None else [tokens, train]
-    if any(part.size and part.max() >= tokenizer.vocab_size for part in parts):
-        return "The run's tokens are damaged: they hold ids outside the vocabulary."
     if len(tokens) < 2:
         return f"The validation split has {len(tokens)} token(s), at least 2 are needed."
     return Held(tokens, len(valid), train, file.source["chars"] is not None)
@@ -192,7 +188,7 @@ def write_samples(model: Model, say: Progress) -> tuple[list[Sample], float, flo
             text = "\n".join(line.text for line in drawn)
             count = sum(line.tokens for line in drawn)
         else:
-            count = REPORT_SAMPLE[model.tokenizer.kind]
+            count = round(REPORT_SAMPLE / model.tokenizer.chars_per_id)
             config = SamplingConfig(max_tokens=count, temperature=temperature)
             text = "".join(model.write("", config, REPORT_SEED))
         seconds = max(time.perf_counter() - began, 1e-9)

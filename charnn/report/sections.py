@@ -22,7 +22,6 @@ from charnn.report.html import (
     shown,
 )
 
-SYMBOL = {"char": "character", "byte": "byte", "sentencepiece": "piece"}
 PLAIN_WORD = re.compile(r"[\w.:-]{1,40}\Z", re.ASCII)
 TRAIN_FLAGS = ("max_steps", "batch_size", "bptt", "optimizer", "learning_rate", "seed")
 
@@ -35,7 +34,7 @@ def in_one_sentence(facts: Facts) -> str:
     return (
         f"A recurrent network ({config.cell.upper()}, {config.num_layers} {layers} of "
         f"{config.hidden_size} units, {config.parameters:,} parameters) that learnt to write "
-        f"{reads}, one {SYMBOL[facts.tokenizer.kind]} after the other."
+        f"{reads}, one {facts.tokenizer.unit} after the other."
     )
 
 
@@ -54,7 +53,7 @@ def what_it_is(facts: Facts) -> str:
         ("Digest", saved.digest or "none"),
     ]
     alphabet = ""
-    if facts.tokenizer.kind == "char" and facts.tokenizer.vocab_size <= 300:
+    if facts.tokenizer.known and facts.tokenizer.vocab_size <= 300:
         spelt = "".join(token.decode("utf-8", "replace") for token in facts.tokenizer.token_bytes)
         spelt = spelt.replace("\n", "↵").replace("\t", "→").replace(" ", "␣")
         alphabet = paragraph(f"Its alphabet: {spelt}", "note")
