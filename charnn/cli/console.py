@@ -146,6 +146,19 @@ def set_threads(threads: int | None) -> None:
             os.environ.setdefault(name, "1")
 
 
+def progress_of_tasks() -> Callable[[str, int, int], None]:
+    """Returns a function that names each task on stderr, and prints lines for those that last."""
+    lines: dict[str, Callable[[int, int], None]] = {}
+
+    def progress(doing: str, done: int, total: int) -> None:
+        if doing not in lines:
+            say(doing)
+            lines[doing] = progress_lines(doing)
+        lines[doing](done, total)
+
+    return progress
+
+
 def debugging() -> bool:
     """Whether tracebacks are wanted: --debug or CHARNN_DEBUG=1."""
     return os.environ.get("CHARNN_DEBUG", "") not in ("", "0")

@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import math
 import tempfile
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from charnn.cli.console import note, note_alone, print_json, progress_lines, put, say
+from charnn.cli.console import note, note_alone, print_json, progress_of_tasks, put, say
 from charnn.cli.options import (
     DEFAULT_CHECKPOINTS,
     CheckpointsOption,
@@ -122,7 +122,7 @@ def horizon(
             path = find_model(model, checkpoints)
             networks = iter([_load_network(path, texts or [], fresh, encoding, quiet)])
         for name, network, ids, newline in networks:
-            progress = None if quiet else _Progress()
+            progress = None if quiet else progress_of_tasks()
             found[name] = measure_horizon(
                 network, ids, seed, samples, progress=progress, newline=newline
             )
@@ -138,18 +138,6 @@ def horizon(
             if each.too_far:
                 lags = ", ".join(map(str, each.too_far))
                 note(f"{name}: too little of the text reaches back as far as lag {lags}")
-
-
-class _Progress:
-    """Prints a line now and then for each thing that is measured."""
-
-    def __init__(self) -> None:
-        self._lines: dict[str, Callable[[int, int], None]] = {}
-
-    def __call__(self, what: str, done: int, total: int) -> None:
-        if what not in self._lines:
-            self._lines[what] = progress_lines(what)
-        self._lines[what](done, total)
 
 
 # A name, a network, the text it reads, and the newline of a model of lines.
