@@ -58,6 +58,7 @@ ROOFS = {"__init__", "__main__", "cli"}
 # Package -> the rooms that may import it. Anything else must come with Python.
 PACKAGES = {
     "charset_normalizer": {"text"},
+    "jinja2": {"pages"},  # which only export and report import
     "numpy": {*MAY_IMPORT, *ROOFS} - {"errors", "version", "config", "pages"},
     "outlines_core": {"generation"},
     "prompt_toolkit": {"cli"},

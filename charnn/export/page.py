@@ -8,11 +8,7 @@ name included, goes in as escaped text, or as JSON that no character can end.
 from __future__ import annotations
 
 import base64
-import hashlib
-import html
 import json
-import re
-from importlib import resources
 from pathlib import Path
 from typing import Any
 
@@ -24,15 +20,14 @@ from charnn.engines.weights import Matrix, arrange, quantise
 from charnn.errors import CharnnError
 from charnn.ngrams.section import MixtureWeights
 from charnn.ngrams.tree import NGramTree, tree_and_weights
-from charnn.pages import style_sheet
+from charnn.pages import find_number, plain_name, read, render, source_hash, style_sheet
 from charnn.tensor_file import replacing
-from charnn.text.tokenizers import Tokenizer, tokenizer_from_dict
+from charnn.text import sentencepiece_training
+from charnn.text.tokenizers import SentencePieceTokenizer, Tokenizer, tokenizer_from_dict
 
 # Browsers hold a text of half a gigabyte at most, and are slow long before.
 MAX_PAGE_BYTES = 256 << 20
-MAX_NAME = 80
 CELLS = {"rnn": "rnn", "gru": "gru", "lstm": "lstm"}  # what engine.js calls them
-FIELD = re.compile(r"\{\{(\w+)\}\}")
 
 
 def write_page(checkpoint: Checkpoint, name: str, output: Path) -> None:
@@ -66,7 +61,7 @@ def make_page(checkpoint: Checkpoint, name: str) -> str:
             "most: export a smaller model"
         )
     tokenizer = tokenizer_from_dict(checkpoint.tokenizer, config.vocab_size)
-    title = plain(name)
+    title = plain_name(name)
     data = {
         "name": title,
         "network": network_data(checkpoint),
@@ -76,12 +71,13 @@ def make_page(checkpoint: Checkpoint, name: str) -> str:
         "facts": facts(checkpoint, tokenizer),
         "max_seed": MAX_SEED,
     }
-    style = style_sheet(_part("page.css"))
-    engine, page = _part("engine.js"), _part("page.js")
-    fields = {
-        "title": html.escape(title),
-        "policy": f"default-src 'none'; img-src data:; style-src {_hash(style)}; "
-        f"script-src {_hash(engine)} {_hash(page)}; base-uri 'none'; form-action 'none'",
+    style = style_sheet(read("charnn.export", "page.css"))
+    engine, page = read("charnn.export", "engine.js"), read("charnn.export", "page.js")
+    values = {
+        "title": title,
+        "policy": f"default-src 'none'; img-src data:; style-src {source_hash(style)}; "
+        f"script-src {source_hash(engine)} {source_hash(page)}; base-uri 'none'; "
+        "form-action 'none'",
         "style": style,
         "data": to_script_json(data),
         "engine": engine,
@@ -90,13 +86,7 @@ def make_page(checkpoint: Checkpoint, name: str) -> str:
         "top_p": f"{SamplingConfig.top_p:g}",
         "max_seed": str(MAX_SEED),
     }
-    return FIELD.sub(lambda match: fields[match[1]], _part("page.html"))
-
-
-def plain(name: str) -> str:
-    """A name that can be shown anywhere: what is not printable is replaced, the rest is cut."""
-    shown = "".join(c if c.isprintable() else "\ufffd" for c in name[:MAX_NAME])
-    return shown.strip() or "charnn"
+    return render(read("charnn.export", "page.html"), values)
 
 
 def to_script_json(data: Any) -> str:
@@ -151,21 +141,14 @@ def ngrams_data(tree: NGramTree, weights: MixtureWeights) -> dict[str, Any]:
 
 
 def tokenizer_data(tokenizer: Tokenizer) -> dict[str, Any]:
-    """Each id's bytes as a string of characters below 256, and how the page encodes prompts.
-
-    Raises:
-        CharnnError: the page has no rule for the prompts of this tokenizer.
-    """
-    if tokenizer.spelling is None:
-        raise CharnnError(
-            f"a page cannot encode prompts for the {tokenizer.kind} tokenizer: export with --to c, "
-            "or write with 'charnn sample'"
-        )
+    """Each id's bytes as a string of characters below 256, and what encoding needs besides."""
+    scores = None
+    if isinstance(tokenizer, SentencePieceTokenizer):
+        scores = sentencepiece_training.scores(tokenizer.model)
     return {
-        "units": tokenizer.units,
-        "spelling": tokenizer.spelling,
+        "kind": tokenizer.kind,
         "tokens": [data.decode("latin-1") for data in tokenizer.token_bytes],
-        "scores": tokenizer.merge_scores(),
+        "scores": scores,
     }
 
 
@@ -173,34 +156,28 @@ def facts(checkpoint: Checkpoint, tokenizer: Tokenizer) -> list[tuple[str, str]]
     """What the page says of the model, each with its name; no path and nothing that is odd."""
     config = checkpoint.config
     info, layers = checkpoint.info, "layer" if config.num_layers == 1 else "layers"
+    symbols = {"char": "characters", "byte": "bytes", "sentencepiece": "pieces"}[tokenizer.kind]
     listed = [
         ("Network", f"{config.cell.upper()}, {config.num_layers} {layers} of {config.hidden_size}"),
         ("Parameters", f"{config.parameters:,}"),
-        ("Alphabet", f"{config.vocab_size:,} {tokenizer.units}"),
+        ("Alphabet", f"{config.vocab_size:,} {symbols}"),
     ]
-    if chars := _number(info, "corpus", "chars") or _number(info, "corpus", "bytes"):
-        unit = "characters" if _number(info, "corpus", "chars") else "bytes"
+    if chars := find_number(info, "corpus", "chars") or find_number(info, "corpus", "bytes"):
+        unit = "characters" if find_number(info, "corpus", "chars") else "bytes"
         listed.append(("Learnt from", f"{chars:,.0f} {unit}"))
-    if seconds := _number(info, "seconds"):
+    if seconds := find_number(info, "seconds"):
         time = f"{seconds:,.0f} seconds" if seconds < 120 else f"{seconds / 60:,.0f} minutes"
         listed.append(("Trained for", time))
     carried = ("results", "carried")
-    if bits := _number(info, *carried, "bits_per_char"):
+    if bits := find_number(info, *carried, "bits_per_char"):
         listed.append(("Held-out loss", f"{bits:.2f} bits per character"))
-    elif bits := _number(info, *carried, "bits_per_byte"):
+    elif bits := find_number(info, *carried, "bits_per_byte"):
         listed.append(("Held-out loss", f"{bits:.2f} bits per byte"))
     numbers = config.parameters + 3 * config.vocab_size * config.embedding_size
     listed.append(("Weights", f"{numbers / 1e6:,.1f} MB, 8 bits each"))
     if ngrams := checkpoint.ngram_facts():
         listed.append(("N-grams", f"{ngrams['count']:,}, up to {ngrams['order']} long"))
     return listed
-
-
-def _number(info: Any, *keys: str) -> float | None:
-    for key in keys:
-        info = info.get(key) if isinstance(info, dict) else None
-    usable = type(info) in (int, float) and 0 < info < 1e15
-    return float(info) if usable else None
 
 
 def _matrix(matrix: Matrix) -> dict[str, Any]:
@@ -218,13 +195,3 @@ def _matrix(matrix: Matrix) -> dict[str, Any]:
 def _base64(array: np.ndarray[Any, Any]) -> str:
     little = array.astype(array.dtype.newbyteorder("<"), copy=False)
     return base64.b64encode(little.tobytes()).decode("ascii")
-
-
-def _part(name: str) -> str:
-    return resources.files("charnn.export").joinpath(name).read_text("utf-8")
-
-
-def _hash(text: str) -> str:
-    """What allows one inline script or style in a Content-Security-Policy."""
-    digest = base64.b64encode(hashlib.sha256(text.encode()).digest())
-    return f"'sha256-{digest.decode('ascii')}'"

@@ -1,37 +1,52 @@
-"""Plain SVG for a page: lines and bars, with a text alternative, without colours of their own.
+"""SVG charts from plain data: lines over two axes, and horizontal bars.
 
-The style sheet colours them by class; lines differ in their dashes and marks as well.
+A chart has a title and a description for screen readers, and no colours of its own: `charts.css`
+colours its classes from the page's palette. Lines also differ in their dashes and marks.
 """
 
 from __future__ import annotations
 
 import html
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from importlib import resources
 from typing import NamedTuple
 
-WIDTH, HEIGHT = 480, 300
-LEFT, RIGHT, BOTTOM = 58, 22, 46
-LETTER = 8.4  # how wide one is, about, in the size of the style sheet
+Point = tuple[float, float]
+
+WIDTH, HEIGHT = 480, 300  # of a line chart without a legend
+LEFT, RIGHT, BOTTOM = 58, 22, 46  # margins around the plot
+LETTER = 8.4  # width of a letter in the font size of charts.css, roughly
 LEGEND_ROW, BAR, BAR_GAP = 22, 16, 10
-MOST_MARKS = 40
-LEAST, MOST = 1e-100, 1e15  # what can be drawn; the least where an axis is logarithmic
+MAX_MARKS = 40  # a line of more points has no marks
+SMALLEST, LARGEST = 1e-100, 1e15  # values beyond these are not drawn; the former on log axes
 SUPERSCRIPTS = str.maketrans("-0123456789", "⁻⁰¹²³⁴⁵⁶⁷⁸⁹")
+MARKS = {  # corners of a mark around its centre, by the number of the line; line 0 has circles
+    1: ((-3.5, -3.5), (3.5, -3.5), (3.5, 3.5), (-3.5, 3.5)),
+    2: ((0, -4.5), (4, 3.5), (-4, 3.5)),
+    3: ((0, -5), (5, 0), (0, 5), (-5, 0)),
+}
 
 
 class Series(NamedTuple):
-    """A line: its name, and its points from left to right."""
+    """A line through points from left to right; marks at `dots`, or at every point."""
 
     name: str
-    points: Sequence[tuple[float, float]]
+    points: Sequence[Point]
+    dots: Sequence[Point] = ()
 
 
 class Bar(NamedTuple):
-    """A bar of parts that lie one after another, each a length and the number of its colour."""
+    """A bar of (length, colour number) parts in a row, with its value in words."""
 
     name: str
     parts: Sequence[tuple[float, int]]
-    says: str
+    value: str
+
+
+def style() -> str:
+    """Returns the CSS of charts; it needs the colour and font variables of pages/base.css."""
+    return resources.files("charnn.report").joinpath("charts.css").read_text("utf-8")
 
 
 def line_chart(
@@ -41,93 +56,117 @@ def line_chart(
     series: Sequence[Series],
     x_label: str,
     y_label: str,
+    *,
     log_x: bool = False,
     log_y: bool = False,
+    x_range: Point | None = None,
+    y_range: Point | None = None,
+    levels: Mapping[str, float] | None = None,
 ) -> str:
-    """Lines over two axes, with a legend; "" where no point can be drawn.
+    """Draws lines over two axes, with a legend; returns "" if no point can be drawn.
 
-    `key` begins the ids, which are unique on a page. `log_x` is in powers of 2, `log_y` of 10.
+    `key` begins the chart's element ids. `log_x` has ticks at powers of 2, `log_y` of 10. A range
+    cuts off what lies outside; without one, an axis covers all points. `levels` are named
+    horizontal lines.
     """
-    kept = [Series(name, _usable(points, log_x, log_y)) for name, points in series]
-    points = [point for each in kept for point in each.points]
+    series = [
+        Series(name, *(_drawable(points, log_x, log_y) for points in (line, dots)))
+        for name, line, dots in series
+    ]
+    points = [point for _, line, dots in series for point in (*line, *dots)]
     if not points:
         return ""
-    xs = _axis([x for x, _ in points], log_x, 2, snug=True)
-    ys = _axis([y for _, y in points], log_y, 10)
-    legend, rows = _legend([each.name for each in kept])
-    top = 34 + rows * LEGEND_ROW
-    height = HEIGHT + rows * LEGEND_ROW
-    right, base = WIDTH - RIGHT, height - BOTTOM
+    xs = _axis(x_range or [x for x, _ in points], 2 if log_x else 0, exact=True)
+    ys = _axis(y_range or [y for _, y in points], 10 if log_y else 0, exact=bool(y_range))
+    legend, rows = _legend([each.name for each in series])
+    top, height = 34 + rows * LEGEND_ROW, HEIGHT + rows * LEGEND_ROW
+    right, bottom = WIDTH - RIGHT, height - BOTTOM
 
-    def across(x: float) -> float:
-        return LEFT + xs.place(x) * (right - LEFT)
+    def place(x: float, y: float) -> Point:
+        across, up = xs.share(x), ys.share(y)
+        return LEFT + across * (right - LEFT), bottom - up * (bottom - top)
 
-    def up(y: float) -> float:
-        return base - ys.place(y) * (base - top)
-
-    drawn = [legend]
+    parts = [legend]
     for value in ys.ticks:
-        y = up(value)
-        drawn.append(f'<line class="grid" x1="{LEFT}" x2="{right}" y1="{y:.1f}" y2="{y:.1f}"/>')
-        drawn.append(_text(LEFT - 8, y + 5, _number(value, log_y), "end"))
+        _, y = place(xs.low_value, value)
+        parts.append(_element("line", class_="grid", x1=LEFT, x2=right, y1=y, y2=y))
+        parts.append(_text(LEFT - 8, y + 5, _tick_label(value, log_y), "end"))
     for value in xs.ticks:
-        x = across(value)
-        drawn.append(f'<line class="axis" x1="{x:.1f}" x2="{x:.1f}" y1="{base}" y2="{base + 5}"/>')
-        drawn.append(_text(x, base + 20, _number(value, False), "middle"))
-    drawn.append(f'<line class="axis" x1="{LEFT}" x2="{right}" y1="{base}" y2="{base}"/>')
-    drawn.append(_text(4, top - 16, y_label, "start", "label"))
-    drawn.append(_text((LEFT + right) / 2, height - 6, x_label, "middle", "label"))
-    for number, each in enumerate(kept):
-        places = [(across(x), up(y)) for x, y in each.points]
-        path = " ".join(f"{x:.1f},{y:.1f}" for x, y in places)
-        drawn.append(f'<polyline class="line c{number % 4}" points="{path}"/>')
-        if len(places) <= MOST_MARKS:
-            drawn += [_mark(x, y, number) for x, y in places]
-    return _svg(key, title, description, drawn, height)
+        x, _ = place(value, ys.low_value)
+        parts.append(_element("line", class_="axis", x1=x, x2=x, y1=bottom, y2=bottom + 5))
+        parts.append(_text(x, bottom + 20, _tick_label(value, False), "middle"))
+    parts.append(_element("line", class_="axis", x1=LEFT, x2=right, y1=bottom, y2=bottom))
+    parts.append(_text(4, top - 16, y_label, "start", "label"))
+    parts.append(_text((LEFT + right) / 2, height - 6, x_label, "middle", "label"))
+    for name, value in (levels or {}).items():
+        _, y = place(xs.low_value, value)
+        parts.append(_element("line", class_="level", x1=LEFT, x2=right, y1=y, y2=y))
+        parts.append(_text(right, y - 5, f"{name} {value:.4f}", "end", "label"))
+    lines = []
+    for number, (_, line, dots) in enumerate(series):
+        corners = " ".join(f"{x:.1f},{y:.1f}" for x, y in (place(*point) for point in line))
+        lines.append(_element("polyline", class_=f"line c{number % 4}", points=corners))
+        marked = dots or (line if len(line) <= MAX_MARKS else ())
+        lines += [_mark(*place(*point), number) for point in marked]
+    if x_range or y_range:
+        area = _element("rect", x=LEFT, y=top, width=right - LEFT, height=bottom - top)
+        parts.append(f'<clipPath id="{key}-clip">{area}</clipPath>')
+        lines = [f'<g clip-path="url(#{key}-clip)">', *lines, "</g>"]
+    return _svg(key, title, description, [*parts, *lines], height)
 
 
-def bar_chart(key: str, title: str, description: str, bars: Sequence[Bar], most: float) -> str:
-    """Bars one below the other, each with what it says in words; a length of `most` is all."""
-    wide = max((len(bar.name) for bar in bars), default=0) * LETTER + 10
-    said = max((len(bar.says) for bar in bars), default=0) * LETTER + 12
-    room = WIDTH - wide - said
-    drawn, y = [], 4.0
+def bar_chart(key: str, title: str, description: str, bars: Sequence[Bar], whole: float) -> str:
+    """Draws bars one below the other; a bar of length `whole` takes the full width."""
+    left = max((len(bar.name) for bar in bars), default=0) * LETTER + 10
+    right = max((len(bar.value) for bar in bars), default=0) * LETTER + 12
+    room = WIDTH - left - right
+    parts, y = [], 4.0
     for bar in bars:
-        x = wide
-        drawn.append(_text(wide - 8, y + 13, bar.name, "end"))
-        drawn.append(
-            f'<rect class="trough" x="{wide:.1f}" y="{y:.1f}" width="{room:.1f}" height="{BAR}"/>'
-        )
+        x = left
+        parts.append(_text(left - 8, y + 13, bar.name, "end"))
+        parts.append(_element("rect", class_="trough", x=left, y=y, width=room, height=BAR))
         for length, number in bar.parts:
-            share = length / most if most and math.isfinite(length) else 0.0
+            share = length / whole if whole and math.isfinite(length) else 0.0
             width = min(max(share, 0.0), 1.0) * room
-            drawn.append(
-                f'<rect class="fill f{number % 4}" x="{x:.1f}" y="{y:.1f}" width="{width:.1f}" '
-                f'height="{BAR}"/>'
-            )
+            kind = f"fill f{number % 4}"
+            parts.append(_element("rect", class_=kind, x=x, y=y, width=width, height=BAR))
             x += width
-        drawn.append(_text(WIDTH - 2, y + 13, bar.says, "end"))
+        parts.append(_text(WIDTH - 2, y + 13, bar.value, "end"))
         y += BAR + BAR_GAP
-    return _svg(key, title, description, drawn, math.ceil(y))
+    return _svg(key, title, description, parts, math.ceil(y))
+
+
+def side_by_side(charts: Sequence[str], rules: str) -> str:
+    """Returns an SVG file of line charts with one row of legend; `rules` is its style sheet."""
+    width, height = len(charts) * WIDTH, HEIGHT + LEGEND_ROW
+    placed = "".join(
+        f'<svg x="{i * WIDTH}" width="{WIDTH}" height="{height}">{chart}</svg>'
+        for i, chart in enumerate(charts)
+    )
+    head = f'<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 {width} {height}">'
+    return f"{head}<style>{rules}</style>{placed}</svg>\n"
 
 
 class _Axis(NamedTuple):
-    low: float
+    low: float  # of the values, or of their logarithms
     high: float
     ticks: list[float]
-    base: int  # of its logarithm; 0 for none
+    base: int  # of the logarithm; 0 for a linear axis
 
-    def place(self, value: float) -> float:
-        """Where a value lies, from 0 to 1."""
-        if self.base:
-            value = math.log(value, self.base)
-        return (value - self.low) / (self.high - self.low)
+    @property
+    def low_value(self) -> float:
+        return float(self.base) ** self.low if self.base else self.low
+
+    def share(self, value: float) -> float:
+        """The position of a value: 0 at the low end, 1 at the high end."""
+        scaled = math.log(value, self.base) if self.base else value
+        return (scaled - self.low) / (self.high - self.low)
 
 
-def _axis(values: Sequence[float], logarithmic: bool, base: int, snug: bool = False) -> _Axis:
-    """From the least value to the most, and to whole ticks beyond them unless `snug`."""
+def _axis(values: Sequence[float], base: int, exact: bool) -> _Axis:
+    """An axis over all values; unless `exact`, a linear one ends at ticks beyond them."""
     low, high = min(values), max(values)
-    if logarithmic:
+    if base:
         first, last = math.log(low, base), math.log(high, base)
         if base == 10:
             first, last = float(math.floor(first)), float(math.ceil(last))
@@ -136,72 +175,77 @@ def _axis(values: Sequence[float], logarithmic: bool, base: int, snug: bool = Fa
         powers = range(math.ceil(first - 1e-9), math.floor(last + 1e-9) + 1, every)
         return _Axis(first, last, [float(base) ** power for power in powers], base)
     span = high - low
-    if span <= 1e-9 * max(1.0, abs(low), abs(high)):  # as good as one value
+    if span <= 1e-9 * max(1.0, abs(low), abs(high)):  # one value, but for rounding
         span = max(1.0, abs(high))
         low, high = low - span / 2, high + span / 2
     step = 10.0 ** math.floor(math.log10(span / 5))
-    step *= next(m for m in (1, 2, 5, 10, 20) if span / (step * m) <= 5)
+    step *= next(factor for factor in (1, 2, 5, 10, 20) if span / (step * factor) <= 5)
     numbers = range(math.floor(low / step + 1e-9), math.ceil(high / step - 1e-9) + 1)
-    ticks = [step * number for number in numbers]
-    if snug:
+    ticks = [round(step * number, 12) for number in numbers]
+    if exact:
         return _Axis(low, high, [tick for tick in ticks if low <= tick <= high], 0)
     return _Axis(ticks[0], ticks[-1], ticks, 0)
 
 
-def _usable(
-    points: Sequence[tuple[float, float]], log_x: bool, log_y: bool
-) -> list[tuple[float, float]]:
-    least_x, least_y = (LEAST if logarithmic else -MOST for logarithmic in (log_x, log_y))
-    return [(x, y) for x, y in points if least_x <= x <= MOST and least_y <= y <= MOST]
+def _drawable(points: Sequence[Point], log_x: bool, log_y: bool) -> list[Point]:
+    low_x, low_y = (SMALLEST if logarithmic else -LARGEST for logarithmic in (log_x, log_y))
+    return [(x, y) for x, y in points if low_x <= x <= LARGEST and low_y <= y <= LARGEST]
 
 
 def _legend(names: Sequence[str]) -> tuple[str, int]:
-    """The names beside a piece of their lines, and how many rows they take."""
+    """The names with samples of their lines, and the number of rows; nothing for one line."""
     if len(names) < 2:
         return "", 0
-    drawn, x, row = [], 4.0, 0
+    parts, x, row = [], 4.0, 0
     for number, name in enumerate(names):
         width = 44 + len(name) * LETTER
         if x > 4 and x + width > WIDTH:
             x, row = 4.0, row + 1
         y = 12 + row * LEGEND_ROW
-        drawn.append(
-            f'<line class="line c{number % 4}" x1="{x:.1f}" x2="{x + 26:.1f}" y1="{y}" y2="{y}"/>'
+        parts.append(
+            _element("line", class_=f"line c{number % 4}", x1=x, x2=x + 26, y1=y, y2=y)
+            + _mark(x + 13, y, number)
+            + _text(x + 32, y + 5, name, "start")
         )
-        drawn.append(_mark(x + 13, y, number))
-        drawn.append(_text(x + 32, y + 5, name, "start"))
         x += width + 8
-    return "".join(drawn), row + 1
+    return "".join(parts), row + 1
 
 
 def _mark(x: float, y: float, number: int) -> str:
-    kind = number % 4
-    name = f'class="mark c{kind}"'
-    if kind == 0:
-        return f'<circle {name} cx="{x:.1f}" cy="{y:.1f}" r="3.5"/>'
-    shape = {1: "-3.5,-3.5 3.5,-3.5 3.5,3.5 -3.5,3.5", 2: "0,-4.5 4,3.5 -4,3.5"}.get(
-        kind, "0,-5 5,0 0,5 -5,0"
-    )
-    corners = [tuple(map(float, corner.split(","))) for corner in shape.split()]
-    places = " ".join(f"{x + dx:.1f},{y + dy:.1f}" for dx, dy in corners)
-    return f'<polygon {name} points="{places}"/>'
+    kind = f"mark c{number % 4}"
+    if number % 4 == 0:
+        return _element("circle", class_=kind, cx=x, cy=y, r=3.5)
+    corners = " ".join(f"{x + dx:.1f},{y + dy:.1f}" for dx, dy in MARKS[number % 4])
+    return _element("polygon", class_=kind, points=corners)
 
 
-def _number(value: float, power: bool) -> str:
-    if power:
+def _tick_label(value: float, power_of_ten: bool) -> str:
+    if power_of_ten:
         exponent = round(math.log10(value))
         return f"{value:g}" if -3 < exponent < 4 else "10" + str(exponent).translate(SUPERSCRIPTS)
     return f"{value:,.0f}" if abs(value) >= 1000 else f"{value:g}"
 
 
-def _text(x: float, y: float, text: str, anchor: str, name: str = "") -> str:
-    kind = f' class="{name}"' if name else ""
-    return f'<text{kind} x="{x:.1f}" y="{y:.1f}" text-anchor="{anchor}">{html.escape(text)}</text>'
+def _text(x: float, y: float, text: str, anchor: str, kind: str = "value") -> str:
+    return _element("text", text, class_=kind, x=x, y=y, text_anchor=anchor)
 
 
-def _svg(key: str, title: str, description: str, drawn: Sequence[str], height: int) -> str:
+def _element(name: str, text: str = "", **attributes: str | float) -> str:
+    """An SVG element; underscores in attribute names stand for "-", a last one for nothing."""
+    written = "".join(
+        f' {key.rstrip("_").replace("_", "-")}="'
+        f'{f"{value:.1f}" if isinstance(value, float) else html.escape(str(value))}"'
+        for key, value in attributes.items()
+    )
+    return f"<{name}{written}>{html.escape(text)}</{name}>"
+
+
+def _svg(key: str, title: str, description: str, parts: Sequence[str], height: int) -> str:
     return (
         f'<svg class="chart" viewBox="0 0 {WIDTH} {height}" role="img" '
-        f'aria-labelledby="{key}-title {key}-desc"><title id="{key}-title">{html.escape(title)}'
-        f'</title><desc id="{key}-desc">{html.escape(description)}</desc>{"".join(drawn)}</svg>'
+        f'aria-labelledby="{key}-title {key}-desc">'
+        + _element("title", title, id=f"{key}-title")
+        + _element("desc", description, id=f"{key}-desc")
+        + "".join(parts)
+        + "</svg>"
     )

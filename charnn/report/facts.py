@@ -1,4 +1,4 @@
-"""What a report tells of a model: everything that is measured for it, as plain values."""
+"""The facts of a report: everything that is measured on a model, as plain values."""
 
 from __future__ import annotations
 
@@ -22,7 +22,6 @@ from charnn.generation import Model
 from charnn.inspection import units
 from charnn.inspection.horizon import Horizon, measure_horizon
 from charnn.inspection.labels import Flags, Labeller, make_labeller
-from charnn.model import LanguageModel
 from charnn.scoring.baselines import baseline_rows
 from charnn.scoring.breakdown import PositionLosses, bits_of_characters, by_position, class_rows
 from charnn.scoring.surprisal import Array
@@ -32,30 +31,30 @@ from charnn.text.tokenizers import Tokenizer, tokenizer_from_dict
 Progress = Callable[[str, int, int], None]
 
 # Sizes with which a report on three layers of 256 units takes about a minute.
-REPORT_HELD_OUT = 50_000  # tokens of the validation split, from its beginning
-REPORT_LINES = 20_000  # the same for a model of lines, which is read line by line
-REPORT_TRAIN = 1_000_000  # tokens of the training text that n-grams are counted on, the latest
-REPORT_UNITS = 12_000  # tokens that units are ranked on
-REPORT_PLACES = 48  # of the text, whose losses are averaged to see how far back matters
-REPORT_GRADIENTS = 12  # of these, for gradients
-REPORT_JACOBIANS = 2  # of these, for singular values
-REPORT_PASSAGE = 1_200  # characters
-REPORT_UNIT_PASSAGE = 420  # characters for each label
-REPORT_TEMPERATURES = (0.5, 0.8, 1.1)
-REPORT_SAMPLE = 600  # characters, roughly
-REPORT_SAMPLE_LINES = 12
-REPORT_SEED = 1
+HELD_OUT_TOKENS = 50_000  # of the validation split, from its start
+LINE_TOKENS = 20_000  # the same for a model of lines
+TRAIN_TOKENS = 1_000_000  # the last ones of the training text, for the n-gram baseline
+UNIT_TOKENS = 12_000  # for the ranking of units
+PLACES, GRADIENT_PLACES, JACOBIAN_PLACES = 48, 12, 2  # of the text, for the memory horizon
+PASSAGE_CHARS = 1_200  # coloured by surprisal
+UNIT_PASSAGE_CHARS = 420  # coloured by a unit, for each label
+TEMPERATURES = (0.5, 0.8, 1.1)
+SAMPLE_TOKENS = {"char": 600, "byte": 600, "sentencepiece": 180}
+SAMPLE_LINES = 12
+SEED = 1
+
+NO_TEXT = "The run's file of tokens is not beside the model, so this is left out."
 
 
 class Sample(NamedTuple):
-    """A text that the model wrote."""
+    """A text that the model wrote at a temperature."""
 
     temperature: float
     text: str
 
 
-class Held(NamedTuple):
-    """The beginning of the validation split, of `whole` tokens, and the latest training text."""
+class HeldOut(NamedTuple):
+    """The first tokens of the validation split, its size, and the last tokens of the training."""
 
     tokens: Array
     whole: int
@@ -64,7 +63,11 @@ class Held(NamedTuple):
 
 
 class Scores(NamedTuple):
-    """A model on its held-out text: protocols, baselines, kinds of characters, a passage."""
+    """Scores on held-out text: by protocol, baselines, by kind of character and by position.
+
+    ``trained_on`` is the number of training tokens that the n-gram baseline is counted on;
+    ``passage`` holds characters with their bits.
+    """
 
     protocols: dict[str, Score]
     baselines: list[dict[str, Any]]
@@ -75,20 +78,23 @@ class Scores(NamedTuple):
 
 
 class LabelledUnits(NamedTuple):
-    """The best units for a label, and a passage: each piece, the best one's value, the label.
+    """The best units for a label, and a passage of (text, value of the best unit, has the label).
 
-    `most` is what the best one hardly goes beyond, up or down: 98% of its values are below it.
+    98 % of the best unit's values lie between -``highest`` and ``highest``.
     """
 
     labeller: Labeller
     ranking: units.Ranking
     detectors: list[units.Detector]
     passage: list[tuple[str, float, bool]]
-    most: float
+    highest: float
 
 
 class Inside(NamedTuple):
-    """What units do over so many tokens; `gates` is None for a cell without any."""
+    """Hidden units over a number of tokens; ``gates`` is None for a cell without gates.
+
+    ``rare`` names the labels that too few or too many tokens have.
+    """
 
     tokens: int
     gates: units.GateShares | None
@@ -98,152 +104,165 @@ class Inside(NamedTuple):
 
 @dataclass
 class Facts:
-    """All of it. What is None was left out, and `left_out` says why, in a sentence by section.
+    """All facts; a fact is None if `left_out` has a sentence for its section.
 
-    `name` is the model's for people, `called` what a command would take for it, without a folder.
+    `name` is shown to people; `name_in_commands` is what a command takes, without a folder.
     """
 
     model: Checkpoint
     name: str
-    called: str
+    name_in_commands: str
     size: int
     tokenizer: Tokenizer
     samples: list[Sample]
     tokens_per_second: float
     chars_per_second: float
     engine: str
-    held: Held | None = None
+    held_out: HeldOut | None = None
     scores: Scores | None = None
     inside: Inside | None = None
     memory: Horizon | None = None
     left_out: dict[str, str] = field(default_factory=dict)
 
 
-NO_TEXT = "The text that this model learnt from is not beside it, so it is not told here."
-
-
 def find_facts(saved: Checkpoint, path: Path, name: str, progress: Progress | None = None) -> Facts:
-    """Measures everything on the model of the file `path`.
+    """Measures all facts of the model that is stored at `path`.
 
     Raises:
-        CharnnError: it cannot write, or its tokenizer is damaged.
+        CharnnError: the model cannot write, or its tokenizer is damaged.
     """
-    say = progress or (lambda _what, _done, _all: None)
+    report = progress or (lambda _what, _done, _total: None)
     tokenizer = tokenizer_from_dict(saved.tokenizer, saved.config.vocab_size)
     model = Model.from_checkpoint(saved)
-    samples, per_second, chars = write_samples(model, say)
-    engine = f"native, {kernels()[0]}" if kernels() else "numpy"
-    called = name if path.stem in ("best", "last") else path.name
-    size = path.stat().st_size
-    facts = Facts(saved, name, called, size, tokenizer, samples, per_second, chars, engine)
+    facts = Facts(
+        saved,
+        name,
+        name if path.stem in ("best", "last") else path.name,
+        path.stat().st_size,
+        tokenizer,
+        *write_samples(model, report),
+        f"native, {kernels()[0]}" if kernels() else "numpy",
+    )
     found = find_held_out(path.parent / "tokens", tokenizer, saved.lines)
     if isinstance(found, str):
         facts.left_out = dict.fromkeys(("held-out", "passage", "units", "horizon"), found)
         return facts
-    facts.held = found
-    network = evaluation.network_of(saved)
+    facts.held_out = found
     try:
-        facts.scores = score(saved, evaluation.predictor_of(saved), tokenizer, found, say)
+        facts.scores = score(saved, tokenizer, found, report)
     except CharnnError as error:
-        facts.left_out |= dict.fromkeys(("held-out", "passage"), _sentence(error))
-    facts.inside = look_inside(model, saved, found.tokens, say)
-    newline = saved.start_token if saved.lines else None
+        facts.left_out |= dict.fromkeys(("held-out", "passage"), f"Left out: {error}.")
+    facts.inside = look_inside(model, saved, found.tokens, report)
     try:
-        facts.memory = measure_memory(network, found.tokens, newline, say)
+        facts.memory = measure_horizon(
+            evaluation.network_of(saved),
+            found.tokens,
+            SEED,
+            PLACES,
+            LAGS,
+            report,
+            saved.start_token if saved.lines else None,
+            GRADIENT_PLACES,
+            JACOBIAN_PLACES,
+        )
     except CharnnError as error:
-        facts.left_out["horizon"] = _sentence(error)
+        facts.left_out["horizon"] = f"Left out: {error}."
     return facts
 
 
-def find_held_out(path: Path, tokenizer: Tokenizer, of_lines: bool) -> Held | str:
-    """The run's own held-out text, or a sentence that says why there is none."""
+def find_held_out(path: Path, tokenizer: Tokenizer, of_lines: bool) -> HeldOut | str:
+    """Returns the run's held-out text, or a sentence that says why there is none."""
     if not path.exists():
         return NO_TEXT
     try:
-        file = TokenFile.open(path, tokenizer)
-        file.verify()
-    except CharnnError:  # whose message names a path, which a page that is passed on must not show
-        return "The run's tokens cannot be read, or belong to another tokenizer: left out."
+        file = TokenFile.open(path)
+    except CharnnError:
+        return "The run's file of tokens cannot be read, so this is left out."
+    if file.tokenizer.token_bytes != tokenizer.token_bytes:
+        return "The run's file of tokens has another tokenizer than the model."
     if "valid" not in file.splits:
-        return "The run has no validation split, so there is no held-out text to tell of."
+        return "The run has no validation split, so there is no held-out text."
     valid, train = file.split("valid"), None
-    tokens = np.array(valid[: REPORT_LINES if of_lines else REPORT_HELD_OUT])
+    tokens = np.array(valid[: LINE_TOKENS if of_lines else HELD_OUT_TOKENS])
     if "train" in file.splits:
-        train = np.array(file.split("train")[-REPORT_TRAIN:])
+        train = np.array(file.split("train")[-TRAIN_TOKENS:])
+    parts = [tokens] if train is None else [tokens, train]
+    if any(part.size and part.max() >= tokenizer.vocab_size for part in parts):
+        return "The run's file of tokens is damaged: it holds ids outside the vocabulary."
     if len(tokens) < 2:
         return f"The validation split has {len(tokens)} token(s), at least 2 are needed."
-    return Held(tokens, len(valid), train, file.source["chars"] is not None)
+    return HeldOut(tokens, len(valid), train, file.source["chars"] is not None)
 
 
-def write_samples(model: Model, say: Progress) -> tuple[list[Sample], float, float]:
-    """A sample at each temperature, and the tokens and characters a second of the fastest."""
+def write_samples(model: Model, report: Progress) -> tuple[list[Sample], float, float]:
+    """Writes a sample at each temperature.
+
+    Returns the samples, and the tokens and characters a second of the fastest one.
+    """
     samples, rates = [], []
-    for number, temperature in enumerate(REPORT_TEMPERATURES):
-        say("writing", number, len(REPORT_TEMPERATURES))
-        began = time.perf_counter()
+    for number, temperature in enumerate(TEMPERATURES):
+        report("writing", number, len(TEMPERATURES))
+        start = time.perf_counter()
         if model.of_lines:
-            wanted = LineConfig(REPORT_SAMPLE_LINES)
             config = SamplingConfig(temperature=temperature)
-            drawn = list(model.lines(wanted, config, REPORT_SEED))
+            wanted = LineConfig(SAMPLE_LINES)
+            drawn = list(model.lines(wanted, config, SEED))
             text = "\n".join(line.text for line in drawn)
             count = sum(line.tokens for line in drawn)
         else:
-            count = round(REPORT_SAMPLE / model.tokenizer.chars_per_id)
+            count = SAMPLE_TOKENS[model.tokenizer.kind]
             config = SamplingConfig(max_tokens=count, temperature=temperature)
-            text = "".join(model.write("", config, REPORT_SEED))
-        seconds = max(time.perf_counter() - began, 1e-9)
+            text = "".join(model.write("", config, SEED))
+        seconds = max(time.perf_counter() - start, 1e-9)
         rates.append((count / seconds, len(text) / seconds))
         samples.append(Sample(temperature, text))
     return samples, *max(rates)
 
 
-def score(
-    saved: Checkpoint,
-    network: evaluation.Predictor,
-    tokenizer: Tokenizer,
-    held: Held,
-    say: Progress,
-) -> Scores:
-    """The scores of the held-out text, as `charnn eval --baselines --classes --positions` has them.
+def score(saved: Checkpoint, tokenizer: Tokenizer, held_out: HeldOut, report: Progress) -> Scores:
+    """Scores the held-out text as `charnn eval --baselines --classes --positions` does.
 
     Raises:
-        TextError: there is nothing to score.
+        CharnnError: there is nothing to score.
     """
-    tokens = held.tokens
-    sizes = TextSizes(tokenizer.chars_per_token, tokenizer.bytes_per_token, held.is_text)
-    say("held-out text", 0, 3)
+    predictor, tokens = evaluation.predictor_of(saved), held_out.tokens
+    sizes = TextSizes(tokenizer.chars_per_token, tokenizer.bytes_per_token, held_out.is_text)
+    report("held-out text", 0, 3)
     if saved.lines:
         newline, before = saved.start_token, "\n"
-        protocols = {"lines": evaluation.lines(network, tokens, newline, sizes)}
-        losses = token_losses(evaluation.line_batches(network, tokens, newline))
+        losses = token_losses(evaluation.line_batches(predictor, tokens, newline))
+        by_protocol = {"lines": losses}
         positions = by_position(losses, newline)
     else:
-        losses = token_losses(evaluation.carried_batches(network, tokens))
+        losses = token_losses(evaluation.carried_batches(predictor, tokens))
         before = tokenizer.decode(tokens[:1])
-        nats = float(losses.nats.sum())
-        protocols = {
-            "carried": sizes.add(evaluation.NOTHING, nats, losses.targets),
-            "cold-256": evaluation.cold(network, tokens, sizes),
-        }
-        say("held-out text", 1, 3)
-        positions = by_position(token_losses(evaluation.cold_batches(network, tokens)))
-    say("baselines", 2, 3)
-    rows = baseline_rows(tokenizer, tokens, sizes, held.train)
+        report("held-out text", 1, 3)
+        cold = token_losses(evaluation.cold_batches(predictor, tokens))
+        by_protocol = {"carried": losses, "cold-256": cold}
+        positions = by_position(cold)
+    report("baselines", 2, 3)
     text, bits = bits_of_characters(tokenizer, losses)
-    kinds = class_rows(text, bits, before)
-    trained_on = 0 if held.train is None else len(held.train)
     shown = _some_lines(text) if saved.lines else _one_place(text)
-    passage = [(text[at], float(bits[at])) for at in shown]
-    return Scores(protocols, rows, trained_on, kinds, positions, passage)
+    return Scores(
+        {
+            name: sizes.add(evaluation.NOTHING, float(nats.sum()), targets)
+            for name, (targets, nats) in by_protocol.items()
+        },
+        baseline_rows(tokenizer, tokens, sizes, held_out.train),
+        0 if held_out.train is None else len(held_out.train),
+        class_rows(text, bits, before),
+        positions,
+        [(text[at], float(bits[at])) for at in shown],
+    )
 
 
-def look_inside(model: Model, saved: Checkpoint, tokens: Array, say: Progress) -> Inside:
-    """Gates, and the best units for each label, over the beginning of a text."""
+def look_inside(model: Model, saved: Checkpoint, tokens: Array, report: Progress) -> Inside:
+    """Measures gates, and the best units for each label, over the first tokens of a text."""
     config, tokenizer = saved.config, model.tokenizer
-    ids = tokens[: min(REPORT_UNITS, units.most_tokens(config))]
+    ids = tokens[: min(UNIT_TOKENS, units.most_tokens(config))]
     newline = saved.start_token if saved.lines else None
     network = make_predictor(config, saved.weights)
-    activity = units.record(network, ids, newline, lambda a, b: say("reading", a, b))
+    activity = units.record(network, ids, newline, lambda a, b: report("reading", a, b))
     try:
         gates = units.gate_shares(activity, config, saved.weights, newline)
     except ConfigError:  # a vanilla RNN has none
@@ -253,66 +272,47 @@ def look_inside(model: Model, saved: Checkpoint, tokens: Array, say: Progress) -
     pieces = units.pieces_of(tokenizer, ids)
     found = []
     for labeller, flags, ranking, detectors in units.find_units(
-        activity, config, tokenizer, labellers, SHOWN_UNITS, lambda a, b: say("ranking units", a, b)
+        activity,
+        config,
+        tokenizer,
+        labellers,
+        SHOWN_UNITS,
+        lambda a, b: report("ranking units", a, b),
     ):
         values = units.values_of(activity, config, ranking.units[0])
-        some = _liveliest(flags, len(text))
-        rows = zip(pieces[some], values[some].tolist(), flags[some].tolist(), strict=True)
-        most = float(np.quantile(np.abs(values), 0.98))
-        found.append(LabelledUnits(labeller, ranking, detectors, list(rows), most))
+        part = _liveliest(flags, len(text))
+        passage = zip(pieces[part], values[part].tolist(), flags[part].tolist(), strict=True)
+        highest = float(np.quantile(np.abs(values), 0.98))
+        found.append(LabelledUnits(labeller, ranking, detectors, list(passage), highest))
     rare = [name for name in LABELS if name not in {each.labeller.name for each in found}]
     return Inside(len(ids), gates, found, rare)
 
 
-def measure_memory(
-    network: LanguageModel, tokens: Array, newline: int | None, say: Progress
-) -> Horizon:
-    """What `charnn horizon` measures, at fewer places.
-
-    Raises:
-        TextError: the text is too short to look back.
-    """
-    return measure_horizon(
-        network,
-        tokens,
-        REPORT_SEED,
-        REPORT_PLACES,
-        LAGS,
-        say,
-        newline,
-        REPORT_GRADIENTS,
-        REPORT_JACOBIANS,
-    )
-
-
 def _one_place(text: str) -> range:
-    """Where a passage lies: from a paragraph or line on, where the model has read a while."""
+    """The indices of a passage that starts a paragraph or line, after the first 500 characters."""
     start = 0
     for mark in ("\n\n", "\n", " "):
         at = text.find(mark, 500)
-        if at >= 0 and at + len(mark) + REPORT_PASSAGE <= len(text):
+        if at >= 0 and at + len(mark) + PASSAGE_CHARS <= len(text):
             start = at + len(mark)
             break
-    return range(start, min(start + REPORT_PASSAGE, len(text)))
+    return range(start, min(start + PASSAGE_CHARS, len(text)))
 
 
 def _some_lines(text: str) -> list[int]:
-    """The characters of lines that lie evenly over a text, since lists are often in order."""
+    """The indices of evenly spaced lines: lists are often sorted."""
     ends = np.flatnonzero(np.array(list(text)) == "\n") + 1
     lines = list(pairwise([0, *ends.tolist()]))
-    every = max(1, -(-len(text) // REPORT_PASSAGE))
-    return [at for start, end in lines[::every] for at in range(start, end)][:REPORT_PASSAGE]
+    every = max(1, -(-len(text) // PASSAGE_CHARS))
+    shown = [at for start, end in lines[::every] for at in range(start, end)]
+    return shown[:PASSAGE_CHARS]
 
 
 def _liveliest(flags: Flags, chars: int) -> slice:
-    """The tokens of a passage in which a label begins and ends most often."""
-    size = max(1, round(REPORT_UNIT_PASSAGE * len(flags) / max(1, chars)))
+    """The tokens of the passage in which a label starts and ends most often."""
+    size = max(1, round(UNIT_PASSAGE_CHARS * len(flags) / max(1, chars)))
     changes = np.concatenate([[0], np.cumsum(flags[1:] != flags[:-1])])
     starts = np.arange(0, max(1, len(flags) - size), max(1, size // 4))
     ends = np.minimum(starts + size, len(flags)) - 1
     start = int(starts[np.argmax(changes[ends] - changes[starts])])
     return slice(start, start + size)
-
-
-def _sentence(error: CharnnError) -> str:
-    return f"Left out: {error}."

@@ -1,40 +1,39 @@
-"""One page about a trained model, to be read and printed: facts, curves, samples, a look inside.
+"""One page about a trained model, to read and to print: facts, curves, samples, a look inside.
 
-The page holds no script and asks nothing of any network, which its Content-Security-Policy says
-too. No path and no name of a machine goes in; what a model brings is escaped.
+The page holds no script and requests nothing, which its Content-Security-Policy enforces. It shows
+no path and no host name; every string that a model brings is escaped (`charnn.pages.render`).
 """
 
 from __future__ import annotations
 
-import html
-import re
-from importlib import resources
 from pathlib import Path
 
-from charnn.pages import style_sheet
-from charnn.report import measured_sections as measured
-from charnn.report import sections as parts
-from charnn.report.facts import Facts
-from charnn.report.html import name_shown, paragraph
+from charnn.pages import plain_name, read, render, source_hash, style_sheet
+from charnn.report import charts, figures, history
+from charnn.report.facts import SEED, Facts
+from charnn.scoring.baselines import zstd
 from charnn.tensor_file import replacing
+from charnn.text.tokenizers import CharTokenizer
 from charnn.version import __version__
 
-FIELD = re.compile(r"\{\{(\w+)\}\}")
-# Section: its title, and what makes it. Those that `Facts.left_out` names are a sentence instead.
+SYMBOL = {"char": "character", "byte": "byte", "sentencepiece": "piece"}
 SECTIONS = {
-    "model": ("What it is", parts.what_it_is),
-    "data": ("What it learnt from", parts.data),
-    "recipe": ("How it was trained", parts.recipe),
-    "curves": ("Learning curves", parts.curves),
-    "held-out": ("On held-out text", measured.held_out),
-    "samples": ("What it writes", measured.samples),
-    "passage": ("What surprises it", measured.passage),
-    "gates": ("Its gates", measured.gates),
-    "units": ("What its units do", measured.units_of_labels),
-    "horizon": ("How far back it looks", measured.memory),
-    "speed": ("Speed and size", parts.speed),
-    "again": ("Run it again", parts.again),
+    "model": "Model",
+    "data": "Training text",
+    "recipe": "Training recipe",
+    "curves": "Learning curves",
+    "held-out": "Held-out scores",
+    "samples": "Samples",
+    "passage": "Surprisal",
+    "gates": "Gates",
+    "units": "Hidden units",
+    "horizon": "Memory horizon",
+    "speed": "Speed and size",
+    "again": "Commands",
 }
+SURPRISAL_STEPS = (1.0, 2.0, 4.0, 8.0)  # bits from which the background is stronger
+ACTIVITY_STEPS = (0.2, 0.5, 0.8)  # the same for a unit's value, as shares of its highest
+MAX_ALPHABET = 300  # symbols that are listed
 
 
 def write_report(facts: Facts, output: Path) -> None:
@@ -49,26 +48,48 @@ def write_report(facts: Facts, output: Path) -> None:
 
 
 def make_report(facts: Facts) -> str:
-    """The page of a model."""
-    sections, contents = [], []
-    for key, (title, make) in SECTIONS.items():
-        why_not = facts.left_out.get("units" if key == "gates" else key)
-        body = paragraph(why_not, "note") if why_not else make(facts)
-        sections.append(
-            f'<section id="{key}" aria-labelledby="{key}-h"><h2 id="{key}-h">{title}</h2>\n{body}\n'
-            "</section>"
-        )
-        contents.append(f'<li><a href="#{key}">{title}</a></li>')
-    fields = {
-        "title": html.escape(name_shown(facts.name)),
-        "lead": html.escape(parts.in_one_sentence(facts)),
-        "style": style_sheet(_part("report.css")),
-        "contents": "\n".join(contents),
-        "sections": "\n".join(sections),
-        "version": html.escape(__version__),
+    """Returns the page of a model."""
+    style = style_sheet(charts.style(), read("charnn.report", "report.css"))
+    values = {
+        "facts": facts,
+        "saved": facts.model,
+        "config": facts.model.config,
+        "left_out": facts.left_out,
+        "sections": SECTIONS,
+        "figures": figures,
+        "history": history,
+        "title": plain_name(facts.name),
+        "symbol": SYMBOL[facts.tokenizer.kind],
+        "ngrams": facts.model.ngram_facts(),
+        "alphabet": alphabet(facts),
+        "style": style,
+        "policy": f"default-src 'none'; style-src {source_hash(style)}; base-uri 'none'; "
+        "form-action 'none'",
+        "number": number,
+        "level": level,
+        "surprisal_steps": SURPRISAL_STEPS,
+        "activity_steps": ACTIVITY_STEPS,
+        "seed": SEED,
+        "zstd": zstd() is not None,
+        "version": __version__,
     }
-    return FIELD.sub(lambda match: fields[match[1]], _part("report.html"))
+    return render(read("charnn.report", "report.html"), values)
 
 
-def _part(name: str) -> str:
-    return resources.files("charnn.report").joinpath(name).read_text("utf-8")
+def alphabet(facts: Facts) -> str:
+    """Returns all symbols of a small character tokenizer, white space as signs; "" for others."""
+    tokenizer = facts.tokenizer
+    if not isinstance(tokenizer, CharTokenizer) or tokenizer.vocab_size > MAX_ALPHABET:
+        return ""
+    spelt = "".join(token.decode("utf-8", "replace") for token in tokenizer.token_bytes)
+    return spelt.replace("\n", "↵").replace("\t", "→").replace(" ", "␣")
+
+
+def number(value: float | None, style: str = ",.4f") -> str:
+    """Formats a number; a dash stands for None."""
+    return "–" if value is None else format(value, style)
+
+
+def level(value: float, steps: tuple[float, ...]) -> int:
+    """Returns the number of `steps` that a value reaches."""
+    return sum(value >= step for step in steps)

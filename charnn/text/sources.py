@@ -1,67 +1,69 @@
-"""Texts as people name them: files, folders, stdin, FIFOs and known corpora, read as bytes.
+"""What TEXT means: files, a folder, stdin, a FIFO or a known corpus, read as one run of bytes.
 
-Bytes are never changed: line ends, NULs and all else stay as they are. A text that can be read only
-once, or is in another encoding, is first copied as UTF-8 to a temporary file without a name, which
-vanishes with the process however it ends.
+Nothing is changed on the way: line ends, NULs and whatever else a file holds stay as they are.
+What can be read only once, or is not UTF-8, is spooled to disk first.
 """
 
 from __future__ import annotations
 
-import codecs
 import difflib
 import io
 import os
 import re
 import stat
-import sys
 import tempfile
 import weakref
-from collections.abc import Iterable, Iterator, Sequence
-from contextlib import AbstractContextManager, nullcontext, suppress
+from collections.abc import Iterator, Sequence
+from contextlib import suppress
 from pathlib import Path
-from typing import IO, NamedTuple
+from typing import NamedTuple
 
 from charnn.errors import FileError, TextError
 from charnn.tensor_file import os_error_line
-from charnn.text import corpora, encodings
+from charnn.text import corpora, encodings, temporary_copies
 
 CHUNK_BYTES = 1 << 20  # small enough for the cache of a processor
-PROBE_BYTES = 8 << 10  # a file of a folder with a NUL in these is no text
-AROUND_BYTES = 32 << 10  # on both sides of a wrong byte, to tell the encoding
+PROBE_BYTES = 8 << 10  # a file of a folder with a NUL among these is not a text
+AROUND_BYTES = 32 << 10  # on both sides of a wrong byte, to tell its encoding
 LINE_REACH = 64 << 10  # how far back a chunk is cut to end with a line
 
 
 class Part(NamedTuple):
-    """One file of a text: its name for people, and its path or the temporary copy of it."""
+    """One file of a text: what to call it, and its path or the spool that holds it."""
 
     name: str
     path: Path | None
-    copy: io.FileIO | None = None
+    spool: io.FileIO | None = None
 
     def read(self) -> Iterator[bytes]:
-        """Yields the bytes in chunks; each call starts at the first byte."""
-        if self.copy is not None:
+        """Its bytes, in chunks; each call starts again at the first byte."""
+        if self.spool is not None:
             offset = 0
-            while data := os.pread(self.copy.fileno(), CHUNK_BYTES, offset):
+            while data := os.pread(self.spool.fileno(), CHUNK_BYTES, offset):
                 yield data
                 offset += len(data)
-        else:
-            with _opened(self.path) as file:
-                yield from _blocks(file, self.path)
+            return
+        assert self.path is not None
+        try:
+            with self.path.open("rb", buffering=0) as file:
+                while data := file.read(CHUNK_BYTES):
+                    yield data
+        except OSError as error:
+            raise FileError(os_error_line(error, self.path, "read")) from error
 
     @property
     def size(self) -> int:
-        """The number of bytes as the system knows it; 0 where it does not."""
+        """How many bytes it seems to have; 0 where that is not known beforehand."""
         with suppress(OSError):
-            if self.copy is not None:
-                return os.fstat(self.copy.fileno()).st_size
+            if self.spool is not None:
+                return os.fstat(self.spool.fileno()).st_size
             if self.path is not None:
                 return self.path.stat().st_size
         return 0
 
 
 class Piece(NamedTuple):
-    """A chunk of a text, the part that it comes from, and the offset of its first byte there."""
+    """A chunk of a text, the part it comes from, and its first byte's place in that part."""
 
     data: bytes
     part: Part
@@ -73,20 +75,21 @@ class Piece(NamedTuple):
         return self.offset == 0 and self.data.startswith(encodings.BOM)
 
     def text(self) -> str:
-        """Returns the characters, without a byte order mark at the start of a file.
+        """The characters; a byte order mark at the start of a file is dropped.
 
         Raises:
-            TextError: the bytes are not UTF-8; names the place and the likely encodings.
+            TextError: it is not UTF-8; says where, and what it may be.
         """
-        name = self.part.name
-        if self.offset == 0:
-            if other := encodings.marked_encoding(self.data):
-                raise TextError(f"{name} is marked as {other.upper()}: use --encoding {other}")
-            if other := encodings.zeros_of_utf16(self.data[:PROBE_BYTES], 0.4):
-                raise TextError(
-                    f"{name} looks like {other}, since half of its bytes are zero: use --encoding "
-                    f"{other}, or take the bytes as they are with --tokenizer byte"
-                )
+        other = encodings.marked_encoding(self.data) if self.offset == 0 else None
+        if other:
+            raise TextError(
+                f"{self.part.name} is marked as {other.upper()}: use --encoding {other}"
+            )
+        if self.offset == 0 and (other := encodings.zeros_of_utf16(self.data[:PROBE_BYTES], 0.4)):
+            raise TextError(
+                f"{self.part.name} looks like {other}, half of its bytes being zero: use "
+                f"--encoding {other}, or take the bytes as they are: --tokenizer byte"
+            )
         try:
             text = self.data.decode("utf-8")
         except UnicodeDecodeError as error:
@@ -95,12 +98,13 @@ class Piece(NamedTuple):
         return text[1:] if self.has_mark else text
 
     def _not_utf8(self, place: int, cut_off: bool) -> TextError:
-        """Reads the part again, for the line of the wrong byte and the likely encodings."""
-        what = f"{self.part.name} is not UTF-8: byte 0x{self.data[place - self.offset]:02x} at "
-        what += f"offset {place:,}"
+        """Reads the part up to a wrong byte again: for its line, and for what stands around it."""
         path = self.part.path
-        if self.part.copy is None and path is not None and not path.is_file():
-            return TextError(f"{what}; give its --encoding")  # a FIFO cannot be read twice
+        if self.part.spool is None and path is not None and not path.is_file():  # it went by
+            return TextError(
+                f"{self.part.name} is not UTF-8: byte 0x{self.data[place - self.offset]:02x} at "
+                f"offset {place:,}; give its --encoding"
+            )
         low, high = max(0, place - AROUND_BYTES) & ~1, place + AROUND_BYTES
         position, line, around = 0, 1, b""
         for data in self.part.read():
@@ -109,27 +113,26 @@ class Piece(NamedTuple):
             position += len(data)
             if position >= high:
                 break
-        what += f", line {line:,}"
+        what = f"byte 0x{around[place - low]:02x} at offset {place:,}, line {line:,}"
         wrong, beyond = encodings.wrong_bytes(self.part.read())
         if 2 * beyond >= wrong and beyond:  # another encoding would garble the rest
-            rest = (
-                "all else in it is UTF-8: correct it"
+            others = (
+                "all else in it is UTF-8: mend it"
                 if wrong == 1
-                else f"the first of {wrong:,} such bytes, all else is UTF-8: correct them"
+                else (f"the first of {wrong:,} such bytes, all else is UTF-8: mend them")
             )
-            return TextError(f"{what}; {rest}, or take all bytes as they are: --tokenizer byte")
-        if other := encodings.zeros_of_utf16(around, 0.1):
-            return TextError(f"{what}; it looks like {other}: use --encoding {other}")
-        start = around.rfind(b"\n", 0, place - low) + 1 if low else 0
-        sample = around[start : around.rfind(b"\n", place - low) + 1 or len(around)]
-        likely = {} if cut_off else encodings.likely_encodings(sample, self.part.read())
-        readings = [f"--encoding {name} would read {word!r}" for name, word in likely.items()]
-        advice = ", ".join(readings) or "give its --encoding if you know it"
-        choose = "; choose the right one" if len(readings) > 1 else " if that is right, use it"
-        return TextError(
-            f"{what}; {advice}{choose if readings else ''}, or take the bytes as they are: "
+            return TextError(
+                f"{self.part.name} is not UTF-8: {what}; {others}, or take the bytes as they are: "
+                "--tokenizer byte"
+            )
+        likely = None if cut_off else encodings.likely_encoding(around)
+        advice = (
+            f"the text looks like {likely}: use --encoding {likely}"
+            if likely
+            else "give its --encoding if you know it, or take the bytes as they are: "
             "--tokenizer byte"
         )
+        return TextError(f"{self.part.name} is not UTF-8: {what}; {advice}")
 
 
 class TextSource:
@@ -137,26 +140,27 @@ class TextSource:
 
     Attributes:
         name: a name for a run on this text: letters, digits, ".", "_", "-".
-        notes: remarks on how the text was read, one line each.
-        parts: the files of the text.
+        notes: what a person should know of how it was read, one line each.
+        parts: its files.
     """
 
     def __init__(self, name: str, parts: Sequence[Part], notes: Sequence[str] = ()) -> None:
         self.name = name
         self.parts = tuple(parts)
         self.notes = list(notes)
-        # A finalizer closes the copies of a source that nobody closed, at exit too.
-        self._finalize = weakref.finalize(self, _close_copies, self.parts)
+        spools = [part.spool for part in parts if part.spool is not None]
+        # Also for whoever forgets to close it; a finalizer runs at exit too.
+        self._finalize = weakref.finalize(self, _close_all, spools)
 
     @property
     def size(self) -> int:
-        """The number of bytes, as far as the system knows the sizes of the files."""
+        """How many bytes it seems to have, from the sizes of its files."""
         return sum(part.size for part in self.parts)
 
     def pieces(self) -> Iterator[Piece]:
-        """Yields chunks of about 1 MiB within one file, cut after a line or at least a character.
+        """Chunks of about 1 MiB that cross no file, cut after a line, or at least a character.
 
-        A newline follows a file that does not end with one, unless it is the last.
+        A file that does not end with a newline gets one where another follows.
 
         Raises:
             FileError: a file cannot be read.
@@ -177,19 +181,19 @@ class TextSource:
                 yield Piece(b"\n", part, offset)
 
     def chunks(self) -> Iterator[bytes]:
-        """Yields the bytes, exactly as they are, in chunks of about 1 MiB."""
+        """The bytes, exactly as they are, in chunks of about 1 MiB."""
         return (piece.data for piece in self.pieces())
 
     def texts(self) -> Iterator[str]:
-        """Yields the characters, in chunks of about 1 MiB of bytes.
+        """The characters, in chunks of about 1 MiB of bytes.
 
         Raises:
-            TextError: the bytes are not UTF-8; see `Piece.text`.
+            TextError: it is not UTF-8; says where, and what it may be.
         """
         return (piece.text() for piece in self.pieces())
 
     def close(self) -> None:
-        """Frees the disk space of temporary copies."""
+        """Gives the disk space of its spools back."""
         self._finalize()
 
     def __enter__(self) -> TextSource:
@@ -202,81 +206,54 @@ class TextSource:
 def open_source(
     texts: Sequence[str | os.PathLike[str]],
     encoding: str = "utf-8",
-    temporary_folder: str | os.PathLike[str] | None = None,
+    spool_folder: str | os.PathLike[str] | None = None,
 ) -> TextSource:
-    """Finds a text and makes it readable several times; files in UTF-8 are not read yet.
+    """Finds a text and makes it readable several times, without reading it where it is a file.
 
     Args:
         texts: files, folders, "-" for stdin, FIFOs, or names of known corpora; joined in this
             order, with a newline where one is missing.
-        encoding: any encoding that Python knows.
-        temporary_folder: where temporary copies go; the system's folder for them if None.
+        encoding: any encoding of Python's; what is not UTF-8 is spooled as UTF-8.
+        spool_folder: where spools go; the system's folder for temporary files if None.
 
     Raises:
         ConfigError: there is no such encoding.
-        TextError: there is no such text, nothing in it, or it is not in this encoding.
+        TextError: no such text, nothing in it, or not in this encoding.
         FileError: something cannot be read, or the disk is full.
     """
-    names = [os.fspath(text) for text in texts]
-    if not names:
+    if not texts:
         raise TextError("no text given: name a file, a folder, '-' for stdin, or a corpus")
-    if not all(names):
+    if not all(os.fspath(text) for text in texts):
         raise TextError("a text without a name was given: is a variable of the shell empty?")
     encoding = encodings.resolve(encoding)
     utf8 = encoding in ("utf-8", "utf-8-sig")
-    if names.count("-") > 1:
-        raise TextError("'-' (stdin) is given twice, but stdin can be read only once")
+    if [os.fspath(text) for text in texts].count("-") > 1:
+        raise TextError("'-' (stdin) is given twice, but it can be read only once")
     notes: list[str] = []
-    parts = [part for name in names for part in _find_parts(name, not utf8, notes)]
+    parts: list[Part] = []
+    for text in texts:
+        parts += _find_parts(os.fspath(text), not utf8, notes)
+    folder = Path(spool_folder if spool_folder is not None else tempfile.gettempdir())
     opened: list[Part] = []
     try:
         for part in parts:
             if part.path is None or not part.path.is_file() or not utf8:
-                with _opened(part.path) as file:
-                    blocks = _blocks(file, part.path)
-                    if not utf8:
-                        blocks = _transcode(blocks, part.name, encoding)
-                    part = temporary_copy(part.name, blocks, temporary_folder)._replace(
-                        path=part.path
+                part = part._replace(
+                    spool=temporary_copies.spool(
+                        part.name, part.path, None if utf8 else encoding, folder
                     )
+                )
             opened.append(part)
     except BaseException:
-        _close_copies(opened)
+        _close_all([part.spool for part in opened if part.spool is not None])
         raise
     if not utf8:
         notes.append(f"read as {encoding}")
-    return TextSource(run_name(names[0]), opened, notes)
-
-
-def temporary_copy(
-    name: str, blocks: Iterable[bytes], folder: str | os.PathLike[str] | None
-) -> Part:
-    """Writes blocks of a text into a temporary file in `folder`, in UTF-8 or as they are.
-
-    Raises:
-        FileError: the disk is full, or the folder cannot be written to.
-    """
-    where = Path(folder if folder is not None else "the temporary folder") / "copy"
-    try:
-        copy = tempfile.TemporaryFile(dir=folder, buffering=0)  # noqa: SIM115  # outlives this call
-    except OSError as error:
-        raise FileError(os_error_line(error, where, f"copy {name} to")) from error
-    try:
-        for data in blocks:
-            view = memoryview(data)
-            while view:
-                view = view[copy.write(view) :]
-    except OSError as error:
-        copy.close()
-        raise FileError(os_error_line(error, where, f"copy {name} to")) from error
-    except BaseException:
-        copy.close()
-        raise
-    return Part(name, None, copy)
+    return TextSource(run_name(os.fspath(texts[0])), opened, notes)
 
 
 def run_name(text: str) -> str:
-    """Returns a name for a run on `text`, safe for a folder: "My book.txt" gives "My-book"."""
+    """A name for a run on `text` that is safe as a folder's: "My book.txt" gives "My-book"."""
     if text == "-":
         return "stdin"
     path = Path(os.path.abspath(text))
@@ -328,59 +305,21 @@ def _text_files(folder: Path, binary_too: bool, notes: list[str]) -> list[Part]:
     files = sorted((path for path in files if path.is_file()), key=lambda path: path.parts)
     kept = []
     for path in files:
-        with _opened(path) as file:
-            start = file.read(PROBE_BYTES)
+        try:
+            with path.open("rb") as file:
+                start = file.read(PROBE_BYTES)
+        except OSError as error:
+            raise FileError(os_error_line(error, path, "read")) from error
         if start and (binary_too or b"\0" not in start):
             kept.append(Part(str(path), path))
     if not kept:
-        raise TextError(
-            f"the folder {folder} holds no text: {len(files)} files, all of them empty or binary"
-        )
+        raise TextError(f"the folder {folder} holds no text: {len(files)} files, none of them text")
     if len(kept) < len(files):
         skipped = len(files) - len(kept)
         notes.append(f"{folder}: {len(kept)} text files read, {skipped} empty or binary skipped")
     return kept
 
 
-def _opened(path: Path | None) -> AbstractContextManager[IO[bytes]]:
-    """Opens a file, or stdin where `path` is None."""
-    if path is None:
-        if sys.stdin is None or sys.stdin.closed:
-            raise TextError("stdin is closed: there is no text to read")
-        return nullcontext(sys.stdin.buffer)
-    try:
-        return path.open("rb", buffering=0)
-    except OSError as error:
-        raise FileError(os_error_line(error, path, "read")) from error
-
-
-def _blocks(file: IO[bytes], path: Path | None) -> Iterator[bytes]:
-    try:
-        while data := file.read(CHUNK_BYTES):
-            yield data
-    except OSError as error:
-        raise FileError(os_error_line(error, path or Path("stdin"), "read")) from error
-
-
-def _transcode(blocks: Iterator[bytes], name: str, encoding: str) -> Iterator[bytes]:
-    decoder = codecs.getincrementaldecoder(encoding)()
-    offset = 0
-    try:
-        for data in blocks:
-            offset += len(data)
-            yield decoder.decode(data).encode()
-        yield decoder.decode(b"", final=True).encode()
-    except UnicodeDecodeError as error:
-        at = offset - len(error.object) + error.start
-        raise TextError(
-            f"{name} is not {encoding}: byte 0x{error.object[error.start]:02x} at offset {at:,}; "
-            "try another --encoding, or --tokenizer byte without one"
-        ) from None
-    except UnicodeError as error:
-        raise TextError(f"{name} is not {encoding}: {error}; try another --encoding") from None
-
-
-def _close_copies(parts: Iterable[Part]) -> None:
-    for part in parts:
-        if part.copy is not None:
-            part.copy.close()
+def _close_all(spools: Sequence[io.FileIO]) -> None:
+    for spool in spools:
+        spool.close()

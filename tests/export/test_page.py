@@ -23,7 +23,7 @@ from charnn.engines.int8 import Int8Predictor
 from charnn.engines.weights import arrange, quantise
 from charnn.errors import CharnnError, ConfigError, DamagedFile
 from charnn.export import EXPORTERS, exporter, page
-from charnn.export.page import make_page, plain, write_page
+from charnn.export.page import make_page, write_page
 from charnn.generation.model import Model
 from charnn.generation.sampler import Sampler
 from charnn.ngrams.mixture import predictor
@@ -348,21 +348,6 @@ def test_nothing_in_a_model_ends_its_place_in_the_page() -> None:
     assert "<img" not in text
     (title,) = elements(text, "title")
     assert html.unescape(title).startswith("</script><!--\"'`&amp;\\{{data}}$&\ufffd\ufffd\ufffd")
-
-
-@pytest.mark.parametrize(
-    ("name", "shown"),
-    [
-        ("book", "book"),
-        ("a\nb", "a\ufffdb"),
-        ("\udcff", "\ufffd"),
-        ("  ", "charnn"),
-        ("", "charnn"),
-    ],
-)
-def test_a_name_is_shown_as_far_as_it_can_be(name: str, shown: str) -> None:
-    assert shown == plain(name)
-    make_page(make(), name).encode()
 
 
 def test_the_same_model_gives_the_same_page() -> None:

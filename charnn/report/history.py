@@ -1,0 +1,116 @@
+"""What a model file records about its training: text, recipe, losses, the command to repeat it.
+
+A model file is JSON from anywhere: what has an unexpected type or size is left out, and so is every
+string that could be a path.
+"""
+
+from __future__ import annotations
+
+import re
+import shlex
+from typing import Any
+
+from charnn.pages import find_number, find_value, plain_name
+from charnn.report.charts import Series
+from charnn.report.facts import SEED, Facts
+
+PLAIN_WORD = re.compile(r"[\w.:-]{1,40}\Z", re.ASCII)
+DIGEST = re.compile(r"[0-9a-f]{64}\Z")
+TRAIN_FLAGS = ("max_steps", "batch_size", "bptt", "optimizer", "learning_rate", "seed")
+CORPUS_NUMBERS = {  # (keys, name, unit)
+    ("chars",): ("Characters", ""),
+    ("bytes",): ("Bytes", ""),
+    ("tokens", "train"): ("Training", " tokens"),
+    ("tokens", "valid"): ("Validation", " tokens"),
+    ("tokens", "test"): ("Test", " tokens"),
+}
+
+Rows = list[tuple[str, str]]
+
+
+def corpus_rows(info: dict[str, Any]) -> Rows:
+    """The size of the text and its splits."""
+    rows = []
+    for keys, (name, unit) in CORPUS_NUMBERS.items():
+        if count := find_number(info, "corpus", *keys):
+            rows.append((name, f"{count:,.0f}{unit}"))
+    digest = find_value(info, "corpus", "sha256")
+    if isinstance(digest, str) and DIGEST.match(digest):
+        rows.append(("SHA-256 of the text", digest))
+    return rows
+
+
+def budget_rows(info: dict[str, Any]) -> Rows:
+    """Steps, passes, tokens and time, and the base model's existence."""
+    rows = []
+    if steps := find_number(info, "step"):
+        rows.append(("Steps", f"{steps:,.0f}"))
+    if epochs := find_number(info, "epoch"):
+        rows.append(("Passes over the text", f"{epochs:,.2f}"))
+    if tokens := find_number(info, "tokens"):
+        rows.append(("Tokens read", f"{tokens:,.0f}"))
+    if seconds := find_number(info, "seconds"):
+        short = seconds < 120
+        rows.append(("Time", f"{seconds:,.0f} s" if short else f"{seconds / 60:,.1f} minutes"))
+    if find_value(info, "from"):
+        rows.append(("Started from", "another model (fine-tuning)"))
+    return rows
+
+
+def settings(info: dict[str, Any]) -> Rows:
+    """The settings of the recipe: numbers, yes or no, and words that cannot be a path."""
+    recipe = find_value(info, "recipe")
+    rows = []
+    for key, value in sorted(recipe.items()) if isinstance(recipe, dict) else ():
+        if not PLAIN_WORD.match(key):
+            continue
+        name = key.replace("_", " ")
+        if isinstance(value, bool):
+            rows.append((name, "yes" if value else "no"))
+        elif find_number(recipe, key) is not None:
+            rows.append((name, f"{value:g}" if isinstance(value, float) else str(value)))
+        elif isinstance(value, str) and PLAIN_WORD.match(value):
+            rows.append((name, value))
+    return rows
+
+
+def losses(info: dict[str, Any], protocol: str) -> list[Series]:
+    """The training and validation losses by step; a curve of fewer than two points is left out."""
+    history = find_value(info, "history")
+    rows = history if isinstance(history, list) else []
+    curves = []
+    for name, key in (("training", "train_loss"), ("validation", protocol)):
+        points = [(find_number(row, "step"), find_number(row, key)) for row in rows]
+        known = [(x, y) for x, y in points if x is not None and y is not None]
+        if len(known) > 1:
+            curves.append(Series(name, known))
+    return curves
+
+
+def commands(facts: Facts) -> list[str]:
+    """The commands that repeat what the report shows."""
+    name = shlex.quote(plain_name(facts.name_in_commands))
+    amount = "--lines 20" if facts.model.lines else "-n 500"
+    return [
+        f"charnn sample -m {name} {amount} --seed {SEED}",
+        f"charnn eval -m {name} --baselines --classes --positions",
+        f"charnn inspect -m {name}",
+        f"charnn horizon -m {name}",
+        f"charnn report {name} -o report.html --force",
+        _train_command(facts),
+    ]
+
+
+def _train_command(facts: Facts) -> str:
+    config, recipe = facts.model.config, find_value(facts.model.info, "recipe")
+    words = [f"charnn train TEXT --cell {config.cell} --num-layers {config.num_layers}"]
+    words.append(f"--hidden-size {config.hidden_size} --embedding-size {config.embedding_size}")
+    words.append(f"--dropout {config.dropout:g} --tokenizer {facts.tokenizer.kind}")
+    for key in TRAIN_FLAGS:
+        value = find_value(recipe, key)
+        plain = isinstance(value, str) and PLAIN_WORD.match(value)
+        if plain or find_number(recipe, key) is not None:
+            words.append(f"--{key.replace('_', '-')} {value}")
+    if find_value(recipe, "max_steps"):  # a recipe without the key was trained without n-grams
+        words.append(f"--ngram {find_number(recipe, 'ngram') or 0:g}")
+    return " ".join([*words, *(["--lines"] if facts.model.lines else [])])
