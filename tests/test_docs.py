@@ -25,7 +25,7 @@ from charnn import checkpoint
 from charnn.checkpoint import Checkpoint
 from charnn.cli import COMMANDS, app
 from charnn.config import GATES, ModelConfig, TrainConfig
-from charnn.engines.float32 import Float32Predictor
+from charnn.engines import make_predictor
 from charnn.generation.filters import FILTERS
 from charnn.generation.sampler import Sfc32
 from charnn.ngrams.mixture import predictor
@@ -313,7 +313,7 @@ def test_a_reader_made_from_the_page_computes_what_charnn_computes(
     assert "Mem" == "".join(vocabulary[i] for i in tokenizer.encode("Mem"))
 
     state = [[np.zeros(6)] * (2 if cell == "lstm" else 1) for _ in range(2)]
-    theirs = Float32Predictor(config, weights)
+    theirs = make_predictor(config, weights, "numpy")
     their_state = theirs.initial_state()
     for token in (metadata["start_token"], 3, 3, 7):
         logits = read_token(arrays, metadata["model"], token, state)

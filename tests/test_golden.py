@@ -121,7 +121,7 @@ def written_by(writer: str, checkpoint: Checkpoint, folder: Path) -> str:
 @pytest.mark.parametrize("writer", WRITERS)
 @pytest.mark.parametrize("ngrams", [False, True], ids=["network", "mixed"])
 @pytest.mark.parametrize("cell", GATES)
-def test_a_model_writes_the_same_text_as_ever(
+def test_a_model_writes_its_golden_text(
     cell: str, ngrams: bool, writer: str, tmp_path: Path
 ) -> None:
     text = written_by(writer, checkpoint_of(cell, ngrams), tmp_path)
@@ -131,7 +131,7 @@ def test_a_model_writes_the_same_text_as_ever(
 
 
 @pytest.mark.parametrize("cell", GATES)
-def test_a_training_has_the_same_losses_as_ever(
+def test_a_run_has_its_golden_losses(
     cell: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("charnn.training.machine.MEASURE_SECONDS", 0.0)

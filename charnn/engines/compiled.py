@@ -1,6 +1,6 @@
-"""The compiled engine as ctypes sees it: engine/engine.c, where it was built.
+"""The compiled engine, engine/engine.c, as ctypes sees it.
 
-The structures are those of engine/engine.h, by the same names.
+The structures are those of engine/engine.h.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ from typing import Any
 
 from charnn.errors import ConfigError
 
-# As in kernels.h; the best that the processor has is taken.
+# Numbers as in kernels.h, the fastest first.
 KERNELS = {"avx512-vnni": 2, "avx2": 1, "neon": 3, "plain": 0}
 
 Pointer = ctypes.c_void_p
@@ -52,8 +52,8 @@ class CNGrams(ctypes.Structure):
     _fields_ = (
         ("order", ctypes.c_int32),
         ("contexts", ctypes.c_int32),
-        ("network_power", ctypes.c_double),
-        ("power", ctypes.c_double),
+        ("network_weight", ctypes.c_double),
+        ("ngram_weight", ctypes.c_double),
         *((name, CNumbers) for name in ("symbols", "counts", "dropped")),
         *((name, Pointer) for name in ("first", "discounts")),
     )
@@ -76,17 +76,17 @@ class CModel(ctypes.Structure):
 
 @cache
 def load() -> ctypes.CDLL | None:
-    """The compiled engine; None where there is none, or none that can be loaded."""
+    """Returns the compiled engine; None if it was not built or cannot be loaded."""
     paths = (Path(__file__).with_name(f"_engine{suffix}") for suffix in EXTENSION_SUFFIXES)
     for path in paths:
         if path.exists():
-            with suppress(OSError, AttributeError):  # built for another system, or an older source
+            with suppress(OSError, AttributeError):  # of another system or an older source
                 return open_engine(path)
     return None
 
 
 def open_engine(path: Path) -> ctypes.CDLL:
-    """The engine compiled into `path`, its functions declared.
+    """Loads the library at `path` and declares its functions.
 
     Raises:
         OSError: it cannot be loaded.
@@ -110,7 +110,7 @@ def open_engine(path: Path) -> ctypes.CDLL:
 
 @cache
 def kernels() -> tuple[str, ...]:
-    """The kernels that this processor can run, the best one first; none without the engine."""
+    """Returns the kernels that this processor can run, the fastest first."""
     found = load()
     if found is None:
         return ()
@@ -118,15 +118,15 @@ def kernels() -> tuple[str, ...]:
 
 
 def use(kernel: str | None = None) -> None:
-    """Chooses the kernel for all models of this process; None is the best one.
+    """Chooses the kernel for all models of this process; None is the fastest one.
 
     Raises:
-        ConfigError: the processor has no such kernel.
+        ConfigError: this processor lacks the kernel, or the engine was not built.
     """
-    found, there = load(), kernels()
-    if kernel is not None and kernel not in there:
+    found, known = load(), kernels()
+    if kernel is not None and kernel not in known:
         raise ConfigError(
-            f"no kernel {kernel!r} here; there is: {', '.join(there) or 'no compiled engine'}"
+            f"unknown kernel {kernel!r}; choose from {', '.join(known) or 'none: not built'}"
         )
     if found is not None:
-        found.charnn_use(KERNELS[kernel or there[0]])
+        found.charnn_use(KERNELS[kernel or known[0]])

@@ -1,6 +1,7 @@
 """The network in the compiled engine, called through ctypes; see engine/engine.h.
 
-Shapes: B streams, V symbols, E features of a symbol, H units, L layers, P parts of a state.
+Shapes: B streams, V tokens, E embedding size, H units, L layers, P parts of a state, K = order of
+the n-grams.
 """
 
 from __future__ import annotations
@@ -8,7 +9,7 @@ from __future__ import annotations
 import ctypes
 from collections.abc import Iterable, Sequence
 from copy import copy
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -16,82 +17,75 @@ from numpy.typing import NDArray
 from charnn.config import GATES, for_cell
 from charnn.engines import compiled
 from charnn.engines.compiled import CLayer, CMatrix, CModel, CNGrams, CNumbers
-from charnn.engines.float32 import MAX_TABLE_BYTES
+from charnn.engines.float32 import CACHE_LINE, MAX_TABLE_BYTES
 from charnn.engines.weights import Arrangement, Matrix
-from charnn.errors import CharnnError
-from charnn.ngrams.section import MixtureWeights
-from charnn.ngrams.tree import NGramTree
+from charnn.errors import CharnnError, ConfigError
 from charnn.predictor import NOT_FINITE, Predictor, Stream
 
+if TYPE_CHECKING:
+    from charnn.ngrams.section import MixtureWeights
+    from charnn.ngrams.tree import NGramTree
+
 Array = NDArray[np.float32]
-CELLS = {"rnn": 0, "gru": 1, "lstm": 2}
-CACHE_LINE = 64
+CELLS = {"rnn": 0, "gru": 1, "lstm": 2}  # as in engine.h
 STRIDE = 32  # numbers: a multiple of what any kernel reads at once
 
 
 class NativePredictor(Predictor):
-    """A language model in the compiled engine; see `Float32Predictor`.
-
-    What `step` gives is the caller's. The scratch memory is the model's own: one model serves one
-    thread at a time.
-    """
+    """A network, with its n-grams or without, in the compiled engine."""
 
     exact = True
 
-    def __init__(self, arrangement: Arrangement, streams: int = 1) -> None:
-        """Copies `arrangement`, in float32 or quantised, for up to `streams` streams at once.
+    def __init__(self, arrangement: Arrangement) -> None:
+        """Copies `arrangement`, in float32 or quantised.
 
         Raises:
-            CharnnError: there is no compiled engine.
+            ConfigError: the engine was not built, or lacks the cell.
         """
         found = compiled.load()
-        if found is None:
-            raise CharnnError(
-                "the compiled engine was not built: install charnn where there is a C compiler"
+        if found is None or not compiled.kernels():
+            raise ConfigError(
+                "the native engine was not built: install charnn again where there is a C "
+                "compiler, or leave --engine out to use numpy"
             )
+        self.config = config = arrangement.config
+        cell = for_cell(CELLS, config.cell, "the native engine", "leave --engine out to use numpy")
         compiled.use()
         self.compiled, self._arrays = found, list[NDArray[np.generic]]()
-        self.config = config = arrangement.config
         layers = (CLayer * config.num_layers)()
         for place, layer in zip(layers, arrangement.layers, strict=True):
             place.input, place.recurrent = self._matrix(layer.inputs), self._matrix(layer.recurrent)
             place.bias_hn = self._keep(layer.bias_hn)
             place.residual = layer.residual
-        model = CModel()
-        model.cell = for_cell(
-            CELLS, config.cell, "the native engine", "choose --engine numpy, or leave it out"
-        )
+        self._layers = layers  # a copy of c_model would not keep them alive
+        self.c_model = CModel()
+        self.c_model.cell = cell
         for name in ("vocab_size", "embedding_size", "hidden_size", "num_layers"):
-            setattr(model, name, getattr(config, name))
-        model.embedding = self._keep(arrangement.embedding)
-        model.layers = layers
-        model.head = self._matrix(arrangement.head)
-        self.c_model, self._layers = model, layers
+            setattr(self.c_model, name, getattr(config, name))
+        self.c_model.embedding = self._keep(arrangement.embedding)
+        self.c_model.layers = layers
+        self.c_model.head = self._matrix(arrangement.head)
         self.start: Array = np.zeros(config.state_shape, np.float32)
-        self.reserve(streams)
-        self._tokens = np.zeros(1, np.int32)
-        self._tokens_at = address(self._tokens)
+        self._allocate(1)
         self._make_table()
 
-    def reserve(self, streams: int) -> None:
-        """Makes room for so many streams at once."""
+    def _allocate(self, streams: int) -> None:
+        """Allocates scratch memory for B streams."""
         size = self.compiled.charnn_scratch_bytes(self.c_model, streams)
-        self._scratch_array = np.empty(size + CACHE_LINE, np.uint8)
-        start = address(self._scratch_array)
-        self.scratch_at, self.streams = start + -start % CACHE_LINE, streams
+        self._scratch = np.empty(size + CACHE_LINE, np.uint8)
+        start = address(self._scratch)
+        self.scratch_at, self._streams = start + -start % CACHE_LINE, streams
 
     def twin(self, streams: int) -> NativePredictor:
-        """The same model, with working memory of its own for another thread; weights are shared."""
+        """See `Predictor.twin`."""
         other = copy(self)
-        other._tokens = np.zeros(1, np.int32)
-        other._tokens_at = address(other._tokens)
-        other.reserve(streams)
+        other._allocate(streams)
         return other
 
     def mixed(self, tree: NGramTree, weights: MixtureWeights) -> NativePredictor:
-        """The same model, with n-grams mixed into what it says; weights are shared.
+        """See `Predictor.mixed`.
 
-        A state is one array: that of the network, flat, and where the text stands in the tree.
+        A state is one array: that of the network, flat, then the nodes (K,) of the latest contexts.
         """
         other = copy(self)
         other._arrays = [*self._arrays]
@@ -104,39 +98,34 @@ class NativePredictor(Predictor):
         other.c_model = CModel.from_buffer_copy(self.c_model)
         other.c_model.ngrams = ctypes.pointer(ngrams)
         other.start = np.concatenate([self.start.ravel(), tree.start().astype(np.float32)])
-        return other.twin(self.streams)
+        other._allocate(1)
+        return other
 
     def initial_state(self) -> Array:
-        """Returns the state at the start of a text: zeros, but for clamped units and `mixed`."""
+        """Returns zeros (L, P, H), but for clamped units and `mixed`."""
         return self.start.copy()
 
     def step(self, token: int, state: Array) -> tuple[Array, Array]:
-        """Reads one token: logits (V,) of the next one, and the new state."""
+        """See `Predictor.step`."""
         return self.feed((token,), state)
 
     def feed(self, tokens: Iterable[int], state: Array) -> tuple[Array, Array]:
-        """Reads tokens, at least one: logits (V,) of what comes next, and the new state."""
-        *before, last = tokens
+        """See `Predictor.feed`."""
+        ids = np.array(list(tokens), np.int32)
         state = np.array(state, np.float32, order="C")
         logits = np.empty(self.config.vocab_size, np.float32)
-        at = address(state)
-        for token in before:
-            self._read(token, at, None)
-        self._read(last, at, address(logits))
+        at, state_at, model = address(ids), address(state), self.c_model
+        read, last = self.compiled.charnn_step, at + 4 * (len(ids) - 1)
+        for token_at in range(at, last, 4):
+            read(model, 1, token_at, state_at, state_at, None, self.scratch_at)
+        read(model, 1, last, state_at, state_at, address(logits), self.scratch_at)
         return logits, state
 
-    def open(self, logits: Array, state: Array) -> NativeStream:
-        """A text that is to be gone on with where these stand."""
-        return NativeStream(self, logits, state)
-
     def step_batch(self, tokens: Sequence[int], states: Array) -> Array:
-        """Reads a token in each stream; states (B, ...) are changed; logits (B, V).
-
-        A stream gets the bits that `step` would give it.
-        """
+        """See `Predictor.step_batch`."""
         ids = np.array(tokens, np.int32)
-        if len(ids) > self.streams:
-            self.reserve(len(ids))
+        if len(ids) > self._streams:
+            self._allocate(len(ids))
         logits = np.empty((len(ids), self.config.vocab_size), np.float32)
         packed = np.ascontiguousarray(states)
         at = address(packed)
@@ -147,14 +136,12 @@ class NativePredictor(Predictor):
             states[...] = packed
         return logits
 
-    def _read(self, token: int, state: int, logits: int | None) -> None:
-        self._tokens[0] = token
-        self.compiled.charnn_step(
-            self.c_model, 1, self._tokens_at, state, state, logits, self.scratch_at
-        )
+    def open(self, logits: Array, state: Array) -> NativeStream:
+        """See `Predictor.open`."""
+        return NativeStream(self, logits, state)
 
     def _make_table(self) -> None:
-        """What layer 0 makes of each symbol, worked out by the engine itself, once."""
+        """Lets the engine compute layer 0's input of each token, once."""
         config = self.config
         rows = len(GATES[config.cell]) * config.hidden_size
         if 4 * config.vocab_size * rows > MAX_TABLE_BYTES:
@@ -171,18 +158,11 @@ class NativePredictor(Predictor):
         row_sum = None
         if matrix.scale is not None:
             row_sum = self._keep(matrix.weights.sum(axis=1, dtype=np.int32))
-        return CMatrix(
-            rows,
-            columns,
-            stride,
-            self._keep(padded),
-            self._keep(matrix.scale),
-            row_sum,
-            self._keep(matrix.bias),
-        )
+        scale, bias = self._keep(matrix.scale), self._keep(matrix.bias)
+        return CMatrix(rows, columns, stride, self._keep(padded), scale, row_sum, bias)
 
     def _keep(self, array: NDArray[np.generic] | None) -> int | None:
-        """The address of an array that lives as long as the model."""
+        """Returns the address of an array that then lives as long as the predictor."""
         if array is None:
             return None
         array = np.ascontiguousarray(array)
@@ -191,51 +171,51 @@ class NativePredictor(Predictor):
 
 
 class NativeStream(Stream):
-    """One text in the engine's hands; ``logits`` (V,) and ``state`` are those of now."""
+    """One text in the engine's hands; `read` changes ``logits`` and ``state`` in place."""
 
-    def __init__(self, model: NativePredictor, logits: Array, state: Array) -> None:
+    def __init__(self, predictor: NativePredictor, logits: Array, state: Array) -> None:
         """Copies `logits` and `state`."""
-        self.model = model  # whose memory the engine works in
+        self._native = predictor  # owns the memory that the engine uses
         self.logits = np.array(logits, np.float32, order="C")
         self.state = np.array(state, np.float32, order="C")
         self._weights, self._token = np.empty(logits.size, np.float64), np.zeros(1, np.int32)
-        self._choose, self._read = model.compiled.charnn_choose, model.compiled.charnn_step
-        self._surprisal = model.compiled.charnn_surprisal
-        self._by = (address(self.logits), logits.size)
-        self._room = address(self._weights)
-        at = address(self.state)
-        self._reading = (address(self._token), at, at, address(self.logits))
+        library = predictor.compiled
+        self._choose, self._step = library.charnn_choose, library.charnn_step
+        self._surprisal = library.charnn_surprisal
+        self._logits_at = (address(self.logits), logits.size)
+        self._weights_at, at = address(self._weights), address(self.state)
+        self._step_at = (address(self._token), at, at, address(self.logits))
 
     def load(self, logits: Array, state: Array) -> None:
         """See `Stream.load`; copies both."""
         self.logits[...], self.state[...] = logits, state
 
+    def read(self, token: int) -> None:
+        """See `Stream.read`."""
+        self._token[0] = token
+        self._step(self._native.c_model, 1, *self._step_at, self._native.scratch_at)
+
     def choose(self, temperature: float, uniform: float) -> int:
         """See `Stream.choose`."""
-        token: int = self._choose(*self._by, temperature, uniform, self._room)
+        token: int = self._choose(*self._logits_at, temperature, uniform, self._weights_at)
         if token < 0:
             raise CharnnError(NOT_FINITE)
         return token
 
-    def read(self, token: int) -> None:
-        """Reads a token: state and logits are then those after it."""
-        self._token[0] = token
-        self._read(self.model.c_model, 1, *self._reading, self.model.scratch_at)
-
     def surprisal(self, token: int) -> float:
-        """The nats of a token as the next one, at temperature 1."""
-        nats: float = self._surprisal(*self._by, token)
+        """See `Stream.surprisal`."""
+        nats: float = self._surprisal(*self._logits_at, token)
         return nats
 
 
 def address(array: NDArray[Any]) -> int:
-    """Where the numbers of an array begin."""
+    """Returns the address of an array's first number."""
     place: int = array.__array_interface__["data"][0]
     return place
 
 
 def _aligned_zeros(shape: tuple[int, int], dtype: np.dtype[Any]) -> NDArray[Any]:
-    """An array that starts on a cache line."""
+    """Returns zeros that start on a cache line."""
     size = shape[0] * shape[1] * dtype.itemsize
     block = np.zeros(size + CACHE_LINE, np.uint8)
     start = -address(block) % CACHE_LINE

@@ -1,15 +1,15 @@
-"""A model's weights as a step wants them: layer norms folded into the matrices that follow them.
+"""A model's weights as a step needs them: layer norms folded into the matrices that follow them.
 
-Every engine and exporter begins here (`Float32Predictor` arranges once more). The sums
-are made in 64 bits and in one order, so every machine gets the same numbers.
+Every engine and exporter begins here. Sums are made in float64 and in one order, so every machine
+gets the same numbers.
 
-Shapes: V symbols, E features of a symbol, H units, D what a layer reads, G gates.
+Shapes: V tokens, E embedding size, H units, D input size of a layer, G gates.
 """
 
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -20,19 +20,19 @@ Array = NDArray[np.float32]
 
 
 class Matrix(NamedTuple):
-    """W (rows, D), float32 or int8 with one scale (rows,) a row, and b (rows,) if it has one."""
+    """W (rows, D) in float32, or in int8 with a scale (rows,), and b (rows,) if it has a bias."""
 
-    weights: NDArray[np.float32] | NDArray[np.int8]
-    bias: Array | None
-    scale: Array | None = None
+    weights: NDArray[Any]
+    bias: Any = None
+    scale: Any = None
 
 
 class Layer(NamedTuple):
-    """What a layer reads its input with (G*H, D), its state (G*H, H), and a GRU's b_hn (H,)."""
+    """The matrices for input (G*H, D) and state (G*H, H) of a layer, and a GRU's b_hn (H,)."""
 
     inputs: Matrix
     recurrent: Matrix
-    bias_hn: Array | None
+    bias_hn: Any
     residual: bool
 
 
@@ -45,28 +45,28 @@ class Arrangement(NamedTuple):
     head: Matrix
 
 
-# Weights so large that a fold overflows give logits that are not finite, which the sampler tells.
+# Weights so large that a fold overflows give logits that are not finite; sampling reports those.
 @np.errstate(over="ignore", invalid="ignore")
 def arrange(config: ModelConfig, weights: Mapping[str, Array]) -> Arrangement:
-    """Arranges `weights`, named and shaped as ``config.tensor_shapes()`` says; copies them."""
+    """Arranges a copy of `weights`, named and shaped as ``config.tensor_shapes()`` lists them."""
     layers = []
     for i in range(config.num_layers):
         cell = f"layers.{i}.cell"
-        inputs = fold_norm(
+        inputs = _fold_norm(
             weights[f"{cell}.weight_ih"], weights[f"{cell}.bias"], weights, f"layers.{i}.norm"
         )
-        recurrent = Matrix(np.array(weights[f"{cell}.weight_hh"], np.float32), None)
+        recurrent = Matrix(np.array(weights[f"{cell}.weight_hh"], np.float32))
         bias_hn = weights.get(f"{cell}.bias_hn")
         residual = config.input_size(i) == config.hidden_size
         layers.append(Layer(inputs, recurrent, bias_hn, residual))
     embedding = weights["embedding.weight"].astype(np.float64)
     embedding -= embedding.cumsum(axis=1)[:, -1:] / config.embedding_size
-    head = fold_norm(weights["head.weight"], weights["head.bias"], weights, "norm")
+    head = _fold_norm(weights["head.weight"], weights["head.bias"], weights, "norm")
     return Arrangement(config, embedding.astype(np.float32), tuple(layers), head)
 
 
-def fold_norm(weight: Array, bias: Array, weights: Mapping[str, Array], norm: str) -> Matrix:
-    """W (scale * n + shift) + b as W' n + b'."""
+def _fold_norm(weight: Array, bias: Array, weights: Mapping[str, Array], norm: str) -> Matrix:
+    """Writes W (scale * n + shift) + b as W' n + b'."""
     shift = weights[f"{norm}.bias"].astype(np.float64)
     shifted = (weight * shift).cumsum(axis=1)[:, -1]
     return Matrix(weight * weights[f"{norm}.weight"], (bias + shifted).astype(np.float32))
@@ -74,7 +74,7 @@ def fold_norm(weight: Array, bias: Array, weights: Mapping[str, Array], norm: st
 
 @np.errstate(over="ignore", invalid="ignore")
 def quantise(arrangement: Arrangement) -> Arrangement:
-    """The same with int8 matrices: each row in steps of 1/127 of its greatest number."""
+    """Rounds the matrices to int8: each row to steps of 1/127 of its largest absolute weight."""
     layers = tuple(
         layer._replace(inputs=_to_int8(layer.inputs), recurrent=_to_int8(layer.recurrent))
         for layer in arrangement.layers

@@ -146,7 +146,7 @@ class _Model:
         yield from self._array("float", "embedding", arrangement.embedding)
         if with_table:
             product = Product(first)
-            table = np.stack([product.of(x) for x in arrangement.embedding])
+            table = np.stack([product.of_normalised(x) for x in arrangement.embedding])
             yield from self._array("float", "table", table)
         layers = []
         for i, layer in enumerate(arrangement.layers):

@@ -17,7 +17,7 @@ from charnn.config import GATES, ModelConfig, SamplingConfig
 from charnn.desk import passages
 from charnn.desk.desk import Desk
 from charnn.desk.desk_file import load_desk, save_desk
-from charnn.engines.float32 import Float32Predictor
+from charnn.engines import make_predictor
 from charnn.errors import CharnnError, ConfigError, DamagedFile, FileError, UnknownCharacter
 from charnn.generation.filters import filter_settings
 from charnn.generation.model import Model
@@ -41,7 +41,7 @@ def made(tokenizer: Tokenizer = CHARS, cell: str = "gru", digest: str = "d" * 64
     weights = {
         n: generator.normal(0, 0.5, s).astype(np.float32) for n, s in config.tensor_shapes().items()
     }
-    return Model(Float32Predictor(config, weights), tokenizer, 1, digest=digest)
+    return Model(make_predictor(config, weights, "numpy"), tokenizer, 1, digest=digest)
 
 
 MODEL, BYTES, WORDS = made(), made(ByteTokenizer()), made(PIECES)

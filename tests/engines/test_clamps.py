@@ -86,7 +86,7 @@ def test_a_clamped_unit_has_its_value_inside_each_step(cell, engine):
 
 @pytest.mark.parametrize("engine", HERE)
 @pytest.mark.parametrize("cell", CELLS)
-def test_a_clamped_unit_stays_where_it_is_in_int8(cell, engine):
+def test_a_clamped_unit_keeps_its_value_in_int8(cell, engine):
     config = ModelConfig(7, cell, 8, 8, 2)
     clamp = Clamp(Unit(1, 3, STATES[cell][-1]), 0.3)
     clamped = make_predictor(config, random_weights(config), engine, True, [clamp])
@@ -106,7 +106,7 @@ def test_the_bounds_of_h_are_held_exactly(cell):
         assert value == state[0, 0, 2]
 
 
-def test_the_weights_given_are_not_changed_and_other_layers_are_shared():
+def test_clamping_copies_only_the_weights_that_it_changes():
     config = ModelConfig(7, "gru", 5, 6, 2)
     weights = random_weights(config)
     before = {name: array.copy() for name, array in weights.items()}
@@ -131,7 +131,7 @@ def test_a_clamped_network_writes_the_same_for_the_same_seed(engine):
     assert texts[0] == texts[1]
 
 
-def test_units_and_clamps_are_read_as_people_write_them():
+def test_units_and_clamps_are_parsed():
     lstm, rnn = ModelConfig(7, "lstm", 5, 6, 2), ModelConfig(7, "rnn", 5, 6, 2)
     assert Unit(1, 5, "c") == parse_unit("1:5", lstm)
     assert Unit(1, 5, "h") == parse_unit("1:5:h", lstm) == parse_unit(" 1:5 ", rnn)
@@ -139,27 +139,19 @@ def test_units_and_clamps_are_read_as_people_write_them():
     assert "1:5:c" == str(parse_unit("1:5", lstm))
 
 
-@pytest.mark.parametrize(
-    ("text", "says"),
-    [
-        ("1", "LAYER:UNIT=VALUE"),
-        ("1:5", "LAYER:UNIT=VALUE"),
-        ("1:5=x", "LAYER:UNIT=VALUE"),
-        ("a:5=1", "LAYER:UNIT"),
-        ("2:5=1", "layers are 0 to 1"),
-        ("1:6=1", "0 to 5"),
-        ("1:5:c=1", "no c"),
-    ],
-)
-def test_what_is_no_clamp_is_refused_in_a_line(text, says):
-    with pytest.raises(ConfigError, match=says) as error:
+@pytest.mark.parametrize("text", ["1", "1:5", "1:5=x", "a:5=1", "2:5=1", "1:6=1", "1:5:c=1"])
+def test_a_wrong_clamp_is_refused_and_named(text):
+    with pytest.raises(ConfigError) as error:
         parse_clamp(text, ModelConfig(7, "gru", 5, 6, 2))
-    assert "\n" not in str(error.value)
+    assert text.removesuffix("=1") in str(error.value)
 
 
-def test_values_that_no_unit_can_have_are_refused():
-    for part, value in (("h", 1.5), ("c", 1e9), ("h", float("nan"))):
-        with pytest.raises(ConfigError, match="can be held at"):
-            check_clamps([Clamp(Unit(0, 0, part), value)])
-    with pytest.raises(ConfigError, match="twice"):
+@pytest.mark.parametrize(("part", "value"), [("h", 1.5), ("c", 1e9), ("h", float("nan"))])
+def test_a_value_out_of_range_is_refused(part, value):
+    with pytest.raises(ConfigError, match="0:0"):
+        check_clamps([Clamp(Unit(0, 0, part), value)])
+
+
+def test_two_values_for_one_unit_are_refused():
+    with pytest.raises(ConfigError, match="0:0"):
         check_clamps([Clamp(Unit(0, 0, "h"), 1), Clamp(Unit(0, 0, "c"), 1)])

@@ -4,8 +4,7 @@ import torch
 from torch.nn import functional
 
 from charnn.config import GATES, ModelConfig
-from charnn.engines import float32
-from charnn.engines.float32 import Float32Predictor
+from charnn.engines import float32, make_predictor
 from charnn.model.language_model import LanguageModel
 
 SHAPES = [
@@ -76,18 +75,18 @@ def test_logits_equal_those_of_torchs_own_cells(config):
     weights = random_weights(config)
     expected = torch_logits(config, weights, TOKENS)
     np.testing.assert_allclose(
-        numpy_logits(Float32Predictor(config, weights), TOKENS), expected, atol=1e-4
+        numpy_logits(make_predictor(config, weights, "numpy"), TOKENS), expected, atol=1e-4
     )
 
 
 @pytest.mark.parametrize("config", SHAPES, ids=str)
-def test_logits_equal_those_of_the_language_model_that_training_uses(config):
+def test_logits_equal_those_of_the_torch_model(config):
     weights = random_weights(config)
     twin = LanguageModel(config).eval()
     twin.load_state_dict({name: torch.from_numpy(values) for name, values in weights.items()})
     with torch.no_grad():
         expected, _ = twin(torch.tensor(TOKENS)[:, None], twin.initial_state(1))
-    actual = numpy_logits(Float32Predictor(config, weights), TOKENS)
+    actual = numpy_logits(make_predictor(config, weights, "numpy"), TOKENS)
     np.testing.assert_allclose(actual, expected[:, 0].numpy(), atol=1e-4)
 
 
@@ -98,16 +97,16 @@ def test_a_large_offset_of_the_residual_stream_does_not_cost_precision(cell):
     weights["embedding.weight"] += 300
     expected = torch_logits(config, weights, TOKENS)
     np.testing.assert_allclose(
-        numpy_logits(Float32Predictor(config, weights), TOKENS), expected, atol=2e-3
+        numpy_logits(make_predictor(config, weights, "numpy"), TOKENS), expected, atol=2e-3
     )
 
 
 @pytest.mark.parametrize("cell", GATES)
-def test_a_step_changes_neither_the_state_it_is_given_nor_the_weights(cell):
+def test_a_step_changes_neither_its_input_state_nor_the_weights(cell):
     config = ModelConfig(11, cell, 16, 16, 2)
     weights = random_weights(config)
     before = {name: values.copy() for name, values in weights.items()}
-    model = Float32Predictor(config, weights)
+    model = make_predictor(config, weights, "numpy")
     logits, state = model.step(3, model.initial_state())
     kept_logits, kept = logits.copy(), state.copy()
     first, _ = model.step(4, state)
@@ -121,9 +120,9 @@ def test_a_step_changes_neither_the_state_it_is_given_nor_the_weights(cell):
 
 
 @pytest.mark.parametrize("cell", GATES)
-def test_feeding_a_prompt_is_stepping_through_it(cell):
+def test_feeding_a_prompt_equals_stepping_through_it(cell):
     config = ModelConfig(11, cell, 8, 16, 2)
-    model = Float32Predictor(config, random_weights(config))
+    model = make_predictor(config, random_weights(config), "numpy")
     fed, fed_state = model.feed(np.array(TOKENS, np.uint8), model.initial_state())
     state = model.initial_state()
     for token in TOKENS:
@@ -132,15 +131,17 @@ def test_feeding_a_prompt_is_stepping_through_it(cell):
     np.testing.assert_array_equal(state, fed_state)
 
 
-def test_a_vocabulary_too_large_for_the_table_gives_the_same_logits(monkeypatch):
+def test_omitting_the_token_table_changes_no_bit(monkeypatch):
     config = ModelConfig(11, "lstm", 8, 8, 2)
     weights = random_weights(config)
-    expected = numpy_logits(Float32Predictor(config, weights), TOKENS)
+    expected = numpy_logits(make_predictor(config, weights, "numpy"), TOKENS)
     monkeypatch.setattr(float32, "MAX_TABLE_BYTES", 0)
-    np.testing.assert_array_equal(expected, numpy_logits(Float32Predictor(config, weights), TOKENS))
+    np.testing.assert_array_equal(
+        expected, numpy_logits(make_predictor(config, weights, "numpy"), TOKENS)
+    )
 
 
-def test_arrays_of_one_block_start_on_cache_lines_and_do_not_overlap():
+def test_aligned_arrays_start_on_cache_lines_and_do_not_overlap():
     arrays = float32.aligned([(3, 5), (7,), (16,)])
     for number, array in enumerate(arrays):
         array[...] = number

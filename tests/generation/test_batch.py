@@ -36,7 +36,7 @@ def model_of(cell="lstm", engine="auto", tokenizer=None, int8=False):
     [{}, {"top_p": 0.8, "repetition_penalty": 1.3}, {"stop": ("a", "c ")}, {"ban": ("ab",)}],
     ids=str,
 )
-def test_each_text_is_the_one_that_is_written_alone(cell, settings, engine, int8, monkeypatch):
+def test_the_batch_size_changes_no_text(cell, settings, engine, int8, monkeypatch):
     monkeypatch.setattr(batch, "SIDE_BY_SIDE", 5)
     model, config = model_of(cell, engine, int8=int8), SamplingConfig(max_tokens=40, **settings)
     expected = {}
@@ -52,7 +52,7 @@ def test_each_text_is_the_one_that_is_written_alone(cell, settings, engine, int8
         assert expected == found
 
 
-def test_bytes_that_make_no_character_yet_are_waited_for():
+def test_incomplete_utf8_sequences_do_not_change_a_batched_text():
     model, config = model_of(tokenizer=ByteTokenizer()), SamplingConfig(max_tokens=30)
     expected = [model.write("", config, 3, index) for index in range(9)]
     texts = (model.write("", config, 3, index) for index in range(9))
@@ -60,7 +60,7 @@ def test_bytes_that_make_no_character_yet_are_waited_for():
     assert ["".join(each) for each in expected] == [each.shown for each in found]
 
 
-def test_texts_come_when_they_end_and_no_more_than_a_batch_is_begun(monkeypatch):
+def test_texts_come_as_they_end_and_at_most_one_batch_is_started(monkeypatch):
     monkeypatch.setattr(batch, "SIDE_BY_SIDE", 4)
     model, begun = model_of(engine="numpy", int8=True), []
 

@@ -57,7 +57,7 @@ def test_top_k_keeps_the_k_likeliest(k, expected):
     assert expected == kept(top_k(LOGITS, k))
 
 
-def test_top_k_keeps_exactly_k_and_the_lowest_ids_of_equals():
+def test_top_k_breaks_ties_by_the_lowest_id():
     assert [0, 1, 3] == kept(top_k(np.array([1.0, 1.0, 0.0, 2.0, 1.0]), 3))
 
 
@@ -87,13 +87,13 @@ def test_repetition_penalty_multiplies_the_log_probability_of_each_recent_id_onc
         np.testing.assert_allclose(found, expected, atol=1e-12)
 
 
-def test_frequency_penalty_takes_its_number_for_each_time_that_an_id_came():
+def test_frequency_penalty_is_subtracted_for_each_occurrence():
     logits = np.array([2.0, -2.0, 3.0, -3.0])
     assert [0.5, -2.5, 3.0, -3.0] == frequency_penalty(logits, 0.5, [0, 1, 0, 0]).tolist()
     assert logits.tolist() == frequency_penalty(logits, 0.5, []).tolist()
 
 
-def test_presence_penalty_takes_its_number_once():
+def test_presence_penalty_is_subtracted_once():
     logits = np.array([2.0, -2.0, 3.0, -3.0])
     assert [1.5, -2.5, 3.0, -3.0] == presence_penalty(logits, 0.5, [0, 1, 0, 0]).tolist()
     assert [2.5, -2.0, 3.0, -3.0] == presence_penalty(logits, -0.5, [0]).tolist()
@@ -105,12 +105,12 @@ def test_presence_penalty_takes_its_number_once():
     ("p", "expected"),
     [(0.0, [3]), (0.29, [3]), (0.31, [2, 3]), (0.51, [1, 2, 3]), (0.91, [0, 1, 2, 3])],
 )
-def test_typical_p_keeps_the_tokens_of_nearly_the_expected_surprisal(p, expected):
+def test_typical_p_keeps_the_tokens_nearest_to_the_expected_surprisal(p, expected):
     assert expected == kept(typical_p(LOGITS, p))
     assert expected == kept(typical_p(LOGITS + 7, p))
 
 
-def test_typical_p_can_rule_out_the_likeliest_and_leaves_out_what_is_ruled_out_already():
+def test_typical_p_can_rule_out_the_likeliest_token_and_ignores_those_already_ruled_out():
     logits = np.log([0.4, 0.15, 0.15, 0.15, 0.15])
     assert [1, 2] == kept(typical_p(logits, 0.29))
     # Of .4 .2 .3 without .1, renormalised: surprisals .811 1.504 1.099, entropy 1.061.
@@ -124,7 +124,7 @@ def test_penalties_come_before_all_other_filters():
 
 
 @pytest.mark.parametrize("name", FILTERS)
-def test_a_filter_does_not_change_what_it_is_given(name):
+def test_a_filter_does_not_change_its_argument(name):
     given_logits = LOGITS.copy()
     FILTERS[name][0](given_logits, 0.5, [1, 2])
     np.testing.assert_array_equal(LOGITS, given_logits)
@@ -158,12 +158,12 @@ def test_filters_that_are_off_are_not_called():
     assert [] == active_filters({})
 
 
-def test_filters_come_in_the_order_of_the_table_whatever_the_order_given():
+def test_filters_apply_in_the_order_of_the_table():
     expected = [(FILTERS["temperature"][0], 0.5), (FILTERS["top_k"][0], 3)]
     assert expected == active_filters({"top_k": 3, "temperature": 0.5})
 
 
-def test_an_unknown_filter_is_refused_with_the_names_of_the_known():
+def test_an_unknown_filter_is_refused():
     with pytest.raises(ConfigError, match=r"'heat'.*presence_penalty, temperature, top_k"):
         active_filters({"heat": 1})
 

@@ -59,7 +59,7 @@ def test_a_banned_string_is_never_completed(kind, seed):
     assert [] == [phrase for phrase in banned if phrase in text]
 
 
-def test_a_ban_rules_out_exactly_what_would_complete_it_also_after_the_prompt():
+def test_a_ban_rules_out_exactly_the_tokens_that_would_complete_it():
     tokenizer = CharTokenizer.learn("abc\n")
     guide = Phrases(tokenizer, {"aab": -math.inf, "c": -math.inf})
     seen = []
@@ -70,7 +70,7 @@ def test_a_ban_rules_out_exactly_what_would_complete_it_also_after_the_prompt():
 
 
 @given(st.lists(st.text("ab", min_size=1, max_size=4), max_size=5), st.text("ab", max_size=9))
-def test_bans_agree_with_looking_at_each_continuation(banned, text):
+def test_bans_agree_with_checking_every_continuation(banned, text):
     tokenizer = CharTokenizer.learn("abc")
     guide = Phrases(tokenizer, dict.fromkeys(banned, -math.inf))
     for character in text:
@@ -79,13 +79,13 @@ def test_bans_agree_with_looking_at_each_continuation(banned, text):
     assert expected == allowed(guide, 3).tolist()
 
 
-def test_a_text_that_could_only_go_on_with_a_banned_one_is_banned_itself():
+def test_a_text_with_only_banned_continuations_is_banned_too():
     tokenizer = CharTokenizer.learn("ab")
     guide = Phrases(tokenizer, {"aa": -math.inf, "ab": -math.inf})
     assert "b" * 20 == text_of(tokenizer, [guide], 20)
 
 
-def test_bans_that_leave_nothing_are_refused_at_once():
+def test_bans_that_leave_nothing_are_refused():
     tokenizer = CharTokenizer.learn("ab")
     with pytest.raises(ConfigError, match="leave nothing to write"):
         Phrases(tokenizer, {"a": -math.inf, "b": -math.inf})
@@ -104,7 +104,7 @@ def test_a_bias_is_added_once_to_each_token_that_would_complete_its_text():
     assert [-2.5, 0, 0] == guide.mask(np.zeros(3)).tolist()
 
 
-def test_a_bias_counts_for_tokens_that_hold_its_text_inside():
+def test_a_bias_applies_to_tokens_that_contain_its_text():
     tokenizer = TOKENIZERS["sentencepiece"]
     changed = Phrases(tokenizer, {"h": 2.0}).mask(np.zeros(tokenizer.vocab_size))
     assert [2.0 * (b"h" in data) for data in tokenizer.token_bytes] == changed.tolist()
@@ -151,7 +151,7 @@ def test_the_guard_rules_out_nothing_but_copies(kind, longest, place):
         assert good == (not any(copies)), after
 
 
-def test_copied_spans_are_told_exactly_and_as_soon_as_they_are_known():
+def test_copied_spans_are_found_exactly_and_as_early_as_possible():
     finder = CopyFinder(TextIndex.of(b"abcdefgh"), 3)
     seen = [finder.push(character) for character in "xabcdyefhgh"]
     nothing = []
@@ -173,7 +173,7 @@ def test_copied_spans_are_told_exactly_and_as_soon_as_they_are_known():
 
 
 @given(st.text("abé", max_size=30), st.text("abé", max_size=30), st.integers(1, 6))
-def test_the_share_of_copies_is_that_of_the_plain_definition(training, text, span):
+def test_the_share_of_copies_agrees_with_a_naive_count(training, text, span):
     finder = CopyFinder(TextIndex.of(training.encode()), span)
     pieces = finder.push(text) + finder.flush()
     copied = [False] * len(text)
@@ -191,7 +191,7 @@ def test_a_span_that_begins_in_the_prompt_counts_from_there():
 
 
 @pytest.mark.parametrize("kind", TOKENIZERS)
-def test_a_sampler_with_guides_is_saved_and_forked_exactly(kind):
+def test_a_sampler_with_guides_can_be_saved_and_forked(kind):
     tokenizer = TOKENIZERS[kind]
 
     def sampler(seed):
@@ -211,7 +211,7 @@ def test_a_sampler_with_guides_is_saved_and_forked_exactly(kind):
         Sampler(Indifferent(tokenizer.vocab_size), 1).load_state_dict(saved)
 
 
-def test_guides_that_leave_no_token_together_are_one_clear_error():
+def test_guides_that_leave_no_token_are_an_error():
     class Nothing(Guide):
         def mask(self, logits):
             return np.full_like(logits, -np.inf)

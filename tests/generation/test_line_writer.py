@@ -52,7 +52,7 @@ def texts(model, *args, **options):
     return [line.text for line in model.lines(LineConfig(*args), **options)]
 
 
-def test_a_line_is_what_comes_before_the_newline_from_the_start_state(model):
+def test_a_line_is_the_text_before_the_first_newline_from_the_initial_state(model):
     found = list(model.lines(LineConfig(20), seed=5))
     for line in found:
         sampler = Sampler(model.predictor, 5, line.index, {"temperature": 0.8})
@@ -70,20 +70,20 @@ def test_a_line_is_what_comes_before_the_newline_from_the_start_state(model):
         assert sampler.nats / math.log(2) / line.tokens == pytest.approx(line.bits_per_char)
 
 
-def test_a_line_depends_on_seed_and_number_alone(model):
+def test_a_line_depends_on_seed_and_index_only(model):
     ten = texts(model, 10, seed=3)
     assert ten == texts(model, 10, seed=3)
     assert ten[:4] == texts(model, 4, seed=3)
     assert ten != texts(model, 10, seed=4)
 
 
-def test_lengths_are_kept_and_the_prefix_counts(model):
+def test_line_lengths_include_the_prefix(model):
     for text in texts(model, 40, "abc", 5, 7, seed=1):
         assert text.startswith("abc")
         assert 5 <= len(text) <= 7
 
 
-def test_a_line_that_is_too_long_is_another_one_and_not_cut(model):
+def test_a_line_that_is_too_long_is_drawn_again(model):
     free = list(model.lines(LineConfig(60), seed=2))
     short = list(model.lines(LineConfig(60, max_length=6), seed=2))
     assert any(len(line.text) > 6 for line in free)
@@ -92,14 +92,14 @@ def test_a_line_that_is_too_long_is_another_one_and_not_cut(model):
         assert (1 == b.tries) == (len(a.text) <= 6)
 
 
-def test_a_line_never_ends_before_its_shortest_length():
+def test_a_line_never_ends_before_min_length():
     eager = Always([50.0, *[0.0] * 8])
     assert [4] * 5 == [
         len(line.text) for line in LineWriter(eager, LETTERS, LineConfig(5, min_length=4), 1)
     ]
 
 
-def test_without_repeats_every_line_is_another(model):
+def test_unique_lines_differ(model):
     found = texts(model, 60, "", 1, 2, True, seed=1)
     assert 60 == len(set(found))
     assert len(set(texts(model, 60, "", 1, 2, seed=1))) < 60
@@ -111,7 +111,7 @@ def test_known_lines_are_not_written(model):
     assert not known & set(found)
 
 
-def test_when_no_more_lines_are_found_it_says_how_many_and_why(model):
+def test_giving_up_reports_the_lines_written_and_the_reasons(model):
     letters = list("abcdefgh")
     writer = iter(model.lines(LineConfig(20, "", 1, 1, True), seed=1, known={"c"}))
     found = [next(writer).text for _ in range(7)]
@@ -133,20 +133,20 @@ def test_the_likeliest_line_is_tried_once():
         next(lines)
 
 
-def test_a_model_that_never_ends_a_line_is_given_up():
+def test_a_model_that_never_ends_a_line_is_an_error():
     endless = Always([-50.0, *[0.0] * 8])
     with pytest.raises(TextError, match="0 of 1 lines are written"):
         list(LineWriter(endless, LETTERS, LineConfig(max_length=500), 1))
 
 
-def test_bytes_that_begin_no_character_come_to_an_end():
+def test_bytes_that_begin_no_character_count_towards_max_length():
     logits = np.full(256, -50.0)
     logits[0x80] = 50.0
     with pytest.raises(TextError, match="of another length"):
         list(LineWriter(Always(logits), ByteTokenizer(), LineConfig(max_length=3), 1))
 
 
-def test_bytes_are_put_together_to_characters_and_counted_so():
+def test_lengths_of_byte_models_count_characters():
     logits = np.full(256, -50.0)
     logits[[0xC3, 0xA9, 0x0A]] = 0.0
 
@@ -163,7 +163,7 @@ def test_bytes_are_put_together_to_characters_and_counted_so():
     assert {"éé", "ééé", "éééé"} == {line.text for line in found}
 
 
-def test_a_byte_of_sentencepiece_that_is_a_newline_ends_a_line_too():
+def test_a_sentencepiece_newline_byte_ends_a_line():
     tokenizer = SentencePieceTokenizer.learn(["anna\nbert\n" * 20], 270)
     ends = [i for i, spelt in enumerate(tokenizer.token_bytes) if spelt == b"\n"]
     assert 2 == len(ends)
@@ -175,7 +175,7 @@ def test_a_byte_of_sentencepiece_that_is_a_newline_ends_a_line_too():
         assert {"a"} == {character for line in found for character in line.text}
 
 
-def test_a_carriage_return_before_the_newline_is_no_part_of_the_line():
+def test_a_carriage_return_before_the_newline_is_dropped():
     tokenizer = CharTokenizer.learn("\n\ra")
     writer = LineWriter(Always([0.0, 0.0, 0.0]), tokenizer, LineConfig(60, "", 1, 2), 1)
     assert {"a", "aa", "\ra", "\r"} == {line.text for line in writer}  # the last of two of them
@@ -187,7 +187,7 @@ def test_a_newline_is_fed_first_and_then_the_prefix():
     assert [0, 2, 1] == network.read
 
 
-def test_what_cannot_be_is_refused(model):
+def test_a_model_without_newlines_and_an_unknown_prefix_are_refused(model):
     with pytest.raises(UnknownCharacter):
         model.lines(LineConfig(1, "xa"))
     assert "a" == model.lines(LineConfig(1, "xa"), unknown="skip").prefix
@@ -208,7 +208,7 @@ def test_what_cannot_be_is_refused(model):
         {"prefix": "abc", "max_length": 2},
     ],
 )
-def test_settings_that_no_line_meets_are_refused(settings):
+def test_contradictory_line_settings_are_refused(settings):
     with pytest.raises(ConfigError):
         LineConfig(**settings)
 
@@ -217,7 +217,7 @@ def test_settings_that_no_line_meets_are_refused(settings):
     "options",
     [{"top_k": 1}, {"top_p": 0.01}, {"min_p": 1.0}, {"repetition_penalty": 5.0}, GREEDY],
 )
-def test_a_filter_never_brings_back_the_newline_that_is_forbidden(options):
+def test_no_filter_brings_back_a_forbidden_newline(options):
     eager = Always([50.0, 1.0, *[0.0] * 7])
     line = next(iter(LineWriter(eager, LETTERS, LineConfig(1, "", 6), 1, options)))
     assert 6 <= len(line.text)

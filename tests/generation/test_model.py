@@ -28,7 +28,7 @@ def model(checkpoint):
     return Model.from_checkpoint(checkpoint)
 
 
-def test_a_model_knows_its_shape_tokenizer_and_information(model, checkpoint):
+def test_a_model_has_the_shape_tokenizer_and_info_of_its_checkpoint(model, checkpoint):
     assert checkpoint.config == model.config
     assert 7 == model.tokenizer.vocab_size
     assert {"note": "hello"} == model.info
@@ -40,12 +40,12 @@ def test_generate_is_the_joined_stream(model):
     assert 30 == len(model.generate("ab", **options))
 
 
-def test_the_prompt_is_in_the_text_only_with_echo(model):
+def test_echo_includes_the_prompt(model):
     plain = model.generate("abc", max_tokens=5, seed=1)
     assert "abc" + plain == model.generate("abc", max_tokens=5, seed=1, echo=True)
 
 
-def test_no_seed_is_another_text_each_time(model):
+def test_without_a_seed_each_text_differs(model):
     assert model.generate(max_tokens=60) != model.generate(max_tokens=60)
 
 
@@ -55,7 +55,7 @@ def test_sample_i_of_a_seed_does_not_depend_on_the_others(model):
     assert third != model.generate(max_tokens=40, seed=1, index=1)
 
 
-def test_one_stop_string_may_be_given_as_it_is(model):
+def test_stop_may_be_one_string(model):
     text = model.generate(max_tokens=200, temperature=1.0, seed=1, stop="a")
     assert "a" not in text
     assert text == model.generate(max_tokens=200, temperature=1.0, seed=1, stop=["a"])
@@ -64,7 +64,7 @@ def test_one_stop_string_may_be_given_as_it_is(model):
 @pytest.mark.parametrize(
     "options", [{"temperature": -1}, {"seed": -1}, {"max_tokens": -1}, {"stop": ""}]
 )
-def test_a_wrong_option_is_refused_at_the_call_not_at_the_first_piece(model, options):
+def test_a_wrong_setting_is_refused_at_the_call(model, options):
     with pytest.raises(ConfigError):
         model.stream(**options)
 

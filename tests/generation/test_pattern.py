@@ -67,38 +67,38 @@ def test_a_branch_that_the_vocabulary_cannot_finish_is_never_entered():
     assert {"ab"} == {written(tokenizer, "ab|acZ|cZ", 9, seed)[0] for seed in range(9)}
 
 
-def test_a_loop_is_left_in_time():
+def test_a_loop_ends_within_max_tokens():
     tokenizer = CharTokenizer.learn("abc")
     for seed in range(9):
         assert re.fullmatch("a(ba)*c{3}", written(tokenizer, "a(ba)*c{3}", 9, seed)[0])
 
 
-def test_a_text_ends_where_nothing_may_follow():
+def test_a_text_ends_where_no_token_can_follow():
     text, sampler = written(CharTokenizer.learn("ab"), "ab", 50, 1)
     assert ("ab", 2, True, False) == (text, sampler.tokens, sampler.over, sampler.cut)
 
 
-def test_a_token_that_leaves_a_match_ends_the_text_and_is_no_part_of_it():
+def test_a_token_outside_the_pattern_ends_the_text_and_is_dropped():
     ends = [written(CharTokenizer.learn("ab"), "a+", 50, seed) for seed in range(9)]
     assert all(re.fullmatch("a+", text) for text, _ in ends)
     assert all(len(text) + 1 == sampler.tokens for text, sampler in ends if sampler.cut)
     assert any(sampler.cut for _, sampler in ends)
 
 
-def test_anchors_at_both_ends_are_those_of_the_whole():
+def test_anchors_at_both_ends_are_ignored():
     tokenizer = CharTokenizer.learn("ab$^")
     assert "ab" == written(tokenizer, "^ab$", 9, 1)[0]
     assert "ab$" == written(tokenizer, r"ab\$", 9, 1)[0]
 
 
 @pytest.mark.parametrize("pattern", ["(a", "a(?=b)b", r"(a)\1", "[a", "*", "a" * 2000, "a$b"])
-def test_a_pattern_that_is_none_is_one_line(pattern):
+def test_an_invalid_pattern_is_refused(pattern):
     with pytest.raises(ConfigError) as caught:
         Pattern(pattern, CharTokenizer.learn("ab"))
     assert 1 == len(str(caught.value).splitlines())
 
 
-def test_what_cannot_be_written_is_refused_before_anything_is():
+def test_an_unwritable_pattern_is_refused():
     tokenizer = CharTokenizer.learn("ab")
     with pytest.raises(ConfigError, match="cannot write anything that matches 'aZ'"):
         Pattern("aZ", tokenizer)
@@ -112,13 +112,13 @@ def test_too_many_counted_repetitions_are_refused_before_the_automaton_is_built(
         Pattern(pattern, ByteTokenizer())
 
 
-def test_without_the_package_the_line_to_install_it_is_said(monkeypatch):
+def test_a_missing_package_names_the_command_to_install_it(monkeypatch):
     monkeypatch.setitem(sys.modules, "outlines_core", None)
     with pytest.raises(CharnnError, match=r"pip install 'charnn\[regex\]'"):
         Pattern("a", CharTokenizer.learn("ab"))
 
 
-def test_a_saved_state_goes_on_in_the_middle_of_a_pattern():
+def test_a_sampler_can_be_forked_within_a_pattern():
     tokenizer = CharTokenizer.learn(TEXT)
     pattern = Pattern("[a-z]{30}", tokenizer)
 

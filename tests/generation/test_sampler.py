@@ -5,7 +5,7 @@ import numpy as np
 import pytest
 
 from charnn.config import GATES, MAX_SEED, RECENT, ModelConfig
-from charnn.engines.float32 import Float32Predictor
+from charnn.engines import make_predictor
 from charnn.errors import CharnnError, ConfigError
 from charnn.generation.sampler import Sampler, Sfc32, draw_seed
 from charnn.predictor import Predictor, draw
@@ -41,7 +41,7 @@ class Indifferent(Successor):
 def network(cell="lstm"):
     config = ModelConfig(7, cell, 12, 12, 2)
     generator = np.random.default_rng(0)
-    return Float32Predictor(
+    return make_predictor(
         config,
         {
             n: generator.normal(0, 0.5, s).astype(np.float32)
@@ -85,20 +85,20 @@ def test_a_seed_that_is_not_32_bits_is_refused(seed):
         Sfc32(seed)
 
 
-def test_a_drawn_seed_is_a_seed():
+def test_a_drawn_seed_is_valid():
     assert Sfc32(draw_seed()).uniform() < 1
 
 
 @pytest.mark.parametrize(
     ("uniform", "expected"), [(0.0, 1), (0.19, 1), (0.21, 3), (0.49, 3), (0.51, 4), (1 - 2**-32, 4)]
 )
-def test_draw_goes_through_the_ids_in_order_and_skips_those_of_probability_0(uniform, expected):
+def test_draw_accumulates_in_id_order_and_skips_probability_0(uniform, expected):
     probabilities = np.array([0, 0.2, 0, 0.3, 0.5, 0])
     with np.errstate(divide="ignore"):
         assert expected == draw(np.log(probabilities), uniform)
 
 
-def test_what_is_drawn_follows_the_probabilities():
+def test_draws_follow_the_probabilities():
     generator = Sfc32(3)
     logits = np.log([0.1, 0.6, 0.3])
     counts = Counter(draw(logits, generator.uniform()) for _ in range(5000))
@@ -126,7 +126,7 @@ def test_streaming_in_two_calls_is_streaming_in_one():
     assert 30 == sampler.tokens
 
 
-def test_a_stream_that_is_left_early_goes_on_where_it_was_left():
+def test_a_stream_that_is_left_early_can_be_continued():
     model = network()
     sampler = Sampler(model, 1)
     sampler.feed([0])
@@ -143,7 +143,7 @@ def test_each_id_is_read_once():
 
 
 @pytest.mark.parametrize("cell", GATES)
-def test_a_saved_state_goes_on_bit_for_bit_and_can_be_forked(cell):
+def test_a_saved_state_can_be_forked_bit_for_bit(cell):
     model, filters = network(cell), {"repetition_penalty": 1.5, "top_k": 4}
     sampler = Sampler(model, 1, filters=filters)
     sampler.feed([0, 3])
@@ -179,7 +179,7 @@ def test_nats_are_those_of_the_unfiltered_model_at_temperature_1():
     assert sampler.nats == pytest.approx(3 * (math.log(math.exp(2) + 4) - 2), rel=1e-9)
 
 
-def test_the_penalty_sees_the_prompt_and_forgets_what_is_long_past():
+def test_the_penalty_covers_the_prompt_and_the_latest_64_ids_only():
     filters = {"temperature": 0, "repetition_penalty": 10.0}
     sampler = Sampler(Indifferent(), 1, filters=filters)
     sampler.feed([0])
@@ -224,7 +224,7 @@ def test_a_constant_added_to_all_logits_changes_no_text(filters):
 
 
 @pytest.mark.parametrize("logit", [math.nan, math.inf, -math.inf])
-def test_logits_that_are_not_finite_are_one_clear_error(logit):
+def test_logits_that_are_not_finite_are_an_error(logit):
     sampler = Sampler(Successor(logit=logit), 1)
     sampler.feed([0])
     with pytest.raises(CharnnError, match="not finite"):
@@ -232,16 +232,16 @@ def test_logits_that_are_not_finite_are_one_clear_error(logit):
 
 
 @pytest.mark.parametrize("cell", GATES)
-def test_weights_that_overflow_end_in_that_error_and_no_warning(cell):
+def test_weights_that_overflow_are_an_error_without_warnings(cell):
     config = ModelConfig(7, cell, 12, 12, 2)
     weights = {n: np.full(s, 3e38, np.float32) for n, s in config.tensor_shapes().items()}
-    sampler = Sampler(Float32Predictor(config, weights), 1)
+    sampler = Sampler(make_predictor(config, weights, "numpy"), 1)
     sampler.feed([0, 1])
     with pytest.raises(CharnnError, match="not finite"):
         next(sampler.stream(1))
 
 
-def test_a_sampler_that_was_fed_nothing_says_so():
+def test_a_sampler_that_was_fed_nothing_is_an_error():
     sampler = Sampler(network(), 1)
     sampler.feed([])
     with pytest.raises(CharnnError, match="feed it at least one token"):

@@ -32,7 +32,9 @@ def cut(kind, text, size=1):
         ("paragraph", "one\n  two\n", ("one\n  two\n", False)),
     ],
 )
-def test_the_first_whole_one_ends_the_text_however_it_is_cut(kind, text, expected, size):
+def test_the_first_complete_unit_ends_the_text_however_it_is_cut_into_pieces(
+    kind, text, expected, size
+):
     assert expected == cut(kind, text, size)
 
 

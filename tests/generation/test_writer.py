@@ -57,11 +57,11 @@ def test_the_prompt_comes_first_then_each_character_as_a_piece():
     assert ("bab", "length", 3) == (writing.text, writing.finish_reason, writing.tokens)
 
 
-def test_without_echo_only_what_is_new_is_written():
+def test_without_echo_only_new_text_is_written():
     assert ["b", "a"] == list(write("ba", prompt="ab", echo=False))
 
 
-def test_a_prompt_is_read_once_from_the_start_and_nothing_before_it():
+def test_a_prompt_is_read_once_from_the_initial_state():
     tokenizer = CharTokenizer.learn("\nab")
     network = Script(3, [1, 2], prompt_length=2)
     list(Writing(Sampler(network, 1), tokenizer, "ab", 0, SamplingConfig(max_tokens=3)))
@@ -76,13 +76,13 @@ def test_without_a_prompt_the_start_token_is_read_and_not_shown():
     assert [0, 1] == network.read
 
 
-def test_no_token_asked_for_writes_the_prompt_alone():
+def test_max_tokens_0_writes_only_the_prompt():
     writing = write("b", prompt="a", max_tokens=0)
     assert ["a"] == list(writing)
     assert ("length", 0, None) == (writing.finish_reason, writing.tokens, writing.bits_per_char)
 
 
-def test_a_text_that_is_not_kept_takes_no_memory():
+def test_a_text_without_keep_takes_no_memory():
     tokenizer = CharTokenizer.learn("\nab")
     config = SamplingConfig(max_tokens=6000)
     sizes = {}
@@ -98,7 +98,7 @@ def test_a_text_that_is_not_kept_takes_no_memory():
     assert sizes[False] < sizes[True] - 8 * 4000
 
 
-def test_an_unknown_character_is_refused_before_anything_is_written():
+def test_an_unknown_character_is_refused_before_writing():
     tokenizer = CharTokenizer.learn("\nab")
     arguments = Sampler(Script(3, [1]), 1), tokenizer, "aZ", 0, SamplingConfig(max_tokens=1)
     with pytest.raises(UnknownCharacter, match="Z"):
@@ -106,7 +106,7 @@ def test_an_unknown_character_is_refused_before_anything_is_written():
     assert ["aZ", "a"] == list(Writing(*arguments, unknown="skip"))
 
 
-def test_a_prompt_of_which_nothing_is_known_starts_as_a_text_starts():
+def test_a_prompt_of_unknown_characters_starts_from_the_start_token():
     tokenizer = CharTokenizer.learn("\nab")
     network = Script(3, [1])
     config = SamplingConfig(max_tokens=1)
@@ -114,16 +114,16 @@ def test_a_prompt_of_which_nothing_is_known_starts_as_a_text_starts():
     assert [0] == network.read
 
 
-def test_a_stop_string_that_straddles_tokens_is_not_printed():
+def test_a_stop_string_across_tokens_is_not_shown():
     assert (["x", "y"], "stop") == pieces_and_reason("xyabz", stop=("ab",))
 
 
-def test_a_stop_string_that_begins_inside_its_own_beginning_is_found():
+def test_a_stop_string_that_overlaps_its_own_prefix_is_found():
     assert (["a"], "stop") == pieces_and_reason("aab", stop=("ab",))
     assert (["a", "b", "x"], "stop") == pieces_and_reason("abxababb", stop=("ababb",))
 
 
-def test_what_only_looked_like_a_stop_string_is_shown_as_soon_as_it_is_known():
+def test_a_false_start_of_a_stop_string_is_shown_as_early_as_possible():
     assert (["x", "a", "c", "y"], "length") == pieces_and_reason("xacy", stop=("ab",))
 
 
@@ -131,7 +131,7 @@ def test_held_back_text_is_written_at_the_end():
     assert (["x", "a"], "length") == pieces_and_reason("xa", stop=("ab",))
 
 
-def test_of_several_stop_strings_the_first_completed_wins():
+def test_the_stop_string_completed_first_ends_the_text():
     assert (["x"], "stop") == pieces_and_reason("xabc", stop=("bc", "ab"))
     assert (["x"], "stop") == pieces_and_reason("xabc", stop=("abc", "bc"))
 
@@ -173,13 +173,13 @@ def test_stopping_does_not_depend_on_how_the_text_is_cut_into_pieces(pieces, sto
     assert first_stop("".join(pieces), stops) == (shown + matcher.flush(), matcher.found)
 
 
-def test_a_character_of_several_bytes_is_one_piece():
+def test_a_multibyte_character_is_one_piece():
     writing = write("aé€", ByteTokenizer())
     assert ["a", "é", "€"] == list(writing)
     assert 6 == writing.tokens
 
 
-def test_a_character_cut_off_by_the_length_comes_as_the_bytes_it_is():
+def test_a_character_cut_off_by_max_tokens_comes_as_bytes():
     writing = write("é", ByteTokenizer(), max_tokens=1)
     assert ["\udcc3"] == list(writing)
 
@@ -188,7 +188,7 @@ def test_a_stop_string_is_compared_in_characters_not_bytes():
     assert (["x"], "stop") == pieces_and_reason("xé€y", ByteTokenizer(), stop=("é€",))
 
 
-def test_bits_per_char_count_the_characters_of_what_was_chosen():
+def test_bits_per_char_counts_the_characters_of_chosen_tokens():
     writing = write("é€", ByteTokenizer())
     sampler = writing.sampler
     list(writing)
@@ -196,7 +196,7 @@ def test_bits_per_char_count_the_characters_of_what_was_chosen():
     assert writing.bits_per_char == pytest.approx(5)
 
 
-def test_a_text_that_nobody_reads_to_its_end_was_interrupted():
+def test_an_unfinished_text_was_interrupted():
     writing = write("abab")
     pieces = iter(writing)
     assert ["a", "b"] == [next(pieces), next(pieces)]

@@ -58,7 +58,7 @@ def naive(cell: str, layer, inputs: Tensor, state) -> tuple[Tensor, list[Tensor]
 
 
 @pytest.mark.parametrize("cell", CELLS)
-def test_a_window_equals_the_equations_written_out(cell):
+def test_a_window_equals_the_equations(cell):
     layer = layer_of(cell)
     inputs, state = inputs_and_state(layer)
     outputs, after = layer(inputs, state)
@@ -138,7 +138,7 @@ def test_the_forget_gate_of_an_lstm_starts_open():
 
 
 @pytest.mark.parametrize("cell", CELLS)
-def test_state_goes_in_and_is_left_as_it_was(cell):
+def test_a_layer_does_not_change_its_input_state(cell):
     layer = layer_of(cell)
     inputs, state = inputs_and_state(layer)
     before = [part.clone() for part in state]

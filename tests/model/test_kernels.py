@@ -67,7 +67,7 @@ def test_gradients_equal_finite_differences(cell):
 
 
 @pytest.mark.parametrize("cell", KERNELS)
-def test_gradients_of_the_last_state_alone_equal_torchs_own(cell):
+def test_gradients_of_the_last_state_equal_torchs_own(cell):
     leaves = arguments(cell, SHAPES[0], torch.float64)
     expected = torch.autograd.grad(torchs_own(cell, *leaves)[-1].sum(), leaves)
     actual = torch.autograd.grad(KERNELS[cell](*leaves)[-1].sum(), leaves)
@@ -96,7 +96,7 @@ def test_bfloat16_is_close_to_float32(cell):
         assert (a - e).abs().max() < 0.04 * e.abs().max()
 
 
-def test_a_gru_that_keeps_its_state_forgets_in_bfloat16_as_in_float32():
+def test_a_gru_with_z_near_1_decays_in_bfloat16_as_in_float32():
     x, h0, weight_ih, weight_hh, bias, bias_hn = arguments("gru", (100, 4, 8, 8), torch.float32)
     with torch.no_grad():
         h0.fill_(0.5)
@@ -108,7 +108,7 @@ def test_a_gru_that_keeps_its_state_forgets_in_bfloat16_as_in_float32():
 
 
 @pytest.mark.parametrize("cell", KERNELS)
-def test_inputs_that_need_no_gradient_get_none_and_change_no_other(cell):
+def test_inputs_without_gradient_change_no_other_gradient(cell):
     x, *others = arguments(cell, SHAPES[0], torch.float64)
     expected = with_gradients(KERNELS[cell](x, *others), others)
     actual = with_gradients(KERNELS[cell](x.detach(), *others), others)

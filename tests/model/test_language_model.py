@@ -42,7 +42,7 @@ def test_a_whole_window_equals_token_by_token(cell, shape):
 
 
 @pytest.mark.parametrize("cell", CELLS)
-def test_streams_do_not_see_each_other(cell):
+def test_streams_are_independent(cell):
     model = network(cell)
     together, _ = model(tokens(), model.initial_state(B))
     alone, _ = model(tokens()[:, :1], model.initial_state(1))
@@ -50,7 +50,7 @@ def test_streams_do_not_see_each_other(cell):
 
 
 @pytest.mark.parametrize("cell", CELLS)
-def test_the_configuration_knows_every_weight(cell):
+def test_tensor_shapes_lists_every_weight(cell):
     for shape in ({}, {"embedding_size": 3}):
         model = network(cell, **shape)
         found = {name: tuple(weight.shape) for name, weight in model.state_dict().items()}
@@ -79,7 +79,7 @@ def test_dropout_depends_on_the_generator_alone_and_only_in_training():
     assert not torch.allclose(first, plain)
 
 
-def test_evaluation_is_float32_whatever_training_is():
+def test_evaluation_is_float32_whatever_the_training_precision():
     model = network()
     plain, _ = model(tokens(), model.initial_state(B))
     model.recurrent_dtype = torch.bfloat16
@@ -99,7 +99,7 @@ def test_bfloat16_training_stays_near_float32(cell):
     assert all(part.dtype == torch.float32 for layer in state for part in layer)
 
 
-def test_gradients_stop_at_a_detached_state_and_memory_does_not():
+def test_detaching_a_state_keeps_its_values():
     model = network().train()
     _, state = model(tokens(), model.initial_state(B))
     cut = detach(state)
@@ -108,7 +108,7 @@ def test_gradients_stop_at_a_detached_state_and_memory_does_not():
 
 
 @pytest.mark.parametrize("cell", CELLS)
-def test_a_state_survives_being_packed(cell):
+def test_a_packed_state_can_be_restored(cell):
     model = network(cell)
     with torch.inference_mode():
         _, state = model(tokens(), model.initial_state(B))

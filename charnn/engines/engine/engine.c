@@ -1,5 +1,5 @@
-/* See engine.h. With CHARNN_KERNELS defined, kernels.h brings faster products for the processors
- * it knows; without, this file and the standard library are all there is. */
+/* See engine.h. CHARNN_KERNELS adds the faster products of kernels.h; without it, this file needs
+ * only the standard library. */
 #include "engine.h"
 
 #include <float.h>
@@ -9,8 +9,8 @@
 #error "floats must be computed as floats here: on 32-bit x86, compile with -msse2 -mfpmath=sse"
 #endif
 
-/* A product and a sum must round twice, as they do everywhere else. That a comparison could trap
- * would keep loops from being vectorised. */
+/* No fused multiply-add: a product and a sum round twice, as everywhere else. Comparisons that may
+ * trap would prevent vectorised loops. */
 #if defined(__clang__) || !defined(__GNUC__)
 #pragma STDC FP_CONTRACT OFF
 #else
@@ -26,16 +26,16 @@
 static const int32_t GATES[] = {1, 3, 4}, PARTS[] = {1, 1, 2};
 static const float NORM_EPSILON = 1e-5f, LARGEST = 127.0f, PER_STEP = 0.00787401572f;
 
-/* Adding and taking away 1.5 * 2^23 leaves the nearest whole number, ties to even. */
+/* Adding and subtracting 1.5 * 2^23 rounds to the nearest integer, ties to even. */
 static const float ROUNDING = 12582912.0f;
-static const double LEAST = 1.0 / 1099511627776.0; /* of what n-grams say, under a logarithm */
+static const double LEAST = 1.0 / 1099511627776.0; /* the lowest probability of n-grams */
 
 typedef union {
     float number;
     int32_t bits;
 } float_bits;
 
-/* 1 / (1 + exp(-a)); the power of two is 2^n times a polynomial, fitted on -0.5..0.5. */
+/* 1 / (1 + exp(-a)); the power of two is 2^n times a polynomial fitted on [-0.5, 0.5]. */
 INLINE float logistic(float a) {
     float_bits power;
     float y, n, f, p;
@@ -59,7 +59,7 @@ INLINE float tanh_of(float a) {
     return (s + s) - 1.0f;
 }
 
-/* Eight running sums, joined in pairs: an order that vector registers keep. */
+/* Joins eight running sums in pairs: the order of a vector register. */
 INLINE float join(const float *s) {
     return ((s[0] + s[4]) + (s[2] + s[6])) + ((s[1] + s[5]) + (s[3] + s[7]));
 }
@@ -98,12 +98,12 @@ INLINE void center(float *x, int32_t n) {
     for (i = 0; i < n; i++) x[i] -= mean;
 }
 
-/* 1/std of an x whose mean is out. */
+/* 1/std of an x of mean 0. */
 INLINE float norm_factor(const float *x, int32_t n) {
     return 1.0f / sqrtf(sum_of_squares(x, n) * (1.0f / (float)n) + NORM_EPSILON);
 }
 
-/* Steps of 1/127 of `bound`; what is beyond it, or no number, becomes the nearest step. */
+/* Quantises to steps of 1/127 of `bound`, clipped to [-127, 127]; NaN becomes 127. */
 INLINE void quantise(const float *x, int32_t n, int32_t stride, float bound, int8_t *q) {
     float steps = bound > 0.0f ? LARGEST / bound : 0.0f;
     int32_t i;
@@ -148,11 +148,11 @@ static void float_plain(const charnn_matrix *m, const float *x, int32_t streams,
 #include "kernels.h"
 #endif
 
-/* What all streams need at once; each array is B times one stream's. */
+/* Scratch memory; each array is B times one stream's, but for `counted`. */
 typedef struct {
     float *x, *inputs, *recurrent, *factor;
-    void *operand; /* what a product reads: int8 or float, rows of a matrix's stride */
-    double *counted; /* (V,), one stream's: what the n-grams say */
+    void *operand;   /* of a product: int8 or float, rows of the matrix's stride */
+    double *counted; /* probabilities by the n-grams (V,), of one stream */
 } scratch_arrays;
 
 static int32_t greater(int32_t a, int32_t b) { return a > b ? a : b; }
@@ -192,8 +192,8 @@ static scratch_arrays divide(const charnn_model *model, int32_t streams, void *s
     return s;
 }
 
-/* Readies one stream's vector for a product: int8 steps or a padded copy. Gives what a step of it
- * is worth. `bound` is the largest size that can occur, or 0: look. */
+/* Writes one stream's operand of a product: int8 steps or a padded copy. Returns the size of a step.
+ * `bound` is the largest absolute value, 0 to find it. */
 INLINE float ready(const charnn_matrix *m, const float *x, float bound, int32_t b, void *operand) {
     size_t at = (size_t)b * (size_t)m->stride;
     int32_t i;
@@ -207,7 +207,7 @@ INLINE float ready(const charnn_matrix *m, const float *x, float bound, int32_t 
     return 1.0f;
 }
 
-/* out (B, rows) = matrix times operand, times factor (B,), plus the bias. */
+/* out (B, rows) = matrix * operand * factor (B,) + bias. */
 INLINE void multiply(const charnn_matrix *m, const void *operand, const float *factor,
                      int32_t streams, float *out, int8_product product, float_product product_f) {
     int32_t b, r;
@@ -230,7 +230,7 @@ INLINE void multiply(const charnn_matrix *m, const void *operand, const float *f
     }
 }
 
-/* The equations of the cells, one stream: a is W x + b, u is U h, both by gates. */
+/* The equations of the cells for one stream: a is W x + b, u is U h, both by gates. */
 INLINE void rnn(int32_t n, const float *restrict a, const float *restrict u, float *restrict h) {
     int32_t j;
     for (j = 0; j < n; j++) h[j] = tanh_of(a[j] + u[j]);
@@ -258,7 +258,7 @@ INLINE void lstm(int32_t n, const float *restrict a, const float *restrict u, fl
     }
 }
 
-/* What layer 0 is given for a symbol: W norm(x) + b, where x has no mean. */
+/* Layer 0's input of a token: W norm(x) + b, for an x of mean 0. */
 INLINE void read_symbol(const charnn_model *model, int32_t token, float *inputs,
                         scratch_arrays s, int8_product product, float_product product_f) {
     const charnn_matrix *m = &model->layers[0].input;
@@ -284,8 +284,8 @@ static int64_t number(charnn_numbers numbers, int32_t i) {
     return ((const uint32_t *)numbers.at)[i];
 }
 
-/* Where the nodes (K,) of a text are after a token; -1 where its latest symbols have none. Nodes
- * that are no contexts of this tree, in a state from elsewhere, are none too. */
+/* Moves the nodes (K,) of a text on by one token; -1 for contexts that the tree lacks. Nodes outside
+ * the tree, in a state from elsewhere, count as -1. */
 static void follow(const charnn_ngrams *g, const float *before, int32_t token, float *after) {
     int32_t k;
     for (k = g->order - 1; k > 0; k--) {
@@ -307,7 +307,7 @@ static void follow(const charnn_ngrams *g, const float *before, int32_t token, f
     after[0] = 0.0f;
 }
 
-/* What the n-grams say at nodes (K,), to p (V,): from the longest context on, what each leaves. */
+/* Fills p (V,) with the probabilities at nodes (K,), from the longest context to the shortest. */
 static void count(const charnn_model *model, const float *nodes, double *p) {
     const charnn_ngrams *g = model->ngrams;
     double left = 1.0;
@@ -333,9 +333,9 @@ static void count(const charnn_model *model, const float *nodes, double *p) {
     for (v = 0; v < model->vocab_size; v++) p[v] += left / model->vocab_size;
 }
 
-/* Makes logits (V,) of the network those of the mixture with what is `counted` (V,). */
+/* Mixes the probabilities `counted` (V,) into the network's logits (V,). */
 static void mix(const charnn_model *model, const double *counted, float *logits) {
-    const double own = model->ngrams->network_power, theirs = model->ngrams->power;
+    const double own = model->ngrams->network_weight, theirs = model->ngrams->ngram_weight;
     int32_t v;
     for (v = 0; v < model->vocab_size; v++) {
         double p = counted[v] > LEAST ? counted[v] : LEAST;

@@ -1,7 +1,7 @@
-/* A trained network of charnn, one token at a time: any cell, any depth, one stream or many.
+/* A trained network of charnn that reads one token at a time, in one stream or several.
  *
- * All memory is the caller's. A matrix holds float, or int8 with one scale a row; the latter gives
- * the same bits on every machine (docs/int8.md), the former is as fast as the machine reads it.
+ * The caller owns all memory. A matrix is float, or int8 with a scale for each row, which gives the
+ * same bits on every machine (docs/int8.md).
  * Letters: B streams, V symbols, E features of a symbol, H units, L layers, P parts of a state
  * (h, and c for LSTM), G gates.
  */
@@ -13,33 +13,33 @@
 
 enum { CHARNN_RNN, CHARNN_GRU, CHARNN_LSTM };
 
-/* rows x columns; `stride` numbers lie between the starts of two rows, zeros after the columns. */
+/* rows x columns; a row begins every `stride` numbers, and is padded with zeros. */
 typedef struct {
     int32_t rows, columns, stride;
     const void *weights;      /* int8 or float */
-    const float *scale;       /* int8: what a row is worth; NULL for float */
-    const int32_t *row_sum;   /* int8: sums of the rows, for some kernels; may be NULL */
+    const float *scale;       /* int8: one for each row; NULL for float */
+    const int32_t *row_sum;   /* int8: sums of the rows, which some kernels need; may be NULL */
     const float *bias;        /* may be NULL */
 } charnn_matrix;
 
 typedef struct {
     charnn_matrix input, recurrent; /* G*H x D, with bias; G*H x H, without */
-    const float *bias_hn;           /* GRU alone: (H,) */
-    int32_t residual;               /* whether what it reads is added to what it gives */
+    const float *bias_hn;           /* GRU only: (H,) */
+    int32_t residual;               /* whether the input is added to the output */
 } charnn_layer;
 
-/* Whole numbers of 1, 2 or 4 bytes. */
+/* Unsigned integers of 1, 2 or 4 bytes. */
 typedef struct {
     const void *at;
     int32_t bytes;
 } charnn_numbers;
 
-/* The n-grams of up to `order` symbols, as docs/file-format.md has them: N nodes but the first, and
- * C contexts. What comes next is as likely as the network says, to the power of `network_power`,
- * times what they say to theirs. */
+/* The n-grams of up to `order` symbols, as docs/file-format.md stores them: N nodes besides the root,
+ * and C contexts. The logits of the mixture are network_weight times those of the network plus
+ * ngram_weight times log p of the n-grams. */
 typedef struct {
     int32_t order, contexts;
-    double network_power, power;
+    double network_weight, ngram_weight;
     charnn_numbers symbols, counts; /* (N,) */
     charnn_numbers dropped;         /* (C,) */
     const int32_t *first;           /* (C + 1,): the first child of each context */
@@ -49,35 +49,35 @@ typedef struct {
 typedef struct {
     int32_t cell, vocab_size, embedding_size, hidden_size, num_layers;
     const float *embedding; /* (V, E), each row less its mean */
-    const float *table;     /* (V, G*H): what layer 0 makes of each symbol; NULL: worked out anew */
+    const float *table;     /* (V, G*H): layer 0's input of each token; NULL: computed each time */
     const charnn_layer *layers;
     charnn_matrix head;
     const charnn_ngrams *ngrams; /* NULL for none */
 } charnn_model;
 
-/* Numbers in the state of a stream, S: h and c of each layer (L, P, H), then, where there are
- * n-grams, the nodes of the latest 0 to order - 1 symbols, -1 for none. A text begins with zeros
- * and the node 0. */
+/* S, the numbers in the state of a stream: h and c of each layer (L, P, H), then, with n-grams, the
+ * nodes of the latest 0 to order - 1 symbols, -1 for none. `charnn_begin` fills in the state at the
+ * start of a text: zeros and the node 0. */
 size_t charnn_state_size(const charnn_model *model);
 void charnn_begin(const charnn_model *model, float *state);
 
 /* Bytes of working memory for `streams` streams. */
 size_t charnn_scratch_bytes(const charnn_model *model, int32_t streams);
 
-/* Reads one token in each stream: tokens (B,) and state (B, S), which may be the same before
- * and after, to logits (B, V), which may be NULL. `scratch` begins at a multiple of 8 bytes. */
+/* Reads one token in each stream: tokens (B,), states (B, S), logits (B, V). `before` and `after`
+ * may be the same, `logits` may be NULL. `scratch` is aligned to 8 bytes. */
 void charnn_step(const charnn_model *model, int32_t streams, const int32_t *tokens,
                  const float *before, float *after, float *logits, void *scratch);
 
-/* Works out layer 0's part of a step for every symbol: table (V, G*H), for charnn_model. */
+/* Computes layer 0's input of every token: table (V, G*H) of charnn_model. */
 void charnn_make_table(const charnn_model *model, float *table, void *scratch);
 
-/* Chooses a token by a number from 0 to 1, as docs/sampling.md says; -1 if a logit is not finite.
- * `weights` is room for V numbers. */
+/* Chooses a token by a number in [0, 1), see docs/sampling.md; -1 if a logit is not finite.
+ * `weights` has room for V numbers. */
 int32_t charnn_choose(const float *logits, int32_t vocab_size, double temperature, double uniform,
                       double *weights);
 
-/* How surprising a token is, in nats, at temperature 1. */
+/* The surprisal of a token at temperature 1, in nats. */
 double charnn_surprisal(const float *logits, int32_t vocab_size, int32_t token);
 
 #endif
