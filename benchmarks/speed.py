@@ -35,7 +35,8 @@ from charnn.config import GATES, ModelConfig, TrainConfig
 from charnn.model import LanguageModel, detach
 from charnn.runs import Run
 from charnn.text.sources import open_source
-from charnn.text.token_file import TokenFile, write_token_file
+from charnn.text.token_file import TokenFile
+from charnn.text.token_writer import write_token_file
 from charnn.text.tokenizers import CharTokenizer
 from charnn.training import machine
 from charnn.training.events import StepDone

@@ -30,7 +30,7 @@ from charnn.ngrams.section import MixtureWeights
 from charnn.ngrams.tree import NGramTree
 from charnn.runs import Run
 from charnn.text.sources import open_source
-from charnn.text.token_file import write_token_file
+from charnn.text.token_writer import write_token_file
 from charnn.text.tokenizers import CharTokenizer, tokenizer_from_dict
 
 TEXT = "To be, or not to be.\n" * 30

@@ -33,7 +33,8 @@ from charnn.ngrams.section import MixtureWeights
 from charnn.ngrams.tree import NGramTree
 from charnn.text.corpora import CORPORA
 from charnn.text.sources import open_source
-from charnn.text.token_file import TokenFile, write_token_file
+from charnn.text.token_file import TokenFile
+from charnn.text.token_writer import write_token_file
 from charnn.text.tokenizers import TOKENIZERS, CharTokenizer
 
 ROOT = Path(__file__).resolve().parent.parent

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import shutil
 import sys
 import traceback
 from collections.abc import Callable
@@ -36,10 +37,16 @@ charnn sample              write in its style
 charnn train --resume      go on where it stopped
 """
 
+COLUMNS = shutil.get_terminal_size().columns
+
 app = typer.Typer(
     name="charnn",
     help="Learns to write from a text file, character by character, with recurrent networks.",
-    context_settings={"help_option_names": ["-h", "--help"]},
+    context_settings={
+        "help_option_names": ["-h", "--help"],
+        # None is click's own choice, which is never below 50.
+        "terminal_width": COLUMNS - 1 if COLUMNS < 52 else None,
+    },
     rich_markup_mode=None,  # the default deletes [bracketed] words from help
     pretty_exceptions_enable=False,  # they print control characters of messages as they are
 )

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Iterator, Sequence
+from contextlib import nullcontext
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
@@ -97,36 +98,26 @@ def compare(
     bits, won = np.zeros(len(files)), np.zeros(len(files), np.int64)
     lines = chars = 0
     missing: Counter[str] = Counter()
-
-    def calibration() -> Calibration | None:
+    with open_source(texts, encoding) if texts else nullcontext() as source:
+        if source and unknown == "error":
+            _check_alphabets(source, candidates, names)
         held_out = _held_out(candidates, files, known, newline, quiet)
-        return calibrate(held_out) if held_out else None
-
-    if not texts:
-        found = calibration()
-    else:
-        with open_source(texts, encoding) as source:
-            if unknown == "error":
-                _check_alphabets(source, candidates, names)
-            found = calibration()
-            offsets = found.offsets if found else np.zeros(len(files))
-            keep = known if unknown == "skip" else None
-            for some in _scored(candidates, source, keep, newline, missing):
-                winners = verdicts(some, offsets)
-                bits, won = (
-                    bits + some.bits.sum(axis=0),
-                    won + np.bincount(winners, minlength=len(files)),
-                )
-                lines, chars = lines + len(winners), chars + int(some.chars.sum())
-                if jsonl:
-                    for row in _rows(some, winners, offsets, names):
-                        print_json(row)
-        if not quiet:
-            note_unknown(missing, known or (), unknown)
-        if not lines:
-            raise TextError("nothing to compare: the text has no line that is not empty")
-        if jsonl:
-            return
+        found = calibrate(held_out) if held_out else None
+        offsets = found.offsets if found else np.zeros(len(files))
+        keep = known if unknown == "skip" else None
+        for some in _scored(candidates, source, keep, newline, missing) if source else ():
+            winners = verdicts(some, offsets)
+            bits, won = bits + some.bits.sum(0), won + np.bincount(winners, minlength=len(files))
+            lines, chars = lines + len(winners), chars + int(some.chars.sum())
+            if jsonl:
+                for row in _rows(some, winners, offsets, names):
+                    print_json(row)
+    if not quiet:
+        note_unknown(missing, known or (), unknown)
+    if texts and not lines:
+        raise TextError("nothing to compare: the text has no line that is not empty")
+    if jsonl:
+        return
     value: dict[str, Any] = {"models": names, "calibration": _calibration_dict(found)}
     if texts:
         adjusted = bits - offsets * chars
@@ -143,14 +134,18 @@ def compare(
         print_json(value)
         return
     if texts:
-        put(f"{lines:,} lines, {chars:,} characters")
-        put(f"{'model':<30}{'bits':>14}{'bits/char':>12}{'lines won':>12}")
-        for name in names:
-            total, count = value["bits"][name], value["lines_won"][name]
-            put(f"{name:<30}{total:>14,.0f}{total / chars:>12.4f}{count:>12,}")
-        put(f"{names[best]} is the likeliest writer, by {value['ratio_bits']:,.1f} bits")
+        _put_verdict(value)
     if found:
         _put_calibration(found, names)
+
+
+def _put_verdict(value: dict[str, Any]) -> None:
+    chars = value["chars"]
+    put(f"{value['lines']:,} lines, {chars:,} characters")
+    put(f"{'model':<30}{'bits':>14}{'bits/char':>12}{'lines won':>12}")
+    for name, bits in value["bits"].items():
+        put(f"{name:<30}{bits:>14,.0f}{bits / chars:>12.4f}{value['lines_won'][name]:>12,}")
+    put(f"{value['verdict']} is the likeliest writer, by {value['ratio_bits']:,.1f} bits")
 
 
 def _put_calibration(found: Calibration, names: list[str]) -> None:

@@ -146,6 +146,19 @@ def set_threads(threads: int | None) -> None:
             os.environ.setdefault(name, "1")
 
 
+def progress_of_tasks() -> Callable[[str, int, int], None]:
+    """Returns a function that names each task on stderr, and prints lines for those that last."""
+    lines: dict[str, Callable[[int, int], None]] = {}
+
+    def progress(doing: str, done: int, total: int) -> None:
+        if doing not in lines:
+            say(doing)
+            lines[doing] = progress_lines(doing)
+        lines[doing](done, total)
+
+    return progress
+
+
 def debugging() -> bool:
     """Whether tracebacks are wanted: --debug or CHARNN_DEBUG=1."""
     return os.environ.get("CHARNN_DEBUG", "") not in ("", "0")
@@ -238,7 +251,7 @@ def note_unknown(
 ) -> None:
     """Says what --unknown changed, if it changed anything."""
     if missing and unknown != "error":
-        from charnn.text.unknown import what_changed
+        from charnn.text.unknown_characters import what_changed
 
         say_it(what_changed(missing, known, unknown))
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections import Counter
 from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal, NamedTuple
@@ -21,13 +20,11 @@ from charnn.cli.options import (
     SkipUnknownOption,
     ThreadsOption,
 )
-from charnn.cli.reading import line_pieces
 from charnn.config import (
     DYNAMIC_RATES,
-    TOKENS_SUFFIX,
     DynamicConfig,
 )
-from charnn.errors import CharnnError, ConfigError, DamagedFile, TextError, UnknownCharacter
+from charnn.errors import CharnnError, ConfigError, TextError
 
 if TYPE_CHECKING:
     from charnn.evaluation import Batches, Predictor, TextSizes, TokenLosses
@@ -148,6 +145,7 @@ def evaluate(
 
     from charnn.checkpoint import load
     from charnn.runs import find_model
+    from charnn.text.text_reader import read_text
     from charnn.text.tokenizers import tokenizer_from_dict
     from charnn.training import machine  # before evaluation, which loads torch
 
@@ -156,12 +154,26 @@ def evaluate(
     path = find_model(model, checkpoints)
     saved = load(path)
     tokenizer = tokenizer_from_dict(saved.tokenizer, saved.config.vocab_size)
-    missing: Counter[str] = Counter()
-    ids, sizes, facts = _read(
-        texts or [], split, path, tokenizer, unknown, encoding, saved.lines, missing
+    text = read_text(
+        texts or [],
+        tokenizer,
+        path.parent / "tokens",
+        split=split,
+        encoding=encoding,
+        unknown=unknown,
+        of_lines=saved.lines,
     )
+    ids, is_text = text.ids, text.chars is not None
+    sizes = evaluation.TextSizes(tokenizer.chars_per_token, tokenizer.bytes_per_token, is_text)
+    facts = {
+        "split": text.split,
+        "tokens": len(ids),
+        "chars": text.chars,
+        "bytes": text.bytes,
+        "unknown": text.unknown.total(),
+    }
     if not quiet:
-        note_unknown(missing, tokenizer.known, unknown)
+        note_unknown(text.unknown, tokenizer.known, unknown)
     chosen = chosen or (["lines"] if saved.lines else list(STREAM_PROTOCOLS))
     newline = _newline(tokenizer) if "lines" in chosen or saved.lines else 0
     predictor = evaluation.predictor_of(saved, machine.choose_device(device))
@@ -192,110 +204,13 @@ def evaluate(
     _put_extras(found)
 
 
-def _read(
-    texts: list[str],
-    split: str | None,
-    path: Path,
-    tokenizer: Tokenizer,
-    unknown: str,
-    encoding: str,
-    of_lines: bool,
-    missing: Counter[str],
-) -> tuple[Ids, TextSizes, dict[str, Any]]:
-    """The ids to score, what they stand for, and the facts of the text for people and programs.
-
-    For a model of lines a text is made into lines as it was in training. Characters that are
-    skipped are counted in `missing`.
-    """
-    if not texts or any(text.endswith(TOKENS_SUFFIX) for text in texts):
-        if len(texts) > 1 or unknown != "error" or encoding != "utf-8":
-            raise ConfigError(
-                "tokens are scored as they are: give one .tokens file, or none for the run's own, "
-                "without --unknown and --encoding"
-            )
-        return _read_tokens(Path(texts[0]) if texts else path.parent / "tokens", split, tokenizer)
-    if split is not None:
-        raise ConfigError(
-            "--split chooses a part of the run's text or of a .tokens file, not of a TEXT"
-        )
-
-    import numpy as np
-
-    from charnn.evaluation import TextSizes
-    from charnn.text.sources import open_source
-    from charnn.text.splits import count_characters
-
-    parts, chars, size = [], 0, 0
-    is_text = True
-    with open_source(texts, encoding) as source:
-        pieces = line_pieces(source, tokenizer.kind == "byte") if of_lines else source.pieces()
-        for piece in pieces:
-            size += len(piece.data)
-            if tokenizer.kind == "byte":
-                parts.append(tokenizer.encode_bytes(piece.data))
-                is_text = is_text and _is_utf8(piece.data)
-                chars += count_characters(piece.data)
-            else:
-                text = piece.text()
-                parts.append(tokenizer.encode(text, unknown, chars))
-                if unknown == "skip":
-                    missing.update(tokenizer.unknown_in(text))
-                chars += len(text)
-    ids = np.concatenate(parts) if parts else np.zeros(0, np.uint8)
-    sizes = TextSizes(tokenizer.chars_per_token, tokenizer.bytes_per_token, is_text)
-    facts = {
-        "split": None,
-        "tokens": len(ids),
-        "chars": chars if is_text else None,
-        "bytes": size,
-        "unknown": missing.total(),
-    }
-    return ids, sizes, facts
-
-
 def _newline(tokenizer: Tokenizer) -> int:
-    try:
-        return int(tokenizer.encode("\n")[0])
-    except UnknownCharacter:
+    if tokenizer.newline is None:
         raise TextError(
-            "the model knows no newline, so there are no lines for it: choose another --protocol"
-        ) from None
-
-
-def _is_utf8(data: bytes) -> bool:
-    try:
-        data.decode()
-    except UnicodeDecodeError:
-        return False
-    return True
-
-
-def _read_tokens(
-    path: Path, split: str | None, tokenizer: Tokenizer
-) -> tuple[Ids, TextSizes, dict[str, Any]]:
-    from charnn.evaluation import TextSizes
-    from charnn.text.token_file import TokenFile
-
-    if not path.exists():
-        raise TextError(f"no text given, and {path} is not there: name a TEXT to score")
-    tokens = TokenFile.open(path)
-    tokens.verify()
-    if tokens.tokenizer.token_bytes != tokenizer.token_bytes:
-        raise DamagedFile(f"{path} was made with another tokenizer than the model's: give the text")
-    if split is None and "valid" not in tokens.splits:
-        raise TextError(f"{path} has no validation split: name a TEXT to score, or --split train")
-    name = split or "valid"
-    part = tokens.split(name)
-    is_text = tokens.source["chars"] is not None
-    sizes = TextSizes(tokenizer.chars_per_token, tokenizer.bytes_per_token, is_text)
-    facts = {
-        "split": name,
-        "tokens": len(part),
-        "chars": tokens.splits[name].chars,
-        "bytes": tokens.splits[name].bytes,
-        "unknown": 0,
-    }
-    return part, sizes, facts
+            "the model has no token for a newline, so --protocol lines has no lines to score: "
+            "choose another --protocol"
+        )
+    return tokenizer.newline
 
 
 class ExtraReports(NamedTuple):
@@ -404,9 +319,7 @@ def _training_tokens(task: Task) -> Ids | None:
     from charnn.text.token_file import TokenFile
 
     try:
-        tokens = TokenFile.open(task.run / "tokens")
-        if tokens.tokenizer.token_bytes != task.tokenizer.token_bytes:
-            raise DamagedFile(f"{task.run / 'tokens'} was made with another tokenizer")
+        tokens = TokenFile.open(task.run / "tokens", task.tokenizer)
         tokens.verify()
         return tokens.split("train")
     except CharnnError as error:

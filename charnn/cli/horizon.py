@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import math
 import tempfile
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from charnn.cli.console import note, note_alone, print_json, progress_lines, put, say
+from charnn.cli.console import note, note_alone, print_json, progress_of_tasks, put, say
 from charnn.cli.options import (
     DEFAULT_CHECKPOINTS,
     CheckpointsOption,
@@ -122,7 +122,7 @@ def horizon(
             path = find_model(model, checkpoints)
             networks = iter([_load_network(path, texts or [], fresh, encoding, quiet)])
         for name, network, ids, newline in networks:
-            progress = None if quiet else _Progress()
+            progress = None if quiet else progress_of_tasks()
             found[name] = measure_horizon(
                 network, ids, seed, samples, progress=progress, newline=newline
             )
@@ -140,18 +140,6 @@ def horizon(
                 note(f"{name}: too little of the text reaches back as far as lag {lags}")
 
 
-class _Progress:
-    """Prints a line now and then for each thing that is measured."""
-
-    def __init__(self) -> None:
-        self._lines: dict[str, Callable[[int, int], None]] = {}
-
-    def __call__(self, what: str, done: int, total: int) -> None:
-        if what not in self._lines:
-            self._lines[what] = progress_lines(what)
-        self._lines[what](done, total)
-
-
 # A name, a network, the text it reads, and the newline of a model of lines.
 Subject = tuple[str, "LanguageModel", "np.ndarray", int | None]
 
@@ -159,9 +147,9 @@ Subject = tuple[str, "LanguageModel", "np.ndarray", int | None]
 def _load_network(path: Path, texts: list[str], fresh: bool, encoding: str, quiet: bool) -> Subject:
     """Loads the network of a model, or makes a new one of its shape."""
     from charnn.checkpoint import load
-    from charnn.cli.reading import read_ids
     from charnn.evaluation import network_of
     from charnn.model import LanguageModel
+    from charnn.text.text_reader import read_text
     from charnn.text.tokenizers import tokenizer_from_dict
 
     saved = load(path)
@@ -172,7 +160,9 @@ def _load_network(path: Path, texts: list[str], fresh: bool, encoding: str, quie
             note(
                 "a model of lines: lags count tokens of a line, each context starts with a newline"
             )
-    ids = read_ids(texts, path, tokenizer, encoding, saved.lines)
+    ids = read_text(
+        texts, tokenizer, path.parent / "tokens", encoding=encoding, of_lines=saved.lines
+    ).ids
     network = LanguageModel(saved.config) if fresh else network_of(saved)
     name = f"{path}, fresh" if fresh else str(path)
     return name, network, ids, saved.start_token if saved.lines else None

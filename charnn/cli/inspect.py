@@ -144,12 +144,12 @@ def inspect(
     set_threads(threads)
     # numpy is loaded from here on, with the threads just set.
     from charnn.checkpoint import load
-    from charnn.cli.reading import read_ids
     from charnn.engines import make_predictor
     from charnn.engines.clamps import parse_unit
     from charnn.inspection import units as core
     from charnn.inspection.labels import make_labeller
     from charnn.runs import find_model
+    from charnn.text.text_reader import read_text
     from charnn.text.tokenizers import tokenizer_from_dict
 
     def progress(doing: str) -> Callable[[int, int], None] | None:
@@ -169,7 +169,14 @@ def inspect(
         if not quiet:
             note(f"reads {most:,} tokens instead of {wanted:,}: the network is large")
         wanted = most
-    ids = read_ids(texts or [], path, tokenizer, encoding, saved.lines, wanted)
+    ids = read_text(
+        texts or [],
+        tokenizer,
+        path.parent / "tokens",
+        encoding=encoding,
+        of_lines=saved.lines,
+        most=wanted,
+    ).ids
     newline = saved.start_token if saved.lines else None
     predictor = make_predictor(config, saved.weights)
     activity = core.record(predictor, ids, newline, progress("reading"))

@@ -39,7 +39,7 @@ class Sectioned(TyperCommand):
         for name, records in {**sections, "Options": others}.items():
             if records:
                 with formatter.section(name):
-                    formatter.write_dl(records)
+                    formatter.write_dl(records, col_max=30 if formatter.width > 50 else 12)
 
 
 def expanded(command: Callable[..., None]) -> Callable[..., None]:
@@ -138,6 +138,21 @@ def _parser(setting: Setting) -> Callable[[str], Any]:
             raise typer.BadParameter(str(error)) from None
 
     return parse
+
+
+def given_flags(context: typer.Context) -> dict[str, str]:
+    """Returns names and flags of the options and arguments given on the command line."""
+    given = {}
+    for parameter in context.command.params:
+        source = context.get_parameter_source(parameter.name or "")
+        if source and source.name == "COMMANDLINE":
+            argument = parameter.param_type_name == "argument"
+            given[parameter.name or ""] = (
+                parameter.human_readable_name.strip("[]")
+                if argument
+                else max(parameter.opts, key=len)
+            )
+    return given
 
 
 def as_typed(text: str) -> str:

@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import time
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated
 
 import typer
 
-from charnn.cli.console import note, print_json, progress_lines, say
+from charnn.cli.console import note, print_json, progress_of_tasks, say
 from charnn.cli.export import name_of
 from charnn.cli.options import (
     DEFAULT_CHECKPOINTS,
@@ -63,7 +63,7 @@ def report(
     path = find_model(model, checkpoints)
     saved = load(path)
     with machine.prepared(threads or machine.default_threads()):
-        facts = find_facts(saved, path, name_of(path), None if quiet else _Progress())
+        facts = find_facts(saved, path, name_of(path), None if quiet else progress_of_tasks())
     write_report(facts, output)
     size = output.stat().st_size
     if as_json:
@@ -86,16 +86,3 @@ def report(
             sections = ", ".join(key for key, each in facts.left_out.items() if each == why)
             note(f"{sections}: {why}")
         say(f"wrote {output}, {size:,} bytes, from {path}")
-
-
-class _Progress:
-    """A line now and then for each thing that is measured."""
-
-    def __init__(self) -> None:
-        self._lines: dict[str, Any] = {}
-
-    def __call__(self, what: str, done: int, total: int) -> None:
-        if what not in self._lines:
-            say(what)
-            self._lines[what] = progress_lines(what)
-        self._lines[what](done, total)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 import sys
 from collections.abc import Iterable, Iterator
-from dataclasses import fields, replace
+from dataclasses import replace
 from itertools import chain, islice
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Literal
@@ -27,6 +27,7 @@ from charnn.cli.options import (
     QuietOption,
     SeedOption,
     UnknownOption,
+    given_flags,
     option,
 )
 from charnn.cli.output import Output
@@ -42,9 +43,15 @@ if TYPE_CHECKING:
 
 RULE = "-" * 20
 MANY = 8  # from this number of texts on, several are written at a time
+ONLY_WITH_LINES = ("prefix", "min_length", "max_length", "unique", "new")
+NOT_WITH_LINES = (
+    *("prompt", "max_tokens", "stop", "until", "regex"),
+    *("num_samples", "best_of", "show", "copied", "no_echo"),
+)
 
 
 def sample(
+    context: typer.Context,
     prompt: PromptArgument = "",
     config: SamplingConfig = SamplingConfig(),
     model: ModelOption = None,
@@ -150,24 +157,7 @@ def sample(
     charnn sample "It was a" -n 300 -t 1 --num-samples 3
     charnn sample -m names --lines 20 --unique --new
     """
-    _check_together(config, best_of, show, copied, as_json, quiet)
-    _check_lines(
-        lines,
-        {_flag(f.name): getattr(limits, f.name) != f.default for f in fields(limits)}
-        | {"--new": new},
-        {
-            "a PROMPT": prompt != "",
-            "--num-samples": num_samples != 1,
-            "--best-of": best_of != 1,
-            "--show": show is not None,
-            "--copied": copied,
-            "--no-echo": no_echo,
-        }
-        | {
-            _flag(name): getattr(config, name) != getattr(SamplingConfig, name)
-            for name in ("max_tokens", "stop", "until", "regex")
-        },
-    )
+    _refuse_contradictions(given_flags(context), config, best_of)
     output = Output()
     if prompt == "-":
         if sys.stdin is None:
@@ -225,11 +215,13 @@ def sample(
             say(LEGEND)
     texts = chain([first], texts)
     if many:
-        texts = write_together(texts, loaded.predictor, threads)
-    for number in range(num_samples):
-        writing, pieces = likeliest(islice(texts, best_of))
-        if many:
-            pieces = filter(None, [writing.shown])
+        together = write_together(texts, loaded.predictor, threads)
+        chosen: Iterator[tuple[Writing, Iterable[str]]] = (
+            (writing, [writing.shown] if writing.shown else []) for writing in together
+        )
+    else:
+        chosen = (likeliest(islice(texts, best_of)) for _ in range(num_samples))
+    for number, (writing, pieces) in enumerate(chosen):
         if as_json:
             _print_sample(writing, pieces, drawn, copies)
             continue
@@ -285,47 +277,34 @@ def _bits(writing: Writing) -> float:
     return math.inf if writing.bits_per_char is None else writing.bits_per_char
 
 
-def _flag(name: str) -> str:
-    return f"--{name.replace('_', '-')}"
-
-
-def _check_lines(lines: int | None, only_with: dict[str, bool], not_with: dict[str, bool]) -> None:
-    """Refuses options that contradict `--lines` or its absence.
-
-    Args:
-        only_with: by option, whether it was given; `not_with` likewise.
-    """
-    given = [name for name, is_given in only_with.items() if is_given]
-    if lines is None and given:
-        raise ConfigError(f"{', '.join(given)} needs --lines N: add the number of lines")
-    given = [name for name, is_given in not_with.items() if is_given]
-    if lines is not None and given:
-        raise ConfigError(
-            f"{given[0]} contradicts --lines: a line begins with --prefix and ends where the model "
-            f"ends it or at --max-length; leave {given[0]} out"
-        )
-
-
-def _check_together(
-    config: SamplingConfig, best_of: int, show: str | None, copied: bool, json: bool, quiet: bool
-) -> None:
-    """Refuses options that contradict each other."""
+def _refuse_contradictions(given: dict[str, str], config: SamplingConfig, best_of: int) -> None:
+    """Refuses options that contradict each other; `given` are names and flags."""
+    if "lines" in given:
+        for name in NOT_WITH_LINES:
+            if name in given:
+                raise ConfigError(
+                    f"{given[name]} contradicts --lines: a line begins with --prefix and the model "
+                    f"ends it, before --max-length; leave {given[name]} out"
+                )
+    elif alone := [given[name] for name in ONLY_WITH_LINES if name in given]:
+        raise ConfigError(f"{', '.join(alone)} needs --lines N: add the number of lines")
     for name in NARROWING:
         if config.temperature == 0 and getattr(config, name) != getattr(SamplingConfig, name):
             raise ConfigError(
-                f"--temperature 0 always takes the likeliest token, so {_flag(name)} has no "
+                f"--temperature 0 always takes the likeliest token, so {given[name]} has no "
                 "effect: leave one of them out"
             )
-    for name, alone in {"temperature": 0, "top_k": 1, "top_p": 0}.items():
-        if best_of > 1 and getattr(config, name) == alone:
+    for name, greedy in {"temperature": 0, "top_k": 1, "top_p": 0}.items():
+        if best_of > 1 and getattr(config, name) == greedy:
             raise ConfigError(
-                f"with {_flag(name)} {alone} all {best_of} texts of --best-of are the same: leave "
+                f"with {given[name]} {greedy} all {best_of} texts of --best-of are the same: leave "
                 "one of them out"
             )
-    if show and json:
-        raise ConfigError("--show and --json contradict each other: leave one of them out")
-    if copied and quiet and not json:
-        raise ConfigError("--copied and --quiet contradict each other: leave one of them out")
+    for name, other in (("show", "as_json"), ("copied", "quiet")):
+        if name in given and other in given and not (name == "copied" and "as_json" in given):
+            raise ConfigError(
+                f"{given[name]} and {given[other]} contradict each other: leave one of them out"
+            )
 
 
 def _write_text(pieces: Iterable[str], output: Output, marks: Marks | None) -> None:

@@ -95,8 +95,6 @@ def _history(info: dict[str, Any]) -> Iterator[str]:
 
 
 def _symbols(tokenizer: Tokenizer) -> str:
-    if tokenizer.kind != "char" or tokenizer.vocab_size > 300:
+    if not tokenizer.known or tokenizer.vocab_size > 300:
         return ""
-    return ": " + visible("".join(t.decode() for t in tokenizer.token_bytes)).replace(
-        "\n", "\\n"
-    ).replace("\t", "\\t")
+    return ": " + visible("".join(tokenizer.known)).replace("\n", "\\n").replace("\t", "\\t")

@@ -82,7 +82,7 @@ def _write(
     texts: list[str], output: Path, valid: str | None, encoding: str, **settings: Any
 ) -> TokenFile:
     from charnn.text.sources import open_source
-    from charnn.text.token_file import write_token_file
+    from charnn.text.token_writer import write_token_file
 
     # Where the result has room, a copy of stdin has: a folder for temporary files may be memory.
     with open_source(texts, encoding, output.parent) as source:

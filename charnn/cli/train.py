@@ -24,6 +24,7 @@ from charnn.cli.options import (
     JsonOption,
     OptionalTextsArgument,
     QuietOption,
+    given_flags,
 )
 from charnn.cli.plan import describe, show_plan
 from charnn.cli.plot import columns_of, learning_curves
@@ -125,15 +126,9 @@ def train(
 def _require_nothing_else(context: typer.Context, texts: list[str] | None) -> None:
     if texts:
         raise ConfigError("--resume takes no TEXT, since a run keeps its own: name it with --name")
-    flags = {option.name: option.opts[0] for option in context.command.params if option.name}
-    other = [flags[n] for n in flags if n not in ON_RESUME and _was_given(context, n)]
+    other = [flag for name, flag in given_flags(context).items() if name not in ON_RESUME]
     if other:
         raise ConfigError(f"--resume keeps the settings of the run: leave out {', '.join(other)}")
-
-
-def _was_given(context: typer.Context, name: str) -> bool:
-    source = context.get_parameter_source(name)
-    return source is not None and source.name == "COMMANDLINE"
 
 
 def _run(trainer: Trainer, end: OrderlyEnd, json: bool, quiet: bool, tensorboard: bool) -> None:

@@ -246,7 +246,7 @@ def _header(checkpoint: Checkpoint, tokenizer: Tokenizer, sizes: Sizes, scratch:
 
 #define VOCAB_SIZE {checkpoint.config.vocab_size}
 #define START_TOKEN {checkpoint.start_token}
-#define TAKES_PROMPTS {int(tokenizer.kind != "sentencepiece")}
+#define TAKES_PROMPTS {int(tokenizer.spelling in ("characters", "bytes"))}
 #define STATE_NUMBERS {sizes.state // 4}
 #define SCRATCH_BYTES {scratch}
 #define WEIGHT_BYTES {sizes.weights}

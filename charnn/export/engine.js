@@ -575,15 +575,15 @@ const engine = (() => {
 
   // Text to ids. `encode` gives { ids, unknown }: the characters that the model has no symbol for.
   class Tokenizer {
-    constructor({ kind, tokens, scores }) {
-      this.kind = kind;
+    constructor({ spelling, tokens, scores }) {
+      this.spelling = spelling;
       this.bytes = tokens.map((token) => Uint8Array.from(token, (c) => c.charCodeAt(0)));
       this.scores = scores;
       this.ids = new Map();
       this.byteIds = [];
       tokens.forEach((token, id) => {
         const whole = new Decoder().push(this.bytes[id]);
-        if (kind === "char" || (scores && scores[id] !== null)) this.ids.set(whole, id);
+        if (spelling === "characters" || (scores && scores[id] !== null)) this.ids.set(whole, id);
         else if (token.length === 1) this.byteIds[token.charCodeAt(0)] = id;
       });
     }
@@ -591,11 +591,11 @@ const engine = (() => {
     encode(text) {
       const characters = Array.from(text);
       const half = (c) => c.length === 1 && c >= "\ud800" && c <= "\udfff";
-      const known = (c) => (this.kind === "char" ? this.ids.has(c) : !half(c));
+      const known = (c) => (this.spelling === "characters" ? this.ids.has(c) : !half(c));
       const unknown = [...new Set(characters.filter((c) => !known(c)))];
       if (unknown.length > 0) return { ids: [], unknown };
-      if (this.kind === "char") return { ids: characters.map((c) => this.ids.get(c)), unknown };
-      if (this.kind === "byte") return { ids: Array.from(utf8(text)), unknown };
+      if (this.spelling === "characters") return { ids: characters.map((c) => this.ids.get(c)), unknown };
+      if (this.spelling === "bytes") return { ids: Array.from(utf8(text)), unknown };
       const ids = [];
       for (const part of text.split(/([\n\u2581])/)) {
         if (part === "\n") ids.push(this.newline());

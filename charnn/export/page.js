@@ -16,7 +16,7 @@
   const data = JSON.parse(at("model").textContent);
   const network = engine.predictor(data);
   const tokenizer = new engine.Tokenizer(data.tokenizer);
-  const unit = { char: "characters", byte: "bytes", sentencepiece: "pieces" }[tokenizer.kind];
+  const unit = data.tokenizer.units;
   const count = (n) => n.toLocaleString("en");
   const fields = ["prompt", "temperature", "top-p", "seed", "length"].map(at);
 

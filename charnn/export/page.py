@@ -22,8 +22,7 @@ from charnn.ngrams.section import MixtureWeights
 from charnn.ngrams.tree import NGramTree, tree_and_weights
 from charnn.pages import find_number, plain_name, read, render, source_hash, style_sheet
 from charnn.tensor_file import replacing
-from charnn.text import sentencepiece_training
-from charnn.text.tokenizers import SentencePieceTokenizer, Tokenizer, tokenizer_from_dict
+from charnn.text.tokenizers import Tokenizer, tokenizer_from_dict
 
 # Browsers hold a text of half a gigabyte at most, and are slow long before.
 MAX_PAGE_BYTES = 256 << 20
@@ -141,14 +140,21 @@ def ngrams_data(tree: NGramTree, weights: MixtureWeights) -> dict[str, Any]:
 
 
 def tokenizer_data(tokenizer: Tokenizer) -> dict[str, Any]:
-    """Each id's bytes as a string of characters below 256, and what encoding needs besides."""
-    scores = None
-    if isinstance(tokenizer, SentencePieceTokenizer):
-        scores = sentencepiece_training.scores(tokenizer.model)
+    """Each id's bytes as a string of characters below 256, and how the page encodes prompts.
+
+    Raises:
+        CharnnError: the page has no rule for the prompts of this tokenizer.
+    """
+    if tokenizer.spelling is None:
+        raise CharnnError(
+            f"a page cannot encode prompts for the {tokenizer.kind} tokenizer: export with --to c, "
+            "or write with 'charnn sample'"
+        )
     return {
-        "kind": tokenizer.kind,
+        "units": tokenizer.units,
+        "spelling": tokenizer.spelling,
         "tokens": [data.decode("latin-1") for data in tokenizer.token_bytes],
-        "scores": scores,
+        "scores": tokenizer.merge_scores(),
     }
 
 
@@ -156,11 +162,10 @@ def facts(checkpoint: Checkpoint, tokenizer: Tokenizer) -> list[tuple[str, str]]
     """What the page says of the model, each with its name; no path and nothing that is odd."""
     config = checkpoint.config
     info, layers = checkpoint.info, "layer" if config.num_layers == 1 else "layers"
-    symbols = {"char": "characters", "byte": "bytes", "sentencepiece": "pieces"}[tokenizer.kind]
     listed = [
         ("Network", f"{config.cell.upper()}, {config.num_layers} {layers} of {config.hidden_size}"),
         ("Parameters", f"{config.parameters:,}"),
-        ("Alphabet", f"{config.vocab_size:,} {symbols}"),
+        ("Alphabet", f"{config.vocab_size:,} {tokenizer.units}"),
     ]
     if chars := find_number(info, "corpus", "chars") or find_number(info, "corpus", "bytes"):
         unit = "characters" if find_number(info, "corpus", "chars") else "bytes"

@@ -8,7 +8,7 @@ from collections.abc import Iterator
 import numpy as np
 
 from charnn.generation.guides import Guide, Logits, to_bytes
-from charnn.text.suffixes import TextIndex
+from charnn.text.text_index import TextIndex
 from charnn.text.tokenizers import Tokenizer
 
 CHARACTER = 4  # bytes of UTF-8, at most

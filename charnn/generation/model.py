@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 from charnn.checkpoint import Checkpoint, load
 from charnn.config import LineConfig, SamplingConfig
 from charnn.engines.clamps import Clamp, parse_clamp
-from charnn.errors import DamagedFile, FileError
+from charnn.errors import FileError
 from charnn.generation.filters import filter_settings
 from charnn.generation.guides import Guide, Phrases
 from charnn.generation.line_writer import LineWriter
@@ -24,7 +24,7 @@ from charnn.text.tokenizers import Tokenizer, tokenizer_from_dict
 
 if TYPE_CHECKING:
     from charnn.generation.pattern import Pattern
-    from charnn.text.suffixes import TextIndex
+    from charnn.text.text_index import TextIndex
 
 INDEX = "text-index"  # beside the tokens that it was made from
 
@@ -103,7 +103,7 @@ class Model:
             FileError: the tokens are missing, damaged, or those of another model.
             TextError: the text is too large for an index.
         """
-        from charnn.text.suffixes import open_index
+        from charnn.text.text_index import open_index
         from charnn.text.token_file import TokenFile
 
         if self.tokens is None or not self.tokens.exists():
@@ -111,12 +111,7 @@ class Model:
                 f"the training text of this model is not known: {self.tokens or 'tokens'} is "
                 "missing; name the run, not a copy of its model file"
             )
-        tokens = TokenFile.open(self.tokens)
-        if tokens.tokenizer.token_bytes != self.tokenizer.token_bytes:
-            raise DamagedFile(
-                f"{self.tokens} was made with another tokenizer than the model's: name the run "
-                "that the model belongs to"
-            )
+        tokens = TokenFile.open(self.tokens, self.tokenizer)
         return open_index(self.tokens.with_name(INDEX), tokens)
 
     def guides(self, config: SamplingConfig) -> list[Guide]:

@@ -181,10 +181,16 @@ def measure_horizon(
     gradient = gradient_norms(model, few, kept, progress)
     singular = singular_values(model, few.take(few.spread(jacobians)), kept, seed, progress)
     whole, positions = full_context_losses(model, drawn, int(kept[-1]), progress)
-    truncated = truncated_losses(model, drawn, kept, whole, progress)
-    some = drawn.spread(SHUFFLED_SAMPLES)
-    shuffled = shuffled_losses(model, drawn.take(some), kept, whole[some], generator, progress)
-    cost = (shuffled - whole[some, None]).mean(axis=0)
+    told = partial(progress, "truncated contexts")
+    truncated = losses_by_lag(model, drawn, kept, whole, drawn.last, told)
+    chosen = drawn.spread(SHUFFLED_SAMPLES)
+    some, some_whole = drawn.take(chosen), whole[chosen]
+    shuffle, told = (
+        partial(some.shuffled, generator=generator),
+        partial(progress, "shuffled contexts"),
+    )
+    shuffled = losses_by_lag(model, some, kept, some_whole, shuffle, told)
+    cost = (shuffled - some_whole[:, None]).mean(axis=0)
     return Horizon(
         kept,
         tuple(lags[len(kept) :]),
@@ -325,29 +331,8 @@ def full_context_losses(
     return whole, sums / len(first)
 
 
-def truncated_losses(
-    model: LanguageModel, samples: Samples, lags: Ids, whole: Numbers, progress: Progress
-) -> Numbers:
-    """Returns (S, K): the loss of each target after the last k tokens, from the initial state."""
-    told = partial(progress, "truncated contexts")
-    return _losses_by_lag(model, samples, lags, whole, samples.last, told)
-
-
-def shuffled_losses(
-    model: LanguageModel,
-    samples: Samples,
-    lags: Ids,
-    whole: Numbers,
-    generator: np.random.Generator,
-    progress: Progress,
-) -> Numbers:
-    """Returns (S, K): the loss of each target after its full context, shuffled beyond k."""
-    made = partial(samples.shuffled, generator=generator)
-    return _losses_by_lag(model, samples, lags, whole, made, partial(progress, "shuffled contexts"))
-
-
 @torch.inference_mode()
-def _losses_by_lag(
+def losses_by_lag(
     model: LanguageModel,
     samples: Samples,
     lags: Ids,
@@ -355,11 +340,14 @@ def _losses_by_lag(
     contexts: Callable[[int], Sequence[Ids]],
     progress: Callable[[int, int], None],
 ) -> Numbers:
-    """Returns (S, K): the loss of each target after `contexts` of each lag."""
+    """Returns (S, K): the loss of each target after the `contexts` of each lag, from a cold start.
+
+    A lag that reaches back over the full context of every target has the losses `whole` (S,).
+    """
     losses = np.empty((len(samples), len(lags)))
     targets = torch.from_numpy(samples.targets)
     for number, lag in enumerate(lags.tolist()):
-        if (samples.places - samples.begins <= lag).all():  # these contexts are the full ones
+        if (samples.places - samples.begins <= lag).all():
             losses[:, number] = whole
         else:
             for some, _, logits, lengths in _read(model, contexts(lag)):

@@ -33,7 +33,7 @@ def count(best: Checkpoint, tokens: TokenFile, scorer: Scorer) -> NGramSection |
     it by less than `WORTH`.
     """
     network = network_of(best, scorer.config.device)
-    once = ONCE_PIECES if tokens.tokenizer.kind == "sentencepiece" else ONCE
+    once = ONCE_PIECES if tokens.tokenizer.chars_per_id > 1 else ONCE
     tree = NGramTree.of(tokens.split("train"), best.config.vocab_size, scorer.config.ngram, once)
     valid = tokens.split("valid")
     counts_alone = MixedLanguageModel(network, tree, COUNTS_ALONE)

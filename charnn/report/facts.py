@@ -39,7 +39,7 @@ PLACES, GRADIENT_PLACES, JACOBIAN_PLACES = 48, 12, 2  # of the text, for the mem
 PASSAGE_CHARS = 1_200  # coloured by surprisal
 UNIT_PASSAGE_CHARS = 420  # coloured by a unit, for each label
 TEMPERATURES = (0.5, 0.8, 1.1)
-SAMPLE_TOKENS = {"char": 600, "byte": 600, "sentencepiece": 180}
+SAMPLE_CHARS = 600  # roughly
 SAMPLE_LINES = 12
 SEED = 1
 
@@ -175,20 +175,16 @@ def find_held_out(path: Path, tokenizer: Tokenizer, of_lines: bool) -> HeldOut |
     if not path.exists():
         return NO_TEXT
     try:
-        file = TokenFile.open(path)
-    except CharnnError:
-        return "The run's file of tokens cannot be read, so this is left out."
-    if file.tokenizer.token_bytes != tokenizer.token_bytes:
-        return "The run's file of tokens has another tokenizer than the model."
+        file = TokenFile.open(path, tokenizer)
+        file.verify()
+    except CharnnError:  # its message names a path, which a page must not show
+        return "The run's file of tokens is damaged or has another tokenizer: this is left out."
     if "valid" not in file.splits:
         return "The run has no validation split, so there is no held-out text."
     valid, train = file.split("valid"), None
     tokens = np.array(valid[: LINE_TOKENS if of_lines else HELD_OUT_TOKENS])
     if "train" in file.splits:
         train = np.array(file.split("train")[-TRAIN_TOKENS:])
-    parts = [tokens] if train is None else [tokens, train]
-    if any(part.size and part.max() >= tokenizer.vocab_size for part in parts):
-        return "The run's file of tokens is damaged: it holds ids outside the vocabulary."
     if len(tokens) < 2:
         return f"The validation split has {len(tokens)} token(s), at least 2 are needed."
     return HeldOut(tokens, len(valid), train, file.source["chars"] is not None)
@@ -210,7 +206,7 @@ def write_samples(model: Model, report: Progress) -> tuple[list[Sample], float, 
             text = "\n".join(line.text for line in drawn)
             count = sum(line.tokens for line in drawn)
         else:
-            count = SAMPLE_TOKENS[model.tokenizer.kind]
+            count = round(SAMPLE_CHARS / model.tokenizer.chars_per_id)
             config = SamplingConfig(max_tokens=count, temperature=temperature)
             text = "".join(model.write("", config, SEED))
         seconds = max(time.perf_counter() - start, 1e-9)

@@ -13,10 +13,8 @@ from charnn.report import charts, figures, history
 from charnn.report.facts import SEED, Facts
 from charnn.scoring.baselines import zstd
 from charnn.tensor_file import replacing
-from charnn.text.tokenizers import CharTokenizer
 from charnn.version import __version__
 
-SYMBOL = {"char": "character", "byte": "byte", "sentencepiece": "piece"}
 SECTIONS = {
     "model": "Model",
     "data": "Training text",
@@ -59,7 +57,7 @@ def make_report(facts: Facts) -> str:
         "figures": figures,
         "history": history,
         "title": plain_name(facts.name),
-        "symbol": SYMBOL[facts.tokenizer.kind],
+        "symbol": facts.tokenizer.unit,
         "ngrams": facts.model.ngram_facts(),
         "alphabet": alphabet(facts),
         "style": style,
@@ -79,7 +77,7 @@ def make_report(facts: Facts) -> str:
 def alphabet(facts: Facts) -> str:
     """Returns all symbols of a small character tokenizer, white space as signs; "" for others."""
     tokenizer = facts.tokenizer
-    if not isinstance(tokenizer, CharTokenizer) or tokenizer.vocab_size > MAX_ALPHABET:
+    if not tokenizer.known or tokenizer.vocab_size > MAX_ALPHABET:
         return ""
     spelt = "".join(token.decode("utf-8", "replace") for token in tokenizer.token_bytes)
     return spelt.replace("\n", "↵").replace("\t", "→").replace(" ", "␣")

@@ -16,6 +16,7 @@ import numpy as np
 
 from charnn.scoring.surprisal import Array, Surprisals, TokenScorer
 from charnn.text.sources import TextSource
+from charnn.text.text_reader import encode_pieces
 from charnn.text.tokenizers import Tokenizer, code_points
 
 CHUNK_TOKENS = 1 << 14  # tokens scored before their block is yielded
@@ -144,21 +145,17 @@ def score_text(
     ends_line = np.array([token.endswith(b"\n") for token in tokenizer.token_bytes])
     newlines = np.array([token.count(b"\n") for token in tokenizer.token_bytes], np.int64)
     parts, document = list(source.parts), 0
-    for part, pieces in groupby(source.pieces(), lambda piece: piece.part):
+    for part, pieces in groupby(
+        encode_pieces(tokenizer, source, unknown), lambda piece: piece.part
+    ):
         document = parts.index(part, document)
         if reset != "never":
             scorer.reset()
         characters, missing = CharacterBits(tokenizer), Counter[str]()
-        line, char, offset, in_line = 1, 1, 0, False
+        line, char, in_line = 1, 1, False
         for piece in pieces:
-            if tokenizer.kind == "byte":
-                ids = tokenizer.encode_bytes(piece.data)
-            else:
-                text = piece.text()
-                ids = tokenizer.encode(text, unknown, offset)
-                if unknown == "skip":  # reported with the next block: this piece may yield none
-                    missing.update(tokenizer.unknown_in(text))
-                offset += len(text)
+            ids = piece.ids
+            missing.update(piece.unknown)  # reported with the next block: this piece may yield none
             by_line = reset == "line"
             found = _by_line(scorer, ids, ends_line, in_line) if by_line else _chunks(scorer, ids)
             for some in found:

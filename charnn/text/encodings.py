@@ -1,4 +1,4 @@
-"""What the bytes of a text are: marks, encodings, and what to try where they are not UTF-8."""
+"""Encodings of a text: byte order marks, names, and which to try where bytes are not UTF-8."""
 
 from __future__ import annotations
 
@@ -12,11 +12,12 @@ from encodings.aliases import aliases
 
 from charnn.errors import ConfigError
 
-ENOUGH_HIGH, ENOUGH_ZEROS = 100, 8  # bytes above ASCII, and zeros, to guess by them
+ENOUGH_ZEROS = 8  # zero bytes in a sample that is taken for UTF-16
+MOST_WORDS_BYTES = 1 << 18  # of different words beyond ASCII, to tell encodings apart by
+MOST_CANDIDATES, SHOWN_CHARACTERS = 4, 24
 ESCAPED, BEYOND = re.compile("[\udc80-\udcff]"), re.compile("[^\0-\x7f]")
-ALONE = re.compile(rb"(?<![\x80-\xff])[\x80-\xff](?![\x80-\xff])")
 BOM = codecs.BOM_UTF8
-# The longer marks first: that of UTF-32 begins like that of UTF-16.
+# The longer marks come first: the mark of UTF-32 begins like that of UTF-16.
 OTHER_MARKS = {
     codecs.BOM_UTF32_LE: "utf-32",
     codecs.BOM_UTF32_BE: "utf-32",
@@ -24,19 +25,16 @@ OTHER_MARKS = {
     codecs.BOM_UTF16_BE: "utf-16",
 }
 BINARY = frozenset(range(32)) - set(b"\t\n\v\f\r\x1a\x1b")
-# What is told apart with some confidence. Other encodings of Latin letters differ in too few bytes.
-GUESSED = ("cp1251", "koi8_r", "cp866", "cp1253", "cp932", "euc_jp", "gb18030", "big5", "cp949")
-WESTERN = frozenset("àâäáãåæçèéêëìíîïñòóôöõøùúûüœßÀÂÄÁÃÅÆÇÈÉÊËÌÍÎÏÑÒÓÔÖÕØÙÚÛÜŒ‘’“”–—…«»°€£§¿¡·\xa0")
 
 
 def resolve(encoding: str) -> str:
-    """The one spelling of an encoding's name: "UTF8" gives "utf-8".
+    """Returns the one spelling of an encoding's name: "UTF8" gives "utf-8".
 
     Raises:
         ConfigError: Python has no such encoding of text.
     """
     try:
-        "".encode(encoding)  # refuses also what is no encoding of text, such as base64
+        "".encode(encoding)  # refuses a codec that encodes no text, such as base64
         codecs.getincrementaldecoder(encoding)
         return codecs.lookup(encoding).name
     except (LookupError, ValueError):
@@ -44,18 +42,18 @@ def resolve(encoding: str) -> str:
         near = difflib.get_close_matches(spelt, sorted({*aliases, *aliases.values()}), n=3)
         hint = f" (near it: {', '.join(near)})" if near else ""
         raise ConfigError(
-            f"unknown encoding {encoding!r}{hint}; use a name that Python knows, such as utf-8, "
+            f"unknown --encoding {encoding!r}{hint}: use a name that Python knows, such as utf-8, "
             "utf-16, cp1252, latin-1 or shift_jis"
         ) from None
 
 
 def marked_encoding(start: bytes) -> str | None:
-    """The encoding that the first bytes of a file announce, where it is not UTF-8."""
+    """Returns the encoding of the byte order mark at the start of a file, unless it is UTF-8."""
     return next((name for mark, name in OTHER_MARKS.items() if start.startswith(mark)), None)
 
 
 def character_boundary(data: bytes) -> int:
-    """Where to cut `data` so that no UTF-8 character is split; its length where it is not UTF-8."""
+    """Returns where to cut `data` so that no UTF-8 character is split; its length if not UTF-8."""
     for back in range(1, min(3, len(data)) + 1):
         byte = data[-back]
         if byte >= 0xC0:
@@ -66,10 +64,19 @@ def character_boundary(data: bytes) -> int:
     return len(data)
 
 
-def zeros_of_utf16(sample: bytes, share: float) -> str | None:
-    """UTF-16 without a mark, told by its zeros: that `share` of the bytes, on one side of pairs.
+def count_characters(data: bytes) -> int | None:
+    """Counts the characters of UTF-8 bytes; None where `data` is not UTF-8."""
+    try:
+        return len(data.decode("utf-8"))
+    except UnicodeDecodeError:
+        return None
 
-    `sample` begins at an even place of its file.
+
+def zeros_of_utf16(sample: bytes, share: float) -> str | None:
+    """Recognises UTF-16 without a mark where `share` of the bytes are zeros at one side of pairs.
+
+    `sample` begins at an even position of its file. Such a text may be valid UTF-8, so that no
+    detector of encodings is asked.
     """
     zeros = [sample[parity::2].count(0) for parity in (0, 1)]
     if max(zeros) > max(share * len(sample), ENOUGH_ZEROS) and 10 * min(zeros) < max(zeros):
@@ -77,41 +84,48 @@ def zeros_of_utf16(sample: bytes, share: float) -> str | None:
     return None
 
 
-def likely_encoding(sample: bytes) -> str | None:
-    """The encoding that bytes, which are not UTF-8, are probably in.
+def likely_encodings(sample: bytes, chunks: Iterable[bytes]) -> dict[str, str]:
+    """Returns the encodings that charset-normalizer finds likely, the likeliest first.
 
-    Only what can be told with some confidence: UTF-16 by its zeros, Windows Western European by
-    lone accented letters among ASCII ones, some others as charset-normalizer tells them.
-    `sample` begins at an even place of its file.
+    Each comes with a word of the text as it reads in that encoding, so that a person can choose:
+    the first word that the encodings read most differently. An encoding that fails on a word of
+    the text, or reads all words like one before it, is left out. Binary data has none.
+
+    Args:
+        sample: whole lines of the text around its first wrong byte, to tell the encoding by.
+        chunks: the whole text.
     """
-    if utf16 := zeros_of_utf16(sample, 0.1):
-        return utf16
     if BINARY.intersection(sample):
-        return None
-    high = len(sample) - len(sample.translate(None, bytes(range(0x80, 0x100))))
-    with suppress(UnicodeDecodeError):
-        accented = [c for c in sample.decode("cp1252") if not c.isascii()]
-        western = sum(c in WESTERN for c in accented)
-        # Of another alphabet whole words are high, however few there are among ASCII ones.
-        alone = len(ALONE.findall(sample))
-        few = 4 * high <= len(sample)
-        if few and 2 * alone > high and 10 * western >= 9 * len(accented):
-            return "cp1252"
-    if high < ENOUGH_HIGH:
-        return None
-    import charset_normalizer  # a tenth of a second, which only a text that is refused pays for
+        return {}
+    words: dict[bytes, None] = {}
+    size, held = 0, b""
+    for chunk in itertools.chain(chunks, [b" "]):
+        *whole, held = re.split(rb"\s+", held + chunk)
+        for word in whole:
+            if not word.isascii() and word not in words:
+                words[word] = None
+                size += len(word)
+        if size + len(held) > MOST_WORDS_BYTES:
+            break
+    import charset_normalizer  # 0.1 s, which only a text that is refused costs
 
-    whole = sample[: sample.rfind(b"\n") + 1] or sample  # lines, so characters too
-    best = charset_normalizer.from_bytes(
-        b"\n".join(word for word in whole.split() if not word.isascii()),  # which tell it apart
-        cp_isolation=[*GUESSED],
-        enable_fallback=False,
-    ).best()
-    return best.encoding if best else None
+    readings: dict[tuple[str, ...], str] = {}
+    for match in charset_normalizer.from_bytes(sample, enable_fallback=False):
+        alike = match.could_be_from_charset  # these read the sample alike
+        for name in ["cp1252"] * ("cp1252" in alike) + [match.encoding, *alike]:
+            with suppress(UnicodeDecodeError):
+                reading = tuple(word.decode(name)[:SHOWN_CHARACTERS] for word in words)
+                if len(readings) < MOST_CANDIDATES:
+                    readings.setdefault(reading, name)
+    if not readings:
+        return {}
+    columns = list(zip(*readings, strict=True))
+    clearest = max(columns, key=lambda column: len(set(column)))
+    return dict(zip(readings.values(), clearest, strict=True))
 
 
 def wrong_bytes(chunks: Iterable[bytes]) -> tuple[int, int]:
-    """How many bytes of a text are not UTF-8, and how many characters beyond ASCII it has."""
+    """Counts the bytes of a text that are not UTF-8, and its characters beyond ASCII."""
     decoder = codecs.getincrementaldecoder("utf-8")("surrogateescape")
     wrong = beyond = 0
     for data in itertools.chain(chunks, [b""]):

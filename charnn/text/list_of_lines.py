@@ -1,36 +1,36 @@
-"""A text as a list of lines: which lines it has, and which of them to train or validate on.
+"""A text as a list of lines, for training with ``--lines``: cleaned, shuffled, and split.
 
-A line ends at a newline, before which a carriage return is dropped; empty lines are left out. The
-lines of a list have an order (sorted, as often as not), so they are mixed before the list is cut.
-All copies of a line go the same way: what is validated on was not learnt by heart.
+A line ends at a newline, and a carriage return before it is dropped; empty lines are left out.
+Lists are often sorted, so the lines are shuffled before they are split. All copies of a line go to
+the same split, so that no validation line was trained on.
 """
 
 from __future__ import annotations
 
 import hashlib
 from collections import Counter
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 
 from charnn.errors import TextError
-from charnn.text import encodings, temporary_copies
-from charnn.text.sources import Part, TextSource
+from charnn.text import encodings
+from charnn.text.sources import TextSource, temporary_copy
 from charnn.text.splits import cut_points
 
 BLOCK_LINES = 10_000  # written at once
 
 
 def clean_lines(source: TextSource, any_bytes: bool) -> tuple[list[bytes], list[str]]:
-    """The lines of a text, without their ends, and what was left out of them, as notes.
+    """Returns the lines of a text without line ends, and notes on what was left out.
 
     Byte order marks, carriage returns before a newline, and empty lines are left out. The whole
     text is read into memory.
 
     Args:
-        any_bytes: bytes that are not UTF-8 are welcome.
+        any_bytes: the tokenizer takes bytes that are not UTF-8.
 
     Raises:
-        TextError: it holds no line, or is not UTF-8.
+        TextError: the text has no line, or is not UTF-8 and must be.
     """
     parts = []
     for piece in source.pieces():
@@ -46,9 +46,9 @@ def clean_lines(source: TextSource, any_bytes: bool) -> tuple[list[bytes], list[
     kept = [line for line in lines if line]
     empty = len(lines) - len(kept) - (not lines[-1])
     if not kept:
-        raise TextError(f"the text {source.name!r} has no line that is not empty")
-    told = {"empty lines left out": empty, "carriage returns at line ends left out": returns}
-    return kept, [f"{count:,} {what}" for what, count in told.items() if count]
+        raise TextError(f"the text {source.name!r} has only empty lines: give one with text in it")
+    left_out = {"empty lines": empty, "carriage returns at line ends": returns}
+    return kept, [f"{count:,} {what} left out" for what, count in left_out.items() if count]
 
 
 def line_sources(
@@ -59,59 +59,58 @@ def line_sources(
     any_bytes: bool,
     valid: TextSource | None = None,
 ) -> list[TextSource]:
-    """The lines of a text, mixed and cut: a source for train, and for valid and test if there.
+    """Shuffles and splits the lines of a text: one source for each of train, valid and test.
 
-    The cut is made at floor(percent x different lines / 100), with one line at least for each
-    split in turn. The order depends on the seed and on what the lines are, not on where they stood.
+    A split ends at floor(percent x different lines / 100), and each gets at least one line while
+    there are any. The order depends on the seed and the lines, not on the order in the text.
 
     Args:
-        folder: where the sources keep their lines, in files without a name.
-        any_bytes: bytes that are not UTF-8 are welcome.
-        valid: another text whose lines are the valid split; then `split` is not used.
+        folder: where the temporary copies of the sources go.
+        any_bytes: the tokenizer takes bytes that are not UTF-8.
+        valid: another text whose lines are the valid split; `split` is not used then.
 
     Raises:
-        TextError: there is no line, or a text is not UTF-8.
+        TextError: there is no line, or a text is not UTF-8 and must be.
         FileError: a text cannot be read, or the disk is full.
     """
     lines, notes = clean_lines(source, any_bytes)
     counts = Counter(lines)
-    mixed = _mixed(counts, seed)
+    shuffled = _shuffled(counts, seed)
     notes = [*source.notes, *notes]
-    if copies := len(lines) - len(mixed):
+    if copies := len(lines) - len(shuffled):
         notes.append(f"{len(lines):,} lines, {copies:,} of them repeat another")
     if valid is None:
         cuts = [0]
-        for done, cut in enumerate(cut_points(len(mixed), split), 1):
-            cuts.append(min(max(cut, cuts[-1] + 1, done), len(mixed)))
-        groups = [mixed[a:b] for a, b in zip(cuts, [*cuts[1:], len(mixed)], strict=True)]
+        for done, cut in enumerate(cut_points(len(shuffled), split), 1):
+            cuts.append(min(max(cut, cuts[-1] + 1, done), len(shuffled)))
+        groups = [shuffled[a:b] for a, b in zip(cuts, [*cuts[1:], len(shuffled)], strict=True)]
         groups = [group for group in groups if group]
         if len(groups) < len(split):
-            notes.append("so few different lines leave nothing to validate on")
-        sources = [_source(source.name, g, counts, folder) for g in groups]
+            notes.append("too few different lines: no line is left for validation")
+        sources = [_source(source.name, group, counts, folder) for group in groups]
     else:
         other, other_notes = clean_lines(valid, any_bytes)
         other_counts = Counter(other)
         if known := sum(line in counts for line in other_counts):
-            other_notes.append(f"{known:,} of its lines stand in the training text too")
+            other_notes.append(f"{known:,} of its lines are in the training text too")
         sources = [
-            _source(source.name, mixed, counts, folder),
-            _source(valid.name, _mixed(other_counts, seed), other_counts, folder),
+            _source(source.name, shuffled, counts, folder),
+            _source(valid.name, _shuffled(other_counts, seed), other_counts, folder),
         ]
         sources[1].notes += [*valid.notes, *other_notes]
     sources[0].notes += notes
     return sources
 
 
-def _mixed(lines: Iterable[bytes], seed: int) -> list[bytes]:
-    """Different lines, in an order that looks random: that of their keyed digests."""
+def _shuffled(lines: Iterable[bytes], seed: int) -> list[bytes]:
+    """Orders lines by their keyed digests, which looks random."""
     key = seed.to_bytes(4, "little")
     return sorted(lines, key=lambda line: hashlib.blake2b(line, digest_size=8, key=key).digest())
 
 
 def _source(name: str, lines: Sequence[bytes], counts: Counter[bytes], folder: Path) -> TextSource:
-    def blocks() -> Iterator[bytes]:
-        for start in range(0, len(lines), BLOCK_LINES):
-            some = lines[start : start + BLOCK_LINES]
-            yield b"".join((line + b"\n") * counts[line] for line in some)
-
-    return TextSource(name, [Part(name, None, temporary_copies.keep(name, blocks(), folder))])
+    blocks = (
+        b"".join((line + b"\n") * counts[line] for line in lines[start : start + BLOCK_LINES])
+        for start in range(0, len(lines), BLOCK_LINES)
+    )
+    return TextSource(name, [temporary_copy(name, blocks, folder)])

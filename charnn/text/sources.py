@@ -1,69 +1,67 @@
-"""What TEXT means: files, a folder, stdin, a FIFO or a known corpus, read as one run of bytes.
+"""Texts as people name them: files, folders, stdin, FIFOs and known corpora, read as bytes.
 
-Nothing is changed on the way: line ends, NULs and whatever else a file holds stay as they are.
-What can be read only once, or is not UTF-8, is spooled to disk first.
+Bytes are never changed: line ends, NULs and all else stay as they are. A text that can be read only
+once, or is in another encoding, is first copied as UTF-8 to a temporary file without a name, which
+vanishes with the process however it ends.
 """
 
 from __future__ import annotations
 
+import codecs
 import difflib
 import io
 import os
 import re
 import stat
+import sys
 import tempfile
 import weakref
-from collections.abc import Iterator, Sequence
-from contextlib import suppress
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import AbstractContextManager, nullcontext, suppress
 from pathlib import Path
-from typing import NamedTuple
+from typing import IO, NamedTuple
 
 from charnn.errors import FileError, TextError
 from charnn.tensor_file import os_error_line
-from charnn.text import corpora, encodings, temporary_copies
+from charnn.text import corpora, encodings
 
 CHUNK_BYTES = 1 << 20  # small enough for the cache of a processor
-PROBE_BYTES = 8 << 10  # a file of a folder with a NUL among these is not a text
-AROUND_BYTES = 32 << 10  # on both sides of a wrong byte, to tell its encoding
+PROBE_BYTES = 8 << 10  # a file of a folder with a NUL in these is no text
+AROUND_BYTES = 32 << 10  # on both sides of a wrong byte, to tell the encoding
 LINE_REACH = 64 << 10  # how far back a chunk is cut to end with a line
 
 
 class Part(NamedTuple):
-    """One file of a text: what to call it, and its path or the spool that holds it."""
+    """One file of a text: its name for people, and its path or the temporary copy of it."""
 
     name: str
     path: Path | None
-    spool: io.FileIO | None = None
+    copy: io.FileIO | None = None
 
     def read(self) -> Iterator[bytes]:
-        """Its bytes, in chunks; each call starts again at the first byte."""
-        if self.spool is not None:
+        """Yields the bytes in chunks; each call starts at the first byte."""
+        if self.copy is not None:
             offset = 0
-            while data := os.pread(self.spool.fileno(), CHUNK_BYTES, offset):
+            while data := os.pread(self.copy.fileno(), CHUNK_BYTES, offset):
                 yield data
                 offset += len(data)
-            return
-        assert self.path is not None
-        try:
-            with self.path.open("rb", buffering=0) as file:
-                while data := file.read(CHUNK_BYTES):
-                    yield data
-        except OSError as error:
-            raise FileError(os_error_line(error, self.path, "read")) from error
+        else:
+            with _opened(self.path) as file:
+                yield from _blocks(file, self.path)
 
     @property
     def size(self) -> int:
-        """How many bytes it seems to have; 0 where that is not known beforehand."""
+        """The number of bytes as the system knows it; 0 where it does not."""
         with suppress(OSError):
-            if self.spool is not None:
-                return os.fstat(self.spool.fileno()).st_size
+            if self.copy is not None:
+                return os.fstat(self.copy.fileno()).st_size
             if self.path is not None:
                 return self.path.stat().st_size
         return 0
 
 
 class Piece(NamedTuple):
-    """A chunk of a text, the part it comes from, and its first byte's place in that part."""
+    """A chunk of a text, the part that it comes from, and the offset of its first byte there."""
 
     data: bytes
     part: Part
@@ -75,21 +73,20 @@ class Piece(NamedTuple):
         return self.offset == 0 and self.data.startswith(encodings.BOM)
 
     def text(self) -> str:
-        """The characters; a byte order mark at the start of a file is dropped.
+        """Returns the characters, without a byte order mark at the start of a file.
 
         Raises:
-            TextError: it is not UTF-8; says where, and what it may be.
+            TextError: the bytes are not UTF-8; names the place and the likely encodings.
         """
-        other = encodings.marked_encoding(self.data) if self.offset == 0 else None
-        if other:
-            raise TextError(
-                f"{self.part.name} is marked as {other.upper()}: use --encoding {other}"
-            )
-        if self.offset == 0 and (other := encodings.zeros_of_utf16(self.data[:PROBE_BYTES], 0.4)):
-            raise TextError(
-                f"{self.part.name} looks like {other}, half of its bytes being zero: use "
-                f"--encoding {other}, or take the bytes as they are: --tokenizer byte"
-            )
+        name = self.part.name
+        if self.offset == 0:
+            if other := encodings.marked_encoding(self.data):
+                raise TextError(f"{name} is marked as {other.upper()}: use --encoding {other}")
+            if other := encodings.zeros_of_utf16(self.data[:PROBE_BYTES], 0.4):
+                raise TextError(
+                    f"{name} looks like {other}, since half of its bytes are zero: use --encoding "
+                    f"{other}, or take the bytes as they are with --tokenizer byte"
+                )
         try:
             text = self.data.decode("utf-8")
         except UnicodeDecodeError as error:
@@ -98,13 +95,12 @@ class Piece(NamedTuple):
         return text[1:] if self.has_mark else text
 
     def _not_utf8(self, place: int, cut_off: bool) -> TextError:
-        """Reads the part up to a wrong byte again: for its line, and for what stands around it."""
+        """Reads the part again, for the line of the wrong byte and the likely encodings."""
+        what = f"{self.part.name} is not UTF-8: byte 0x{self.data[place - self.offset]:02x} at "
+        what += f"offset {place:,}"
         path = self.part.path
-        if self.part.spool is None and path is not None and not path.is_file():  # it went by
-            return TextError(
-                f"{self.part.name} is not UTF-8: byte 0x{self.data[place - self.offset]:02x} at "
-                f"offset {place:,}; give its --encoding"
-            )
+        if self.part.copy is None and path is not None and not path.is_file():
+            return TextError(f"{what}; give its --encoding")  # a FIFO cannot be read twice
         low, high = max(0, place - AROUND_BYTES) & ~1, place + AROUND_BYTES
         position, line, around = 0, 1, b""
         for data in self.part.read():
@@ -113,26 +109,27 @@ class Piece(NamedTuple):
             position += len(data)
             if position >= high:
                 break
-        what = f"byte 0x{around[place - low]:02x} at offset {place:,}, line {line:,}"
+        what += f", line {line:,}"
         wrong, beyond = encodings.wrong_bytes(self.part.read())
         if 2 * beyond >= wrong and beyond:  # another encoding would garble the rest
-            others = (
-                "all else in it is UTF-8: mend it"
+            rest = (
+                "all else in it is UTF-8: correct it"
                 if wrong == 1
-                else (f"the first of {wrong:,} such bytes, all else is UTF-8: mend them")
+                else f"the first of {wrong:,} such bytes, all else is UTF-8: correct them"
             )
-            return TextError(
-                f"{self.part.name} is not UTF-8: {what}; {others}, or take the bytes as they are: "
-                "--tokenizer byte"
-            )
-        likely = None if cut_off else encodings.likely_encoding(around)
-        advice = (
-            f"the text looks like {likely}: use --encoding {likely}"
-            if likely
-            else "give its --encoding if you know it, or take the bytes as they are: "
+            return TextError(f"{what}; {rest}, or take all bytes as they are: --tokenizer byte")
+        if other := encodings.zeros_of_utf16(around, 0.1):
+            return TextError(f"{what}; it looks like {other}: use --encoding {other}")
+        start = around.rfind(b"\n", 0, place - low) + 1 if low else 0
+        sample = around[start : around.rfind(b"\n", place - low) + 1 or len(around)]
+        likely = {} if cut_off else encodings.likely_encodings(sample, self.part.read())
+        readings = [f"--encoding {name} would read {word!r}" for name, word in likely.items()]
+        advice = ", ".join(readings) or "give its --encoding if you know it"
+        choose = "; choose the right one" if len(readings) > 1 else " if that is right, use it"
+        return TextError(
+            f"{what}; {advice}{choose if readings else ''}, or take the bytes as they are: "
             "--tokenizer byte"
         )
-        return TextError(f"{self.part.name} is not UTF-8: {what}; {advice}")
 
 
 class TextSource:
@@ -140,27 +137,26 @@ class TextSource:
 
     Attributes:
         name: a name for a run on this text: letters, digits, ".", "_", "-".
-        notes: what a person should know of how it was read, one line each.
-        parts: its files.
+        notes: remarks on how the text was read, one line each.
+        parts: the files of the text.
     """
 
     def __init__(self, name: str, parts: Sequence[Part], notes: Sequence[str] = ()) -> None:
         self.name = name
         self.parts = tuple(parts)
         self.notes = list(notes)
-        spools = [part.spool for part in parts if part.spool is not None]
-        # Also for whoever forgets to close it; a finalizer runs at exit too.
-        self._finalize = weakref.finalize(self, _close_all, spools)
+        # A finalizer closes the copies of a source that nobody closed, at exit too.
+        self._finalize = weakref.finalize(self, _close_copies, self.parts)
 
     @property
     def size(self) -> int:
-        """How many bytes it seems to have, from the sizes of its files."""
+        """The number of bytes, as far as the system knows the sizes of the files."""
         return sum(part.size for part in self.parts)
 
     def pieces(self) -> Iterator[Piece]:
-        """Chunks of about 1 MiB that cross no file, cut after a line, or at least a character.
+        """Yields chunks of about 1 MiB within one file, cut after a line or at least a character.
 
-        A file that does not end with a newline gets one where another follows.
+        A newline follows a file that does not end with one, unless it is the last.
 
         Raises:
             FileError: a file cannot be read.
@@ -181,19 +177,19 @@ class TextSource:
                 yield Piece(b"\n", part, offset)
 
     def chunks(self) -> Iterator[bytes]:
-        """The bytes, exactly as they are, in chunks of about 1 MiB."""
+        """Yields the bytes, exactly as they are, in chunks of about 1 MiB."""
         return (piece.data for piece in self.pieces())
 
     def texts(self) -> Iterator[str]:
-        """The characters, in chunks of about 1 MiB of bytes.
+        """Yields the characters, in chunks of about 1 MiB of bytes.
 
         Raises:
-            TextError: it is not UTF-8; says where, and what it may be.
+            TextError: the bytes are not UTF-8; see `Piece.text`.
         """
         return (piece.text() for piece in self.pieces())
 
     def close(self) -> None:
-        """Gives the disk space of its spools back."""
+        """Frees the disk space of temporary copies."""
         self._finalize()
 
     def __enter__(self) -> TextSource:
@@ -206,54 +202,81 @@ class TextSource:
 def open_source(
     texts: Sequence[str | os.PathLike[str]],
     encoding: str = "utf-8",
-    spool_folder: str | os.PathLike[str] | None = None,
+    temporary_folder: str | os.PathLike[str] | None = None,
 ) -> TextSource:
-    """Finds a text and makes it readable several times, without reading it where it is a file.
+    """Finds a text and makes it readable several times; files in UTF-8 are not read yet.
 
     Args:
         texts: files, folders, "-" for stdin, FIFOs, or names of known corpora; joined in this
             order, with a newline where one is missing.
-        encoding: any encoding of Python's; what is not UTF-8 is spooled as UTF-8.
-        spool_folder: where spools go; the system's folder for temporary files if None.
+        encoding: any encoding that Python knows.
+        temporary_folder: where temporary copies go; the system's folder for them if None.
 
     Raises:
         ConfigError: there is no such encoding.
-        TextError: no such text, nothing in it, or not in this encoding.
+        TextError: there is no such text, nothing in it, or it is not in this encoding.
         FileError: something cannot be read, or the disk is full.
     """
-    if not texts:
+    names = [os.fspath(text) for text in texts]
+    if not names:
         raise TextError("no text given: name a file, a folder, '-' for stdin, or a corpus")
-    if not all(os.fspath(text) for text in texts):
+    if not all(names):
         raise TextError("a text without a name was given: is a variable of the shell empty?")
     encoding = encodings.resolve(encoding)
     utf8 = encoding in ("utf-8", "utf-8-sig")
-    if [os.fspath(text) for text in texts].count("-") > 1:
-        raise TextError("'-' (stdin) is given twice, but it can be read only once")
+    if names.count("-") > 1:
+        raise TextError("'-' (stdin) is given twice, but stdin can be read only once")
     notes: list[str] = []
-    parts: list[Part] = []
-    for text in texts:
-        parts += _find_parts(os.fspath(text), not utf8, notes)
-    folder = Path(spool_folder if spool_folder is not None else tempfile.gettempdir())
+    parts = [part for name in names for part in _find_parts(name, not utf8, notes)]
     opened: list[Part] = []
     try:
         for part in parts:
             if part.path is None or not part.path.is_file() or not utf8:
-                part = part._replace(
-                    spool=temporary_copies.spool(
-                        part.name, part.path, None if utf8 else encoding, folder
+                with _opened(part.path) as file:
+                    blocks = _blocks(file, part.path)
+                    if not utf8:
+                        blocks = _transcode(blocks, part.name, encoding)
+                    part = temporary_copy(part.name, blocks, temporary_folder)._replace(
+                        path=part.path
                     )
-                )
             opened.append(part)
     except BaseException:
-        _close_all([part.spool for part in opened if part.spool is not None])
+        _close_copies(opened)
         raise
     if not utf8:
         notes.append(f"read as {encoding}")
-    return TextSource(run_name(os.fspath(texts[0])), opened, notes)
+    return TextSource(run_name(names[0]), opened, notes)
+
+
+def temporary_copy(
+    name: str, blocks: Iterable[bytes], folder: str | os.PathLike[str] | None
+) -> Part:
+    """Writes blocks of a text into a temporary file in `folder`, in UTF-8 or as they are.
+
+    Raises:
+        FileError: the disk is full, or the folder cannot be written to.
+    """
+    where = Path(folder if folder is not None else "the temporary folder") / "copy"
+    try:
+        copy = tempfile.TemporaryFile(dir=folder, buffering=0)  # noqa: SIM115  # outlives this call
+    except OSError as error:
+        raise FileError(os_error_line(error, where, f"copy {name} to")) from error
+    try:
+        for data in blocks:
+            view = memoryview(data)
+            while view:
+                view = view[copy.write(view) :]
+    except OSError as error:
+        copy.close()
+        raise FileError(os_error_line(error, where, f"copy {name} to")) from error
+    except BaseException:
+        copy.close()
+        raise
+    return Part(name, None, copy)
 
 
 def run_name(text: str) -> str:
-    """A name for a run on `text` that is safe as a folder's: "My book.txt" gives "My-book"."""
+    """Returns a name for a run on `text`, safe for a folder: "My book.txt" gives "My-book"."""
     if text == "-":
         return "stdin"
     path = Path(os.path.abspath(text))
@@ -305,21 +328,59 @@ def _text_files(folder: Path, binary_too: bool, notes: list[str]) -> list[Part]:
     files = sorted((path for path in files if path.is_file()), key=lambda path: path.parts)
     kept = []
     for path in files:
-        try:
-            with path.open("rb") as file:
-                start = file.read(PROBE_BYTES)
-        except OSError as error:
-            raise FileError(os_error_line(error, path, "read")) from error
+        with _opened(path) as file:
+            start = file.read(PROBE_BYTES)
         if start and (binary_too or b"\0" not in start):
             kept.append(Part(str(path), path))
     if not kept:
-        raise TextError(f"the folder {folder} holds no text: {len(files)} files, none of them text")
+        raise TextError(
+            f"the folder {folder} holds no text: {len(files)} files, all of them empty or binary"
+        )
     if len(kept) < len(files):
         skipped = len(files) - len(kept)
         notes.append(f"{folder}: {len(kept)} text files read, {skipped} empty or binary skipped")
     return kept
 
 
-def _close_all(spools: Sequence[io.FileIO]) -> None:
-    for spool in spools:
-        spool.close()
+def _opened(path: Path | None) -> AbstractContextManager[IO[bytes]]:
+    """Opens a file, or stdin where `path` is None."""
+    if path is None:
+        if sys.stdin is None or sys.stdin.closed:
+            raise TextError("stdin is closed: there is no text to read")
+        return nullcontext(sys.stdin.buffer)
+    try:
+        return path.open("rb", buffering=0)
+    except OSError as error:
+        raise FileError(os_error_line(error, path, "read")) from error
+
+
+def _blocks(file: IO[bytes], path: Path | None) -> Iterator[bytes]:
+    try:
+        while data := file.read(CHUNK_BYTES):
+            yield data
+    except OSError as error:
+        raise FileError(os_error_line(error, path or Path("stdin"), "read")) from error
+
+
+def _transcode(blocks: Iterator[bytes], name: str, encoding: str) -> Iterator[bytes]:
+    decoder = codecs.getincrementaldecoder(encoding)()
+    offset = 0
+    try:
+        for data in blocks:
+            offset += len(data)
+            yield decoder.decode(data).encode()
+        yield decoder.decode(b"", final=True).encode()
+    except UnicodeDecodeError as error:
+        at = offset - len(error.object) + error.start
+        raise TextError(
+            f"{name} is not {encoding}: byte 0x{error.object[error.start]:02x} at offset {at:,}; "
+            "try another --encoding, or --tokenizer byte without one"
+        ) from None
+    except UnicodeError as error:
+        raise TextError(f"{name} is not {encoding}: {error}; try another --encoding") from None
+
+
+def _close_copies(parts: Iterable[Part]) -> None:
+    for part in parts:
+        if part.copy is not None:
+            part.copy.close()

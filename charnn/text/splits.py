@@ -1,9 +1,8 @@
-"""Where a text is cut into train, valid and test: at a character, whatever the tokenizer."""
+"""The splits of a text: train, valid and test, cut at a character whatever the tokenizer."""
 
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Sequence
-from typing import Any
 
 import numpy as np
 
@@ -20,65 +19,56 @@ def check_split(split: Sequence[int]) -> None:
     if not (1 <= len(split) <= len(SPLIT_NAMES) and whole and sum(split) == 100):
         given = ",".join(map(str, split))
         raise ConfigError(
-            f"a split is one to three whole percentages of train, valid and test that add up to "
-            f"100, such as 90,10; got {given}"
+            "--split takes one to three whole percentages for train, valid and test that add up "
+            f"to 100, such as 90,10; got {given}"
         )
 
 
 def cut_points(total: int, split: Sequence[int]) -> list[int]:
-    """Where all splits but the first begin: floor(fraction x total)."""
+    """Returns where each split but the first begins: floor(fraction x total)."""
     return [total * sum(split[:count]) // 100 for count in range(1, len(split))]
 
 
-def count_characters(data: bytes) -> int:
-    """How many characters begin in these bytes: as many as are no continuation bytes."""
-    return len(data) if data.isascii() else int(np.count_nonzero(_starts(data)))
-
-
-def _starts(data: bytes) -> np.ndarray[Any, np.dtype[np.bool_]]:
-    starts: np.ndarray[Any, np.dtype[np.bool_]] = (np.frombuffer(data, np.uint8) & 0xC0) != 0x80
-    return starts
-
-
-def texts_by_split(pieces: Iterable[Piece], cuts: Sequence[int]) -> Iterator[tuple[int, str]]:
-    """A text in stretches that no cut runs through, each with the number of its split.
+def cut_pieces(
+    pieces: Iterable[Piece], cuts: Sequence[int], any_bytes: bool, utf8: bool
+) -> Iterator[tuple[int, str | bytes, int]]:
+    """Cuts pieces where a split ends.
 
     Args:
-        cuts: places in characters, rising.
+        cuts: rising positions in characters; in bytes where the text is not `utf8`. The byte order
+            mark at the start of a file is not counted.
+        any_bytes: yield bytes, byte order marks included; else strings without them.
+
+    Yields:
+        The number of the split, the content, and its length in the unit of `cuts` (1 for a byte
+        order mark).
 
     Raises:
-        TextError: the text is not UTF-8.
+        TextError: strings are asked for and the text is not UTF-8.
     """
     done = index = 0
     for piece in pieces:
-        text = piece.text()
-        while index < len(cuts) and done + len(text) > cuts[index]:
-            here = cuts[index] - done
-            yield index, text[:here]
-            done, index, text = done + here, index + 1, text[here:]
-        yield index, text
-        done += len(text)
-
-
-def bytes_by_split(
-    pieces: Iterable[Piece], cuts: Sequence[int], utf8: bool
-) -> Iterator[tuple[int, bytes]]:
-    """Like `texts_by_split`, in bytes, with the byte order marks kept but not counted.
-
-    Args:
-        cuts: places in characters, or in bytes if not `utf8`.
-    """
-    done = index = 0
-    for piece in pieces:
-        data = piece.data
-        if utf8 and piece.has_mark:
-            yield index, encodings.BOM
-            data = data[len(encodings.BOM) :]
-        count = count_characters(data) if utf8 else len(data)
+        content: str | bytes = piece.data if any_bytes else piece.text()
+        if utf8 and isinstance(content, bytes):
+            if piece.has_mark:
+                yield index, encodings.BOM, 1
+                content = content[len(encodings.BOM) :]
+            count = int(np.count_nonzero(_starts(content)))
+        else:
+            count = len(content)
         while index < len(cuts) and done + count > cuts[index]:
-            ahead = cuts[index] - done
-            here = int(np.flatnonzero(_starts(data))[ahead]) if utf8 else ahead
-            yield index, data[:here]
-            done, index, data, count = done + ahead, index + 1, data[here:], count - ahead
-        yield index, data
+            ahead = here = cuts[index] - done
+            if utf8 and isinstance(content, bytes):
+                here = int(np.flatnonzero(_starts(content))[ahead])
+            yield index, content[:here], ahead
+            done, index, content, count = done + ahead, index + 1, content[here:], count - ahead
+        yield index, content, count
         done += count
+
+
+def _starts(data: bytes) -> np.ndarray[tuple[int], np.dtype[np.bool_]]:
+    """Tells for each byte of UTF-8 whether a character begins there."""
+    starts: np.ndarray[tuple[int], np.dtype[np.bool_]] = (
+        np.frombuffer(data, np.uint8) & 0xC0
+    ) != 0x80
+    return starts

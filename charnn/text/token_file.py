@@ -1,40 +1,66 @@
-"""A text as ids, with their tokenizer and splits, in one file that opens in milliseconds.
+"""The token file: a text as ids, with tokenizer and splits, opened in milliseconds.
 
-The file is written in bounded memory, whatever the size of the text: one pass surveys it, another
-encodes it chunk by chunk. docs/file-format.md describes the result.
+Tensors: the parts of the tokenizer (``tokenizer.vocabulary``, ``tokenizer.model``), then
+``tokens``. docs/file-format.md describes the format; `charnn.text.token_writer` writes it.
+Shapes: N tokens.
 """
 
 from __future__ import annotations
 
 import hashlib
 import os
-from collections.abc import Sequence
-from dataclasses import dataclass, field, replace
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO, NamedTuple
+
+import numpy as np
 
 from charnn.errors import ConfigError, DamagedFile, FileError
-from charnn.tensor_file import check_digest, os_error_line, read_header
-from charnn.text import token_format
-from charnn.text.sources import TextSource
-from charnn.text.splits import check_split
-from charnn.text.token_format import Split
-from charnn.text.token_writer import Progress, TokenWriter, check_tokenizer
-from charnn.text.tokenizers import Ids, Tokenizer
+from charnn.tensor_file import (
+    DTYPE_NAMES,
+    DTYPES,
+    Header,
+    Tensor,
+    check_digest,
+    check_kind,
+    damaged,
+    layout,
+    os_error_line,
+    pack_header,
+    read_header,
+)
+from charnn.text.splits import SPLIT_NAMES
+from charnn.text.tokenizers import Ids, Tokenizer, tokenizer_from_dict
+from charnn.version import __version__
 
+KIND = "tokens"
+FORMAT = 1
+TOKENIZER_PREFIX = "tokenizer."
+ALIGNMENT = 8
+HUGE = 2**61  # has as many digits as any number in a header
 READ_BYTES = 4 << 20
+
+
+class Split(NamedTuple):
+    """Tokens ``start`` to ``stop`` with their size; ``chars`` is None where not UTF-8."""
+
+    start: int
+    stop: int
+    chars: int | None
+    bytes: int
 
 
 @dataclass(frozen=True)
 class TokenFile:
-    """The ids of a text, mapped into memory: only what is looked at is read.
+    """The ids of a text, mapped into memory: only the ids that are used are read.
 
     Attributes:
         tokens: (N,) ids, of the smallest type that the vocabulary needs.
-        splits: train, valid and test, as far as they are there, one after another.
-        start_token: what a text starts after: the newline, or the text's first token.
+        splits: train, valid and test, as far as they exist, one after another.
+        start_token: the token before a text: the newline, or else the text's first token.
         source: "name", "sha256", "bytes" and "chars" of the text, as it was read.
-        notes: what a person should know of how the file was written; empty after `open`.
+        notes: remarks on the text from writing the file; empty after `open`.
     """
 
     path: Path
@@ -47,22 +73,77 @@ class TokenFile:
     notes: list[str] = field(default_factory=list)
 
     @classmethod
-    def open(cls, path: str | os.PathLike[str]) -> TokenFile:
-        """Opens a token file after checking its header; the ids themselves are not read.
+    def open(cls, path: str | os.PathLike[str], tokenizer: Tokenizer | None = None) -> TokenFile:
+        """Opens a token file after checking its header; `verify` checks the ids.
+
+        Args:
+            tokenizer: that of the model which will read the ids, if there is one.
 
         Raises:
-            DamagedFile: it is damaged, of another kind, or of a newer format.
-            FileError: it cannot be read.
+            DamagedFile: the file is damaged, of another kind or a newer format, or was made with
+                another tokenizer than `tokenizer`.
+            FileError: the file cannot be read.
         """
         path = Path(path)
         try:
             with path.open("rb") as file:
-                return cls(path, *token_format.read(file, path))
+                header = read_header(file, path)
+                check_kind(header.metadata, KIND, FORMAT, path)
+                opened = cls._parse(path, file, header)
         except OSError as error:
             raise FileError(os_error_line(error, path, "read")) from error
+        except (ValueError, KeyError, TypeError, AttributeError) as error:
+            raise damaged(path, error) from None
+        if tokenizer is not None and opened.tokenizer.token_bytes != tokenizer.token_bytes:
+            raise DamagedFile(
+                f"{path} was made with another tokenizer than the model's: give the text itself"
+            )
+        return opened
+
+    @classmethod
+    def _parse(cls, path: Path, file: BinaryIO, header: Header) -> TokenFile:
+        """Reads all but the tokens; raises ValueError, KeyError or TypeError on damage."""
+        metadata = header.metadata
+        values = dict(metadata["tokenizer"])
+        for name, tensor in header.tensors.items():
+            if name != "tokens":
+                if not name.startswith(TOKENIZER_PREFIX) or len(tensor.shape) != 1:
+                    raise ValueError(f"tensor {name!r} does not belong there")
+                file.seek(header.data_start + tensor.start)
+                data = file.read(tensor.stop - tensor.start)
+                values[name[len(TOKENIZER_PREFIX) :]] = np.frombuffer(data, DTYPES[tensor.dtype])
+        try:
+            tokenizer = tokenizer_from_dict(values)
+        except DamagedFile as error:
+            raise ValueError(str(error)) from None
+        place = header.tensors["tokens"]
+        if DTYPES[place.dtype] != tokenizer.dtype or len(place.shape) != 1 or not place.shape[0]:
+            raise ValueError("its tokens are not of the type that its vocabulary needs")
+        tokens = np.memmap(
+            file, tokenizer.dtype, "r", offset=header.data_start + place.start, shape=place.shape
+        )
+        splits, stop = {}, 0
+        described = metadata["splits"]
+        for name in SPLIT_NAMES[: len(described)]:
+            split = Split(**described[name])
+            numbers = (*split[:2], split.bytes, 0 if split.chars is None else split.chars)
+            if any(type(n) is not int for n in numbers) or not stop == split.start <= split.stop:
+                raise ValueError("its splits do not follow each other")
+            splits[name], stop = split, split.stop
+        if len(splits) != len(described) or stop != len(tokens):
+            raise ValueError("its splits are not the tokens")
+        start, source, digest = (metadata[key] for key in ("start_token", "source", "digest"))
+        if type(start) is not int or not 0 <= start < tokenizer.vocab_size:
+            raise ValueError("its start token is not in its vocabulary")
+        sizes = [source["bytes"], 0 if source["chars"] is None else source["chars"]]
+        if any(type(size) is not int or size < 0 for size in sizes):
+            raise ValueError("the sizes of its source are no sizes")
+        if not isinstance(source["sha256"], str) or not isinstance(digest, str):
+            raise ValueError("its digests are no text")
+        return cls(path, tokens, tokenizer, splits, start, source, digest)
 
     def split(self, name: str) -> Ids:
-        """The ids of one split, without copying them.
+        """Returns the ids of one split without copying them.
 
         Raises:
             ConfigError: there is no such split.
@@ -76,7 +157,7 @@ class TokenFile:
 
         Raises:
             DamagedFile: a byte differs, or an id is not in the vocabulary.
-            FileError: it cannot be read.
+            FileError: the file cannot be read.
         """
         data_hash = hashlib.sha256()
         try:
@@ -93,38 +174,43 @@ class TokenFile:
                 raise DamagedFile(f"{self.path} is damaged: it holds ids outside its vocabulary")
 
 
-def write_token_file(
-    path: str | os.PathLike[str],
-    source: TextSource,
-    *,
-    tokenizer: str | Tokenizer = "char",
-    vocab_size: int | None = None,
-    split: Sequence[int] = (90, 10),
-    valid: TextSource | None = None,
-    test: TextSource | None = None,
-    progress: Progress | None = None,
-) -> TokenFile:
-    """Writes a text as ids, in bounded memory, reading it two times (sentencepiece: three).
+def metadata_of(
+    tokenizer: Tokenizer, splits: Mapping[str, Split], start_token: int, source: dict[str, Any]
+) -> dict[str, Any]:
+    """Returns the metadata of a token file as JSON values."""
+    values = tokenizer.to_dict()
+    return {
+        "kind": KIND,
+        "format": FORMAT,
+        "charnn": __version__,
+        "tokenizer": {k: v for k, v in values.items() if not isinstance(v, np.ndarray)},
+        "splits": {name: split._asdict() for name, split in splits.items()},
+        "start_token": start_token,
+        "source": source,
+    }
 
-    Args:
-        tokenizer: "char", "byte" or "sentencepiece", learnt from the text; or one that exists,
-            extended by the characters of the text that it lacks.
-        vocab_size: for sentencepiece that is learnt; chosen by the size of the text if None.
-        split: percentages of train, valid and test, cut at floor(fraction x characters).
-        valid: another text to be the valid split; then `split` is not used.
-        test: beside `valid`, a third to be the test split.
-        progress: called with bytes done and bytes in all, over all passes.
 
-    Raises:
-        ConfigError: a setting is out of range.
-        TextError: the text is empty, not UTF-8, too small to be split, or changes meanwhile.
-        FileError: a file cannot be read or written.
+def tokenizer_arrays(tokenizer: Tokenizer) -> dict[str, Ids]:
+    """Returns the tensors of a tokenizer by their names in the file."""
+    values = tokenizer.to_dict().items()
+    return {TOKENIZER_PREFIX + key: each for key, each in values if isinstance(each, np.ndarray)}
+
+
+def tensors_of(tokenizer: Tokenizer, count: int) -> dict[str, Tensor]:
+    """Returns where the tensors of a file with `count` tokens lie."""
+    arrays = tokenizer_arrays(tokenizer)
+    shapes = {name: (DTYPE_NAMES[a.dtype], a.shape) for name, a in arrays.items()}
+    return layout({**shapes, "tokens": (DTYPE_NAMES[tokenizer.dtype], (count,))})
+
+
+def header_size(tokenizer: Tokenizer, splits: tuple[str, ...], source_name: str) -> int:
+    """Returns a size that fits any header of such a file and aligns the tokens to 8 bytes.
+
+    The header is filled in when all tokens are written and their number is known.
     """
-    path = Path(path)
-    check_split(split)
-    check_tokenizer(tokenizer, vocab_size)
-    sources = [text for text in (source, valid, test) if text is not None]
-    writer = TokenWriter(path, sources, tokenizer, progress)
-    writer.look(split)
-    notes = writer.write(vocab_size)
-    return replace(TokenFile.open(path), notes=notes)
+    split = Split(HUGE, HUGE, HUGE, HUGE)
+    source = {"name": source_name, "sha256": "0" * 64, "bytes": HUGE, "chars": HUGE}
+    metadata = metadata_of(tokenizer, dict.fromkeys(splits, split), HUGE, source)
+    size = len(pack_header(tensors_of(tokenizer, HUGE), metadata, "0" * 64))
+    before_tokens = sum(array.nbytes for array in tokenizer_arrays(tokenizer).values())
+    return size + -(size + before_tokens) % ALIGNMENT

@@ -1,8 +1,11 @@
-"""Text to ids and back: characters, bytes, sentencepiece; one contract, and nothing is lost.
+"""Tokenizers: text to ids and back, by characters, by bytes, or by sentencepiece. Nothing is lost.
 
-From one table, `Tokenizer.token_bytes`, follow decoding, streaming and counting. Bytes that are
-not UTF-8 travel in strings as Python's surrogate escapes, and leave as the same bytes.
-To add a tokenizer, add a class and its line in `TOKENIZERS`.
+Decoding, streaming and counting follow from one table, `Tokenizer.token_bytes`. Bytes that are not
+UTF-8 are surrogate escapes in a Python string, and come out as the same bytes.
+
+To add a tokenizer, write a subclass of `Tokenizer` and add it to `TOKENIZERS`. Code outside this
+module reads the attributes of the class and never compares `kind`.
+Shapes: V tokens in the vocabulary.
 """
 
 from __future__ import annotations
@@ -18,59 +21,123 @@ from typing import Any, ClassVar
 import numpy as np
 
 from charnn.config import MAX_VOCAB_SIZE
-from charnn.errors import ConfigError, DamagedFile
+from charnn.errors import ConfigError, DamagedFile, UnknownCharacter
 from charnn.text import sentencepiece_training
-from charnn.text.unknown import check_choice, nearest, not_a_character, unknown_character
+from charnn.text.unknown_characters import (
+    check_choice,
+    nearest,
+    not_a_character,
+    unknown_character,
+)
 
 Ids = np.ndarray[Any, np.dtype[Any]]
 
 SURROGATES = re.compile("[\ud800-\udfff]")
-NOT_BYTES = re.compile("[\ud800-\udc7f\udd00-\udfff]")  # those that no surrogate escape makes
+NOT_BYTES = re.compile("[\ud800-\udc7f\udd00-\udfff]")  # surrogates that escape no byte
 
 
 def id_dtype(vocab_size: int) -> np.dtype[Any]:
-    """The smallest of uint8, uint16 and uint32 that holds every id, little endian."""
+    """Returns the smallest of uint8, uint16 and uint32, little endian, that holds every id."""
     return np.dtype("<u1" if vocab_size <= 1 << 8 else "<u2" if vocab_size <= 1 << 16 else "<u4")
 
 
 def code_points(text: str) -> Ids:
-    """The code points of `text`, uint32; surrogates too."""
+    """Returns the code points of `text` as uint32, surrogates included."""
     return np.frombuffer(text.encode("utf-32-le", "surrogatepass"), "<u4")
 
 
 class StreamDecoder:
-    """Turns ids into text one at a time, and never shows a part of a character."""
+    """A decoder of ids one at a time that never shows part of a character."""
 
     def __init__(self, token_bytes: list[bytes]) -> None:
         self._token_bytes = token_bytes
         self._decoder = codecs.getincrementaldecoder("utf-8")("surrogateescape")
 
     def push(self, token: int) -> str:
-        """The text that `token` completes; often one character, perhaps none yet."""
+        """Returns the characters that `token` completes, perhaps none."""
         return self._decoder.decode(self._token_bytes[token])
 
     def flush(self) -> str:
-        """What is left of a character that never became whole, as surrogate escapes."""
+        """Returns the bytes of an incomplete last character as surrogate escapes."""
         left = self._decoder.decode(b"", final=True)
         self._decoder.reset()
         return left
 
 
 class Tokenizer(ABC):
-    """A vocabulary of V tokens.
+    """A vocabulary of V tokens, with the way from text to ids and back.
 
-    Attributes:
-        token_bytes: for each id, the bytes it stands for.
-        known: the characters to choose from for one that is not known.
+    Attributes of the class:
+        kind: its name in files and after ``--tokenizer``.
+        unit, units: the word for one token, and for several.
+        any_bytes: it takes bytes that are not UTF-8; `encode_bytes` takes any bytes then.
+        takes_vocab_size: a person may choose the size of the vocabulary.
+        passes: how often writing a token file reads the text: 2, or 3 to learn from the text.
+        chars_per_id: characters of one token, roughly.
+        spelling: the rule by which a program without charnn encodes a prompt: "characters" (one
+            token a character), "bytes" (the id is the byte), "merges" (BPE by `merge_scores`), or
+            None where there is no such rule.
+    Attributes of an instance:
+        token_bytes: for each id, the bytes that it stands for.
+        known: the characters that the tokenizer knows; empty where it knows all.
     """
 
     kind: ClassVar[str]
+    unit: ClassVar[str]
+    units: ClassVar[str]
+    any_bytes: ClassVar[bool] = False
+    takes_vocab_size: ClassVar[bool] = False
+    passes: ClassVar[int] = 2
+    chars_per_id: ClassVar[float] = 1.0
+    spelling: ClassVar[str | None] = None
     token_bytes: list[bytes]
     known: Collection[str] = ()
 
+    @classmethod
+    @abstractmethod
+    def learn(
+        cls,
+        texts: Iterable[str],
+        vocab_size: int | None = None,
+        characters: Ids | None = None,
+        total: int | None = None,
+    ) -> Tokenizer:
+        """Learns a vocabulary from a text; the same text gives the same vocabulary.
+
+        Args:
+            texts: the training text in chunks; not read where `passes` is 2.
+            vocab_size: the largest V, where `takes_vocab_size`; chosen by the text if None.
+            characters: the code points of the text, rising; collected from `texts` if None.
+            total: the number of characters in `texts`; counted if None.
+
+        Raises:
+            ConfigError: `vocab_size` is out of range.
+        """
+
+    @abstractmethod
+    def encode(self, text: str, unknown: str = "error", offset: int = 0) -> Ids:
+        """Returns the ids of `text` as `dtype`.
+
+        Args:
+            unknown: "error", "skip" unknown characters, or "replace" them by the nearest known.
+            offset: characters before `text`, for the position that an error names.
+
+        Raises:
+            UnknownCharacter: `text` holds an unknown character.
+        """
+
+    @abstractmethod
+    def to_dict(self) -> dict[str, Any]:
+        """Returns the kind and the parts that restore the tokenizer, as JSON values and arrays."""
+
+    @classmethod
+    @abstractmethod
+    def from_dict(cls, values: Mapping[str, Any]) -> Tokenizer:
+        """Restores what `to_dict` gave; raises ValueError where `values` are damaged."""
+
     @property
     def vocab_size(self) -> int:
-        """V: ids run from 0 to V - 1."""
+        """V; ids run from 0 to V - 1."""
         return len(self.token_bytes)
 
     @property
@@ -78,67 +145,65 @@ class Tokenizer(ABC):
         """The type of the ids that `encode` gives."""
         return id_dtype(self.vocab_size)
 
-    @abstractmethod
-    def encode(self, text: str, unknown: str = "error", offset: int = 0) -> Ids:
-        """The ids of `text`, in the smallest of uint8, uint16 and uint32.
-
-        Args:
-            unknown: "error", "skip" what is not known, or "replace" it by the nearest known.
-            offset: characters that came before `text`, for the place that an error names.
-
-        Raises:
-            UnknownCharacter: something in `text` is not known.
-        """
-
-    def unknown_in(self, text: str) -> dict[str, int]:
-        """The characters of `text` that are not known, and how often each comes."""
-        characters = dict.fromkeys(text)
-        return {c: text.count(c) for c in characters if not len(self.encode(c, "skip"))}
-
-    @abstractmethod
-    def to_dict(self) -> dict[str, Any]:
-        """The kind and what else restores it, as JSON values and arrays."""
-
-    @classmethod
-    @abstractmethod
-    def from_dict(cls, values: Mapping[str, Any]) -> Tokenizer:
-        """Inverse of `to_dict`; raises ValueError on garbage."""
-
     def extended(self, characters: Ids) -> Tokenizer:
-        """One that knows these code points too; itself where it knows every character anyway."""
+        """Returns a tokenizer that knows these code points too; `self` where it knows all."""
         return self
 
     def encode_bytes(self, data: bytes) -> Ids:
-        """The ids of whole UTF-8 characters."""
+        """Returns the ids of bytes that hold whole UTF-8 characters."""
         return self.encode(data.decode("utf-8"))
 
+    def unknown_in(self, text: str) -> dict[str, int]:
+        """Counts each character of `text` that is unknown."""
+        characters = dict.fromkeys(text)
+        return {c: text.count(c) for c in characters if not len(self.encode(c, "skip"))}
+
     def decode(self, ids: Iterable[int] | Ids) -> str:
-        """The text of ids; bytes that are not UTF-8 become surrogate escapes."""
+        """Returns the text of ids; bytes that are not UTF-8 become surrogate escapes."""
         listed = ids.tolist() if isinstance(ids, np.ndarray) else ids
         return b"".join([self.token_bytes[i] for i in listed]).decode("utf-8", "surrogateescape")
 
     def stream_decoder(self) -> StreamDecoder:
-        """Decodes token by token: all its pieces joined are what `decode` gives."""
+        """Returns a decoder whose outputs, joined, are what `decode` gives."""
         return StreamDecoder(self.token_bytes)
+
+    def token_count(self, chars: int | None, size: int) -> int | None:
+        """Returns the number of ids of a text of such a size; None where it depends on the text."""
+        return {"characters": chars, "bytes": size}.get(self.spelling or "")
+
+    def merge_scores(self) -> list[float | None] | None:
+        """Returns the rank of each piece, highest merged first, where `spelling` is "merges"."""
+        return None
+
+    @cached_property
+    def newline(self) -> int | None:
+        """The id of a newline; None where a newline is unknown or has no id of its own."""
+        try:
+            ids = self.encode("\n")
+        except UnknownCharacter:
+            return None
+        return int(ids[0]) if len(ids) == 1 else None
 
     @cached_property
     def bytes_per_token(self) -> Ids:
-        """For each id, how many bytes it stands for: (V,) int64."""
+        """The number of bytes of each id: (V,) int64."""
         return np.array([len(b) for b in self.token_bytes], np.int64)
 
     @cached_property
     def chars_per_token(self) -> Ids:
-        """For each id, how many characters begin in it: (V,) int64."""
+        """The number of characters that begin in each id: (V,) int64."""
         return np.array([sum(b & 0xC0 != 0x80 for b in t) for t in self.token_bytes], np.int64)
 
 
 class CharTokenizer(Tokenizer):
-    """One id per character of a known text; the vocabulary is sorted by code point."""
+    """One id for each character of the text, in the order of code points."""
 
     kind = "char"
+    unit, units = "character", "characters"
+    spelling = "characters"
 
     def __init__(self, vocabulary: Ids) -> None:
-        """`vocabulary`: (V,) code points, rising, no surrogates; ValueError if it is not that."""
+        """Takes (V,) rising code points without surrogates; raises ValueError for others."""
         codes = np.asarray(vocabulary)
         if codes.ndim != 1 or codes.dtype.kind not in "iu" or not 0 < codes.size <= MAX_VOCAB_SIZE:
             raise ValueError("the vocabulary is not a list of code points")
@@ -150,7 +215,7 @@ class CharTokenizer(Tokenizer):
         characters = codes.astype("<u4").tobytes().decode("utf-32-le")
         self.token_bytes = [character.encode() for character in characters]
         self.known = dict.fromkeys(characters)
-        # Id + 1 of every code point up to the greatest known one and one more; 0 is unknown.
+        # Id + 1 of each code point up to the highest known one, and one more; 0 is unknown.
         self._table = np.zeros(int(codes[-1]) + 2, np.uint32)
         self._table[codes] = np.arange(1, codes.size + 1)
         ascii_codes = codes[codes < 0x80]
@@ -158,30 +223,34 @@ class CharTokenizer(Tokenizer):
         self._ascii_ids = bytes.maketrans(self._ascii, bytes(range(len(self._ascii))))
 
     @classmethod
-    def learn(cls, text: str) -> CharTokenizer:
-        """The tokenizer of the characters of `text`, which must hold one."""
-        if not text:
-            raise ConfigError("a character tokenizer needs a text with at least one character")
-        return cls(np.unique(code_points(text)))
+    def learn(
+        cls,
+        texts: Iterable[str],
+        vocab_size: int | None = None,
+        characters: Ids | None = None,
+        total: int | None = None,
+    ) -> CharTokenizer:
+        """See `Tokenizer.learn`; raises ConfigError where the text is empty."""
+        found = np.unique(code_points("".join(texts))) if characters is None else characters
+        if not len(found):
+            raise ConfigError("a character tokenizer needs a text of at least one character")
+        return cls(found)
 
-    def extended(self, characters: Ids) -> Tokenizer:
-        """See `Tokenizer.extended`; it keeps all characters that it has."""
+    def extended(self, characters: Ids) -> CharTokenizer:
+        """See `Tokenizer.extended`."""
         return CharTokenizer(np.union1d(self.vocabulary, characters))
 
     def encode(self, text: str, unknown: str = "error", offset: int = 0) -> Ids:
         """See `Tokenizer.encode`."""
         check_choice(unknown)
-        if text.isascii():
+        if text.isascii():  # a table of bytes is three times as fast
             data = text.encode()
             if not data.translate(None, self._ascii):
                 return np.frombuffer(data.translate(self._ascii_ids), np.uint8).astype(self.dtype)
         codes = code_points(text)
         ids = self._table[np.minimum(codes, self._table.size - 1)]
-        if not ids.all():
-            ids = self._settle(text, codes, ids, unknown, offset)
-        return (ids - 1).astype(self.dtype)
-
-    def _settle(self, text: str, codes: Ids, ids: Ids, unknown: str, offset: int) -> Ids:
+        if ids.all():
+            return (ids - 1).astype(self.dtype)
         places = np.flatnonzero(ids == 0)
         if unknown == "error":
             first = int(places[0])
@@ -190,10 +259,9 @@ class CharTokenizer(Tokenizer):
             raise unknown_character(text[first], offset + first + 1, self.known, len(places) - 1)
         if unknown == "replace":
             for code in np.unique(codes[places]):
-                near = nearest(chr(code), self.known, 1)
-                if near:
+                if near := nearest(chr(code), self.known, 1):
                     ids[codes == code] = self._table[ord(near[0])]
-        return ids[ids > 0]
+        return (ids[ids > 0] - 1).astype(self.dtype)
 
     def to_dict(self) -> dict[str, Any]:
         """See `Tokenizer.to_dict`."""
@@ -206,15 +274,29 @@ class CharTokenizer(Tokenizer):
 
 
 class ByteTokenizer(Tokenizer):
-    """256 ids, one per byte: any file at all, UTF-8 or not."""
+    """256 ids, one for each byte; any file can be read."""
 
     kind = "byte"
+    unit, units = "byte", "bytes"
+    any_bytes = True
+    spelling = "bytes"
 
     def __init__(self) -> None:
         self.token_bytes = [bytes([value]) for value in range(256)]
 
+    @classmethod
+    def learn(
+        cls,
+        texts: Iterable[str] = (),
+        vocab_size: int | None = None,
+        characters: Ids | None = None,
+        total: int | None = None,
+    ) -> ByteTokenizer:
+        """See `Tokenizer.learn`; there is nothing to learn."""
+        return cls()
+
     def encode(self, text: str, unknown: str = "error", offset: int = 0) -> Ids:
-        """See `Tokenizer.encode`; unknown is only a surrogate that stands for no byte."""
+        """See `Tokenizer.encode`; only a surrogate that escapes no byte is unknown."""
         check_choice(unknown)
         try:
             data = text.encode("utf-8", "surrogateescape")
@@ -226,7 +308,7 @@ class ByteTokenizer(Tokenizer):
         return self.encode_bytes(data).copy()
 
     def encode_bytes(self, data: bytes) -> Ids:
-        """The bytes themselves, whatever they are."""
+        """Returns the bytes themselves as ids."""
         return np.frombuffer(data, np.uint8)
 
     def to_dict(self) -> dict[str, Any]:
@@ -240,17 +322,22 @@ class ByteTokenizer(Tokenizer):
 
 
 class SentencePieceTokenizer(Tokenizer):
-    """Frequent pieces of words (BPE), learnt from a text; the rest falls back to bytes.
+    """Frequent pieces of words (BPE), learnt from the text; all else is encoded as bytes.
 
-    The library writes a space as U+2581, so a real U+2581 would come back as a space: the text is
-    cut there, and the character goes in as its three bytes.
+    The library spells a space as U+2581, and would decode a real U+2581 as a space: `encode` cuts
+    the text there and encodes the character as its three bytes.
     """
 
     kind = "sentencepiece"
-    PROBE = "  a \t\u2581ﬁ\r\n \0<0x41>"  # what models with other settings lose
+    unit, units = "piece", "pieces"
+    takes_vocab_size = True
+    passes = 3
+    chars_per_id = 10 / 3
+    spelling = "merges"
+    PROBE = "  a \t\u2581ﬁ\r\n \0<0x41>"  # models with other settings change this text
 
     def __init__(self, model: bytes) -> None:
-        """`model`: what `learn` made; ValueError if it is not a model that loses nothing."""
+        """Takes the model that `learn` made; raises ValueError for one that loses characters."""
         from sentencepiece import SentencePieceProcessor  # 50 ms that other tokenizers save
 
         self.model = model
@@ -269,41 +356,69 @@ class SentencePieceTokenizer(Tokenizer):
             else:
                 self.token_bytes.append(piece.replace(sentencepiece_training.SPACE, " ").encode())
         self._byte_ids = [processor.piece_to_id(f"<0x{value:02X}>") for value in range(256)]
-        self._newline = processor.piece_to_id("\n")
-        bytes_of = [self.token_bytes[i] for i in (*self._byte_ids, self._newline)]
+        self._newline_id = processor.piece_to_id("\n")
+        bytes_of = [self.token_bytes[i] for i in (*self._byte_ids, self._newline_id)]
         has_space = processor.piece_to_id(sentencepiece_training.SPACE) != processor.unk_id()
         whole = has_space and bytes_of == [bytes([value]) for value in (*range(256), 10)]
         if not whole or self.decode(self.encode(self.PROBE)) != self.PROBE:
             raise ValueError("the sentencepiece model would lose characters")
 
     @classmethod
-    def learn(cls, texts: Iterable[str], vocab_size: int) -> SentencePieceTokenizer:
-        """Learns at most `vocab_size` pieces from `texts`, the same ones every time.
-
-        Where the characters of the text are too many, the rarest fall back to bytes.
+    def learn(
+        cls,
+        texts: Iterable[str],
+        vocab_size: int | None = None,
+        characters: Ids | None = None,
+        total: int | None = None,
+    ) -> SentencePieceTokenizer:
+        """See `Tokenizer.learn`; where the text has too many characters, the rarest get no piece.
 
         Raises:
             ConfigError: `vocab_size` has no room for the 256 bytes.
         """
-        return cls(sentencepiece_training.learn(texts, vocab_size))
+        if characters is None or total is None:
+            texts = list(texts)
+            total = sum(map(len, texts))
+            characters = np.unique(code_points("".join(texts)))
+        if vocab_size is None:
+            vocab_size = sentencepiece_training.auto_vocab_size(total, len(characters))
+        return cls(
+            sentencepiece_training.train(sentencepiece_training.sample(texts, total), vocab_size)
+        )
 
     def encode(self, text: str, unknown: str = "error", offset: int = 0) -> Ids:
-        """See `Tokenizer.encode`; unknown is only a byte that is not UTF-8."""
+        """See `Tokenizer.encode`; only a byte that is not UTF-8 is unknown."""
         check_choice(unknown)
         surrogate = SURROGATES.search(text)
         if surrogate and unknown == "error":
             raise not_a_character(ord(surrogate[0]), offset + surrogate.start() + 1)
         if surrogate:
             text = SURROGATES.sub("", text)
-        # The newline is a piece by itself: cutting there changes nothing, and is much faster.
+        # A newline is a piece of its own: cutting there changes no id, and is much faster.
         lines = re.split(f"([\n{sentencepiece_training.SPACE}])", text)
         lists = self._processor.encode(lines[::2], num_threads=1)
         for index, cut in enumerate(lines[1::2]):
-            lists[index] += [self._newline] if cut == "\n" else self._bytes(cut)
+            lists[index] += (
+                [self._newline_id] if cut == "\n" else [self._byte_ids[b] for b in cut.encode()]
+            )
         return np.fromiter(itertools.chain.from_iterable(lists), self.dtype)
 
-    def _bytes(self, character: str) -> list[int]:
-        return [self._byte_ids[value] for value in character.encode()]
+    def merge_scores(self) -> list[float | None]:
+        """See `Tokenizer.merge_scores`; None for an id that is a byte or never comes out.
+
+        Raises:
+            DamagedFile: a score is not finite.
+        """
+        processor = self._processor
+        scores = [
+            None
+            if processor.is_byte(i) or processor.is_unknown(i) or processor.is_control(i)
+            else processor.get_score(i) + 0.0  # makes -0.0 a plain 0.0
+            for i in range(processor.vocab_size())
+        ]
+        if not all(score is None or np.isfinite(score) for score in scores):
+            raise DamagedFile("the sentencepiece tokenizer is damaged: its scores are not finite")
+        return scores
 
     def to_dict(self) -> dict[str, Any]:
         """See `Tokenizer.to_dict`."""
@@ -324,16 +439,37 @@ TOKENIZERS: dict[str, type[Tokenizer]] = {
 }
 
 
-def tokenizer_from_dict(values: Mapping[str, Any], vocab_size: int | None = None) -> Tokenizer:
-    """The tokenizer that `Tokenizer.to_dict` described, of the size that its network has.
+def tokenizer_class(tokenizer: str | Tokenizer, vocab_size: int | None = None) -> type[Tokenizer]:
+    """Returns the class of a tokenizer, or of the kind that a name stands for.
 
     Raises:
-        DamagedFile: it describes none, or one of another size.
+        ConfigError: there is no such kind, or it takes no `vocab_size`.
+    """
+    kind = tokenizer if isinstance(tokenizer, str) else tokenizer.kind
+    if isinstance(tokenizer, str) and kind not in TOKENIZERS:
+        raise ConfigError(f"unknown --tokenizer {kind!r}: choose from {', '.join(TOKENIZERS)}")
+    found = TOKENIZERS[kind] if isinstance(tokenizer, str) else type(tokenizer)
+    if vocab_size is not None and not found.takes_vocab_size:
+        sized = ", ".join(name for name, each in TOKENIZERS.items() if each.takes_vocab_size)
+        raise ConfigError(
+            f"--vocab-size {vocab_size} does not go with --tokenizer {kind}, whose vocabulary is "
+            f"given: leave it out, or choose --tokenizer {sized}"
+        )
+    return found
+
+
+def tokenizer_from_dict(values: Mapping[str, Any], vocab_size: int | None = None) -> Tokenizer:
+    """Restores the tokenizer that `Tokenizer.to_dict` described.
+
+    Args:
+        vocab_size: the V of the network that goes with it, checked if given.
+
+    Raises:
+        DamagedFile: `values` describe no tokenizer, or one of another size.
     """
     kind = values.get("kind")
     if not isinstance(kind, str) or kind not in TOKENIZERS:
-        known = ", ".join(TOKENIZERS)
-        raise DamagedFile(f"unknown tokenizer {kind!r}: this charnn knows {known}")
+        raise DamagedFile(f"unknown tokenizer {kind!r}: this charnn knows {', '.join(TOKENIZERS)}")
     try:
         tokenizer = TOKENIZERS[kind].from_dict(values)
         if set(tokenizer.to_dict()) != set(values):

@@ -19,7 +19,7 @@ from charnn import checkpoint
 from charnn.config import TrainOptions
 from charnn.errors import ConfigError, TextError
 from charnn.model import LanguageModel
-from charnn.text.tokenizers import CharTokenizer, Ids, Tokenizer, tokenizer_from_dict
+from charnn.text.tokenizers import Ids, Tokenizer, tokenizer_from_dict
 
 SHAPE = ("cell", "num_layers", "hidden_size", "embedding_size")
 SHOWN_CHARACTERS = 20
@@ -99,17 +99,16 @@ class Base:
         """The id in `tokenizer` of each symbol of the model: (V,) int64."""
         if tokenizer.token_bytes == self.tokenizer.token_bytes:
             return np.arange(tokenizer.vocab_size)
-        if not isinstance(tokenizer, CharTokenizer) or not isinstance(
-            self.tokenizer, CharTokenizer
-        ):
+        if not (tokenizer.known and self.tokenizer.known):  # only known characters can be added to
             raise TextError(
                 "these tokens were made with another tokenizer than that of the model to "
                 "fine-tune: give the text itself"
             )
-        lacking = np.setdiff1d(self.tokenizer.vocabulary, tokenizer.vocabulary)
-        if len(lacking):
+        id_of = {token: id_ for id_, token in enumerate(tokenizer.token_bytes)}
+        lacking = [token for token in self.tokenizer.token_bytes if token not in id_of]
+        if lacking:
             raise TextError(
                 f"these tokens have no place for {len(lacking):,} characters of the model to "
                 "fine-tune: give the text itself"
             )
-        return np.searchsorted(tokenizer.vocabulary, self.tokenizer.vocabulary)
+        return np.array([id_of[token] for token in self.tokenizer.token_bytes], np.int64)

@@ -34,9 +34,9 @@ from charnn.text.list_of_lines import line_sources
 from charnn.text.sources import TextSource, open_source
 from charnn.text.sources import run_name as name_of_text
 from charnn.text.splits import check_split
-from charnn.text.token_file import TokenFile, write_token_file
-from charnn.text.token_writer import check_tokenizer
-from charnn.text.tokenizers import ByteTokenizer, Ids, Tokenizer
+from charnn.text.token_file import TokenFile
+from charnn.text.token_writer import write_token_file
+from charnn.text.tokenizers import Ids, Tokenizer, tokenizer_class
 from charnn.training import machine
 from charnn.training.fine_tune import Base
 from charnn.training.line_batches import line_lengths
@@ -94,7 +94,7 @@ def start(
     if base:
         options = base.settle(options)
     tokenizer = base.tokenizer if base else options.tokenizer or DEFAULT_TOKENIZER
-    check_tokenizer(tokenizer, options.vocab_size)
+    tokenizer_class(tokenizer, options.vocab_size)  # refuses what does not fit
     options = settle(options)
     run = _new_run(texts, options, root)
     with machine.prepared(options.threads or 1), run.lock() as warnings:
@@ -319,9 +319,8 @@ def _tokens_of(
         valid = read([options.valid]) if options.valid else None
         test, split = None, options.split
         if options.lines:
-            parts = line_sources(
-                source, options.seed or 0, split, run.folder, _any_bytes(tokenizer), valid
-            )
+            any_bytes = tokenizer_class(tokenizer).any_bytes
+            parts = line_sources(source, options.seed or 0, split, run.folder, any_bytes, valid)
             for part in parts:
                 opened.enter_context(part)
             source, *others = parts
@@ -337,7 +336,3 @@ def _tokens_of(
             test=test,
             progress=progress,
         )
-
-
-def _any_bytes(tokenizer: str | Tokenizer) -> bool:
-    return (tokenizer if isinstance(tokenizer, str) else tokenizer.kind) == ByteTokenizer.kind

@@ -13,7 +13,7 @@ import numpy as np
 from charnn.checkpoint import Checkpoint, save
 from charnn.config import ModelConfig
 from charnn.text.sources import open_source
-from charnn.text.token_file import write_token_file
+from charnn.text.token_writer import write_token_file
 
 
 def make_run(

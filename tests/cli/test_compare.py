@@ -12,7 +12,7 @@ from babbler import run_command
 from charnn.checkpoint import Checkpoint, save
 from charnn.config import ModelConfig
 from charnn.text.sources import open_source
-from charnn.text.token_file import write_token_file
+from charnn.text.token_writer import write_token_file
 
 
 @pytest.fixture(scope="module")

@@ -186,7 +186,7 @@ def test_a_model_of_prose_writes_lines_with_a_note_and_one_of_lines_says_what_it
 @pytest.mark.parametrize(
     ("words", "named"),
     [
-        (("Al", "--lines", "2"), "a PROMPT"),
+        (("Al", "--lines", "2"), "PROMPT"),
         (("--lines", "2", "--num-samples", "2"), "--num-samples"),
         (("--lines", "2", "--stop", "x"), "--stop"),
         (("--lines", "2", "-n", "9"), "--max-tokens"),

@@ -73,24 +73,26 @@ def test_another_encoding_is_read() -> None:
 
 
 @pytest.mark.parametrize(
-    ("words", "code", "message"),
+    ("words", "code", "named"),
     [
-        (["book.txt", "-o", "book.out"], 2, "must end in .tokens"),
-        (["book.txt", "-o", "a.tokens", "--split", "90,20"], 2, "add up to 100"),
+        (["book.txt", "-o", "book.out"], 2, "book.out.tokens"),
+        (["book.txt", "-o", "a.tokens", "--split", "90,20"], 2, "90,20"),
         (["book.txt", "-o", "a.tokens", "--split", "most"], 2, "90,10"),
         (["book.txt", "-o", "a.tokens", "--tokenizer", "words"], 2, "char, byte, sentencepiece"),
-        (["book.txt", "-o", "a.tokens", "--vocab-size", "9"], 2, "vocab_size"),
-        (["book.txt", "-o", "a.tokens", "--encoding", "utf-9"], 2, "unknown encoding 'utf-9'"),
-        (["boook.txt", "-o", "a.tokens"], 1, "did you mean book.txt?"),
-        (["a.tokens", "-o", "b.tokens"], 1, "tokens already"),
-        (["book.txt", "-o", "nowhere/a.tokens"], 1, "there is no folder nowhere"),
+        (["book.txt", "-o", "a.tokens", "--vocab-size", "9"], 2, "--vocab-size 9"),
+        (["book.txt", "-o", "a.tokens", "--encoding", "utf-9"], 2, "--encoding 'utf-9'"),
+        (["boook.txt", "-o", "a.tokens"], 1, "book.txt?"),
+        (["a.tokens", "-o", "b.tokens"], 1, "a.tokens"),
+        (["book.txt", "-o", "nowhere/a.tokens"], 1, "nowhere"),
     ],
 )
-def test_what_cannot_be_done_is_said_in_one_line(words: list[str], code: int, message: str) -> None:
+def test_a_refusal_is_one_line_that_names_the_value(
+    words: list[str], code: int, named: str
+) -> None:
     result = tokenize(*words)
     assert code == result.exit_code
-    assert message in result.stderr
-    assert "Traceback" not in result.stderr
+    assert named in result.stderr
+    assert 1 == result.stderr.count("\n")
     assert ["book.txt"] == os.listdir()
 
 
@@ -107,26 +109,19 @@ def test_a_long_reading_shows_how_far_it_is(
 @pytest.mark.parametrize(
     ("number", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143), (signal.SIGHUP, 129)]
 )
-def test_a_signal_while_it_waits_for_stdin_leaves_nothing_behind(number: int, code: int) -> None:
-    # The line is written by a reader that is already waiting, under the handlers of the command.
-    start = (
-        "import charnn.text.temporary_copies as spools, sys, charnn.cli as cli\n"
-        "blocks = spools._blocks\n"
-        "def told(*args):\n"
-        "    print('waiting', file=sys.stderr, flush=True)\n"
-        "    return blocks(*args)\n"
-        "spools._blocks = told\n"
-        "cli.main()"
-    )
+def test_a_signal_during_the_wait_for_stdin_leaves_no_file(number: int, code: int) -> None:
     root = Path(charnn.cli.__file__).parents[2]
+    start = "import charnn.cli as cli; cli.main()"
     with subprocess.Popen(
         [sys.executable, "-c", start, "tokenize", "-", "-o", "a.tokens"],
         stdin=subprocess.PIPE,
         stderr=subprocess.PIPE,
         env={**os.environ, "PYTHONPATH": str(root)},
     ) as child:
+        assert child.stdin is not None
         assert child.stderr is not None
-        assert b"waiting\n" == child.stderr.readline()
+        child.stdin.write(b"x" * (1 << 20))  # more than a pipe holds: the command reads it
+        child.stdin.flush()
         time.sleep(0.5)  # a signal just before the system call that waits would wait, too
         child.send_signal(number)
         assert code == child.wait(20), child.stderr.read()

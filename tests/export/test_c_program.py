@@ -125,7 +125,7 @@ def test_pieces_are_written_and_prompts_refused_with_the_reason(tmp_path):
     assert expected.encode("utf-8", "surrogateescape") == found.stdout
     refused = run(program, "--prompt", "goat")
     assert 1 == refused.returncode
-    assert b"only charnn can find" in refused.stderr
+    assert b"--prompt" in refused.stderr
 
 
 @needs_compiler

@@ -10,7 +10,7 @@ from charnn.generation.copies import CopyFinder, CopyGuard
 from charnn.generation.guides import Guide, Phrases
 from charnn.generation.sampler import Sampler
 from charnn.predictor import Predictor
-from charnn.text.suffixes import TextIndex
+from charnn.text.text_index import TextIndex
 from charnn.text.tokenizers import ByteTokenizer, CharTokenizer, SentencePieceTokenizer
 
 TEXT = "the cat sat on the mat, the café is there: thé\n" * 3

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from functools import partial
+
 import numpy as np
 import pytest
 import torch
@@ -178,13 +180,20 @@ def test_singular_values_do_not_depend_on_the_order_of_lags():
     assert up == pytest.approx(down[:, [1, 2, 0]])
 
 
+def losses_by_lag(model, samples, lags, whole):
+    """Returns the losses after truncated contexts, and after those shuffled from seed 4."""
+    shuffle = partial(samples.shuffled, generator=np.random.default_rng(4))
+    return (
+        horizon.losses_by_lag(model, samples, lags, whole, contexts, lambda _done, _total: None)
+        for contexts in (samples.last, shuffle)
+    )
+
+
 def test_truncated_and_shuffled_losses_equal_those_of_a_naive_loop(monkeypatch):
     model, samples = network("lstm"), samples_at([9, 20, 59])
     monkeypatch.setattr(horizon, "MAX_TOKENS_AT_ONCE", 9)  # several batches a lag
     whole, _ = horizon.full_context_losses(model, samples, 8, quiet)
-    truncated = horizon.truncated_losses(model, samples, LAGS, whole, quiet)
-    generator = np.random.default_rng(4)
-    shuffled = horizon.shuffled_losses(model, samples, LAGS, whole, generator, quiet)
+    truncated, shuffled = losses_by_lag(model, samples, LAGS, whole)
     generator, ids = np.random.default_rng(4), samples.ids
     for number, lag in enumerate(LAGS):
         for row, place in enumerate(samples.places):
@@ -231,9 +240,7 @@ def test_in_lines_every_context_starts_with_a_newline(three_are_enough, cell):
     found = horizon.singular_values(model, samples, lags, 0, quiet)
     check_singular_values(model, found, samples, lags)
     whole, positions = horizon.full_context_losses(model, samples, 4, quiet)
-    truncated = horizon.truncated_losses(model, samples, lags, whole, quiet)
-    generator = np.random.default_rng(4)
-    shuffled = horizon.shuffled_losses(model, samples, lags, whole, generator, quiet)
+    truncated, shuffled = losses_by_lag(model, samples, lags, whole)
     generator, expected = np.random.default_rng(4), deep_in_lines(4)
     for k, lag in enumerate(lags):
         for row, (at, begin) in enumerate(expected):

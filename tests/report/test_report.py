@@ -35,7 +35,8 @@ from charnn.report.page import SECTIONS, make_report, write_report
 from charnn.scoring.baselines import baseline_rows
 from charnn.scoring.breakdown import bits_of_characters, by_position, class_rows
 from charnn.text.sources import open_source
-from charnn.text.token_file import TokenFile, write_token_file
+from charnn.text.token_file import TokenFile
+from charnn.text.token_writer import write_token_file
 
 NASTY = "</script><b x='1' y=\"2\">&amp;\x07\x1b[31m\u2028\u202e{{title}}"
 PROSE = f"He said “so be it {NASTY}” and 12 more.\n" * 60
@@ -80,7 +81,7 @@ def small_report():
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(facts_room, "LAGS", (1, 2, 4, 8))
         patch.setattr(facts_room, "PLACES", 6)
-        patch.setattr(facts_room, "SAMPLE_TOKENS", {"char": 80})
+        patch.setattr(facts_room, "SAMPLE_CHARS", 80)
         yield
 
 

@@ -22,7 +22,7 @@ from charnn.text.tokenizers import (
     Tokenizer,
     tokenizer_from_dict,
 )
-from charnn.text.unknown import what_changed
+from charnn.text.unknown_characters import what_changed
 
 VERSE = "the wind was high, the glass was low;\nthe keeper said he told you so.\n" * 40
 

@@ -8,7 +8,8 @@ import pytest
 
 from charnn.config import ModelConfig, TrainConfig
 from charnn.text.sources import open_source
-from charnn.text.token_file import TokenFile, write_token_file
+from charnn.text.token_file import TokenFile
+from charnn.text.token_writer import write_token_file
 from charnn.training.expected_loss import Outlook, look_ahead
 from charnn.training.machine import Speed
 from charnn.training.plan import Plan

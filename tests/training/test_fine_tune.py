@@ -15,7 +15,7 @@ from charnn.errors import ConfigError, FileError, TextError
 from charnn.evaluation import network_of
 from charnn.model import CELLS
 from charnn.text.sources import open_source
-from charnn.text.token_file import write_token_file
+from charnn.text.token_writer import write_token_file
 from charnn.text.tokenizers import tokenizer_from_dict
 from charnn.training.launch import resume, start
 

@@ -18,7 +18,7 @@ from charnn.config import ModelConfig, TrainConfig, TrainOptions
 from charnn.errors import ConfigError, DamagedFile, TextError
 from charnn.model import CELLS, LanguageModel, map_state
 from charnn.text.sources import open_source
-from charnn.text.token_file import write_token_file
+from charnn.text.token_writer import write_token_file
 from charnn.training import events
 from charnn.training.gradient import backward, begin
 from charnn.training.launch import resume, start

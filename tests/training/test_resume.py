@@ -13,7 +13,7 @@ from charnn.config import TrainOptions
 from charnn.errors import DamagedFile, FileError, NewerFile, TrainingError
 from charnn.model import CELLS
 from charnn.text.sources import open_source
-from charnn.text.token_file import write_token_file
+from charnn.text.token_writer import write_token_file
 from charnn.training import events
 from charnn.training.launch import resume
 

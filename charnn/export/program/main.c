@@ -132,8 +132,8 @@ int main(int count, char **words) {
         }
     }
     if (*prompt && !TAKES_PROMPTS) {
-        fprintf(stderr, "error: --prompt: this model reads pieces that only charnn can find in a "
-                        "text; leave it out\n");
+        fprintf(stderr, "error: --prompt: only charnn can encode a prompt for this model; leave it "
+                        "out\n");
         return 1;
     }
     charnn_begin(&model, state);

@@ -1,8 +1,8 @@
-"""Where a string stands in a text: all places of the text, in the order of what follows them.
+"""An index of the training text, which finds where a string occurs: a suffix array.
 
-A suffix array (Manber & Myers 1993), made by prefix doubling over the places that are not yet told
-apart, and cut off at `DEPTH` bytes, which is more than anybody asks for. It takes 4 bytes for each
-byte of the text, and is kept with it in a file that may be deleted at any time.
+Made by prefix doubling (Manber & Myers 1993) over the positions that are still tied, and sorted by
+`DEPTH` bytes at most, which is longer than any query. It takes 4 bytes for each byte of the text,
+and is kept in a file that may be deleted at any time.
 
 Shapes: n bytes of text.
 """
@@ -25,27 +25,31 @@ from charnn.text.tokenizers import Ids, Tokenizer
 from charnn.version import __version__
 
 KIND, FORMAT = "text index", 1
-DEPTH = 1024  # bytes of what follows by which places are ordered
+DEPTH = 1024  # bytes by which suffixes are ordered
 WORD = 8
 MAX_BYTES = 2**31
-BLOCK = 1 << 20  # tokens or places at a time
+BLOCK = 1 << 20  # tokens or positions at a time
 
 
 class TextIndex:
-    """A text of which one can ask whether a string of up to `DEPTH` bytes stands in it."""
+    """A text in which strings of up to `DEPTH` bytes are found fast."""
 
     def __init__(self, text: NDArray[np.uint8], order: NDArray[np.uint32]) -> None:
-        """Takes the bytes (n,) and their places (n,), ordered by the text that begins there."""
+        """Takes the bytes (n,) and their positions (n,), ordered by the text that begins there."""
         self._text, self._order = text.data, order.data
 
     @classmethod
     def of(cls, data: bytes) -> TextIndex:
-        """The index of a text, made now."""
+        """Makes the index of a text."""
         text = np.frombuffer(data, np.uint8)
         return cls(text, order_of_suffixes(text))
 
     def interval(self, query: bytes, low: int = 0, high: int | None = None) -> tuple[int, int]:
-        """From which to which rank the places lie where `query` stands; empty if nowhere."""
+        """Returns the first rank, and one past the last, of the positions where `query` occurs.
+
+        Args:
+            low, high: the ranks to search; all by default.
+        """
         text, size = self._text, len(query)
 
         def beginning(place: int) -> bytes:
@@ -61,21 +65,21 @@ class TextIndex:
         return rank < len(order) and bytes(text[order[rank] : order[rank] + size]) == query
 
     def after(self, low: int, high: int, skip: int, size: int) -> set[bytes]:
-        """What stands `skip` bytes after the places of these ranks, `size` bytes or to the end."""
+        """Returns the strings of `size` bytes that stand `skip` bytes after these ranks."""
         starts = (place + skip for place in self._order[low:high])
         return {bytes(self._text[start : start + size]) for start in starts}
 
 
 def order_of_suffixes(text: NDArray[np.uint8]) -> NDArray[np.uint32]:
-    """All places (n,) of a text, ordered by the first `DEPTH` bytes that begin there."""
+    """Returns all positions (n,) of a text, ordered by the `DEPTH` bytes that begin there."""
     size = len(text)
     padded = np.concatenate([text, np.zeros(WORD, np.uint8)])
-    # The word that begins at each byte: they overlap.
+    # The word that begins at each byte; words overlap.
     words: NDArray[Any] = np.ndarray((size,), ">u8", padded, strides=(1,))
     order, rank = np.empty(size, np.uint32), np.empty(size, np.uint32)
     done = 0
-    for first in range(256):  # apart, so that sorting needs memory for one letter only
-        places = np.flatnonzero(text == first)[::-1]  # at the end of the text, zeros tie
+    for first in range(256):  # one letter at a time, to sort in little memory
+        places = np.flatnonzero(text == first)[::-1]  # latest first: near the end, zeros tie
         keys = words[places].astype(np.uint64)
         by = keys.argsort(kind="stable")
         order[done : done + len(places)] = places[by]
@@ -90,7 +94,7 @@ def order_of_suffixes(text: NDArray[np.uint8]) -> NDArray[np.uint32]:
             break
         ranks = ranks[tied]
         start = 0
-        while start < len(tied):  # some whole groups of equals at a time
+        while start < len(tied):  # some whole groups of ties at a time
             last = ranks[min(start + BLOCK, len(tied)) - 1]
             stop = int(ranks.searchsorted(last, "right"))
             part = tied[start:stop]
@@ -107,16 +111,16 @@ def order_of_suffixes(text: NDArray[np.uint8]) -> NDArray[np.uint32]:
 
 
 def _firsts(keys: NDArray[np.uint64]) -> NDArray[np.int64]:
-    """For each of sorted keys, where the first one equal to it stands."""
+    """Returns for each of sorted keys the index of the first key equal to it."""
     new = np.concatenate([[True], keys[1:] != keys[:-1]])[: len(keys)]
     return np.maximum.accumulate(np.where(new, np.arange(len(keys)), 0))
 
 
 def open_index(path: Path, tokens: TokenFile) -> TextIndex:
-    """The index of the training text of `tokens`, from the file `path` or made and kept there.
+    """Opens the index of the training text of `tokens`, or makes it and keeps it at `path`.
 
-    A file that is damaged or belongs to other tokens is replaced; where it cannot be written, the
-    index is made for this once.
+    A file that is damaged or belongs to other tokens is replaced. Where the file cannot be written,
+    the index is made for this call only.
 
     Raises:
         TextError: the text is too large.
@@ -125,7 +129,10 @@ def open_index(path: Path, tokens: TokenFile) -> TextIndex:
     with suppress(FileError, OSError, ValueError):
         return _read(path, tokens.digest)
     if tokens.splits["train"].bytes > MAX_BYTES:
-        raise TextError(f"the training text has more than {MAX_BYTES:,} bytes: no index is made")
+        raise TextError(
+            f"the training text has {tokens.splits['train'].bytes:,} bytes, more than the "
+            f"{MAX_BYTES:,} that can be indexed: sample without --max-copy"
+        )
     tokens.verify()
     text = np.frombuffer(text_of(tokens.split("train"), tokens.tokenizer), np.uint8)
     order = order_of_suffixes(text)
@@ -135,7 +142,7 @@ def open_index(path: Path, tokens: TokenFile) -> TextIndex:
 
 
 def text_of(ids: Ids, tokenizer: Tokenizer) -> bytes:
-    """The bytes that ids stand for."""
+    """Returns the bytes that ids stand for."""
     table = tokenizer.token_bytes
     return b"".join(
         b"".join([table[token] for token in ids[start : start + BLOCK].tolist()])
@@ -148,7 +155,7 @@ def _metadata(tokens: str) -> dict[str, Any]:
 
 
 def _write(path: Path, text: NDArray[np.uint8], order: NDArray[np.uint32], tokens: str) -> None:
-    # The wider one first, so that it lies where its type wants it.
+    # The wider array comes first, so that it is aligned.
     places = layout({"order": ("U32", order.shape), "text": ("U8", text.shape)})
     data_hash = hashlib.sha256(order.data)
     data_hash.update(text.data)
@@ -172,5 +179,5 @@ def _read(path: Path, tokens: str) -> TextIndex:
     start, stop = header.tensors["order"].start, header.tensors["order"].stop
     order, text = whole[start:stop].view("<u4"), whole[stop:]
     if len(order) != len(text) or (len(order) and order.max() >= len(text)):
-        raise DamagedFile(f"{path} holds places outside of its text")
+        raise DamagedFile(f"{path} holds positions outside its text")
     return TextIndex(text, order)

@@ -7,10 +7,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from charnn.errors import DamagedFile
-from charnn.text import suffixes
+from charnn.text import text_index
 from charnn.text.sources import open_source
-from charnn.text.suffixes import TextIndex, open_index, order_of_suffixes
-from charnn.text.token_file import write_token_file
+from charnn.text.text_index import TextIndex, open_index, order_of_suffixes
+from charnn.text.token_writer import write_token_file
 
 BYTES = st.lists(st.sampled_from([0, 97, 98, 195]), max_size=60).map(bytes)
 
@@ -23,7 +23,7 @@ def test_places_are_in_the_order_of_what_follows_them(data):
 
 @pytest.mark.parametrize("block", [1, 7, 1 << 20])
 def test_long_repetitions_are_told_apart(monkeypatch, block):
-    monkeypatch.setattr(suffixes, "BLOCK", block)
+    monkeypatch.setattr(text_index, "BLOCK", block)
     data = b"abc" * 200 + b"abd" + b"abc" * 100
     expected = sorted(range(len(data)), key=lambda place: data[place:])
     assert expected == order_of_suffixes(np.frombuffer(data, np.uint8)).tolist()
@@ -47,9 +47,9 @@ def tokens(tmp_path):
 @pytest.fixture
 def made(monkeypatch):
     calls = []
-    order = suffixes.order_of_suffixes
+    order = text_index.order_of_suffixes
     monkeypatch.setattr(
-        suffixes, "order_of_suffixes", lambda text: calls.append(len(text)) or order(text)
+        text_index, "order_of_suffixes", lambda text: calls.append(len(text)) or order(text)
     )
     return calls
 
@@ -93,7 +93,7 @@ def test_an_index_of_other_tokens_is_made_again(tokens, made, tmp_path):
 def test_a_sealed_file_whose_places_lie_outside_is_made_again(tokens, made, tmp_path):
     path = tmp_path / "index"
     text = np.frombuffer(b"sailor", np.uint8)
-    suffixes._write(path, text, np.full(6, 99, np.uint32), tokens.digest)
+    text_index._write(path, text, np.full(6, 99, np.uint32), tokens.digest)
     assert b"goat" in open_index(path, tokens)
 
 

@@ -1,0 +1,171 @@
+"""Reads texts for a trained model: files, or a split of its run, as ids of its tokenizer."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import NamedTuple
+
+import numpy as np
+
+from charnn.config import TOKENS_SUFFIX
+from charnn.errors import ConfigError, TextError, UnknownCharacter
+from charnn.text.encodings import count_characters
+from charnn.text.list_of_lines import BLOCK_LINES, clean_lines
+from charnn.text.sources import Part, Piece, TextSource, open_source
+from charnn.text.token_file import TokenFile
+from charnn.text.tokenizers import Ids, Tokenizer
+
+
+class EncodedPiece(NamedTuple):
+    """About a megabyte of a text, as ids.
+
+    Attributes:
+        part: the file that it comes from.
+        chars: the number of characters; None where the bytes are not UTF-8.
+        bytes: the number of bytes.
+        unknown: the characters that were skipped, and how often each.
+    """
+
+    part: Part
+    ids: Ids
+    chars: int | None
+    bytes: int
+    unknown: Counter[str]
+
+
+@dataclass(frozen=True)
+class EncodedText:
+    """A whole text as ids; `split` is None unless the ids come from a token file.
+
+    Attributes:
+        chars: the number of characters; None where the bytes are not UTF-8.
+        bytes: the number of bytes.
+        unknown: the characters that were skipped, and how often each.
+    """
+
+    ids: Ids
+    split: str | None
+    chars: int | None
+    bytes: int
+    unknown: Counter[str] = field(default_factory=Counter)
+
+
+def encode_pieces(
+    tokenizer: Tokenizer, source: TextSource, unknown: str = "error", of_lines: bool = False
+) -> Iterator[EncodedPiece]:
+    """Encodes a text piece by piece, in constant memory unless `of_lines`.
+
+    Args:
+        unknown: "error", "skip", or "replace"; see `Tokenizer.encode`.
+        of_lines: clean the text into lines first, as training with ``--lines`` does.
+
+    Raises:
+        TextError: the text is not UTF-8, holds an unknown character, or has no line.
+    """
+    part, offset = None, 0
+    pieces = _line_pieces(source, tokenizer.any_bytes) if of_lines else source.pieces()
+    for piece in pieces:
+        if piece.part is not part:
+            part, offset = piece.part, 0
+        missing: Counter[str] = Counter()
+        chars: int | None
+        if tokenizer.any_bytes:
+            ids, chars = tokenizer.encode_bytes(piece.data), count_characters(piece.data)
+        else:
+            text = piece.text()
+            try:
+                ids, chars = tokenizer.encode(text, unknown, offset), len(text)
+            except UnknownCharacter as error:
+                where = f"{part.name}: " if len(source.parts) > 1 else ""
+                raise UnknownCharacter(f"{where}{error}") from None
+            offset += chars
+            if unknown == "skip":
+                missing.update(tokenizer.unknown_in(text))
+        yield EncodedPiece(piece.part, ids, chars, len(piece.data), missing)
+
+
+def read_text(
+    texts: Sequence[str],
+    tokenizer: Tokenizer,
+    run_tokens: Path,
+    *,
+    split: str | None = None,
+    encoding: str = "utf-8",
+    unknown: str = "error",
+    of_lines: bool = False,
+    most: int | None = None,
+) -> EncodedText:
+    """Reads texts, a ``.tokens`` file, or a split of the run's own tokens as ids.
+
+    Args:
+        texts: as `open_source` takes them; none for the run's own.
+        run_tokens: the token file of the run that the model belongs to.
+        split: which split of a token file; "valid" if None.
+        unknown, of_lines: see `encode_pieces`.
+        most: stop after about this many ids, and return exactly the first ones.
+
+    Raises:
+        ConfigError: an option does not go with the kind of text.
+        TextError: there is no such text, or the tokenizer cannot encode it.
+        DamagedFile: the token file is damaged, or belongs to another tokenizer.
+    """
+    if not texts or any(text.endswith(TOKENS_SUFFIX) for text in texts):
+        if len(texts) > 1 or unknown != "error" or encoding != "utf-8":
+            raise ConfigError(
+                "tokens are read as they are: give one .tokens file, or no TEXT for the run's own "
+                "tokens, without --unknown and --encoding"
+            )
+        path = Path(texts[0]) if texts else run_tokens
+        if not path.exists():
+            raise TextError(f"no text given, and there is no {path}: name a TEXT to read")
+        return _long_enough(_read_split(TokenFile.open(path, tokenizer), split, most))
+    if split is not None:
+        raise ConfigError(
+            f"--split {split} is for the run's own text or a .tokens file: leave it out for a TEXT"
+        )
+    parts, count, size = [np.zeros(0, tokenizer.dtype)], 0, 0
+    chars: int | None = 0
+    missing: Counter[str] = Counter()
+    with open_source(texts, encoding) as source:
+        for piece in encode_pieces(tokenizer, source, unknown, of_lines):
+            parts.append(piece.ids)
+            count, size = count + len(piece.ids), size + piece.bytes
+            chars = None if chars is None or piece.chars is None else chars + piece.chars
+            missing.update(piece.unknown)
+            if most is not None and count >= most:
+                break
+    return _long_enough(EncodedText(np.concatenate(parts)[:most], None, chars, size, missing))
+
+
+def _read_split(tokens: TokenFile, split: str | None, most: int | None) -> EncodedText:
+    tokens.verify()
+    if split is None and "valid" not in tokens.splits:
+        raise TextError(
+            f"{tokens.path} has no validation split: name a TEXT to read, or --split train"
+        )
+    name = split or "valid"
+    part = tokens.splits.get(name)
+    ids = tokens.split(name)[:most]
+    assert part is not None, "split() refuses a name that is not there"
+    return EncodedText(ids, name, part.chars, part.bytes)
+
+
+def _long_enough(text: EncodedText) -> EncodedText:
+    if len(text.ids) < 2:
+        raise TextError(
+            f"the text has {len(text.ids)} token(s) and at least 2 are needed: give more"
+        )
+    return text
+
+
+def _line_pieces(source: TextSource, any_bytes: bool) -> Iterator[Piece]:
+    """Yields the lines of a text that training would keep, some thousands at a time."""
+    lines, _ = clean_lines(source, any_bytes)
+    offset = 0
+    for start in range(0, len(lines), BLOCK_LINES):
+        data = b"\n".join([*lines[start : start + BLOCK_LINES], b""])
+        yield Piece(data, source.parts[0], offset)
+        offset += len(data)
