@@ -79,6 +79,11 @@ class Checkpoint:
         """Returns count, order and mixture weights of the n-grams as JSON values, or None."""
         return self.ngrams.facts() if self.ngrams else None
 
+    def size_facts(self) -> dict[str, Any]:
+        """Returns the number of parameters, and the facts of n-grams if there are any, for JSON."""
+        ngrams = self.ngram_facts()
+        return {"parameters": self.config.parameters} | ({"ngrams": ngrams} if ngrams else {})
+
 
 def save(path: Path, checkpoint: Checkpoint, dtype: str = "F32") -> None:
     """Writes a checkpoint in place of `path`, durably: the old file or the whole new one stands.

@@ -20,10 +20,7 @@ from charnn.cli.options import (
     SkipUnknownOption,
     ThreadsOption,
 )
-from charnn.config import (
-    DYNAMIC_RATES,
-    DynamicConfig,
-)
+from charnn.config import DYNAMIC_RATES, DynamicConfig
 from charnn.errors import CharnnError, ConfigError, TextError
 
 if TYPE_CHECKING:
@@ -163,21 +160,22 @@ def evaluate(
         unknown=unknown,
         of_lines=saved.lines,
     )
-    ids, is_text = text.ids, text.chars is not None
-    sizes = evaluation.TextSizes(tokenizer.chars_per_token, tokenizer.bytes_per_token, is_text)
-    facts = {
-        "split": text.split,
-        "tokens": len(ids),
-        "chars": text.chars,
-        "bytes": text.bytes,
-        "unknown": text.unknown.total(),
-    }
     if not quiet:
         note_unknown(text.unknown, tokenizer.known, unknown)
     chosen = chosen or (["lines"] if saved.lines else list(STREAM_PROTOCOLS))
-    newline = _newline(tokenizer) if "lines" in chosen or saved.lines else 0
+    newline = tokenizer.newline
+    if newline is None and (saved.lines or "lines" in chosen):
+        raise TextError(
+            "the model has no token for a newline, so it cannot score lines: give --protocol "
+            f"{','.join(STREAM_PROTOCOLS)}"
+        )
+    sizes = evaluation.TextSizes(
+        tokenizer.chars_per_token, tokenizer.bytes_per_token, text.chars is not None
+    )
     predictor = evaluation.predictor_of(saved, machine.choose_device(device))
-    task = Task(predictor, tokenizer, ids, sizes, newline, saved.lines, path.parent, quiet)
+    task = Task(
+        predictor, tokenizer, text.ids, sizes, newline or 0, saved.lines, path.parent, quiet
+    )
     with machine.prepared(threads or machine.default_threads()):
         found = {
             name.replace("-", "_"): sizes.score(task.batches(name), task.progress(name)).to_dict()
@@ -190,27 +188,21 @@ def evaluate(
                 "model": str(path),
                 "tokenizer": tokenizer.kind,
                 "vocab_size": tokenizer.vocab_size,
-                "parameters": saved.config.parameters,
-                **({"ngrams": saved.ngram_facts()} if saved.ngrams else {}),
-                **facts,
+                **saved.size_facts(),
+                "split": text.split,
+                "tokens": len(text.ids),
+                "chars": text.chars,
+                "bytes": text.bytes,
+                "unknown": text.unknown.total(),
                 **found,
             }
         )
         return
-    put(f"{path}: {len(ids):,} tokens of {facts['split'] or 'the text'}")
+    put(f"{path}: {len(text.ids):,} tokens of {text.split or 'the text'}")
     put(f"{'protocol':<10}{'nats/token':>12}{'bits/char':>12}{'bits/byte':>12}{'targets':>12}")
     for name in chosen:
         _put_score(name, found[name.replace("-", "_")])
     _put_extras(found)
-
-
-def _newline(tokenizer: Tokenizer) -> int:
-    if tokenizer.newline is None:
-        raise TextError(
-            "the model has no token for a newline, so --protocol lines has no lines to score: "
-            "choose another --protocol"
-        )
-    return tokenizer.newline
 
 
 class ExtraReports(NamedTuple):

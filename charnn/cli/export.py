@@ -80,8 +80,7 @@ def export(
         "bytes": size_of(target),
         "model": str(path),
         "digest": saved.digest,
-        "parameters": saved.config.parameters,
-        **({"ngrams": saved.ngram_facts()} if saved.ngrams else {}),
+        **saved.size_facts(),
     }
     if as_json:
         print_json(facts)
