@@ -28,9 +28,11 @@ from charnn.errors import ConfigError, TextError
 if TYPE_CHECKING:
     import numpy as np
 
+    from charnn.checkpoint import Checkpoint
     from charnn.engines.clamps import Unit
     from charnn.inspection.effect import ClampedSamples, Effect
-    from charnn.inspection.units import Finding, GateShares
+    from charnn.inspection.labels import Labeller
+    from charnn.inspection.units import Detector, Finding, GateShares
 
 MOST_CHARS = 1_000_000
 # ANSI colours, black on a light ground: from this |value| on, below and above zero.
@@ -190,43 +192,57 @@ def inspect(
         return
     text = tokenizer.decode(ids)
     labellers = [make_labeller(name, text, label_regex) for name in names]
-    found = core.find_units(
-        activity, config, tokenizer, labellers, max(top, together), progress("ranking")
-    )
-    missing = [name for name in names if name not in {each.labeller.name for each in found}]
-    if missing and not (quiet and found):
-        message = f"too rare or too common in these {len(ids):,} tokens: {', '.join(missing)}"
-        if not found:
-            raise TextError(f"{message}; give another TEXT or more --chars")
-        note(message)
+    found = core.find_units(activity, config, tokenizer, labellers, top, progress("ranking"))
+    _note_missing(names, found, len(ids), quiet)
     measured = None
     if effect:
-        from charnn.generation.sampler import draw_seed
-        from charnn.inspection.effect import measure_effect
-
-        drawn = draw_seed() if seed is None else seed
-        if seed is None and not quiet:
-            say(f"seed {drawn}")
         labeller, flags, ranking, _ = found[0]
-        held = [
-            (each, core.detector(activity, config, each, flags))
-            for each in core.distinct(ranking.units, together)
-        ]
-        measured = measure_effect(
-            saved, labeller, held, drawn, effect_chars, progress=progress("sampling")
-        )
+        held = core.distinct(ranking.units, together)
+        fitted = [(each, core.detector(activity, config, each, flags)) for each in held]
+        measured = _measure_effect(saved, labeller, fitted, effect_chars, seed, quiet)
     if as_json:
-        labels = {each.labeller.name: _finding_json(each, top) for each in found}
-        clamped = {"effect": {"seed": drawn, **_effect_json(measured)}} if measured else {}
+        labels = {each.labeller.name: _finding_json(each) for each in found}
+        clamped = {"effect": _effect_json(*measured)} if measured else {}
         print_json({**head, "labels": labels, **clamped})
         return
-    put(
-        f"{head['model']}: {len(ids):,} tokens; units are chosen on one half, measured on the other"
-    )
+    put(f"{path}: {len(ids):,} tokens; units are chosen on one half, measured on the other")
     for each in found:
-        _show_finding(each, top)
+        _show_finding(each)
     if measured:
-        _show_effect(found[0], measured, drawn)
+        _show_effect(found[0], *measured)
+
+
+def _note_missing(names: list[str], found: list[Finding], tokens: int, quiet: bool) -> None:
+    """Notes the labels that no unit can be ranked by.
+
+    Raises:
+        TextError: that is all of them.
+    """
+    missing = [name for name in names if name not in {each.labeller.name for each in found}]
+    message = f"too rare or too common in these {tokens:,} tokens: {', '.join(missing)}"
+    if not found:
+        raise TextError(f"{message}; give another TEXT or more --chars")
+    if missing and not quiet:
+        note(message)
+
+
+def _measure_effect(
+    saved: Checkpoint,
+    labeller: Labeller,
+    fitted: list[tuple[Unit, Detector]],
+    chars: int,
+    seed: int | None,
+    quiet: bool,
+) -> tuple[Effect, int]:
+    """Measures the effect of clamping units; returns it with the seed of the samples."""
+    from charnn.generation.sampler import draw_seed
+    from charnn.inspection.effect import measure_effect
+
+    drawn = draw_seed() if seed is None else seed
+    if seed is None and not quiet:
+        say(f"seed {drawn}")
+    progress = None if quiet else progress_lines("sampling")
+    return measure_effect(saved, labeller, fitted, drawn, chars, progress=progress), drawn
 
 
 def _label_names(find: str | None, pattern: str | None) -> list[str]:
@@ -241,18 +257,18 @@ def _label_names(find: str | None, pattern: str | None) -> list[str]:
     return list(dict.fromkeys([*names, *own]))
 
 
-def _show_finding(found: Finding, top: int) -> None:
+def _show_finding(found: Finding) -> None:
     labeller, _, ranking, detectors = found
     put("")
     put(f"{labeller.name}: {labeller.phrase}, {ranking.share:.1%} of the text")
     put(f"  {'unit':<10}{'AUC':>6}{'right':>8}  inside if")
-    rows = zip(ranking.units, ranking.auc, ranking.directions, detectors[:top], strict=False)
+    rows = zip(ranking.units, ranking.auc, ranking.directions, detectors, strict=False)
     for unit, area, direction, each in rows:
         side = "above" if direction > 0 else "below"
         put(f"  {unit!s:<10}{area:>6.3f}{each.accuracy:>8.1%}  {side} {each.threshold:.3f}")
 
 
-def _finding_json(found: Finding, top: int) -> dict[str, Any]:
+def _finding_json(found: Finding) -> dict[str, Any]:
     labeller, _, ranking, detectors = found
     return {
         "says": labeller.phrase,
@@ -266,9 +282,7 @@ def _finding_json(found: Finding, top: int) -> dict[str, Any]:
                 "direction": int(ranking.directions[row]),
                 **detector._asdict(),
             }
-            for row, (unit, detector) in enumerate(
-                zip(ranking.units, detectors[:top], strict=False)
-            )
+            for row, (unit, detector) in enumerate(zip(ranking.units, detectors, strict=False))
         ],
     }
 
@@ -290,13 +304,13 @@ def _show_effect(found: Finding, effect: Effect, seed: int) -> None:
     meaning = {
         "cause": "clear effect: a cause of the label",
         "opposite": "clear effect the other way: less of the label inside",
-        "none": "no clear effect: not a cause by itself",
+        "none": "no clear effect on the label",
     }[effect.verdict]
     predictor = f"{'good' if best >= GOOD_AUC else 'weak'} predictor (AUC {best:.3f})"
     put(f"{predictor}, {meaning}")
 
 
-def _effect_json(effect: Effect) -> dict[str, Any]:
+def _effect_json(effect: Effect, seed: int) -> dict[str, Any]:
     def one(samples: ClampedSamples) -> dict[str, Any]:
         return {
             "held": {str(unit): value for unit, value in samples.clamps},
@@ -307,6 +321,7 @@ def _effect_json(effect: Effect) -> dict[str, Any]:
 
     settings = {name: one(samples) for name, samples in effect._asdict().items()}
     return {
+        "seed": seed,
         **settings,
         "difference": effect.difference,
         "error": effect.error,
