@@ -1,4 +1,4 @@
-"""`charnn lab`: toy tasks with known answers, and which cell learns them."""
+"""`charnn lab`: synthetic tasks with known answers, and which cell learns them."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ def lab(
         str | None,
         typer.Argument(
             metavar="[TASK]",
-            help=f"{', '.join(LAB_SIZES)}; without it they are described.",
+            help=f"{', '.join(LAB_SIZES)}; left out, they are described.",
             show_default=False,
         ),
     ] = None,
@@ -42,14 +42,14 @@ def lab(
             metavar="N",
             min=1,
             max=4096,
-            help="Runs at a time, with one thread each. [default: auto]",
+            help="Trials at a time, with one thread each. [default: auto]",
             show_default=False,
         ),
     ] = None,
     json: JsonOption = False,
     quiet: QuietOption = False,
 ) -> None:
-    """Let each cell learn a toy task, and see at which delay it stops solving it.
+    """Train each cell on a synthetic task, and find the largest delay that it solves.
 
     \b
     charnn lab

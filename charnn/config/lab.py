@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from charnn.config.model import GATES
+from charnn.config.model import GATE_ROLES
 from charnn.config.settings import MAX_SEED, Setting, check, number, require, setting, whole
 from charnn.errors import ConfigError
 
@@ -17,7 +17,7 @@ LAB_SIZES: dict[str, tuple[str, tuple[int, ...], int, int]] = {
 }
 
 
-LAB_STEPS = 1000  # steps of a run without a budget; the same for all cells and machines
+LAB_STEPS = 1000  # steps of a trial without a budget; the same for all cells and machines
 
 
 def parse_cells(word: str) -> tuple[str, ...]:
@@ -60,7 +60,7 @@ class LabOptions:
         metavar="N,N",
         parse=parse_sizes,
     )
-    seeds: int = whole(3, 1, 100, "Runs for each cell and size.")
+    seeds: int = whole(3, 1, 100, "Trials for each cell and size.")
     chrono: bool | None = setting(
         None,
         "Initialise the gates' biases by chrono, or not. [default: both]",
@@ -79,7 +79,11 @@ class LabOptions:
         None, 0.001, 1e6, "Budget of a row in minutes, instead of steps."
     )
     max_steps: int | None = whole(
-        None, 1, 2**40, "Budget of a run in steps; solved runs stop earlier.", shown=f"{LAB_STEPS}"
+        None,
+        1,
+        2**40,
+        "Budget of a trial in steps; solved trials stop early.",
+        shown=f"{LAB_STEPS}",
     )
     hidden_size: int = whole(64, 1, 4096, "Hidden units.")
     batch_size: int = whole(32, 1, 1 << 16, "Sequences a step.")
@@ -88,33 +92,23 @@ class LabOptions:
 
     def __post_init__(self) -> None:
         check(self)
+        tasks, cells = ", ".join(LAB_SIZES), ",".join(self.cells)
+        require(self.task in LAB_SIZES, f"unknown task {self.task!r}: choose from {tasks}")
+        name, _, low, high = LAB_SIZES[self.task]
         require(
-            self.task in LAB_SIZES,
-            f"the lab has no task {self.task!r}; choose from {', '.join(LAB_SIZES)}",
+            0 < len(self.cells) == len({*self.cells} & {*GATE_ROLES}),
+            f"--cells takes each of {','.join(GATE_ROLES)} at most once, got {cells!r}",
         )
-        what, _, low, high = LAB_SIZES[self.task]
-        unknown = [cell for cell in self.cells if cell not in GATES]
-        require(
-            bool(self.cells) and not unknown,
-            f"--cells takes some of {','.join(GATES)}; got {','.join(unknown) or 'none'}",
-        )
-        require(
-            len(set(self.cells)) == len(self.cells),
-            f"--cells names a cell twice: {','.join(self.cells)}",
-        )
-        require(self.sizes is None or len(self.sizes) > 0, "--delays names no size; leave it out")
         for size in self.sizes or ():
             problem = Setting("", kind=int, low=low, high=high).problem(size)
-            require(not problem, f"{what} of {self.task} {problem}")
-        ascending = list(self.sizes or ()) == sorted(set(self.sizes or ()))
+            require(not problem, f"{name} of {self.task} {problem}")
         require(
-            ascending,
-            f"--delays takes rising numbers such as 10,20,50; "
-            f"got {','.join(map(str, self.sizes or ()))}",
+            self.sizes is None or () != self.sizes == tuple(sorted({*self.sizes})),
+            f"--delays takes rising numbers such as 10,20,50, got {self.sizes}",
         )
         require(
-            self.chrono is None or not self.chrono or set(self.cells) != {"rnn"},
-            "--chrono sets the bias of a gate, and rnn has none: add gru or lstm to --cells",
+            not self.chrono or any(GATE_ROLES[cell].keep for cell in self.cells),
+            f"--chrono sets the bias of a gate, {cells} has none: add gru or lstm to --cells",
         )
         require(
             self.minutes is None or self.max_steps is None,
