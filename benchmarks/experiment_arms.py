@@ -22,7 +22,7 @@ from charnn.config import ModelConfig, TrainConfig
 from charnn.model import LanguageModel
 from charnn.model.cells import RecurrentLayer
 from charnn.model.state import HiddenState, State, map_state
-from charnn.ngrams.fit import ONCE
+from charnn.ngrams.add import ONCE
 from charnn.ngrams.tree import NGramTree
 from charnn.training.optimizer import schedule
 

@@ -28,7 +28,8 @@ from torch import Tensor
 from torch.nn.functional import cross_entropy
 
 from charnn.model import LanguageModel, detach
-from charnn.ngrams.fit import ONCE, fit_weights
+from charnn.ngrams.add import ONCE
+from charnn.ngrams.fit import fit_weights
 from charnn.ngrams.tree import NGramTree
 from charnn.training.optimizer import Optimizer
 

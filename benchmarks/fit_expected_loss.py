@@ -6,7 +6,7 @@ r"""Fits the rule by which `charnn plan` predicts the loss of a run, to measured
 
 The rule is ln(loss / loss of n-grams) = A + B ln(tokens read) + C ln(tokens in the text), both in
 millions, for the LSTM without n-grams under cold-256. The script prints A, B and C for
-charnn/training/expected_loss.py, and the error of each run.
+charnn/ngrams/expected_loss.py, and the error of each run.
 """
 
 from __future__ import annotations
@@ -18,8 +18,8 @@ import harness
 import numpy as np
 from quality import Results
 
+from charnn.ngrams.expected_loss import MAX_TRAIN, MAX_VALID
 from charnn.ngrams.kneser_ney import NGram, choose_order
-from charnn.training.expected_loss import MAX_TRAIN, MAX_VALID
 
 
 def main() -> None:

@@ -23,11 +23,14 @@ from types import FrameType
 from typing import TYPE_CHECKING, Any
 
 from charnn.errors import CharnnError
+from charnn.threads import set_defaults
 from charnn.version import __version__
 
 if TYPE_CHECKING:
     from charnn.generation import Model
     from charnn.runs import Run
+
+set_defaults()
 
 __all__ = ["CharnnError", "__version__", "load", "train"]
 
@@ -64,19 +67,22 @@ def train(
 
     Ctrl-C, or the stop button of a notebook, saves the run before KeyboardInterrupt is raised.
 
-    To watch, iterate over the events of `charnn.training.start` yourself:
+    To watch, iterate over the events yourself:
 
-        with charnn.training.start(["book.txt"], TrainOptions(minutes=2), Path("runs")) as (t, _):
-            for event in t.run(): ...
+        with charnn.training.start(
+            ["book.txt"], TrainOptions(minutes=2), Path("runs"), final_step=NGramStep()
+        ) as (trainer, _):
+            for event in trainer.run(): ...
 
     Raises:
         CharnnError: a text, an option or the machine does not allow it.
     """
     from charnn.config import TrainOptions
+    from charnn.ngrams.add import NGramStep
     from charnn.training.launch import start
 
-    names = [os.fspath(text) for text in texts]
-    with start(names, TrainOptions.from_dict(options), Path(checkpoints)) as (trainer, _):
+    names, asked = [os.fspath(text) for text in texts], TrainOptions.from_dict(options)
+    with start(names, asked, Path(checkpoints), final_step=NGramStep(asked.ngram)) as (trainer, _):
         with _interruptible(trainer.stop):
             for _event in trainer.run():
                 pass
@@ -108,7 +114,7 @@ def _interruptible(stop: Callable[[], None]) -> Iterator[None]:
 
 
 def __getattr__(name: str) -> Any:
-    """`charnn.training`, which nobody pays for who does not train."""
+    """Imports `charnn.training` on first use."""
     if name == "training":
         return importlib.import_module("charnn.training")
     raise AttributeError(f"module 'charnn' has no attribute {name!r}")

@@ -19,6 +19,7 @@ GROUND = PLAIN | {"config", "tensor_file", "text", "checkpoint", "runs"}
 # Room -> the rooms, or single modules of a room, that it may import.
 MAY_IMPORT = {
     "errors": set(),
+    "threads": set(),
     "version": set(),
     "config": {"errors"},
     "tensor_file": PLAIN,
@@ -28,11 +29,11 @@ MAY_IMPORT = {
     "model": {"config", "errors"},
     "predictor": {"config", "errors", "ngrams.section", "ngrams.tree"},
     "engines": GROUND | {"predictor", "ngrams.section", "ngrams.tree"},
-    "ngrams": GROUND | {"predictor", "engines", "model", "evaluation", "training.scoring"},
+    "ngrams": GROUND | {"predictor", "engines", "model", "evaluation", "training.final_step"},
     "evaluation": GROUND | {"model", "ngrams.tree", "ngrams.mixture_torch"},
     "generation": GROUND | {"predictor", "engines", "ngrams"},
     "desk": GROUND | {"engines", "generation", "ngrams"},
-    "training": GROUND | {"evaluation", "generation", "model", "engines", "ngrams"},
+    "training": GROUND | {"evaluation", "generation", "model", "engines"},
     "pages": set(),
     "export": GROUND | {"engines", "generation", "pages", "ngrams"},
     "scoring": GROUND

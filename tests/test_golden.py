@@ -24,6 +24,7 @@ from charnn.engines import compiled
 from charnn.export.c_program import c_files
 from charnn.export.page import make_page
 from charnn.generation import Model
+from charnn.ngrams.add import NGramStep
 from charnn.ngrams.section import MixtureWeights
 from charnn.ngrams.tree import NGramTree
 from charnn.text.tokenizers import CharTokenizer
@@ -55,7 +56,7 @@ LOSSES = {
 }
 TRAINED = {
     "rnn": "goat is not a sailor.\nwind west, and west, and knows it.\nMem",
-    "gru": "stairs.\nthe goat is not a sailor.\nwind west, and west, and k",
+    "gru": "goat is not a sailor.\nwind west, and west, and knows it.\nMem",
     "lstm": "goat is not a sailor.\nwind west, and west, and knows it.\nMem",
 }
 WRITERS = [
@@ -144,12 +145,15 @@ def test_a_run_has_its_golden_losses(
         batch_size=4,
         bptt=16,
         dropout=0.1,
-        ngram=4,
         seed=3,
         threads=1,
         precision="float32",
     )
-    with start([str(tmp_path / "goat.txt")], options, tmp_path / "runs") as (trainer, _):
+    step = NGramStep(4)
+    with start([str(tmp_path / "goat.txt")], options, tmp_path / "runs", final_step=step) as (
+        trainer,
+        _,
+    ):
         losses = [event.loss for event in trainer.run() if isinstance(event, StepDone)]
         path = trainer.home.best
     assert LOSSES[cell] == pytest.approx(losses, abs=1e-4)

@@ -237,12 +237,6 @@ def note_alone(saved: Checkpoint, what: str) -> None:
         note(f"{what} is of the network alone, without the n-grams that it is mixed with")
 
 
-def describe_ngrams(facts: dict[str, Any]) -> str:
-    """Describes the facts of `Checkpoint.ngram_facts` in words."""
-    weights = "network {network:.2f}, n-grams {ngrams:.2f}".format(**facts["weights"])
-    return f"{facts['count']:,} n-grams, up to {facts['order']} long; mixture weights: {weights}"
-
-
 def note_unknown(
     missing: Mapping[str, int],
     known: Collection[str],

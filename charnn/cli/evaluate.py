@@ -140,13 +140,12 @@ def evaluate(
         DynamicConfig(rate=dynamic_rate)  # refuses a rate out of range
     extras = ExtraReports(dynamic, dynamic_rule, dynamic_rate, baselines, positions, classes)
 
+    from charnn import evaluation
     from charnn.checkpoint import load
     from charnn.runs import find_model
     from charnn.text.text_reader import read_text
     from charnn.text.tokenizers import tokenizer_from_dict
-    from charnn.training import machine  # before evaluation, which loads torch
-
-    from charnn import evaluation  # isort: skip - see the line above
+    from charnn.training import machine
 
     path = find_model(model, checkpoints)
     saved = load(path)

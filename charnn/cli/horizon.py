@@ -109,7 +109,7 @@ def horizon(
         raise ConfigError("--cells trains on a text: name a TEXT")
 
     from charnn.runs import find_model
-    from charnn.training import machine  # first: it sets variables that torch reads when loaded
+    from charnn.training import machine
 
     with machine.prepared(threads or machine.default_threads()):
         from charnn.inspection.horizon import measure_horizon

@@ -101,7 +101,7 @@ def _run(options: LabOptions, threads: int, quiet: bool, json: bool, end: Orderl
 
     If the experiment is interrupted or fails, people get the table of the trials so far.
     """
-    from charnn.training import machine  # first: it sets variables that torch reads when loaded
+    from charnn.training import machine
 
     with machine.prepared(1):
         from charnn.inspection.lab.experiment import LabReport, rows_of, run_trials

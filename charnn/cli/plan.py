@@ -21,7 +21,7 @@ from charnn.cli.signals import OrderlyEnd
 from charnn.config import TrainOptions
 
 if TYPE_CHECKING:
-    from charnn.training.expected_loss import Outlook
+    from charnn.ngrams.expected_loss import ExpectedLoss
     from charnn.training.plan import Plan
     from charnn.training.trainer import Trainer
 
@@ -51,13 +51,15 @@ def show_plan(
     texts: list[str], options: TrainOptions, checkpoints: Path, as_json: bool, quiet: bool
 ) -> None:
     """Prints what would be trained and what to expect, and leaves nothing behind."""
+    from charnn.ngrams.add import NGramStep
+    from charnn.ngrams.expected_loss import expect
     from charnn.runs import find_model
     from charnn.training import launch
-    from charnn.training.expected_loss import look_ahead
 
     if options.from_model is not None:
         # A path, since the plan's own folder of runs is empty.
         options = replace(options, from_model=str(find_model(options.from_model, checkpoints)))
+    step = NGramStep(options.ngram)
     with (
         tempfile.TemporaryDirectory(prefix="charnn-") as root,
         launch.start(
@@ -67,16 +69,17 @@ def show_plan(
             began=BEGAN,
             notify=no_talk if quiet else note,
             progress=None if quiet else progress_lines("reading the text"),
+            final_step=step,
         ) as (trainer, planned),
     ):
-        outlook = look_ahead(trainer.token_file, planned)
-        # The rule is for networks that begin with nothing, and for a text that is no list.
+        expected = expect(trainer.token_file, planned.model, planned.epochs, step.order or 0)
+        # The rule was fitted to runs from scratch on texts that are no lists.
         if options.from_model or options.lines:
-            outlook = replace(outlook, cold_256=None)
+            expected = replace(expected, cold_256=None)
         if as_json:
-            print_json(_as_json(trainer, planned, outlook))
+            print_json(_as_json(trainer, planned, expected))
         else:
-            for line in [*describe(trainer, planned), *_expectation(planned, outlook)]:
+            for line in [*describe(trainer, planned), *_expectation(planned, expected)]:
                 put(line)
 
 
@@ -98,42 +101,36 @@ def describe(trainer: Trainer, plan: Plan) -> list[str]:
         f"{config.batch_size}x{config.bptt}, {plan.epochs:.1f} passes, about "
         f"{plan.seconds / 60:.1f} min; {config.precision}, {config.threads} threads, "
         f"{memory / 2**20:,.0f} MiB, seed {config.seed}",
-        *(
-            [f"then: n-grams of up to {config.ngram} counted, and mixed in if that helps"]
-            if config.ngram
-            else []
-        ),
+        *trainer.final_step.describe(),
     ]
 
 
-def _expectation(plan: Plan, outlook: Outlook) -> list[str]:
-    size = f"{outlook.file_bytes / 1e6:.1f} MB"
-    if plan.config.ngram:
-        size = f"about {size}, n-grams included"
-    lines = [f"speed: {plan.tokens_per_second:,.0f} tokens/s; a model file of {size}"]
-    if outlook.cold_256 is not None:
-        lines.append(
-            f"expected: validation loss {outlook.cold_256:.1f} nats/token, give or take 0.1"
-        )
-    if outlook.counting is not None:
-        lines.append(f"counting alone: {outlook.counting:.2f} ({outlook.order}-grams)")
-    return lines + [f"advice: {line}" for line in outlook.advice]
+def _expectation(plan: Plan, expected: ExpectedLoss) -> list[str]:
+    lines = [
+        f"speed: {plan.tokens_per_second:,.0f} tokens/s; "
+        f"a model file of about {expected.file_bytes / 1e6:.1f} MB"
+    ]
+    if expected.cold_256 is not None:
+        lines.append(f"expected: validation loss {expected.cold_256:.1f} ± 0.1 nats/token")
+    if expected.ngrams is not None:
+        lines.append(f"n-grams alone: {expected.ngrams:.2f} nats/token (order {expected.order})")
+    return lines + [f"advice: {line}" for line in expected.advice]
 
 
-def _as_json(trainer: Trainer, plan: Plan, outlook: Outlook) -> dict[str, Any]:
+def _as_json(trainer: Trainer, plan: Plan, expected: ExpectedLoss) -> dict[str, Any]:
     from charnn.training.machine import training_memory
 
     model, config = plan.model, plan.config
     return {
         "model": model.to_dict(),
         "parameters": model.parameters,
-        "recipe": config.to_dict(),
+        "recipe": config.to_dict() | trainer.final_step.settings,
         "tokens": {name: s.stop - s.start for name, s in trainer.token_file.splits.items()},
         "epochs": plan.epochs,
         "seconds": plan.seconds,
         "tokens_per_second": plan.tokens_per_second,
         "memory_bytes": training_memory(model, config.batch_size, config.bptt),
-        "file_bytes": outlook.file_bytes,
-        "expected": {trainer.scorer.protocol: outlook.cold_256, "ngram": outlook.counting},
-        "advice": outlook.advice,
+        "file_bytes": expected.file_bytes,
+        "expected": {trainer.validator.protocol: expected.cold_256, "ngram": expected.ngrams},
+        "advice": expected.advice,
     }

@@ -53,11 +53,10 @@ def report(
         raise FileError(f"cannot write {output}: there is no folder {output.parent}")
 
     from charnn.checkpoint import load
+    from charnn.report.facts import find_facts
+    from charnn.report.page import write_report
     from charnn.runs import find_model
-    from charnn.training import machine  # before what loads torch
-
-    from charnn.report.page import write_report  # isort: skip - see the line above
-    from charnn.report.facts import find_facts  # isort: skip
+    from charnn.training import machine
 
     began = time.monotonic()
     path = find_model(model, checkpoints)

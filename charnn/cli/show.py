@@ -6,7 +6,7 @@ import sys
 from collections.abc import Iterator
 from typing import TYPE_CHECKING, Any
 
-from charnn.cli.console import describe_ngrams, print_json, put, visible
+from charnn.cli.console import print_json, put, visible
 from charnn.cli.options import DEFAULT_CHECKPOINTS, CheckpointsOption, JsonOption, ModelArgument
 from charnn.cli.plot import columns_of, learning_curves
 from charnn.errors import DamagedFile
@@ -74,6 +74,8 @@ def _describe(saved: Checkpoint, tokenizer: Tokenizer, size: int) -> list[str]:
 
 
 def _counted(saved: Checkpoint) -> list[str]:
+    from charnn.ngrams.add import describe_ngrams
+
     facts = saved.ngram_facts()
     if not facts:
         return []

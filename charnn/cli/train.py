@@ -10,7 +10,6 @@ import typer
 
 from charnn.cli.console import (
     BEGAN,
-    describe_ngrams,
     no_talk,
     note,
     print_json,
@@ -96,6 +95,7 @@ def train(
     if tensorboard and dry_run:
         raise ConfigError("--dry-run trains nothing that --tensorboard could show: leave one out")
     with OrderlyEnd() as end:
+        from charnn.ngrams.add import NGramStep
         from charnn.training import launch
 
         if tensorboard:
@@ -107,13 +107,24 @@ def train(
             show_plan(texts or [], options, checkpoints, json, quiet)
         elif resume:
             with launch.resume(
-                options.name, options, checkpoints, began=BEGAN, notify=notify
+                options.name,
+                options,
+                checkpoints,
+                began=BEGAN,
+                notify=notify,
+                final_step=NGramStep(),
             ) as trainer:
                 _run(trainer, end, json, quiet, tensorboard)
         else:
             progress = None if quiet else progress_lines("reading the text")
             with launch.start(
-                texts or [], options, checkpoints, began=BEGAN, notify=notify, progress=progress
+                texts or [],
+                options,
+                checkpoints,
+                began=BEGAN,
+                notify=notify,
+                progress=progress,
+                final_step=NGramStep(options.ngram),
             ) as (trainer, plan):
                 if not quiet:
                     for line in describe(trainer, plan):
@@ -171,7 +182,7 @@ def _result(trainer: Trainer, ended: Ended) -> dict[str, Any]:
         "seconds": trainer.seconds,
         "parameters": trainer.network.config.parameters,
         "seed": trainer.config.seed,
-        **({"ngrams": ended.ngrams} if ended.ngrams else {}),
+        **ended.completed.facts,
         **{key: score.to_dict() for key, score in ended.scores.items()},
     }
 
@@ -181,15 +192,13 @@ def _say_what_next(trainer: Trainer, ended: Ended) -> None:
     where = (
         "" if run.root == DEFAULT_CHECKPOINTS else f" --checkpoints {shlex.quote(str(run.root))}"
     )
-    if ended.ngrams:
-        say(f"mixed in: {describe_ngrams(ended.ngrams)}")
+    if ended.completed.note:
+        say(ended.completed.note)
     if ended.reason == "interrupted":
         say(f"saved at step {ended.step:,} of {trainer.config.max_steps:,}; go on with:")
         say(f"  charnn train --resume --name {run.name}{where}")
         return
-    if trainer.config.ngram and ended.scores and not ended.ngrams:
-        say("n-grams: left out, since they hardly lower the loss")
-    whole = len(trainer.valid) if trainer.valid is not None else 0
+    whole = len(trainer.validator.tokens) if trainer.validator.tokens is not None else 0
     for key, score in ended.scores.items():
         bits = f", {score.bits_per_char:.3f} bits/char" if score.bits_per_char else ""
         label = key.replace("_", "-")

@@ -14,7 +14,7 @@ from rich.live import Live
 from rich.text import Text
 
 from charnn.cli.console import has_colour, say, visible, warn
-from charnn.training.events import Ended, Evaluated, Event, Sampled, StepDone, Warned
+from charnn.training.events import Ended, Event, Sampled, StepDone, Validated, Warned
 
 if TYPE_CHECKING:
     from charnn.training.trainer import Trainer
@@ -42,7 +42,7 @@ def watch(events: Iterator[Event], trainer: Trainer) -> Iterator[Event]:
                 elif time.monotonic() - shown >= LINE_SECONDS:
                     shown = time.monotonic()
                     say(text)
-            elif isinstance(event, Evaluated):
+            elif isinstance(event, Validated):
                 score = event.score
                 bits = f", {score.bits_per_char:.3f} bits/char" if score.bits_per_char else ""
                 star = " (best)" if event.best else ""

@@ -50,7 +50,6 @@ class TrainConfig:
         valid_tokens: tokens that an evaluation during training reads, spread over the validation
             split; ``final_tokens``, from its start, are read at the end.
         lines: whether each line of a stream starts from the start state.
-        ngram: length of the n-grams that are mixed in at the end, 0 for none.
     """
 
     max_steps: int = whole(REQUIRED, 1, MANY_STEPS, "Budget in optimizer steps.", section=BUDGET)
@@ -91,13 +90,6 @@ class TrainConfig:
         "Learn each line as a sample of its own, such as a list of names, in any order.",
         section=TEXT,
     )
-    ngram: int = whole(
-        0,
-        0,
-        16,
-        "Mix n-grams of up to N tokens in at the end if that lowers the validation loss; 0: none.",
-        section=RECIPE,
-    )
 
     def __post_init__(self) -> None:
         check(self)
@@ -105,7 +97,6 @@ class TrainConfig:
             type(self.schedule_start) is int and 0 <= self.schedule_start < self.max_steps,
             f"schedule_start must be a whole number below max_steps, got {self.schedule_start!r}",
         )
-        require(self.ngram != 1, "ngram must be 0 or a whole number from 2 to 16, got 1")
 
     def tensor_shapes(self, model: ModelConfig) -> dict[str, tuple[int, ...]]:
         """Returns name and shape of every array of a `TrainingState`."""
@@ -237,10 +228,13 @@ class TrainOptions(TextOptions):
         section=MACHINE,
     )
     lines: bool = switch(settings_of(TrainConfig)["lines"].help, section=TEXT)
-    ngram: int | None = optional(
-        TrainConfig,
-        "ngram",
+    ngram: int | None = whole(
+        None,
+        0,
+        16,
+        "Mix n-grams of up to N tokens in at the end if that lowers the validation loss; 0: none.",
         shown=f"{DEFAULT_NGRAM}, or 0 with fewer than 100 validation tokens",
+        section=RECIPE,
     )
     eval_every: int | None = optional(TrainConfig, "eval_every")
     sample_every: int | None = optional(TrainConfig, "sample_every")
@@ -285,7 +279,6 @@ TRAIN_OPTIONS = (
     "learning_rate",
     "muon_rate",
     "weight_decay",
-    "ngram",
     "eval_every",
     "sample_every",
     "save_every",

@@ -1,67 +1,66 @@
-"""What a training adds at its end: the n-grams of its text, with the power that suits them.
+"""Fits the two mixture weights of a network and n-grams on held-out text.
 
 Shapes: N targets, V symbols.
 """
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import torch
 from torch import Tensor
 
-from charnn.checkpoint import Checkpoint
-from charnn.evaluation import IGNORED, Batches, network_of
+from charnn.evaluation import IGNORED, Batches, Predictor
+from charnn.model import LanguageModel
 from charnn.ngrams.mixture_torch import MixedLanguageModel
-from charnn.ngrams.section import MAX_WEIGHT, MIN_WEIGHT, MixtureWeights, NGramSection
+from charnn.ngrams.section import MAX_WEIGHT, MIN_WEIGHT, MixtureWeights
 from charnn.ngrams.tree import NGramTree
-from charnn.text.token_file import TokenFile
-from charnn.training.scoring import Scorer
 
-# Longer n-grams are kept if they occur twice: the others are half of the file and hardly change the
-# loss (NOTES.md), and what a text says once is then there in short pieces only.
-ONCE, ONCE_PIECES = 5, 2
-WORTH = 0.005  # nats a token by which the loss must fall
-MOST_NUMBERS, AT_ONCE = 1 << 23, 1 << 20  # of N x V: what the weights are fitted to
-LEAST_FALL = 1e-6  # of the loss: float32 tells no less
-ALONE, COUNTS_ALONE = MixtureWeights(1.0, 0.0), MixtureWeights(0.0, 1.0)  # of no file
+WORTH = 0.005  # nats per token by which the loss must fall
+BLOCK = 64  # consecutive targets in one half
+MAX_NUMBERS, AT_ONCE = 1 << 23, 1 << 20  # of N x V: kept for the fit, and computed at once
+LEAST_FALL = 1e-6  # of the loss: float32 resolves no less
+NETWORK_ONLY, NGRAMS_ONLY = MixtureWeights(1.0, 0.0), MixtureWeights(0.0, 1.0)  # never stored
 
 
-def count(best: Checkpoint, tokens: TokenFile, scorer: Scorer) -> NGramSection | None:
-    """The n-grams of a run's training text, as a checkpoint holds them, for its best network.
+def fit_and_check(
+    network: LanguageModel, tree: NGramTree, read: Callable[[Predictor], Batches]
+) -> tuple[MixtureWeights, float]:
+    """Fits the weights on one half of held-out text and measures their gain on the other.
 
-    Their weights are those with the lowest loss on the part of the validation split that `best` is
-    chosen by, or on every so many targets of it where there are many symbols. None where they lower
-    it by less than `WORTH`.
+    `read` yields a predictor's logits on that text. The halves are blocks of `BLOCK` targets in
+    turn, so both are alike. Returns the weights and the nats per token that mixing saves on the
+    second half.
     """
-    network = network_of(best, scorer.config.device)
-    once = ONCE_PIECES if tokens.tokenizer.chars_per_id > 1 else ONCE
-    tree = NGramTree.of(tokens.split("train"), best.config.vocab_size, scorer.config.ngram, once)
-    valid = tokens.split("valid")
-    counts_alone = MixedLanguageModel(network, tree, COUNTS_ALONE)
-    model, targets = _said(scorer.batches(network, valid))
-    counted, _ = _said(scorer.batches(counts_alone, valid))
-    weights = fit_weights(model, counted, targets)
-    loss_alone, loss = (_loss(model, counted, targets, each)[0] for each in (ALONE, weights))
-    if not loss_alone - loss >= WORTH:  # also of a network that has overflowed
-        return None
-    return tree.section(weights)
+    own, targets = _log_probabilities(read(network))
+    ngrams, _ = _log_probabilities(read(MixedLanguageModel(network, tree, NGRAMS_ONLY)))
+    first = first_half(len(targets))
+    weights = fit_weights(own[first], ngrams[first], targets[first])
+    check = own[~first], ngrams[~first], targets[~first]
+    return weights, mean_loss(*check, NETWORK_ONLY)[0] - mean_loss(*check, weights)[0]
 
 
-def fit_weights(model: Tensor, counted: Tensor, targets: Tensor) -> MixtureWeights:
-    """The weights that make targets (N,) likeliest, of logarithms (N, V) from either.
+def first_half(count: int) -> Tensor:
+    """Returns a mask (count,) of every other block; small texts have smaller blocks."""
+    return torch.arange(count) // max(1, min(BLOCK, count // 4)) % 2 == 0
 
-    Log-linear interpolation (Klakow 1998): the loss is convex in both weights, so Newton's method,
-    kept within their limits, finds the lowest; its steps are halved until the loss falls.
+
+def fit_weights(own: Tensor, ngrams: Tensor, targets: Tensor) -> MixtureWeights:
+    """Returns the weights with the lowest loss of targets (N,), given log-probabilities (N, V).
+
+    Log-linear interpolation (Klakow 1998): the loss is convex in both weights, so Newton's method
+    within their limits finds the minimum; a step is halved until the loss falls.
     """
     weights = torch.tensor([0.5, 0.5], dtype=torch.float64)
-    loss, slope, bend = _loss(model, counted, targets, weights)
+    loss, gradient, hessian = mean_loss(own, ngrams, targets, weights)
     for _ in range(20):
-        step, fallen = _lowest(weights, slope, bend) - weights, 0.0
+        step, fallen = _minimum(weights, gradient, hessian) - weights, 0.0
         for _ in range(20):
-            ahead = (weights + step).clamp(MIN_WEIGHT, MAX_WEIGHT)  # rounding steps over them
-            found = _loss(model, counted, targets, ahead)
+            ahead = (weights + step).clamp(MIN_WEIGHT, MAX_WEIGHT)  # rounding may cross a limit
+            found = mean_loss(own, ngrams, targets, ahead)
             if found[0] < loss:
                 fallen = loss - found[0]
-                weights, (loss, slope, bend) = ahead, found
+                weights, (loss, gradient, hessian) = ahead, found
                 break
             step = step / 2
         if fallen < LEAST_FALL:
@@ -69,10 +68,10 @@ def fit_weights(model: Tensor, counted: Tensor, targets: Tensor) -> MixtureWeigh
     return MixtureWeights(*weights.tolist())
 
 
-def _lowest(weights: Tensor, slope: Tensor, bend: Tensor) -> Tensor:
-    """Where a parabola with this slope and bend at `weights` is lowest within their limits."""
-    bend = bend + 1e-9 * torch.eye(2, dtype=torch.float64)
-    free: Tensor = weights - torch.linalg.solve(bend, slope)
+def _minimum(weights: Tensor, gradient: Tensor, hessian: Tensor) -> Tensor:
+    """Returns the minimum within the limits of the parabola that touches the loss at `weights`."""
+    hessian = hessian + 1e-9 * torch.eye(2, dtype=torch.float64)
+    free: Tensor = weights - torch.linalg.solve(hessian, gradient)
     if ((free >= MIN_WEIGHT) & (free <= MAX_WEIGHT)).all():
         return free
     edges = []
@@ -80,46 +79,51 @@ def _lowest(weights: Tensor, slope: Tensor, bend: Tensor) -> Tensor:
         for limit in (MIN_WEIGHT, MAX_WEIGHT):
             step = torch.zeros(2, dtype=torch.float64)
             step[fixed] = limit - weights[fixed]
-            step[1 - fixed] = -(slope[1 - fixed] + bend[0, 1] * step[fixed])
-            step[1 - fixed] /= bend[1 - fixed, 1 - fixed]
+            step[1 - fixed] = -(gradient[1 - fixed] + hessian[0, 1] * step[fixed])
+            step[1 - fixed] /= hessian[1 - fixed, 1 - fixed]
             edges.append((weights + step).clamp(MIN_WEIGHT, MAX_WEIGHT))
     heights = [
-        slope @ (edge - weights) + (edge - weights) @ bend @ (edge - weights) / 2 for edge in edges
+        gradient @ (edge - weights) + (edge - weights) @ hessian @ (edge - weights) / 2
+        for edge in edges
     ]
     return edges[int(torch.stack(heights).argmin())]
 
 
 @torch.inference_mode()
-def _loss(
-    model: Tensor, counted: Tensor, targets: Tensor, weights: Tensor | MixtureWeights
+def mean_loss(
+    own: Tensor, ngrams: Tensor, targets: Tensor, weights: Tensor | MixtureWeights
 ) -> tuple[float, Tensor, Tensor]:
-    """The mean loss of a mixture, its slope (2,) and the bend of that (2, 2), along the weights."""
-    network, ngrams = (float(power) for power in weights)
-    loss, slope = 0.0, torch.zeros(2, dtype=torch.float64)
-    bend = torch.zeros(2, 2, dtype=torch.float64)
-    rows = max(1, AT_ONCE // model.shape[1])
-    parts = (torch.split(each, rows) for each in (model, counted, targets))
-    for own, theirs, wanted in zip(*parts, strict=True):
-        logs = (network * own + ngrams * theirs).log_softmax(-1)
-        said = torch.stack([own, theirs])
-        loss -= float(logs.gather(1, wanted[:, None]).double().sum())
-        p = logs.exp()
-        means = (p * said).sum(-1)
-        slope += (means - said[:, torch.arange(len(wanted)), wanted]).double().sum(1)
-        apart = said - means[..., None]
-        bend += torch.einsum("nv,inv,jnv->ij", p, apart, apart).double()
-    return loss / len(targets), slope / len(targets), bend / len(targets)
+    """Returns the mean loss of a mixture, its gradient (2,) and Hessian (2, 2) by the weights."""
+    of_network, of_ngrams = (float(weight) for weight in weights)
+    loss, gradient = 0.0, torch.zeros(2, dtype=torch.float64)
+    hessian = torch.zeros(2, 2, dtype=torch.float64)
+    rows = max(1, AT_ONCE // own.shape[1])
+    parts = (torch.split(each, rows) for each in (own, ngrams, targets))
+    for some, counted, wanted in zip(*parts, strict=True):
+        mixed = (of_network * some + of_ngrams * counted).log_softmax(-1)
+        loss -= float(mixed.gather(1, wanted[:, None]).double().sum())
+        both = torch.stack([some, counted])
+        p = mixed.exp()
+        means = (p * both).sum(-1)
+        gradient += (means - both[:, torch.arange(len(wanted)), wanted]).double().sum(1)
+        apart = both - means[..., None]
+        hessian += torch.einsum("nv,inv,jnv->ij", p, apart, apart).double()
+    return loss / len(targets), gradient / len(targets), hessian / len(targets)
 
 
 @torch.inference_mode()
-def _said(batches: Batches) -> tuple[Tensor, Tensor]:
-    """What was said of every so many targets, as logarithms (N, V), and which they were (N,)."""
-    said, wanted, seen = [], [], 0
+def _log_probabilities(batches: Batches) -> tuple[Tensor, Tensor]:
+    """Returns log-probabilities (N, V) and targets (N,), stream by stream in the order of the text.
+
+    A large vocabulary leaves out targets at equal distances, so that N x V fits into memory.
+    """
+    rows, wanted, seen = [], [], 0
     for logits, targets, _, total in batches:
-        every = -(-total * logits.shape[-1] // MOST_NUMBERS)
-        real = torch.from_numpy(targets != IGNORED)
+        every = -(-total * logits.shape[-1] // MAX_NUMBERS)
+        ids = torch.from_numpy(targets.T.astype("int64"))
+        real = ids != IGNORED
         chosen = torch.arange(int(real.sum()))[-seen % every :: every]
-        said.append(logits.cpu()[real][chosen].log_softmax(-1))
-        wanted.append(torch.from_numpy(targets.astype("int64"))[real][chosen])
+        rows.append(logits.cpu().transpose(0, 1)[real][chosen].log_softmax(-1))
+        wanted.append(ids[real][chosen])
         seen += int(real.sum())
-    return torch.cat(said), torch.cat(wanted)
+    return torch.cat(rows), torch.cat(wanted)

@@ -1,4 +1,4 @@
-"""What a training tells whoever watches it."""
+"""Events that a trainer yields, and their lines in metrics.jsonl."""
 
 from __future__ import annotations
 
@@ -8,14 +8,15 @@ from pathlib import Path
 from typing import Any
 
 from charnn.evaluation import Score
+from charnn.training.final_step import NOTHING_DONE, Completed
 
 
 @dataclass(frozen=True)
 class StepDone:
-    """One window was learnt from, or skipped (``loss`` or ``grad_norm`` not finite).
+    """One optimizer step, or a skipped window (``loss`` or ``grad_norm`` not finite).
 
-    ``loss`` is nats per token, ``tokens`` counts targets seen since step 0, ``epoch`` passes over
-    the training text, ``seconds`` the time spent so far, earlier sessions included.
+    ``loss`` is nats per token, ``tokens`` counts targets since step 0, ``epoch`` passes over the
+    training text, ``seconds`` training time including earlier sessions.
     """
 
     step: int
@@ -30,10 +31,10 @@ class StepDone:
 
 
 @dataclass(frozen=True)
-class Evaluated:
-    """The score of the validation subset; ``best`` when nothing before was lower.
+class Validated:
+    """A score on the validation part; ``best`` if it is the lowest so far.
 
-    ``protocol`` is "cold_256", or "lines" where the model is one of lines.
+    ``protocol`` is "cold_256", or "lines" for a list of lines.
     """
 
     step: int
@@ -44,7 +45,7 @@ class Evaluated:
 
 @dataclass(frozen=True)
 class Sampled:
-    """What the network writes at this step; the seed and prompt are always the same."""
+    """A sample of the network at this step, always with the same seed and no prompt."""
 
     step: int
     text: str
@@ -52,7 +53,7 @@ class Sampled:
 
 @dataclass(frozen=True)
 class Saved:
-    """`path` is on the disk, whole."""
+    """`path` was written durably."""
 
     step: int
     path: Path
@@ -60,7 +61,7 @@ class Saved:
 
 @dataclass(frozen=True)
 class Warned:
-    """Something to know that does not end the training."""
+    """A problem that does not end the run."""
 
     step: int
     message: str
@@ -68,29 +69,29 @@ class Warned:
 
 @dataclass(frozen=True)
 class Ended:
-    """Nothing more will come. ``reason`` is "finished" or "interrupted".
+    """The last event. ``reason`` is "finished" or "interrupted".
 
-    The scores, by protocol ("cold_256" and "carried", or "lines"), are those of the best model over
-    the start of the validation split, `final_tokens` of it, where training is finished and there is
-    one. ``ngrams`` says what was mixed in, if anything, finished or not: count, order and weights.
+    ``scores`` by protocol ("cold_256" and "carried", or "lines") are those of the best model on the
+    first `final_tokens` tokens of the validation split; a run that is not finished has none.
+    ``completed`` tells what the final step did.
     """
 
     step: int
     reason: str
     scores: dict[str, Score] = field(default_factory=dict)
-    ngrams: dict[str, Any] | None = None
+    completed: Completed = NOTHING_DONE
 
 
-Event = StepDone | Evaluated | Sampled | Saved | Warned | Ended
+Event = StepDone | Validated | Sampled | Saved | Warned | Ended
 
 
 def log_line(event: Event, counters: dict[str, Any]) -> dict[str, Any]:
-    """An event as a line of metrics.jsonl; `counters` are step, tokens, epoch and seconds."""
+    """Returns the metrics.jsonl line of an event; `counters`: step, tokens, epoch, seconds."""
     counters = {**counters, "seconds": round(counters["seconds"], 3)}
     if isinstance(event, StepDone):
         values = {name: _finite(value) for name, value in vars(event).items()}
         return {"event": "step", **values, **counters}
-    if isinstance(event, Evaluated):
+    if isinstance(event, Validated):
         score = event.score.to_dict()
         return {"event": "eval", **counters, event.protocol: score, "best": event.best}
     if isinstance(event, Sampled):
@@ -100,9 +101,8 @@ def log_line(event: Event, counters: dict[str, Any]) -> dict[str, Any]:
     if isinstance(event, Warned):
         return {"event": "warning", **counters, "message": event.message}
     found = {name: score.to_dict() for name, score in event.scores.items()}
-    if event.ngrams:
-        found["ngrams"] = event.ngrams
-    return {"event": "end", **counters, "reason": event.reason, **found}
+    facts = event.completed.facts
+    return {"event": "end", **counters, "reason": event.reason, **found, **facts}
 
 
 def _finite(value: float) -> float | None:

@@ -1,7 +1,7 @@
-"""Fine-tuning: a run that begins as a trained model, on another text.
+"""Fine-tuning: a run on another text that starts from the weights of a trained model.
 
-Everything but the first weights is as in any run, the rates too: with half of them and with
-twice as much, the loss after 30 seconds was higher (NOTES.md).
+Learning rates are those of any run: halved or doubled, the loss after 30 seconds was higher
+(NOTES.md).
 
 Shapes: V symbols of the model, W of the run, E embedding size, H hidden units.
 """
@@ -26,21 +26,20 @@ SHOWN_CHARACTERS = 20
 
 
 class Base:
-    """The model that a run begins as: its shape and tokenizer are the run's, then its weights."""
+    """The model that a run starts from; it gives shape, tokenizer and weights."""
 
     def __init__(self, path: Path) -> None:
-        """Raises FileError if `path` holds no model that can be read."""
+        """Raises FileError if `path` is not a readable model."""
         saved = checkpoint.load(path)
         self.path, self.config, self.digest = path, saved.config, saved.digest
-        self.ngrams = saved.ngrams is not None
         self.weights = {name: torch.from_numpy(array) for name, array in saved.weights.items()}
         self.tokenizer = tokenizer_from_dict(saved.tokenizer, saved.config.vocab_size)
 
-    def settle(self, options: TrainOptions) -> TrainOptions:
-        """The same options with the shape of the model.
+    def with_shape(self, options: TrainOptions) -> TrainOptions:
+        """Returns the options with the shape of the model.
 
         Raises:
-            ConfigError: they ask for another shape or tokenizer.
+            ConfigError: the options ask for another shape or tokenizer.
         """
         shape = {name: getattr(self.config, name) for name in SHAPE}
         has = {**shape, "tokenizer": self.tokenizer.kind, "vocab_size": self.tokenizer.vocab_size}
@@ -48,36 +47,34 @@ class Base:
             if wanted != has[name]:
                 raise ConfigError(
                     f"--{name.replace('_', '-')} {wanted} contradicts --from: {self.path} has "
-                    f"{has[name]}, and fine-tuning keeps it; leave the flag out"
+                    f"{has[name]}; leave the flag out"
                 )
         return replace(options, **shape)
 
-    def meet(self, tokenizer: Tokenizer) -> list[str]:
-        """What a person should know of the run's tokenizer beside the model's.
+    def describe(self, tokenizer: Tokenizer) -> list[str]:
+        """Returns a note that names the symbols of the run that are new to the model.
 
         Raises:
-            TextError: it is of another kind, or lacks symbols of the model.
+            TextError: the tokenizer is of another kind, or lacks symbols of the model.
         """
         known = self._places(tokenizer)
-        begins = f"begins as {self.path}"
-        if self.ngrams:
-            begins += ", without its n-grams"
+        begins = f"starts from the network of {self.path}"
         new = np.delete(np.arange(tokenizer.vocab_size), known)
         if not len(new):
             return [begins]
         shown = tokenizer.decode(new[:SHOWN_CHARACTERS])
         more = " …" if len(new) > SHOWN_CHARACTERS else ""
-        return [f"{begins}; {len(new):,} characters are new to it: {shown}{more}"]
+        return [f"{begins}; {len(new):,} new characters: {shown}{more}"]
 
     @torch.no_grad()
-    def give_to(self, network: LanguageModel, tokenizer: Tokenizer) -> None:
-        """Copies the model into a network fresh from `reset_parameters`, whose symbols are W.
+    def initialise(self, network: LanguageModel, tokenizer: Tokenizer) -> None:
+        """Copies the weights into a network fresh from `reset_parameters` with W symbols.
 
-        The rows of known symbols stay as they are, so the network goes on predicting as the model
-        did. A new symbol is read as a fresh one would be, but as loud as the known ones, since in
-        the residual stream its length counts. It is predicted as what was never seen: improbable
-        whatever came before. A head row of zeros leaves its bias alone, and the lowest of the
-        known ones less log V makes it about as rare as the rarest of them (measured).
+        Rows of known symbols are copied, so the network predicts as the model did. The embedding of
+        a new symbol keeps its random direction and gets the median norm of the known ones, since
+        the norm matters in the residual stream. Its head row is zero, and its bias is the lowest
+        known bias less log V: about as rare as the rarest known symbol, whatever the context
+        (measured).
         """
         places = torch.from_numpy(self._places(tokenizer))
         weights = dict(self.weights)
@@ -96,7 +93,7 @@ class Base:
         network.load_state_dict(weights)
 
     def _places(self, tokenizer: Tokenizer) -> Ids:
-        """The id in `tokenizer` of each symbol of the model: (V,) int64."""
+        """Returns the id in `tokenizer` of each symbol of the model: (V,) int64."""
         if tokenizer.token_bytes == self.tokenizer.token_bytes:
             return np.arange(tokenizer.vocab_size)
         if not (tokenizer.known and self.tokenizer.known):  # only known characters can be added to

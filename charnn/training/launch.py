@@ -1,4 +1,4 @@
-"""Begins and resumes trainings: from what a person asks to a `Trainer` on a locked run."""
+"""Starts and resumes runs: from options to a `Trainer` on a locked run folder."""
 
 from __future__ import annotations
 
@@ -36,12 +36,12 @@ from charnn.text.sources import run_name as name_of_text
 from charnn.text.splits import check_split
 from charnn.text.token_file import TokenFile
 from charnn.text.token_writer import write_token_file
-from charnn.text.tokenizers import Ids, Tokenizer, tokenizer_class
+from charnn.text.tokenizers import Tokenizer, tokenizer_class
 from charnn.training import machine
+from charnn.training.final_step import FinalStep
 from charnn.training.fine_tune import Base
-from charnn.training.line_batches import line_lengths
 from charnn.training.machine import require_memory
-from charnn.training.plan import Plan, make_plan, set_budget, step_shapes
+from charnn.training.plan import Plan, Text, make_plan, set_budget, step_shapes
 from charnn.training.trainer import Trainer
 
 Notify = Callable[[str], None]
@@ -49,21 +49,7 @@ Progress = Callable[[int, int], None]
 
 
 def _ignore(_: str) -> None:
-    """Notes go nowhere unless the caller wants them."""
-
-
-def settle(options: TrainOptions) -> TrainOptions:
-    """The same options with seed, threads and device decided.
-
-    Raises:
-        ConfigError: the device is not there.
-    """
-    return replace(
-        options,
-        seed=secrets.randbelow(MAX_SEED + 1) if options.seed is None else options.seed,
-        threads=machine.default_threads() if options.threads is None else options.threads,
-        device=machine.choose_device(options.device),
-    )
+    """Drops a note."""
 
 
 @contextmanager
@@ -75,48 +61,53 @@ def start(
     began: float | None = None,
     notify: Notify = _ignore,
     progress: Progress | None = None,
+    final_step: FinalStep | None = None,
 ) -> Iterator[tuple[Trainer, Plan]]:
-    """A new run on `texts`, locked while the block lasts; removed again if nothing is trained.
+    """Opens a new run on `texts`, locked while the block lasts and removed if nothing is trained.
 
     Args:
-        began: when the budget started, on the clock of `time.monotonic`.
-        notify: called with each thing that a person should know.
-        progress: called with bytes done and bytes in all while the text is read.
+        began: start of the budget on the clock of `time.monotonic`.
+        notify: called with each note for people.
+        progress: called with bytes done and bytes in total while the text is read.
+        final_step: completes the best model at the end, such as `NGramStep`.
 
     Raises:
-        CharnnError: a text, an option or the machine does not allow it.
+        CharnnError: a text, an option or the machine does not allow the run.
     """
     began = time.monotonic() if began is None else began
+    final_step = final_step or FinalStep()
     if not texts:
         raise TextError("no text given: name a file, a folder, '-' for stdin, or a corpus")
     check_split(options.split)
     base = Base(find_model(options.from_model, root)) if options.from_model is not None else None
     if base:
-        options = base.settle(options)
+        options = base.with_shape(options)
     tokenizer = base.tokenizer if base else options.tokenizer or DEFAULT_TOKENIZER
     tokenizer_class(tokenizer, options.vocab_size)  # refuses what does not fit
-    options = settle(options)
+    options = replace(
+        options,
+        seed=secrets.randbelow(MAX_SEED + 1) if options.seed is None else options.seed,
+        threads=machine.default_threads() if options.threads is None else options.threads,
+        device=machine.choose_device(options.device),
+    )
     run = _new_run(texts, options, root)
     with machine.prepared(options.threads or 1), run.lock() as warnings:
         try:
             for warning in warnings:
                 notify(warning)
             tokens = _tokens_of(texts, options, tokenizer, run, progress)
-            for note in [*tokens.notes, *(base.meet(tokens.tokenizer) if base else [])]:
+            for note in [*tokens.notes, *(base.describe(tokens.tokenizer) if base else [])]:
                 notify(note)
-            plan = make_plan(
-                options,
-                len(tokens.split("train")),
-                _valid_tokens(tokens),
-                tokens.tokenizer.vocab_size,
-                time.monotonic() - began,
-                _lengths(tokens) if options.lines else None,
-            )
+            final_step.prepare(tokens)
+            text = Text.of(tokens, options.lines)
+            plan = make_plan(options, text, time.monotonic() - began, final_step.costs(text.train))
             for note in plan.notes:
                 notify(note)
-            trainer = Trainer(run, tokens, plan.model, plan.config, _deadline(options, began))
+            trainer = Trainer(
+                run, tokens, plan.model, plan.config, _deadline(options, began), final_step
+            )
             if base:
-                base.give_to(trainer.network, tokens.tokenizer)
+                base.initialise(trainer.network, tokens.tokenizer)
                 trainer.origin = {"digest": base.digest}
             yield trainer, plan
         finally:
@@ -131,15 +122,18 @@ def resume(
     *,
     began: float | None = None,
     notify: Notify = _ignore,
+    final_step: FinalStep | None = None,
 ) -> Iterator[Trainer]:
     """Continues a run, the newest unfinished one if `name` is None; locked while the block lasts.
 
-    Of `options` only the budget counts, for a finished run, and threads and device.
+    Uses only budget (for a finished run), threads and device of `options`. `final_step` must be of
+    the class that the run started with.
 
     Raises:
-        CharnnError: there is no such run, it is finished, in use, or damaged.
+        CharnnError: there is no such run, or it is finished, in use, or damaged.
     """
     began = time.monotonic() if began is None else began
+    final_step = final_step or FinalStep()
     budget = options.given(("minutes", "epochs", "max_steps"))
     run = find_run(root, name) if name else _newest_unfinished(root, bool(budget))
     with run.lock(newest=False) as warnings, ExitStack() as settings:
@@ -147,7 +141,7 @@ def resume(
             notify(warning)
         saved = _load_last(run)
         if saved.training is None:
-            raise DamagedFile(f"{run.last} holds a model only, no training that could go on")
+            raise DamagedFile(f"{run.last} holds no training state: start a run with --from")
         config, progress = saved.training.config, saved.training.progress
         config = replace(
             config,
@@ -158,7 +152,10 @@ def resume(
         tokens = TokenFile.open(run.tokens)
         tokens.verify()
         if tokens.digest != progress.get("tokens_digest"):
-            raise DamagedFile(f"{run.tokens} is not the text that run {run.name!r} was trained on")
+            raise DamagedFile(
+                f"{run.tokens} is not the text of run {run.name!r}: restore that file"
+            )
+        final_step.restore(progress.get("final_step", {}), run.best)
         finished = bool(progress.get("finished"))
         if finished and not budget:
             raise TrainingError(
@@ -173,48 +170,40 @@ def resume(
             config = replace(
                 config, schedule_start=config.max_steps, max_steps=config.max_steps + 1
             )
-            lengths = _lengths(tokens) if config.lines else None
-            config = set_budget(
-                options,
-                saved.config,
-                config,
-                machine.measure(saved.config, config, step_shapes(config, lengths)),
-                len(tokens.split("train")),
-                _valid_tokens(tokens),
-                time.monotonic() - began,
-                lengths,
-            ).config
+            text = Text.of(tokens, config.lines)
+            speed = machine.measure(saved.config, config, step_shapes(config, text.lengths))
+            elapsed, costs = time.monotonic() - began, final_step.costs(text.train)
+            config = set_budget(options, saved.config, config, speed, text, elapsed, costs).config
             progress["finished"] = False
-            has_valid = _valid_tokens(tokens) > 1
             notify(
-                "a new budget: the learning rate rises to what it would have been here had the "
-                "whole been known, and falls again, so the loss first gets worse"
-                + ("; until it is lower than before, 'best' stays as it is" * has_valid)
+                "new budget: the learning rate rises again and decays over the new steps, so the "
+                "loss gets worse at first"
+                + ("; 'best' changes once the loss is lower than before" * (text.valid > 1))
             )
         then, now = progress.get("environment"), machine.environment(config)
         if then != now and isinstance(then, dict):
             changed = [f"{k} {then.get(k)} -> {now[k]}" for k in now if then.get(k) != now[k]]
-            notify(f"not the same bits as without the pause: {', '.join(changed)}")
+            notify(f"the run will differ from an uninterrupted one: {', '.join(changed)}")
         require_memory(saved.config, config)
         deadline = _deadline(options, began) if budget else None
-        trainer = Trainer(run, tokens, saved.config, config, deadline)
+        trainer = Trainer(run, tokens, saved.config, config, deadline, final_step)
         trainer.restore(saved)
-        run.mark_newest()  # not before: a resume that is refused changes nothing
+        run.mark_newest()  # only now: a refused resume changes nothing
         yield trainer
 
 
 def _load_last(run: Run) -> Checkpoint:
     try:
         return checkpoints.load(run.last)
-    except NewerFile:  # and so is the best model
+    except NewerFile:  # the best model is too new as well
         raise
     except DamagedFile as error:
         if not run.best.exists():
             raise
-        model = shlex.quote(str(run.folder))  # which is found wherever runs are looked for
+        model = shlex.quote(str(run.folder))
         raise DamagedFile(
-            f"{error}; this training cannot go on, but its best model is there: sample with "
-            f"-m {model}, or begin a new run as it with --from {model}"
+            f"{error}; the run cannot be resumed, but its best model exists: sample with "
+            f"-m {model}, or start a new run with --from {model}"
         ) from None
 
 
@@ -224,18 +213,18 @@ def _new_run(texts: Sequence[str], options: TrainOptions, root: Path) -> Run:
     run = Run(root, options.name)
     if run.exists:
         raise FileError(
-            f"run {run.name!r} is there already: continue it with 'charnn train --resume --name "
+            f"run {run.name!r} exists already: continue it with 'charnn train --resume --name "
             f"{run.name}', or choose another name"
         )
     if run.taken:
-        raise FileError(f"{run.folder}/ holds something else: choose another name for the run")
+        raise FileError(f"{run.folder}/ is not a run: choose another --name")
     return run
 
 
 def _newest_unfinished(root: Path, finished_too: bool) -> Run:
     runs = list_runs(root)
     if not runs:
-        return find_run(root, None)  # which says what to do first
+        return find_run(root, None)  # raises an error with the first command
     for run in runs:
         if finished_too or not _is_finished(run):
             return run
@@ -260,14 +249,6 @@ def _device_for(saved: str, wanted: str) -> str:
     return machine.choose_device("auto")
 
 
-def _valid_tokens(tokens: TokenFile) -> int:
-    return len(tokens.split("valid")) if "valid" in tokens.splits else 0
-
-
-def _lengths(tokens: TokenFile) -> Ids:
-    return line_lengths(tokens.split("train"), tokens.start_token)
-
-
 def _deadline(options: TrainOptions, began: float) -> float | None:
     if options.minutes is None and options.given(("epochs", "max_steps")):
         return None
@@ -281,12 +262,12 @@ def _tokens_of(
     run: Run,
     progress: Progress | None,
 ) -> TokenFile:
-    """The run's own token file: written from the texts, or a copy of the one that was given."""
+    """Writes the token file of the run from the texts, or copies a given .tokens file."""
     if any(text.endswith(TOKENS_SUFFIX) for text in texts):
         if options.lines:
             raise ConfigError(
-                "--lines mixes the lines before it sets some apart to validate on, and a .tokens "
-                "file is cut already: give the text itself"
+                "--lines shuffles lines before the split, and a .tokens file is split already: "
+                "give the text itself"
             )
         standard = TrainOptions()
         settled = ("tokenizer", "vocab_size", "split", "valid", "encoding")
@@ -297,7 +278,7 @@ def _tokens_of(
         ]
         if len(texts) > 1 or other:
             raise ConfigError(
-                "a .tokens file is a whole corpus, tokenized and split: give it alone, without "
+                "a .tokens file is tokenized and split already: give it alone, without "
                 f"{', '.join(other) or 'other texts'}"
             )
         given = TokenFile.open(texts[0])
@@ -309,7 +290,7 @@ def _tokens_of(
             raise FileError(os_error_line(error, Path(texts[0]), "read")) from error
         return TokenFile.open(run.tokens)
     if options.valid and options.split != TrainOptions.split:
-        raise ConfigError("--valid and --split both choose what to validate on: give one of them")
+        raise ConfigError("--valid and --split both choose the validation text: give one of them")
     with ExitStack() as opened:
 
         def read(names: Sequence[str]) -> TextSource:

@@ -9,7 +9,7 @@ from typing import Any
 from charnn.errors import CharnnError, FileError
 from charnn.runs import Run
 from charnn.tensor_file import os_error_line
-from charnn.training.events import Ended, Evaluated, Event, StepDone, Warned
+from charnn.training.events import Ended, Event, StepDone, Validated, Warned
 
 FOLDER = "tensorboard"  # in the run's
 OF_A_STEP = {
@@ -77,7 +77,7 @@ def scalars_of(event: Event) -> Iterator[tuple[str, float, int]]:
     if isinstance(event, StepDone):
         for name, attribute in OF_A_STEP.items():
             yield name, getattr(event, attribute), event.step
-    elif isinstance(event, Evaluated):
+    elif isinstance(event, Validated):
         yield f"loss/{event.protocol}", event.score.nats_per_token, event.step
     elif isinstance(event, Ended):
         for protocol, score in event.scores.items():

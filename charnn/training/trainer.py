@@ -1,4 +1,4 @@
-"""Truncated backpropagation through time, as a generator of events that can stop and go on.
+"""Training by truncated backpropagation through time, as a generator of events.
 
 Shapes: B streams, T steps, V symbols.
 """
@@ -14,43 +14,42 @@ import torch
 
 from charnn import checkpoint as checkpoints
 from charnn.checkpoint import Checkpoint, TrainingState
-from charnn.config import ModelConfig, TrainConfig
+from charnn.config import LineConfig, ModelConfig, TrainConfig
 from charnn.errors import CharnnError, DamagedFile, FileError, TrainingError
 from charnn.evaluation import Score, predictor_of
 from charnn.generation.model import Model
 from charnn.model import LanguageModel, State
 from charnn.model.state import pack_state, unpack_state
-from charnn.ngrams.fit import count
-from charnn.ngrams.section import NGramSection
 from charnn.runs import MetricsLog, Run
 from charnn.text.token_file import TokenFile
 from charnn.training.batches import StreamBatches
 from charnn.training.events import (
     Ended,
-    Evaluated,
     Event,
     Sampled,
     Saved,
     StepDone,
+    Validated,
     Warned,
     log_line,
 )
+from charnn.training.final_step import NOTHING_DONE, Completed, FinalStep
 from charnn.training.gradient import backward, begin
 from charnn.training.line_batches import LineBatches
 from charnn.training.machine import environment
 from charnn.training.optimizer import Optimizer, copied, schedule
-from charnn.training.samples import written
-from charnn.training.scoring import Scorer
+from charnn.training.validation import Validator
 
 BAD_WINDOWS = 3
-MAX_HISTORY = 1000  # then every second entry goes: a header has its limit
+MAX_HISTORY = 1000  # above this every second entry is dropped: the size of a header is limited
 OVERRUN = 1.15
+SAMPLE_TOKENS, SAMPLE_LINES = 200, 10
 
 
 class Trainer:
-    """Trains one run; `run` yields what happens, `stop` ends it after the step at hand.
+    """Trains one run: `run` yields events, `stop` ends the run after the current step.
 
-    Everything that the next step depends on is in the checkpoint: weights, moments, counters, the
+    The checkpoint holds everything that the next step depends on: weights, moments, counters, the
     rate, the carried hidden state. Dropout masks depend on the seed and the step alone, so
     validating, sampling and saving cannot change training.
     """
@@ -62,14 +61,18 @@ class Trainer:
         model: ModelConfig,
         config: TrainConfig,
         deadline: float | None = None,
+        final_step: FinalStep | None = None,
     ) -> None:
-        """`deadline`, on the clock of `time.monotonic`, is not enforced: a risk is reported.
+        """Prepares a run from step 0.
+
+        A `deadline` on the clock of `time.monotonic` is not enforced: an expected overrun is
+        reported once.
 
         Raises:
-            TextError: the text is too short, or has no validation split to weigh n-grams by.
+            TextError: the training text is too short for one window.
         """
         self.home, self.token_file, self.config = run, tokens, config
-        self.deadline = deadline
+        self.deadline, self.final_step = deadline, final_step or FinalStep()
         self.network = LanguageModel(model)
         self.network.reset_parameters(torch.Generator().manual_seed(config.seed))
         self.network.to(config.device)
@@ -83,9 +86,7 @@ class Trainer:
             if config.lines
             else StreamBatches(train, *sizes, config.seed)
         )
-        valid = tokens.split("valid") if "valid" in tokens.splits else None
-        self.valid = valid if valid is not None and len(valid) > 1 else None
-        self.scorer = Scorer(tokens, config)
+        self.validator = Validator(tokens, config)
         self.log = MetricsLog(run.metrics)
         self.stopping = False
         self.state: State = self.network.initial_state(config.batch_size)
@@ -96,27 +97,26 @@ class Trainer:
         self.best_loss: float | None = None
         self.history: list[dict[str, Any]] = []
         self.results: dict[str, Any] = {}
-        self.ngrams: NGramSection | None = None  # of an earlier budget, till weighed anew
-        self.origin: dict[str, Any] | None = None  # of a fine-tuned run: the model it began as
+        self.origin: dict[str, Any] | None = None  # facts of the model that is fine-tuned
         self.finished = False
 
     def stop(self) -> None:
-        """Asks for an end: the step at hand is finished, the run saved, and the events end."""
+        """Ends the run after the current step: it is saved, then `run` yields `Ended`."""
         self.stopping = True
 
     def run(self) -> Iterator[Event]:
-        """Trains to the end of the budget, or until `stop`.
+        """Trains to the end of the budget or until `stop`, and yields events.
 
         Raises:
             TrainingError: the loss or its gradient was not finite three times in a row.
-            FileError: a checkpoint could not be written; the older one stands.
+            FileError: a checkpoint could not be written; the previous one is intact.
         """
         config, first_step, overrun_told = self.config, self.step, False
         begin = clock = time.monotonic()
         if self.step == 0:
             yield from self._save()
-            if self.origin is not None and self.valid is not None:  # `best` is never worse
-                yield from self._evaluate(self.valid)
+            if self.origin is not None:  # so that `best` is never worse than the base model
+                yield from self._validate()
         while self.step < config.max_steps and not self.stopping:
             at = time.monotonic()
             done = self._train_window()
@@ -136,8 +136,8 @@ class Trainer:
                     slow = f"slower than measured at the start: about {late:.0f} s over the budget"
                     yield from self._report(Warned(self.step, slow))
             last = self.step == config.max_steps
-            if self.valid is not None and (last or _due(self.step, config.eval_every)):
-                yield from self._evaluate(self.valid)
+            if last or _due(self.step, config.eval_every):
+                yield from self._validate()
             if config.sample_every and (last or _due(self.step, config.sample_every)):
                 yield from self._sample()
             if not last and _due(self.step, config.save_every):
@@ -174,7 +174,7 @@ class Trainer:
 
     def _guard(self, rate: float) -> Iterator[Event]:
         if self.bad_windows < BAD_WINDOWS:
-            skipped = "a loss or gradient is not finite: the window is skipped, the rate halved"
+            skipped = "loss or gradient not finite: this window is skipped, the rate is halved"
             yield from self._report(Warned(self.step, skipped))
             return
         try:
@@ -183,12 +183,14 @@ class Trainer:
             yield from self._report(Warned(self.step, str(error)))
         raise TrainingError(
             f"training stopped at step {self.step}: the loss was not finite {BAD_WINDOWS} times "
-            f"in a row, at learning rate {rate:.3g}; what was learnt before is saved. Start again "
+            f"in a row at learning rate {rate:.3g}; the weights before that are saved. Start again "
             "with a lower --learning-rate and --muon-rate, or with --precision float32"
         )
 
-    def _evaluate(self, valid: Any) -> Iterator[Event]:
-        score = self.scorer.watch(self.network, valid)
+    def _validate(self) -> Iterator[Event]:
+        if self.validator.tokens is None:
+            return
+        score = self.validator.score(self.network)
         loss = score.nats_per_token
         best = math.isfinite(loss) and (self.best_loss is None or loss < self.best_loss)
         self.history.append(
@@ -197,14 +199,14 @@ class Trainer:
                 "tokens": self.batches.tokens_before(self.step),
                 "seconds": round(self.seconds, 3),
                 "train_loss": self.loss_sum / self.loss_count if self.loss_count else None,
-                self.scorer.protocol: loss if math.isfinite(loss) else None,
+                self.validator.protocol: loss if math.isfinite(loss) else None,
                 "targets": score.targets,
             }
         )
         if len(self.history) > MAX_HISTORY:
             del self.history[1:-1:2]
         self.loss_sum, self.loss_count = 0.0, 0
-        yield from self._report(Evaluated(self.step, score, best, self.scorer.protocol))
+        yield from self._report(Validated(self.step, score, best, self.validator.protocol))
         if best:
             self.best_loss, self.results = loss, {}
             checkpoints.save(self.home.best, self.checkpoint(training=False))
@@ -212,51 +214,55 @@ class Trainer:
 
     def _sample(self) -> Iterator[Event]:
         try:
-            text = written(Model.from_checkpoint(self.checkpoint(training=False)), self.config)
-        except CharnnError as error:  # the network has overflowed: training has its own guard
+            model = Model.from_checkpoint(self.checkpoint(training=False))
+            if self.config.lines:
+                drawn = model.lines(LineConfig(SAMPLE_LINES), seed=self.config.seed)
+                text = "\n".join(line.text for line in drawn)
+            else:
+                text = model.generate(max_tokens=SAMPLE_TOKENS, seed=self.config.seed)
+        except CharnnError as error:  # the weights overflowed: `_guard` deals with that
             yield from self._report(Warned(self.step, f"no sample: {error}"))
         else:
             yield from self._report(Sampled(self.step, text))
 
     def _save(self) -> Iterator[Event]:
         checkpoints.save(self.home.last, self.checkpoint())
-        if self.valid is None:
+        if self.validator.tokens is None:
             checkpoints.save(self.home.best, self.checkpoint(training=False))
         yield from self._report(Saved(self.step, self.home.last))
 
     def _end(self) -> Iterator[Event]:
-        """Saves, and completes the best model; an interrupted run may end without that."""
-        checkpoints.save(self.home.last, self.checkpoint())  # what follows may take long
+        """Saves, applies the final step and scores the best model, even of an interrupted run."""
+        checkpoints.save(self.home.last, self.checkpoint())  # the rest may take long
         used_up = self.step == self.config.max_steps
-        scores, mixed_in = dict[str, Score](), None
+        scores, completed = dict[str, Score](), NOTHING_DONE
         try:
-            if self.best_loss is not None and (used_up or self.config.ngram):
-                scores, mixed_in = self._complete_best(used_up)
+            if self.best_loss is not None and (used_up or self.final_step.wanted):
+                scores, completed = self._complete_best(used_up)
         except FileError as error:
             if used_up:
                 raise
-            yield from self._report(Warned(self.step, f"no n-grams are mixed in: {error}"))
+            yield from self._report(Warned(self.step, f"the best model is not completed: {error}"))
         self.finished = used_up and not self.stopping
         yield from self._save()
         reason = "finished" if self.finished else "interrupted"
-        yield from self._report(Ended(self.step, reason, scores, mixed_in))
+        yield from self._report(Ended(self.step, reason, scores, completed))
 
-    def _complete_best(self, used_up: bool) -> tuple[dict[str, Score], Any]:
-        """Mixes n-grams into the best model; scores it at the end. Returns what `Ended` tells."""
+    def _complete_best(self, used_up: bool) -> tuple[dict[str, Score], Completed]:
         best, scores = checkpoints.load(self.home.best), dict[str, Score]()
-        if self.config.ngram:
-            best.ngrams = count(best, self.token_file, self.scorer)
-        if used_up and self.valid is not None:
-            predictor = predictor_of(best, self.config.device)
-            final = self.scorer.final(self.valid).items()
+        read, device = self.validator.batches, self.config.device
+        completed = self.final_step.apply(best, self.token_file, read, device)
+        if used_up and self.validator.tokens is not None:
+            predictor = predictor_of(best, device)
+            final = self.validator.final().items()
             scores = {name: score(predictor) for name, score in final if not self.stopping}
             self.results = {name: score.to_dict() for name, score in scores.items()}
             best.info["results"] = self.results
         checkpoints.save(self.home.best, best)
-        return scores, best.ngram_facts()
+        return scores, completed
 
     def checkpoint(self, training: bool = True) -> Checkpoint:
-        """The run as it stands: a copy that later steps do not touch."""
+        """Returns the current state of the run as a copy, or only its model."""
         tokens, config = self.token_file, self.config
         weights = {name: copied(value) for name, value in self.network.state_dict().items()}
         source = {key: tokens.source[key] for key in ("sha256", "bytes", "chars")}
@@ -266,7 +272,7 @@ class Trainer:
                 "tokens": {name: split.stop - split.start for name, split in tokens.splits.items()},
             },
             **({"from": self.origin} if self.origin else {}),
-            "recipe": config.to_dict(),
+            "recipe": config.to_dict() | self.final_step.settings,
             **self._counters(),
             "history": [dict(entry) for entry in self.history],
             "results": self.results,
@@ -285,10 +291,11 @@ class Trainer:
                 "finished": self.finished,
                 "tokens_digest": tokens.digest,
                 "environment": environment(config),
+                "final_step": self.final_step.settings,
             }
             arrays = self.optimizer.pack() | pack_state(self.state)
             state = TrainingState(config, progress, arrays)
-        return Checkpoint(
+        made = Checkpoint(
             self.network.config,
             tokens.tokenizer.to_dict(),
             weights,
@@ -296,17 +303,19 @@ class Trainer:
             info,
             state,
             lines=config.lines,
-            ngrams=None if training else self.ngrams,
         )
+        if not training:
+            self.final_step.carry_over(made)
+        return made
 
     def restore(self, saved: Checkpoint) -> None:
-        """Continues where `saved` stood, bit for bit on the same machine, torch and threads.
+        """Takes over the state of `saved`: the same bits on the same machine, torch and threads.
 
         Raises:
-            DamagedFile: the checkpoint does not hold a training, or not all of it.
+            DamagedFile: the checkpoint holds no training state, or not all of it.
         """
         if saved.training is None:
-            raise DamagedFile("this checkpoint holds a model only, no training that could go on")
+            raise DamagedFile("this checkpoint holds no training state: start a run with --from")
         progress = saved.training.progress
         try:
             self.step, self.updates = int(progress["step"]), int(progress["updates"])
@@ -324,8 +333,6 @@ class Trainer:
         arrays, device = saved.training.arrays, self.config.device
         self.optimizer.unpack(arrays, self.updates)
         self.state = unpack_state(self.state, arrays, device)
-        if self.config.ngram and self.home.best.exists():
-            self.ngrams = checkpoints.load(self.home.best).ngrams
         self.log.cut(self.step)
 
     def _counters(self) -> dict[str, Any]:
@@ -337,7 +344,7 @@ class Trainer:
         }
 
     def _report(self, event: Event) -> Iterator[Event]:
-        """Logs an event, then hands it to whoever watches."""
+        """Logs an event and yields it."""
         warning = self.log.append(log_line(event, self._counters()))
         yield event
         if warning:

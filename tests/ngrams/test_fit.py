@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections import Counter
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -15,14 +16,15 @@ from charnn import checkpoint, evaluation
 from charnn.config import SamplingConfig, TrainOptions
 from charnn.errors import DamagedFile, TextError
 from charnn.generation.batch import write_together
-from charnn.ngrams import fit
+from charnn.ngrams import add, fit
+from charnn.ngrams.add import NGramStep
 from charnn.ngrams.mixture import predictor
 from charnn.ngrams.section import MAX_WEIGHT, MIN_WEIGHT, MixtureWeights
 from charnn.ngrams.tree import NGramTree
 from charnn.scoring.surprisal import TokenScorer
 from charnn.text.token_file import TokenFile
 from charnn.training import launch
-from charnn.training.events import Ended, Evaluated, Saved, Warned
+from charnn.training.events import Ended, Event, Saved, Validated, Warned
 
 TEXT = "".join(
     f"{n} times {n % 7} is {n * (n % 7)}, said the {('cat', 'dog')[n % 3 == 0]}.\n"
@@ -37,7 +39,6 @@ SMALL = TrainOptions(
     bptt=16,
     seed=3,
     threads=1,
-    ngram=0,
 )
 ODD = MixtureWeights(0.125, 0.25)
 
@@ -52,18 +53,27 @@ class Odd:
         return self.values
 
 
-def train(folder: Path, name: str, options: TrainOptions) -> Path:
+def train(folder: Path, name: str, ngram: int | None, options: TrainOptions = SMALL) -> Path:
     text = folder / "text.txt"
     text.write_text(TEXT, encoding="utf-8")
-    with launch.start([str(text)], replace(options, name=name), folder) as (trainer, _):
+    options, step = replace(options, name=name), NGramStep(ngram)
+    with launch.start([str(text)], options, folder, final_step=step) as (trainer, _):
         for _ in trainer.run():
             pass
     return folder / name
 
 
+def mixed_in(event: Event) -> dict[str, Any] | None:
+    """What the last event says about n-grams, without the gain, which is in no file."""
+    assert isinstance(event, Ended)
+    found = dict(event.completed.facts.get("ngrams", {}))
+    assert not found or found.pop("gain") >= fit.WORTH
+    return found or None
+
+
 @pytest.fixture(scope="module")
 def run(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return train(tmp_path_factory.mktemp("counts"), "mixed", replace(SMALL, ngram=4))
+    return train(tmp_path_factory.mktemp("counts"), "mixed", 4)
 
 
 def split(run: Path, name: str) -> np.ndarray:
@@ -71,7 +81,7 @@ def split(run: Path, name: str) -> np.ndarray:
 
 
 def test_training_is_the_same_with_n_grams_and_without(run: Path) -> None:
-    plain = checkpoint.load(train(run.parent, "plain", SMALL) / "last.safetensors")
+    plain = checkpoint.load(train(run.parent, "plain", 0) / "last.safetensors")
     mixed = checkpoint.load(run / "last.safetensors")
     for name, array in plain.weights.items():
         assert (array == mixed.weights[name]).all()
@@ -158,37 +168,33 @@ def test_it_writes_what_it_has_read_and_repeats(run: Path) -> None:
 
 def test_without_a_word_ten_symbols_are_counted_and_0_counts_none(run: Path) -> None:
     for ngram, expected in ((None, 10), (0, None)):
-        saved = checkpoint.load(
-            train(run.parent, f"asked-{ngram}", replace(SMALL, ngram=ngram)) / "best.safetensors"
-        )
+        saved = checkpoint.load(train(run.parent, f"asked-{ngram}", ngram) / "best.safetensors")
         facts = saved.ngram_facts()
         assert expected == (facts and facts["order"])
 
 
 def test_what_hardly_helps_is_left_out(run: Path, monkeypatch) -> None:
     monkeypatch.setattr(fit, "WORTH", 10.0)
-    saved = checkpoint.load(
-        train(run.parent, "no-help", replace(SMALL, ngram=4)) / "best.safetensors"
-    )
+    saved = checkpoint.load(train(run.parent, "no-help", 4) / "best.safetensors")
     assert saved.ngrams is None
-    plain = checkpoint.load(train(run.parent, "without", SMALL) / "best.safetensors")
+    plain = checkpoint.load(train(run.parent, "without", 0) / "best.safetensors")
     assert plain.info["results"] == saved.info["results"]
 
 
 def test_what_a_text_says_once_is_in_the_file_in_short_pieces_only(run: Path) -> None:
     tokens = TokenFile.open(run / "tokens")
     ids = np.asarray(tokens.split("train"))
-    saved = checkpoint.load(train(run.parent, "long", replace(SMALL, ngram=9)) / "best.safetensors")
+    saved = checkpoint.load(train(run.parent, "long", 9) / "best.safetensors")
     assert saved.ngrams is not None
     text = bytes(ids.tolist())
     grams = Counter(text[i : i + n] for n in range(1, 10) for i in range(len(text) - n + 1))
-    expected = sum(count > 1 or len(gram) <= fit.ONCE for gram, count in grams.items())
+    expected = sum(count > 1 or len(gram) <= add.ONCE for gram, count in grams.items())
     assert expected == len(saved.ngrams.arrays["symbols"])
     assert saved.ngrams.arrays["dropped"].sum() > 100
 
 
 def test_lines_are_weighed_as_lines(tmp_path: Path) -> None:
-    run = train(tmp_path, "lines", replace(SMALL, bptt=None, batch_size=None, ngram=5, lines=True))
+    run = train(tmp_path, "lines", 5, replace(SMALL, bptt=None, batch_size=None, lines=True))
     saved = checkpoint.load(run / "best.safetensors")
     valid, newline = split(run, "valid"), saved.start_token
     sizes = evaluation.TextSizes(np.ones(99, int), np.ones(99, int))
@@ -199,11 +205,13 @@ def test_lines_are_weighed_as_lines(tmp_path: Path) -> None:
 
 
 def test_a_training_that_goes_on_keeps_them_and_weighs_them_anew(run: Path) -> None:
-    path = train(run.parent, "further", replace(SMALL, ngram=4)) / "best.safetensors"
+    path = train(run.parent, "further", 4) / "best.safetensors"
     before = checkpoint.load(path)
     assert before.ngrams is not None
     checkpoint.save(path, replace(before, ngrams=replace(before.ngrams, weights=ODD)))
-    with launch.resume("further", TrainOptions(max_steps=40), run.parent) as trainer:
+    with launch.resume(
+        "further", TrainOptions(max_steps=40), run.parent, final_step=NGramStep()
+    ) as trainer:
         for event in trainer.run():
             if isinstance(event, Saved) and event.path == path:
                 between = checkpoint.load(path)
@@ -214,31 +222,35 @@ def test_a_training_that_goes_on_keeps_them_and_weighs_them_anew(run: Path) -> N
                 trainer.stop()
     assert isinstance(event, Ended)
     interrupted = checkpoint.load(path)
-    assert ("interrupted", interrupted.ngram_facts()) == (event.reason, event.ngrams)
+    assert "interrupted" == event.reason
+    assert interrupted.ngram_facts() == mixed_in(event)
     assert interrupted.ngrams is not None
     assert ODD != interrupted.ngrams.weights
-    with launch.resume("further", TrainOptions(), run.parent) as trainer:
+    with launch.resume("further", TrainOptions(), run.parent, final_step=NGramStep()) as trainer:
         events = list(trainer.run())
     best = checkpoint.load(path)
-    assert best.ngram_facts() == events[-1].ngrams
+    assert best.ngram_facts() == mixed_in(events[-1])
     assert best.ngrams is not None
     assert best.ngrams.weights not in {ODD, interrupted.ngrams.weights}
 
 
 def test_an_interrupted_training_has_them_and_ends_as_one_that_was_not(run: Path) -> None:
-    longer = replace(SMALL, ngram=4, eval_every=2)
-    whole = train(run.parent, "whole", longer)
+    longer = replace(SMALL, eval_every=2)
+    whole = train(run.parent, "whole", 4, longer)
     text = str(run.parent / "text.txt")
-    with launch.start([text], replace(longer, name="cut"), run.parent) as (trainer, _):
+    with launch.start([text], replace(longer, name="cut"), run.parent, final_step=NGramStep(4)) as (
+        trainer,
+        _,
+    ):
         for event in trainer.run():
-            if isinstance(event, Evaluated):
+            if isinstance(event, Validated):
                 trainer.stop()
     assert isinstance(event, Ended)
     cut = checkpoint.load(run.parent / "cut" / "best.safetensors")
     assert "interrupted" == event.reason
-    assert cut.ngram_facts() == event.ngrams is not None
+    assert cut.ngram_facts() == mixed_in(event) is not None
     assert {} == cut.info["results"]
-    with launch.resume("cut", TrainOptions(), run.parent) as trainer:
+    with launch.resume("cut", TrainOptions(), run.parent, final_step=NGramStep()) as trainer:
         list(trainer.run())
     ended, expected = (
         checkpoint.load(folder / "best.safetensors") for folder in (run.parent / "cut", whole)
@@ -253,25 +265,25 @@ def test_an_interrupted_training_has_them_and_ends_as_one_that_was_not(run: Path
 
 def test_an_interrupted_training_whose_best_is_gone_is_saved(run: Path) -> None:
     text = str(run.parent / "text.txt")
-    options = replace(SMALL, ngram=4, eval_every=2, name="gone")
-    with launch.start([text], options, run.parent) as (trainer, _):
+    options = replace(SMALL, eval_every=2, name="gone")
+    with launch.start([text], options, run.parent, final_step=NGramStep(4)) as (trainer, _):
         for event in trainer.run():
             if isinstance(event, Saved) and event.path.name == "best.safetensors":
                 event.path.unlink()
                 trainer.stop()
             if isinstance(event, Warned):
-                assert "no n-grams are mixed in: cannot read" in event.message
+                assert "best.safetensors" in event.message
     assert isinstance(event, Ended)
-    assert ("interrupted", None) == (event.reason, event.ngrams)
+    assert ("interrupted", None) == (event.reason, mixed_in(event))
     assert checkpoint.load(run.parent / "gone" / "last.safetensors").training is not None
 
 
 def test_an_interrupt_leaves_the_best_alone_where_no_n_grams_are_wanted(run: Path) -> None:
     text = str(run.parent / "text.txt")
     options = replace(SMALL, eval_every=2, name="alone")
-    with launch.start([text], options, run.parent) as (trainer, _):
+    with launch.start([text], options, run.parent, final_step=NGramStep(0)) as (trainer, _):
         for event in trainer.run():
-            if isinstance(event, Evaluated):
+            if isinstance(event, Validated):
                 trainer.stop()
             if isinstance(event, Saved) and event.path.name == "best.safetensors":
                 before = event.path.stat().st_mtime_ns
@@ -280,9 +292,9 @@ def test_an_interrupt_leaves_the_best_alone_where_no_n_grams_are_wanted(run: Pat
 
 
 def test_without_a_validation_split_there_is_nothing_to_weigh_by(tmp_path: Path) -> None:
-    with pytest.raises(TextError, match="--ngram weighs"):
-        train(tmp_path, "unsplit", replace(SMALL, ngram=4, split=(100,)))
-    path = train(tmp_path, "silent", replace(SMALL, ngram=None, split=(100,)))
+    with pytest.raises(TextError, match="--ngram"):
+        train(tmp_path, "unsplit", 4, replace(SMALL, split=(100,)))
+    path = train(tmp_path, "silent", None, replace(SMALL, split=(100,)))
     assert checkpoint.load(path / "best.safetensors").ngrams is None
 
 
@@ -367,10 +379,10 @@ def test_the_powers_are_the_lowest_within_their_limits_too(seed: int) -> None:
     slant = torch.randn(2, generator=generator)
     targets = (slant[0] * model + slant[1] * counted).argmax(-1)
     targets[::9] = 0
-    found = fit._loss(model, counted, targets, fit.fit_weights(model, counted, targets))[0]
+    found = fit.mean_loss(model, counted, targets, fit.fit_weights(model, counted, targets))[0]
     grid = [MIN_WEIGHT, 0.1, 0.3, 0.5, 0.8, 1.2, 2.0, 4.0, 8.0, MAX_WEIGHT]
     losses = [
-        fit._loss(model, counted, targets, MixtureWeights(a, b))[0] for a in grid for b in grid
+        fit.mean_loss(model, counted, targets, MixtureWeights(a, b))[0] for a in grid for b in grid
     ]
     assert found <= min(losses) + 1e-5
 
@@ -380,7 +392,7 @@ def test_batches_smaller_than_what_is_left_out_between_targets_are_no_trouble() 
         evaluation.Batch(torch.zeros(1, size, 1 << 20), *np.zeros((2, 1, size), int), 15)
         for size in (3, 1, 1, 2, 1, 7)
     ]
-    said, targets = fit._said(iter(batches))
+    said, targets = fit._log_probabilities(iter(batches))
     assert (8, 1 << 20) == said.shape
     assert 8 == len(targets)
 
@@ -392,9 +404,9 @@ def test_many_symbols_are_weighed_by_every_so_many_targets(run: Path, monkeypatc
     def batches() -> evaluation.Batches:
         return evaluation.cold_batches(evaluation.network_of(saved), valid)
 
-    whole, targets = fit._said(batches())
-    monkeypatch.setattr(fit, "MOST_NUMBERS", whole.numel() // 3)
-    some, wanted = fit._said(batches())
+    whole, targets = fit._log_probabilities(batches())
+    monkeypatch.setattr(fit, "MAX_NUMBERS", whole.numel() // 3)
+    some, wanted = fit._log_probabilities(batches())
     every = -(-len(targets) // len(wanted))
     assert every in {3, 4}
     torch.testing.assert_close(some, whole[::every])

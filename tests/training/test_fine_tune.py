@@ -238,7 +238,7 @@ def test_a_person_hears_which_characters_are_new(launch, base, new, text, tmp_pa
     options = TrainOptions(from_model="base", max_steps=2, seed=1, threads=1, precision="float32")
     with start([str(new)], options, tmp_path / "runs", notify=told.append):
         pass
-    assert any(line.endswith("9 characters are new to it: &:DINTWè…") for line in told), told
+    assert any("&:DINTWè…" in line for line in told), told
     told.clear()
     with start([str(text)], options, tmp_path / "runs", notify=told.append):
         pass

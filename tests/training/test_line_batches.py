@@ -23,10 +23,9 @@ from charnn.training import events
 from charnn.training.gradient import backward, begin
 from charnn.training.launch import resume, start
 from charnn.training.line_batches import IGNORED, LineBatches, LineLayout, line_lengths
-from charnn.training.line_recipe import fit_lines, line_shapes
 from charnn.training.machine import Speed
-from charnn.training.plan import set_budget
-from charnn.training.scoring import whole_lines
+from charnn.training.plan import Text, fit_lines, set_budget, step_shapes
+from charnn.training.validation import first_lines
 
 NEWLINE = 0
 V = 9
@@ -232,7 +231,7 @@ def test_a_line_model_is_known_by_its_file_and_scored_under_lines(launch):
     with launch(lines=True) as trainer:
         happened = list(trainer.run())
         run = trainer.home
-    assert {"lines"} == {e.protocol for e in happened if isinstance(e, events.Evaluated)}
+    assert {"lines"} == {e.protocol for e in happened if isinstance(e, events.Validated)}
     assert {"lines"} == happened[-1].scores.keys()
     for file in (run.last, run.best):
         saved = checkpoint.load(file)
@@ -242,7 +241,7 @@ def test_a_line_model_is_known_by_its_file_and_scored_under_lines(launch):
         assert all("cold_256" not in entry for entry in saved.info["history"])
     best = checkpoint.load(run.best)
     tokens = trainer.token_file
-    sizes = trainer.scorer.sizes
+    sizes = trainer.validator.sizes
     score = evaluation.lines(
         evaluation.network_of(best), tokens.split("valid"), tokens.start_token, sizes
     )
@@ -350,7 +349,7 @@ def test_a_list_is_not_learnt_by_heart_however_many_minutes_there_are(count, pas
     batch_size, bptt, _ = fit_lines(lengths, TrainOptions(), 2048)
     config = TrainConfig(1, batch_size, bptt, lines=True)
     options = TrainOptions(minutes=60, lines=True)
-    plan = set_budget(options, model, config, speed, 8 * count, 100, 0.0, lengths)
+    plan = set_budget(options, model, config, speed, Text(8 * count, 100, 9, lengths), 0.0)
     assert passes == plan.epochs
     assert any("what this text bears" in note for note in plan.notes)
 
@@ -360,7 +359,7 @@ def test_the_shapes_that_are_timed_are_those_of_a_usual_window():
     lengths = rng.integers(3, 40, 2000)
     lines = [[1] * (size - 1) for size in lengths]
     batches = LineBatches(tokens_of(lines), 200, 16, V, NEWLINE)
-    timed = line_shapes(lengths, 200, 16)
+    timed = step_shapes(TrainConfig(1, batch_size=200, bptt=16), lengths)
     found = [
         sum(part.inputs.numel() for part in batches.window(step).parts)
         for step in range(batches.windows_per_epoch)
@@ -372,4 +371,4 @@ def test_the_shapes_that_are_timed_are_those_of_a_usual_window():
 @pytest.mark.parametrize(("limit", "kept"), [(1, 3), (3, 3), (6, 3), (7, 7), (99, 9)])
 def test_only_whole_lines_are_scored_at_the_end(limit, kept):
     tokens = np.array([1, 1, 0, 1, 1, 1, 0, 2, 0])
-    assert kept == len(whole_lines(tokens, NEWLINE, limit))
+    assert kept == len(first_lines(tokens, NEWLINE, limit))

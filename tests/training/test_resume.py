@@ -161,7 +161,7 @@ def test_a_finished_run_takes_a_new_budget_and_its_rate_rises_again(launch, tmp_
     assert 30 == trainer.step
     assert max(rates) == pytest.approx(trainer.config.learning_rate * (1 - 21 / 30))
     assert rates[-1] < rates[0] < max(rates)
-    assert any("new budget" in line for line in told)
+    assert len(told) == 1
 
 
 def test_an_unfinished_run_keeps_its_own_budget(launch, tmp_path):
@@ -194,7 +194,8 @@ def test_another_number_of_threads_is_told_once(launch, tmp_path):
     told = []
     with resume("broken", TrainOptions(threads=2), tmp_path / "runs", notify=told.append):
         pass
-    assert ["not the same bits as without the pause: threads 1 -> 2"] == told
+    assert 1 == len(told)
+    assert "threads 1 -> 2" in told[0]
 
 
 def test_a_token_file_that_is_not_the_runs_own_is_refused(launch, tmp_path):
@@ -223,7 +224,7 @@ def test_of_a_training_that_is_too_new_or_damaged_only_the_damaged_one_is_given_
             with resume("a", TrainOptions(), tmp_path / "runs"):
                 pass
     home.last.write_bytes(home.last.read_bytes()[:-1])
-    with pytest.raises(DamagedFile, match=f"sample with -m {tmp_path}/runs/a, or begin"):
+    with pytest.raises(DamagedFile, match=f"-m {tmp_path}/runs/a, .*--from"):
         with resume("a", TrainOptions(), tmp_path / "runs"):
             pass
 
@@ -249,8 +250,8 @@ def test_a_stop_during_the_last_scores_is_kept_and_they_come_on_resume(
     launch, tmp_path, monkeypatch
 ):
     with launch(name="a") as trainer:
-        monkeypatch.setattr("charnn.training.scoring.cold", lambda *_: trainer.stop())
-        monkeypatch.setattr(trainer, "valid", None)  # no evaluations on the way
+        monkeypatch.setattr("charnn.training.validation.cold", lambda *_: trainer.stop())
+        monkeypatch.setattr(trainer.validator, "tokens", None)  # no validation during training
         trainer.best_loss = 1.0
         for event in trainer.run():
             if isinstance(event, events.StepDone) and event.step == trainer.config.max_steps:

@@ -111,7 +111,7 @@ def test_no_file_is_said_to_be_saved_twice_at_one_step(launch):
 
 def test_best_is_the_lowest_validation_loss_and_holds_no_training_state(launch):
     with launch(max_steps=60) as trainer:
-        found = [e for e in trainer.run() if isinstance(e, events.Evaluated)]
+        found = [e for e in trainer.run() if isinstance(e, events.Validated)]
     best = checkpoint.load(trainer.home.best)
     assert best.training is None
     lowest = min(found, key=lambda e: e.score.nats_per_token)

@@ -1,0 +1,84 @@
+"""An estimate of a run's final loss, from n-gram counts of its text, with advice."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+
+import numpy as np
+
+from charnn.config import DEFAULT_NGRAM, ModelConfig
+from charnn.ngrams.kneser_ney import NGram, choose_order
+from charnn.ngrams.tree import MAX_TOKENS
+from charnn.text.token_file import TokenFile
+
+# Fitted by benchmarks/fit_expected_loss.py to measured runs: ln(loss / loss of n-grams) is
+# A + B ln(millions of tokens read) + C ln(millions of tokens in the text), with errors below 0.1
+# nats on the three texts that the rule was fitted to.
+A, B, C = -0.099, -0.062, -0.061
+# Share of the lower of the two losses that mixing removes, less if they lie apart: within .05 nats
+# for eight runs on five texts (NOTES.md).
+MIXED, APART = 0.045, 0.15
+NGRAM_BYTES = 4  # in the file per token of the text: 3 to 5 for six texts
+MIN_TRAIN, MAX_TRAIN, MAX_VALID = 100, 500_000, 50_000  # tokens that are counted
+LITTLE_BYTES, LITTLE_READ, MUCH_READ = 200_000, 0.5, 30  # bytes of text; passes
+
+
+@dataclass(frozen=True)
+class ExpectedLoss:
+    """The loss to expect at the end and that of n-grams of this order, in nats per token.
+
+    Both are None if there is too little text, or no validation split. ``file_bytes`` estimates the
+    size of the model file, n-grams included.
+    """
+
+    cold_256: float | None
+    ngrams: float | None
+    order: int
+    advice: list[str]
+    file_bytes: int
+
+
+def expect(tokens: TokenFile, model: ModelConfig, epochs: float, ngram: int) -> ExpectedLoss:
+    """Estimates the loss after `epochs` passes; `ngram` is the order to mix in, 0 for none."""
+    train = np.asarray(tokens.split("train")[:MAX_TRAIN])
+    valid = np.asarray(tokens.split("valid")[:MAX_VALID] if "valid" in tokens.splits else train[:0])
+    advice, size = _advise(tokens, epochs), 4 * model.parameters
+    if ngram:
+        size += NGRAM_BYTES * min(len(tokens.split("train")), MAX_TOKENS)
+    if len(train) < MIN_TRAIN or len(valid) < 2:
+        return ExpectedLoss(None, None, 0, advice, size)
+    vocab_size = tokens.tokenizer.vocab_size
+    order, _ = choose_order(train, vocab_size)
+    ngrams = float(NGram(train, vocab_size, order).carried(valid)[-1])
+    text = len(tokens.split("train")) / 1e6
+    read = epochs * text
+    ratio = math.exp(A + B * math.log(read) + C * math.log(text))
+    if model.cell != "lstm":  # the rule was fitted to LSTMs alone
+        return ExpectedLoss(None, ngrams, order, advice, size)
+    expected = ngrams * ratio
+    if ngram:
+        gain = MIXED * math.exp(-abs(math.log(ratio)) / APART)
+        expected = min(expected, ngrams) * (1 - gain)
+    elif ratio > 1:
+        advice.append(f"n-grams alone have a lower loss: mix them in with --ngram {DEFAULT_NGRAM}")
+    return ExpectedLoss(expected, ngrams, order, advice, size)
+
+
+def _advise(tokens: TokenFile, epochs: float) -> list[str]:
+    advice = []
+    size = int(tokens.source["bytes"])
+    if size < LITTLE_BYTES:
+        shown = f"{size / 1000:.0f} kB" if size >= 1000 else f"{size} bytes"
+        advice.append(f"{shown} of text is little: more text helps more than more minutes")
+    if epochs > MUCH_READ:
+        advice.append(
+            f"{epochs:.0f} passes may overfit: if the validation loss rises before the end, "
+            "use fewer --minutes ('best' keeps the lowest loss)"
+        )
+    if epochs < LITTLE_READ:
+        advice.append(
+            f"only {100 * epochs:.0f} % of the text will be read: more minutes help, more "
+            "text does not"
+        )
+    return advice

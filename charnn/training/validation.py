@@ -1,0 +1,73 @@
+"""Validation of a run: cold-256 during training, carried too at its end; lines for a list."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import numpy as np
+
+from charnn.config import TrainConfig
+from charnn.evaluation import (
+    Batches,
+    Ids,
+    Predictor,
+    Score,
+    TextSizes,
+    carried,
+    cold,
+    cold_batches,
+    line_batches,
+    lines,
+)
+from charnn.text.token_file import TokenFile
+
+
+class Validator:
+    """Scores predictors on the validation split of a run.
+
+    Attributes:
+        tokens: the validation split (N,), or None with fewer than two tokens.
+        protocol: key of the protocol that `best` is chosen by: "cold_256" or "lines".
+    """
+
+    def __init__(self, tokens: TokenFile, config: TrainConfig) -> None:
+        tokenizer = tokens.tokenizer
+        is_text = tokens.source["chars"] is not None
+        self.sizes = TextSizes(tokenizer.chars_per_token, tokenizer.bytes_per_token, is_text)
+        valid = tokens.split("valid") if "valid" in tokens.splits else None
+        self.tokens: Ids | None = valid if valid is not None and len(valid) > 1 else None
+        self.newline, self.config = tokens.start_token, config
+        self.protocol = "lines" if config.lines else "cold_256"
+
+    def score(self, model: Predictor) -> Score:
+        """Returns the score that `best` is chosen by, on a part spread over the split."""
+        return self.sizes.score(self.batches(model))
+
+    def batches(self, model: Predictor) -> Batches:
+        """Yields the logits of a predictor on that part."""
+        valid = self._split()
+        if self.config.lines:
+            return line_batches(model, valid, self.newline, self.config.valid_tokens)
+        return cold_batches(model, valid, self.config.valid_tokens)
+
+    def final(self) -> dict[str, Callable[[Predictor], Score]]:
+        """Returns the scoring functions of the end by protocol, for the start of the split."""
+        limit, sizes = self.config.final_tokens, self.sizes
+        if self.config.lines:
+            part = first_lines(self._split(), self.newline, limit)
+            return {"lines": lambda model: lines(model, part, self.newline, sizes)}
+        part = self._split()[:limit]
+        return {
+            "cold_256": lambda model: cold(model, part, sizes),
+            "carried": lambda model: carried(model, part, sizes),
+        }
+
+    def _split(self) -> Ids:
+        return np.zeros(0, np.uint8) if self.tokens is None else self.tokens
+
+
+def first_lines(tokens: Ids, newline: int, limit: int) -> Ids:
+    """Returns the first whole lines of tokens (N,) that fit into `limit` tokens, at least one."""
+    ends = np.flatnonzero(tokens == newline) + 1
+    fitting = int(ends.searchsorted(limit, side="right"))
+    return tokens[: ends[max(1, fitting) - 1]] if len(ends) else tokens
