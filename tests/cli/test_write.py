@@ -162,7 +162,7 @@ def script(models: Path, tmp_path: Path):
 # --- through a pipe
 
 
-def test_what_becomes_of_unknown_characters_is_said(script):
+def test_a_note_names_the_unknown_characters_that_were_left_out(script):
     code, _, err = script("aÄz", "/more 1", words=("-n", "0", "--unknown", "skip", "--seed", "1"))
     assert (0, "--unknown skip: 2 unknown characters: 'Ä' left out, 'z' left out") == (
         code,
@@ -173,7 +173,7 @@ def test_what_becomes_of_unknown_characters_is_said(script):
     assert "; 'charnn write --unknown skip' leaves it out, " in err
 
 
-def test_what_is_piped_in_gives_the_text_that_sample_gives(script, models):
+def test_piped_lines_give_the_text_of_charnn_sample(script, models):
     sampled = subprocess.run(
         [*COMMAND[:-1], "sample", "bad", "-n", "50", "--seed", "1", "-m", "m.safetensors"],
         cwd=models,
@@ -186,7 +186,7 @@ def test_what_is_piped_in_gives_the_text_that_sample_gives(script, models):
     assert (0, out, "") == script("", words=("bad", "--seed", "1", "-n", "25", "-q"))
 
 
-def test_every_command_once(script, tmp_path):
+def test_every_command_runs(script, tmp_path):
     code, out, err = script(
         "bad",
         "/more 7",
@@ -259,7 +259,7 @@ def test_every_command_once(script, tmp_path):
     ],
     ids=str,
 )
-def test_what_goes_wrong_is_one_line_and_the_desk_goes_on(script, line, expected):
+def test_an_error_is_one_line_and_the_desk_continues(script, line, expected):
     code, out, err = script(line, "/more 9", words=("--seed", "1", "-q"))
     assert (1, 9) == (code, len(out))
     (only,) = err.splitlines()
@@ -272,7 +272,7 @@ def test_newlines_slashes_and_backslashes_can_be_typed(script):
     assert (0, "a\n\n/bc\\d") == (code, out)
 
 
-def test_files_are_not_overwritten_without_a_word(script, tmp_path):
+def test_existing_files_are_overwritten_only_by_force(script, tmp_path):
     (tmp_path / "a.txt").write_text("mine")
     (tmp_path / "a.desk").write_text("mine")
     code, _, err = script("bad", "/export a.txt", "/save a.desk", "/load a.desk")
@@ -288,7 +288,7 @@ def test_files_are_not_overwritten_without_a_word(script, tmp_path):
     assert (tmp_path / "a.txt").read_text().startswith("bad")
 
 
-def test_a_saved_desk_goes_on_in_another_process_as_if_it_had_never_been_closed(script):
+def test_a_saved_desk_continues_in_another_process(script):
     _, whole, _ = script("bad", "/more 150", "/retry", "/text", words=("--seed", "1", "-q"))
     script("bad", "/save a.desk", words=("--seed", "1", "-q"))
     code, out, _ = script("/load a.desk", "/more 150", "/retry", "/text", words=("-q",))
@@ -297,7 +297,7 @@ def test_a_saved_desk_goes_on_in_another_process_as_if_it_had_never_been_closed(
     assert whole[-size:] == out[-size:]
 
 
-def test_a_file_of_another_model_or_a_damaged_one_is_one_line(script, tmp_path):
+def test_a_file_of_another_model_and_a_damaged_file_are_one_line(script, tmp_path):
     script("bad", "/save a.desk")
     code, _, err = script("/load a.desk", model="other", words=("-q",))
     assert (1, 1) == (code, len(err.splitlines()))
@@ -309,13 +309,13 @@ def test_a_file_of_another_model_or_a_damaged_one_is_one_line(script, tmp_path):
     assert "damaged" in err
 
 
-def test_a_setting_out_of_range_is_usage(script):
+def test_a_setting_out_of_range_exits_with_2(script):
     code, out, err = script("bad", words=("-t", "-1"))
     assert (2, "") == (code, out)
     assert "temperature" in err
 
 
-def test_help_and_a_pipe_do_without_what_is_heavy(models):
+def test_help_and_a_pipe_import_no_heavy_packages(models):
     code = (
         "import sys; from charnn.cli import main\n"
         "try: main()\n"
@@ -336,7 +336,7 @@ def test_help_and_a_pipe_do_without_what_is_heavy(models):
 # --- at a terminal
 
 
-def test_a_text_is_typed_goes_on_and_is_taken_back(open_desk, tmp_path):
+def test_a_text_is_typed_continued_and_undone(open_desk, tmp_path):
     desk = open_desk("-n", "30")
     first = desk.say("bad")
     assert "bad" in first
@@ -355,7 +355,7 @@ def test_a_text_is_typed_goes_on_and_is_taken_back(open_desk, tmp_path):
     assert "Traceback" not in desk.shown
 
 
-def test_ctrl_c_stops_the_stream_and_not_the_desk(open_desk, tmp_path):
+def test_ctrl_c_stops_the_model_and_not_the_desk(open_desk, tmp_path):
     desk = open_desk()
     desk.type("/more 100000000\r")
     desk.until("\n")
@@ -375,7 +375,7 @@ def test_ctrl_c_stops_the_stream_and_not_the_desk(open_desk, tmp_path):
     assert 0 == desk.end()
 
 
-def test_a_command_is_completed_and_a_line_comes_back(open_desk):
+def test_tab_completes_a_command_and_arrow_up_repeats_it(open_desk):
     desk = open_desk("-n", "5")
     desk.type("/hel")
     desk.until("this")  # the menu
@@ -386,7 +386,7 @@ def test_a_command_is_completed_and_a_line_comes_back(open_desk):
     desk.until("/columns [T ...]")
 
 
-def test_columns_stand_side_by_side_where_there_is_room(open_desk):
+def test_columns_are_side_by_side_on_a_wide_terminal(open_desk):
     desk = open_desk("-n", "40")
     wide = desk.say("/columns 0.5 0.8 1.1")
     assert re.search(r"1: temperature 0.5 +2: temperature 0.8 +3: temperature 1.1", wide)
@@ -398,7 +398,7 @@ def test_columns_stand_side_by_side_where_there_is_room(open_desk):
     desk.say("/take 5")
 
 
-def test_surprisal_is_shown_in_colours_only_where_there_are_any(open_desk):
+def test_surprisal_is_coloured_unless_colours_are_off(open_desk):
     desk = open_desk("-n", "40")
     assert "[from 8]" in desk.say("/show surprisal")
     before = len(desk.shown)
@@ -411,12 +411,12 @@ def test_surprisal_is_shown_in_colours_only_where_there_are_any(open_desk):
     assert not re.search(r"\x1b\[(1;)?38;5;\d+m", plain.shown[before:])
 
 
-def test_copies_are_shown_where_the_text_of_the_run_is_there(open_desk):
+def test_show_copied_needs_the_training_text(open_desk):
     desk = open_desk("-n", "40")
-    assert "the text that the model learnt from is not known" in desk.say("/show copied")
+    assert "models0/tokens" in desk.say("/show copied")
 
 
-def test_control_characters_are_shown_and_never_sent(open_desk):
+def test_control_characters_are_escaped_on_a_terminal(open_desk):
     desk = open_desk("-n", "300", "-t", "2")
     shown = desk.say("bad")
     assert "\\x1b" in shown
@@ -431,7 +431,7 @@ def test_control_characters_are_shown_and_never_sent(open_desk):
     ],
     ids=str,
 )
-def test_a_poor_terminal_of_40_columns_is_survived(open_desk, env):
+def test_the_desk_works_on_poor_terminals_of_40_columns(open_desk, env):
     desk = open_desk("-n", "60", columns=40, **env)
     desk.say("bad")
     desk.say("/list")
@@ -458,7 +458,7 @@ ENDS = {
 
 
 @pytest.mark.parametrize("end", ENDS)
-def test_whatever_ends_the_desk_but_quit_saves_the_text(open_desk, script, tmp_path, end):
+def test_every_end_but_quit_saves_the_text(open_desk, script, tmp_path, end):
     act, code = ENDS[end]
     (tmp_path / "charnn-write.saved").touch()  # of an earlier rescue
     desk = open_desk("-n", "5", code=FAULT)
@@ -476,7 +476,7 @@ def test_whatever_ends_the_desk_but_quit_saves_the_text(open_desk, script, tmp_p
     assert 0 == (tmp_path / "charnn-write.saved").stat().st_size
 
 
-def test_what_was_loaded_is_rescued_to_where_it_came_from(open_desk, script, tmp_path):
+def test_a_loaded_text_is_rescued_into_its_own_file(open_desk, script, tmp_path):
     script("bad", "/save a.desk")
     desk = open_desk("-n", "5")
     desk.say("/load a.desk")
@@ -487,7 +487,7 @@ def test_what_was_loaded_is_rescued_to_where_it_came_from(open_desk, script, tmp
     assert [tmp_path / "a.desk"] == list(tmp_path.iterdir())
 
 
-def test_a_line_that_is_not_finished_is_rescued_too(open_desk, script):
+def test_an_unfinished_line_is_rescued(open_desk, script):
     desk = open_desk("-n", "5")
     desk.type("bad cab")
     desk.until("bad cab")
@@ -496,7 +496,7 @@ def test_a_line_that_is_not_finished_is_rescued_too(open_desk, script):
     assert "bad cab" == script("/load charnn-write.saved", "/text")[1]
 
 
-def test_a_text_is_rescued_elsewhere_where_the_folder_takes_no_file(
+def test_a_text_is_rescued_into_a_temporary_folder_if_the_working_folder_is_gone(
     open_desk, script, tmp_path, tmp_path_factory
 ):
     other = tmp_path_factory.mktemp("other")
@@ -512,7 +512,7 @@ def test_a_text_is_rescued_elsewhere_where_the_folder_takes_no_file(
     assert script(f"/load {kept}", "/text")[1].startswith("bad")
 
 
-def test_a_signal_while_it_writes_keeps_what_was_written(open_desk, script):
+def test_a_signal_during_a_continuation_keeps_its_beginning(open_desk, script):
     desk = open_desk("-n", "900000")
     desk.type("bad\r")
     for _ in range(20):
@@ -522,7 +522,7 @@ def test_a_signal_while_it_writes_keeps_what_was_written(open_desk, script):
     assert len(script("/load charnn-write.saved", "/text")[1]) > 20
 
 
-def test_ctrl_c_held_down_ends_nothing_but_the_stream(open_desk, tmp_path):
+def test_ctrl_c_held_down_stops_only_the_model(open_desk, tmp_path):
     desk = open_desk()
     for _ in range(3):
         desk.type("bad\r/more 100000000\r")
@@ -538,7 +538,7 @@ def test_ctrl_c_held_down_ends_nothing_but_the_stream(open_desk, tmp_path):
 
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
-def test_a_signal_to_a_pipe_saves_the_text_too(models, script, tmp_path, number):
+def test_a_signal_to_a_piped_desk_saves_the_text(models, script, tmp_path, number):
     desk = subprocess.Popen(
         [*COMMAND, *Desk.model(models), "-n", "5"],
         cwd=tmp_path,
@@ -557,7 +557,7 @@ def test_a_signal_to_a_pipe_saves_the_text_too(models, script, tmp_path, number)
     assert script("/load charnn-write.saved", "/text")[1].startswith("bad")
 
 
-def test_a_reader_that_goes_away_leaves_no_file(models, tmp_path):
+def test_a_closed_pipe_ends_the_desk_quietly(models, tmp_path):
     command = " ".join([*map(repr, [*COMMAND, *Desk.model(models), "-n", "90000"]), "| head -c 9"])
     done = subprocess.run(
         ["bash", "-c", f"set -o pipefail; echo bad | {command}"],

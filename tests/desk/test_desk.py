@@ -1,4 +1,4 @@
-"""The desk against a naive one that keeps every state, and against plain samplers."""
+"""The desk, compared with a naive desk that keeps every state, and with plain samples."""
 
 from __future__ import annotations
 
@@ -79,7 +79,7 @@ def test_continuing_twice_is_continuing_once() -> None:
     same_state(state(one), state(two))
 
 
-def test_whoever_leaves_early_has_what_was_drawn_until_then() -> None:
+def test_a_continuation_that_is_stopped_early_keeps_its_beginning() -> None:
     desk, whole = Desk(MODEL, 5), Desk(MODEL, 5)
     stream = desk.draw(100)
     begun = next(stream).text + next(stream).text + next(stream).text
@@ -88,7 +88,7 @@ def test_whoever_leaves_early_has_what_was_drawn_until_then() -> None:
     assert drawn(whole, 100) == begun + drawn(desk, 97)
 
 
-def test_an_end_between_a_token_and_its_surprisal_leaves_a_desk_that_can_be_kept(
+def test_a_desk_can_be_saved_after_a_signal_between_a_token_and_its_surprisal(
     monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
     class Ending(list[float]):
@@ -114,7 +114,7 @@ def test_an_end_between_a_token_and_its_surprisal_leaves_a_desk_that_can_be_kept
     assert drawn(whole, 100) == again.text + drawn(again, 93)
 
 
-def test_drawing_again_is_the_next_sample_of_the_seed_from_the_same_place() -> None:
+def test_retry_draws_the_next_sample_of_the_seed() -> None:
     desk = Desk(MODEL, 5)
     desk.type("bad")
     first = drawn(desk, 30)
@@ -127,7 +127,7 @@ def test_drawing_again_is_the_next_sample_of_the_seed_from_the_same_place() -> N
     assert "bad" + first == desk.text
 
 
-def test_there_is_nothing_to_draw_again_after_what_was_typed() -> None:
+def test_retry_needs_a_continuation() -> None:
     desk = Desk(MODEL, 5)
     for typed in ("", "bad"):
         desk.type(typed)
@@ -136,7 +136,7 @@ def test_there_is_nothing_to_draw_again_after_what_was_typed() -> None:
     assert "bad" == desk.text
 
 
-def test_settings_hold_from_then_on() -> None:
+def test_a_setting_affects_later_continuations() -> None:
     desk, greedy = Desk(MODEL, 5), Desk(MODEL, 6, SamplingConfig(temperature=0))
     desk.set("temperature", 0)
     assert drawn(greedy, 40) == drawn(desk, 40)
@@ -177,7 +177,7 @@ def test_guides_and_endings_give_the_text_of_a_sample(settings: dict[str, Any]) 
         assert "b" not in drawn(desk, 100)
 
 
-def test_pieces_say_how_surprising_they_are_and_who_wrote_them() -> None:
+def test_pieces_have_their_surprisal_and_kind() -> None:
     desk = Desk(MODEL, 5)
     desk.type("bad")
     streamed = list(desk.draw(100))
@@ -206,7 +206,7 @@ def test_an_unknown_character_changes_nothing() -> None:
 # --- going back
 
 
-def test_undo_gives_back_state_and_random_numbers_and_redo_what_was_undone() -> None:
+def test_undo_restores_the_state_and_redo_the_text() -> None:
     desk = Desk(MODEL, 5)
     desk.type("abc")
     whole = drawn(desk, 150)
@@ -229,14 +229,14 @@ def test_undo_gives_back_state_and_random_numbers_and_redo_what_was_undone() -> 
         desk.undo(1)
 
 
-def test_undoing_more_than_there_is_leaves_the_empty_text() -> None:
+def test_undoing_more_characters_than_there_are_empties_the_text() -> None:
     desk = Desk(MODEL, 5)
     first = drawn(desk, 10)
     assert first == desk.undo(10**9)
     assert (None, first) == (desk.passage, drawn(desk, 10))
 
 
-def test_a_token_of_several_characters_is_cut_where_the_character_ends() -> None:
+def test_undo_cuts_a_token_of_several_characters() -> None:
     desk = Desk(WORDS, 5)
     desk.type("the lighthouse")
     assert len(desk.passage.ids) < 14  # type: ignore[union-attr]  # a text was typed
@@ -249,14 +249,14 @@ def test_a_token_of_several_characters_is_cut_where_the_character_ends() -> None
     assert "the lighthouse" == desk.text
 
 
-def test_a_character_of_several_bytes_is_one_character() -> None:
+def test_undo_counts_characters_of_several_bytes_once() -> None:
     desk = Desk(BYTES, 5)
     desk.type("né€")
     assert "€" == desk.undo(1)
     assert "né" == desk.text
 
 
-def test_texts_that_were_forked_go_their_own_ways() -> None:
+def test_forked_texts_are_independent() -> None:
     desk = Desk(MODEL, 5)
     desk.type("abc")
     desk.fork("other")
@@ -273,12 +273,12 @@ def test_texts_that_were_forked_go_their_own_ways() -> None:
 
 
 @pytest.mark.parametrize("name", ["", "a b", "a\x1b", "x" * 41])
-def test_what_is_no_good_as_a_name_is_refused(name: str) -> None:
+def test_a_bad_name_is_refused(name: str) -> None:
     with pytest.raises(ConfigError):
         Desk(MODEL, 5).fork(name)
 
 
-def test_of_columns_one_is_taken_and_another_may_be_taken_instead() -> None:
+def test_another_column_may_replace_the_one_taken() -> None:
     desk = Desk(MODEL, 5)
     desk.type("abc")
     texts = ["".join(p.text for p in desk.column(t, 25)) for t in (0.0, 0.7, 0.7)]
@@ -297,7 +297,7 @@ def test_of_columns_one_is_taken_and_another_may_be_taken_instead() -> None:
         Desk(MODEL, 1).take(1)
 
 
-def test_few_states_are_kept_and_any_place_is_found_again_from_near() -> None:
+def test_few_states_are_kept_and_others_recomputed_from_near() -> None:
     desk = Desk(MODEL, 5)
     drawn(desk, 2000)
     passage = desk.passage
@@ -429,7 +429,7 @@ OPERATIONS = st.one_of(
 
 
 @given(operations=st.lists(OPERATIONS, min_size=1, max_size=14), cell=st.sampled_from([*GATES]))
-def test_whatever_is_done_the_naive_desk_has_the_same_text_and_state(
+def test_any_sequence_of_operations_equals_that_of_a_naive_desk(
     operations: list[Any], cell: str, tmp_path_factory: pytest.TempPathFactory
 ) -> None:
     model = made(cell=cell)
@@ -476,7 +476,7 @@ def written() -> Desk:
     return desk
 
 
-def test_a_desk_that_was_saved_goes_on_as_if_it_had_never_been_closed(tmp_path: Path) -> None:
+def test_a_saved_desk_continues_as_if_never_closed(tmp_path: Path) -> None:
     desk, path = written(), tmp_path / "x.desk"
     save_desk(desk, path, "a model")
     again = load_desk(path, made())
@@ -502,7 +502,7 @@ def test_a_desk_that_was_saved_goes_on_as_if_it_had_never_been_closed(tmp_path: 
         same_state(state(desk), state(again))
 
 
-def test_an_empty_desk_can_be_saved_too(tmp_path: Path) -> None:
+def test_an_empty_desk_can_be_saved(tmp_path: Path) -> None:
     save_desk(Desk(MODEL, 7), tmp_path / "x.desk")
     again = load_desk(tmp_path / "x.desk", MODEL)
     assert drawn(Desk(MODEL, 7), 20) == drawn(again, 20)
@@ -572,7 +572,7 @@ METADATA_CHANGES: list[tuple[str, Any]] = [
 
 
 @pytest.mark.parametrize(("key", "value"), METADATA_CHANGES, ids=str)
-def test_a_file_that_is_whole_but_makes_no_sense_is_one_line(
+def test_an_intact_file_that_makes_no_sense_is_one_line(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, key: str, value: Any
 ) -> None:
     from charnn.desk import desk_file
