@@ -1,8 +1,7 @@
-"""`charnn corpus`: which texts are known by name, and how to get them."""
+"""`charnn corpus`: lists the texts that have a name, and gets them."""
 
 from __future__ import annotations
 
-from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
@@ -20,20 +19,20 @@ def corpus(
     name: Annotated[
         str | None,
         typer.Argument(
-            metavar="[NAME]", help="Which one to get; left out: list them.", show_default=False
+            metavar="[NAME]", help="Corpus to get. [default: list all of them]", show_default=False
         ),
     ] = None,
     as_json: JsonOption = False,
     quiet: QuietOption = False,
 ) -> None:
-    """List known corpora, or get one: built from this Python, or downloaded, into corpora/.
+    """List the known corpora, or build or download one into corpora/.
 
     \b
     charnn corpus
     charnn corpus tiny-shakespeare
     charnn train tiny-shakespeare
     """
-    from charnn.text.corpora import CORPORA
+    from charnn.text.corpora import CORPORA, get
 
     if name is None:
         rows = [_describe(each) for each in CORPORA.values()]
@@ -46,32 +45,27 @@ def corpus(
         import difflib
 
         near = difflib.get_close_matches(name, CORPORA, n=2)
-        hint = f"did you mean {' or '.join(near)}" if near else f"known are {', '.join(CORPORA)}"
-        raise TextError(f"no corpus {name!r}: {hint}")
-    facts = _get(CORPORA[name], quiet)
+        hint = f"did you mean {' or '.join(near)}?" if near else f"choose from {', '.join(CORPORA)}"
+        raise TextError(f"unknown corpus {name!r}: {hint}")
+    chosen = CORPORA[name]
+    doing = "downloading" if chosen.kind == "download" else "building"
+    with OrderlyEnd() as end:
+        try:
+            get(chosen, progress=None if quiet else progress_lines(f"{doing} {name}"))
+        except KeyboardInterrupt:
+            raise typer.Exit(end.code) from None
+    facts = _describe(chosen)
     if as_json:
         print_json(facts)
     elif not quiet:
-        say(f"{facts['path']}: {facts['bytes']:,} bytes; learn from it with:")
+        say(f"{facts['path']}: {facts['bytes']:,} bytes; train on it with:")
         say(f"  charnn train {name}")
-
-
-def _get(corpus: Corpus, quiet: bool) -> dict[str, Any]:
-    from charnn.text.corpora import get
-
-    doing = "downloading" if corpus.kind == "download" else "building"
-    with OrderlyEnd() as end:
-        try:
-            get(corpus, progress=None if quiet else progress_lines(f"{doing} {corpus.name}"))
-        except KeyboardInterrupt:
-            raise typer.Exit(end.code) from None
-    return _describe(corpus)
 
 
 def _describe(corpus: Corpus) -> dict[str, Any]:
     from charnn.text.corpora import find
 
-    path: Path | None = find(corpus.name)
+    path = find(corpus.name)
     return {
         "name": corpus.name,
         "kind": corpus.kind,
@@ -93,4 +87,4 @@ def _list(rows: list[dict[str, Any]]) -> None:
         )
     for line in lines:
         put(line)
-    say("get one with 'charnn corpus NAME', learn from it with 'charnn train NAME'")
+    say("get one with 'charnn corpus NAME', train on it with 'charnn train NAME'")

@@ -1,8 +1,9 @@
-"""`charnn tokenize`: a text as a token file, in bounded memory."""
+"""`charnn tokenize`: writes a text as a token file, in bounded memory."""
 
 from __future__ import annotations
 
 import time
+from contextlib import ExitStack
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -15,6 +16,7 @@ from charnn.config import DEFAULT_TOKENIZER, TOKENS_SUFFIX, TextOptions
 from charnn.errors import ConfigError, TextError
 
 if TYPE_CHECKING:
+    from charnn.text.sources import TextSource
     from charnn.text.token_file import TokenFile
 
 
@@ -33,7 +35,7 @@ def tokenize(
             "-o",
             "--output",
             metavar=f"FILE{TOKENS_SUFFIX}",
-            help="The token file to write; 'charnn train' takes it as a text.",
+            help="Token file to write; 'charnn train' takes it as TEXT.",
             show_default=False,
         ),
     ],
@@ -41,7 +43,7 @@ def tokenize(
     as_json: JsonOption = False,
     quiet: QuietOption = False,
 ) -> None:
-    """Turn a text into ids once, to train on it many times.
+    """Turn a text into token ids once, to train on them many times.
 
     \b
     charnn tokenize book.txt -o book.tokens
@@ -49,26 +51,19 @@ def tokenize(
     """
     if output.suffix != TOKENS_SUFFIX:
         raise ConfigError(
-            f"-o names a token file, which must end in {TOKENS_SUFFIX}: try {output}{TOKENS_SUFFIX}"
+            f"-o {output} must end in {TOKENS_SUFFIX}: use -o {output}{TOKENS_SUFFIX}"
         )
     ready = next(
         (text for text in [*texts, options.valid or ""] if text.endswith(TOKENS_SUFFIX)), None
     )
     if ready:
-        raise TextError(f"{ready} is tokens already: give the text itself, or train on {ready}")
+        raise TextError(
+            f"{ready} is a token file already: give the text itself, or type 'charnn train {ready}'"
+        )
     began = time.monotonic()
     with OrderlyEnd() as end:
         try:
-            file = _write(
-                texts,
-                output,
-                options.valid,
-                options.encoding,
-                tokenizer=options.tokenizer or DEFAULT_TOKENIZER,
-                vocab_size=options.vocab_size,
-                split=options.split,
-                progress=None if quiet else progress_lines("reading the text"),
-            )
+            file = _write(texts, output, options, quiet)
         except KeyboardInterrupt:
             raise typer.Exit(end.code) from None
     facts = _describe(file, time.monotonic() - began)
@@ -78,18 +73,25 @@ def tokenize(
         _report(facts)
 
 
-def _write(
-    texts: list[str], output: Path, valid: str | None, encoding: str, **settings: Any
-) -> TokenFile:
+def _write(texts: list[str], output: Path, options: TextOptions, quiet: bool) -> TokenFile:
     from charnn.text.sources import open_source
     from charnn.text.token_writer import write_token_file
 
-    # Where the result has room, a copy of stdin has: a folder for temporary files may be memory.
-    with open_source(texts, encoding, output.parent) as source:
-        if valid is None:
-            return write_token_file(output, source, **settings)
-        with open_source([valid], encoding, output.parent) as other:
-            return write_token_file(output, source, valid=other, **settings)
+    with ExitStack() as opened:
+
+        def read(names: list[str]) -> TextSource:
+            # A copy of stdin goes beside the output: the system's temporary folder may be memory.
+            return opened.enter_context(open_source(names, options.encoding, output.parent))
+
+        return write_token_file(
+            output,
+            read(texts),
+            tokenizer=options.tokenizer or DEFAULT_TOKENIZER,
+            vocab_size=options.vocab_size,
+            split=options.split,
+            valid=read([options.valid]) if options.valid else None,
+            progress=None if quiet else progress_lines("reading the text"),
+        )
 
 
 def _describe(file: TokenFile, seconds: float) -> dict[str, Any]:

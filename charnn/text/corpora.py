@@ -1,7 +1,7 @@
-"""Named texts: two that ship, some built from what every Python has, some classics to download.
+"""Corpora: texts with a name, which ship with charnn, are built from this Python, or downloaded.
 
-A corpus is the file ``corpora/NAME.txt`` of the working folder, with ``NAME.json`` beside it where
-charnn made it: where it comes from, its size and its digest. To add one, add a line to `CORPORA`.
+A corpus is the file ``corpora/NAME.txt`` of the working folder. charnn writes ``NAME.json`` beside
+one that it built or downloaded, with origin, size and digest. To add one, add it to `CORPORA`.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ from charnn.errors import FileError, TextError
 from charnn.tensor_file import os_error_line, replacing, to_json
 
 FOLDER = Path("corpora")
-SHIPPED_FOLDER = Path(__file__).resolve().parents[2] / "corpora"  # of a checkout
+SHIPPED_FOLDER = Path(__file__).resolve().parents[2] / "corpora"  # in a checkout
 NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}")
 TIMEOUT_SECONDS = 30.0
 BLOCK_BYTES = 1 << 16
@@ -33,11 +33,11 @@ Progress = Callable[[int, int], None]
 
 @dataclass(frozen=True)
 class Corpus:
-    """A text that charnn knows by name: shipped, built on this machine, or downloaded.
+    """A text with a name; it ships with charnn where it has neither `build` nor `url`.
 
     Attributes:
-        build: yields its bytes, where it is built.
-        url: where it is downloaded from; then `sha256` and `size` (bytes) say what must come.
+        build: yields the bytes of a corpus that is built on this machine.
+        url: the address of a download, whose `sha256` and `size` in bytes are checked.
     """
 
     name: str
@@ -49,12 +49,12 @@ class Corpus:
 
     @property
     def kind(self) -> str:
-        """Where it comes from: "shipped", "built" or "download"."""
+        """The origin: "shipped", "built" or "download"."""
         return "download" if self.url else "built" if self.build else "shipped"
 
 
 def standard_library() -> Iterator[bytes]:
-    """The sources of this Python's standard library, sorted by name, without its tests."""
+    """Yields the sources of this Python's standard library, sorted by name, without tests."""
     root = Path(sysconfig.get_path("stdlib"))
     leave_out = {"test", "tests", "idle_test", "site-packages", "dist-packages", "__pycache__"}
     for folder, folders, names in os.walk(root):
@@ -70,11 +70,11 @@ def standard_library() -> Iterator[bytes]:
 
 
 def python_manual() -> Iterator[bytes]:
-    """The reference topics that Python's own help shows: English prose with examples."""
+    """Yields the reference topics of Python's own help: English prose with examples."""
     try:
-        from pydoc_data.topics import topics  # half a megabyte, wanted here only
+        from pydoc_data.topics import topics  # half a megabyte
     except ImportError:
-        return  # some systems ship Python without its help
+        return  # some systems ship Python without help
 
     for name in sorted(topics):
         yield topics[name].strip().encode() + b"\n\n"
@@ -106,7 +106,7 @@ CORPORA = {
 
 
 def find(name: str) -> Path | None:
-    """The text of a corpus: ``corpora/NAME.txt`` here, or the one that ships; None if not there."""
+    """Returns the file of a corpus: ``corpora/NAME.txt``, or the one that ships; None if absent."""
     if not NAME.fullmatch(name):
         return None
     candidates = [FOLDER / f"{name}.txt"]
@@ -116,17 +116,14 @@ def find(name: str) -> Path | None:
 
 
 def get(corpus: Corpus, folder: Path = FOLDER, progress: Progress | None = None) -> Path:
-    """Builds or downloads a corpus into `folder`; one that is there already stays as it is.
+    """Builds or downloads a corpus into `folder`, unless the file exists; returns its path.
 
     Args:
-        progress: called with bytes done and bytes in all (0 where not known beforehand).
-
-    Returns:
-        The path of the text.
+        progress: called with bytes done and bytes in all (0 where unknown).
 
     Raises:
-        TextError: the corpus cannot be had, or what came is not it. Nothing is left behind.
-        FileError: it cannot be written.
+        TextError: the corpus cannot be built, downloaded or found; no file is left behind.
+        FileError: the corpus cannot be written.
     """
     path = folder / f"{corpus.name}.txt"
     if path.is_file():
@@ -140,7 +137,7 @@ def get(corpus: Corpus, folder: Path = FOLDER, progress: Progress | None = None)
         if shipped:
             return shipped
         raise TextError(
-            f"the corpus {corpus.name!r} comes with charnn's repository: run charnn in its folder"
+            f"the corpus {corpus.name!r} is part of charnn's repository: run charnn from a checkout"
         )
     record: dict[str, Any] = {"name": corpus.name, "kind": corpus.kind, "about": corpus.about}
     record |= {"url": corpus.url} if corpus.url else {"python": platform.python_version()}
@@ -157,11 +154,14 @@ def get(corpus: Corpus, folder: Path = FOLDER, progress: Progress | None = None)
             if progress:
                 progress(size, corpus.size or 0)
         if not size:
-            raise TextError(f"this Python comes without what {corpus.name!r} is built from")
+            raise TextError(
+                f"this Python lacks the files that {corpus.name!r} is built from: choose another "
+                "corpus with 'charnn corpus'"
+            )
         if corpus.sha256 and digest.hexdigest() != corpus.sha256:
             raise TextError(
-                f"{corpus.url} sent {size:,} bytes with another checksum than {corpus.name} has: "
-                "try again, or look whether the file moved"
+                f"{corpus.url} sent {size:,} bytes whose SHA-256 is not that of {corpus.name}: try "
+                "again; the file may also have moved"
             )
     record |= {"bytes": size, "sha256": digest.hexdigest()}
     with replacing(path.with_suffix(".json")) as file:
@@ -170,10 +170,10 @@ def get(corpus: Corpus, folder: Path = FOLDER, progress: Progress | None = None)
 
 
 def download(corpus: Corpus, timeout: float = TIMEOUT_SECONDS) -> Iterator[bytes]:
-    """Yields what the address of a corpus sends, at most the size that is expected.
+    """Yields the blocks of a download, of the expected size in all.
 
     Raises:
-        TextError: the server cannot be reached, refuses, breaks off, or sends too much.
+        TextError: the server cannot be reached, refuses, stops early, or sends too much.
     """
     assert corpus.url is not None
     received, limit = 0, corpus.size or 0
@@ -183,21 +183,21 @@ def download(corpus: Corpus, timeout: float = TIMEOUT_SECONDS) -> Iterator[bytes
             while block := response.read(BLOCK_BYTES):
                 received += len(block)
                 if received > limit:
-                    reason = f"{corpus.url} sends more than its {limit:,} bytes"
+                    reason = f"{corpus.url} sends more than {limit:,} bytes"
                     raise TextError(f"cannot download {corpus.name}: {reason}")
                 yield block
     except urllib.error.HTTPError as error:
         with error:
-            reason = f"the server says {error.code} {error.reason}"
+            reason = f"the server answers {error.code} {error.reason}"
         raise TextError(f"cannot download {corpus.name}: {reason} for {corpus.url}") from None
     except (OSError, http.client.HTTPException) as error:
         reason = str(getattr(error, "reason", error)) or type(error).__name__
         raise TextError(
             f"cannot download {corpus.name} from {corpus.url}: {reason}; "
-            f"check the connection, or put the text itself into {FOLDER}/{corpus.name}.txt"
+            f"check the connection, or save the text as {FOLDER}/{corpus.name}.txt"
         ) from None
     if received < limit:
         raise TextError(
-            f"cannot download {corpus.name}: {corpus.url} broke off after {received:,} of "
+            f"cannot download {corpus.name}: {corpus.url} stopped after {received:,} of "
             f"{limit:,} bytes; try again"
         )

@@ -137,7 +137,7 @@ def open_index(path: Path, tokens: TokenFile) -> TextIndex:
     text = np.frombuffer(text_of(tokens.split("train"), tokens.tokenizer), np.uint8)
     order = order_of_suffixes(text)
     with suppress(FileError):
-        _write(path, text, order, tokens.digest)
+        write_index(path, text, order, tokens.digest)
     return TextIndex(text, order)
 
 
@@ -154,7 +154,10 @@ def _metadata(tokens: str) -> dict[str, Any]:
     return {"kind": KIND, "format": FORMAT, "charnn": __version__, "tokens": tokens}
 
 
-def _write(path: Path, text: NDArray[np.uint8], order: NDArray[np.uint32], tokens: str) -> None:
+def write_index(
+    path: Path, text: NDArray[np.uint8], order: NDArray[np.uint32], tokens: str
+) -> None:
+    """Writes an index; `tokens` is the digest of the token file that it belongs to."""
     # The wider array comes first, so that it is aligned.
     places = layout({"order": ("U32", order.shape), "text": ("U8", text.shape)})
     data_hash = hashlib.sha256(order.data)

@@ -1,4 +1,4 @@
-"""Characters that a tokenizer never saw: what they are called, and which known ones are near."""
+"""Unknown characters: names for people, the nearest known characters, and errors."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from collections.abc import Collection, Mapping
 from charnn.errors import ConfigError, UnknownCharacter
 
 UNKNOWN = ("error", "skip", "replace")
-# What typesetters use where keyboards have another character; their names have little in common.
+# Typesetters' characters and those of a keyboard, whose names share too few words for `nearest`.
 PLAIN = {
     **dict.fromkeys("‘’‚‛′´`", "'"),
     **dict.fromkeys("“”„‟″«»", '"'),
@@ -22,19 +22,19 @@ MOST_SHOWN = 5
 def check_choice(unknown: str) -> None:
     """Raises ConfigError if `unknown` is not one of `UNKNOWN`."""
     if unknown not in UNKNOWN:
-        raise ConfigError(f"unknown must be one of {', '.join(UNKNOWN)}, got {unknown!r}")
+        raise ConfigError(f"--unknown must be one of {', '.join(UNKNOWN)}, got {unknown!r}")
 
 
 def describe(character: str) -> str:
-    """A character for people, on any terminal: its printable form, code point and name."""
+    """Returns printable form, code point and name of a character."""
     name = unicodedata.name(character, "")
     return f"{character!r} (U+{ord(character):04X}{' ' if name else ''}{name})"
 
 
 def nearest(character: str, known: Collection[str], count: int = 3) -> list[str]:
-    """The known characters that could stand for `character`, the nearest first; perhaps none.
+    """Returns up to `count` known characters that could replace `character`, the nearest first.
 
-    By case, then by what a keyboard has for it, then by its base (é: e), then by its name.
+    Candidates are its other case, its keyboard form, its base (e for é), and similar names.
     """
     if unicodedata.category(character) == "Cs":
         return []
@@ -66,11 +66,11 @@ def _by_name(words: set[str], known: Collection[str]) -> list[str]:
 def unknown_character(
     character: str, position: int, known: Collection[str], others: int
 ) -> UnknownCharacter:
-    """The error for a character that is not known.
+    """Returns the error for an unknown character.
 
     Args:
-        position: its place in the text, from 1.
-        others: how many more unknown characters the text holds.
+        position: of the character in the text, from 1.
+        others: the number of further unknown characters.
     """
     near = [describe(c) for c in nearest(character, known)]
     more = f", the first of {others + 1:,} unknown ones" if others else ""
@@ -82,23 +82,23 @@ def unknown_character(
 
 
 def not_a_character(code: int, position: int) -> UnknownCharacter:
-    """The error for a surrogate: half a character, or a byte that was not UTF-8.
+    """Returns the error for a surrogate: half a character, or a byte that is not UTF-8.
 
     Args:
-        position: its place in the text, from 1.
+        position: of the surrogate in the text, from 1.
     """
     if 0xDC80 <= code <= 0xDCFF:
         what = f"byte 0x{code - 0xDC00:02x} at position {position:,} is not UTF-8"
     else:
-        what = f"U+{code:04X} at position {position:,} is half of a surrogate pair, no character"
-    return UnknownCharacter(f"{what}; only a byte tokenizer takes it")
+        what = f"U+{code:04X} at position {position:,} is half of a surrogate pair"
+    return UnknownCharacter(f"{what}: remove it; only --tokenizer byte takes any bytes")
 
 
 def what_changed(missing: Mapping[str, int], known: Collection[str], unknown: str) -> str:
-    """What "skip" or "replace" made of unknown characters, for people.
+    """Returns a line on the characters that `--unknown skip` or `replace` changed.
 
     Args:
-        missing: each of them, and how often it came.
+        missing: the unknown characters, and how often each came.
     """
     changes = []
     for character in sorted(missing, key=lambda each: -missing[each])[:MOST_SHOWN]:

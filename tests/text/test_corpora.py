@@ -80,14 +80,14 @@ def test_a_download_arrives_whole_with_a_record_beside_it(address: str, page: st
 @pytest.mark.parametrize(
     ("page", "reason"),
     [
-        ("/missing", "the server says 404"),
-        ("/wrong", "another checksum"),
+        ("/missing", "404"),
+        ("/wrong", "SHA-256"),
         ("/cut", "50,000"),
-        ("/short", "broke off after 50,000 of 105,000 bytes"),
-        ("/long", "sends more than its 105,000 bytes"),
+        ("/short", "50,000 of 105,000 bytes"),
+        ("/long", "105,000 bytes"),
     ],
 )
-def test_a_download_that_fails_says_why_and_leaves_nothing(
+def test_a_failed_download_names_the_reason_and_leaves_no_file(
     address: str, page: str, reason: str
 ) -> None:
     with pytest.raises(TextError, match=reason) as error:
@@ -96,13 +96,13 @@ def test_a_download_that_fails_says_why_and_leaves_nothing(
     assert [] == list(Path("corpora").iterdir())
 
 
-def test_without_a_network_a_download_says_what_else_to_do(address: str) -> None:
-    with pytest.raises(TextError, match=r"check the connection, or put .* corpora/hamlet\.txt"):
+def test_a_download_without_a_network_names_the_file_to_save(address: str) -> None:
+    with pytest.raises(TextError, match=r"corpora/hamlet\.txt"):
         get(hamlet("http://127.0.0.1:1/text"))
     assert [] == list(Path("corpora").iterdir())
 
 
-def test_a_server_that_says_nothing_is_not_waited_for_without_end() -> None:
+def test_a_silent_server_is_given_up() -> None:
     import socket
 
     with socket.create_server(("127.0.0.1", 0)) as silent:
@@ -111,16 +111,16 @@ def test_a_server_that_says_nothing_is_not_waited_for_without_end() -> None:
             list(download(hamlet(url), timeout=0.1))
 
 
-def test_a_corpus_that_is_there_stays_as_it_is() -> None:
+def test_an_existing_corpus_is_kept() -> None:
     Path("corpora").mkdir()
     Path("corpora/hamlet.txt").write_text("my own")
     assert Path("corpora/hamlet.txt") == get(hamlet("http://127.0.0.1:1/"))
     assert "my own" == Path("corpora/hamlet.txt").read_text()
 
 
-def test_a_folder_that_cannot_be_made_is_named() -> None:
+def test_a_folder_that_cannot_be_created_is_named() -> None:
     Path("corpora").write_text("a file")
-    with pytest.raises(FileError, match="cannot create corpora"):
+    with pytest.raises(FileError, match="corpora"):
         get(CORPORA["manual"])
 
 
@@ -136,8 +136,8 @@ def test_built_corpora_are_text_and_the_same_every_time(name: str) -> None:
     assert data == get(CORPORA[name]).read_bytes()
 
 
-def test_a_python_without_its_help_or_its_sources_says_so() -> None:
-    with pytest.raises(TextError, match="comes without what 'nothing' is built from"):
+def test_a_python_without_help_or_sources_is_refused() -> None:
+    with pytest.raises(TextError, match="'nothing'"):
         get(Corpus("nothing", "of nothing", build=lambda: iter(())))
     assert [] == list(Path("corpora").iterdir())
 
@@ -157,11 +157,9 @@ def test_shipped_corpora_are_found_from_any_folder() -> None:
             assert path.stat().st_size > 10_000
 
 
-def test_a_shipped_corpus_that_is_not_there_says_where_it_is(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_missing_shipped_corpus_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(corpora, "SHIPPED_FOLDER", tmp_path / "nowhere")
-    with pytest.raises(TextError, match="comes with charnn's repository"):
+    with pytest.raises(TextError, match="lighthouse"):
         get(CORPORA["lighthouse"])
 
 

@@ -1,4 +1,4 @@
-"""A text as lines: what a line is, and which way it goes."""
+"""Lists of lines: cleaning, shuffling and splitting."""
 
 from __future__ import annotations
 
@@ -56,16 +56,14 @@ def split_up(tmp_path):
         (b"x" * 100_000, [b"x" * 100_000]),
     ],
 )
-def test_a_line_is_what_stands_before_a_line_end_and_not_empty(lines_of, data, lines):
+def test_a_line_is_not_empty_and_has_no_line_end(lines_of, data, lines):
     assert lines == lines_of(data)[0]
     assert lines == lines_of(data, any_bytes=True)[0]
 
 
-def test_what_was_left_out_is_told(lines_of):
-    assert [
-        "2 empty lines left out",
-        "3 carriage returns at line ends left out",
-    ] == lines_of(b"Ann\r\n\r\n\nBob\r\n")[1]
+def test_lines_and_characters_that_are_left_out_are_counted(lines_of):
+    empty, returns = lines_of(b"Ann\r\n\r\n\nBob\r\n")[1]
+    assert ("2", "3") == (empty.split()[0], returns.split()[0])
     assert [] == lines_of(b"Ann\nBob\n")[1]
     assert [] == lines_of(b"Ann\nBob")[1]
 
@@ -76,7 +74,7 @@ def test_a_text_without_a_line_is_refused(lines_of, data):
         lines_of(data)
 
 
-def test_bytes_that_are_not_utf8_are_named_with_their_place_or_taken(lines_of):
+def test_bytes_that_are_not_utf8_are_named_or_taken(lines_of):
     with pytest.raises(TextError, match="offset 5"):
         lines_of(b"Ann\nB\xff\n")
     assert [b"Ann", b"B\xff"] == lines_of(b"Ann\nB\xff\n", any_bytes=True)[0]
@@ -85,7 +83,7 @@ def test_bytes_that_are_not_utf8_are_named_with_their_place_or_taken(lines_of):
 NAMES = [f"{letter}{number}" for letter in "abcdefghij" for number in range(20)]
 
 
-def test_a_sorted_list_is_mixed_before_it_is_cut(split_up):
+def test_a_sorted_list_is_shuffled_before_it_is_split(split_up):
     data = "\n".join(NAMES).encode()
     (train, valid), _ = split_up(data)
     assert sorted(NAMES) == sorted((train + valid).split())
@@ -94,7 +92,7 @@ def test_a_sorted_list_is_mixed_before_it_is_cut(split_up):
     assert train.split() != sorted(train.split())
 
 
-def test_the_seed_and_the_lines_settle_the_order_not_their_places(split_up):
+def test_the_order_depends_on_the_seed_and_the_lines_only(split_up):
     data = "\n".join(NAMES).encode()
     turned = "\n".join(reversed(NAMES)).encode()
     assert split_up(data)[0] == split_up(turned)[0] == split_up(data)[0]
@@ -102,7 +100,7 @@ def test_the_seed_and_the_lines_settle_the_order_not_their_places(split_up):
 
 
 @given(st.lists(st.sampled_from(["a", "b", "c", "d", "e", "f"]), min_size=1, max_size=30))
-def test_all_copies_of_a_line_go_the_same_way_and_none_is_lost(tmp_path_factory, lines):
+def test_all_copies_of_a_line_go_to_one_split_and_none_is_lost(tmp_path_factory, lines):
     folder = tmp_path_factory.mktemp("list")
     (folder / "list.txt").write_text("\n".join(lines))
     with open_source([folder / "list.txt"]) as source:
@@ -114,14 +112,14 @@ def test_all_copies_of_a_line_go_the_same_way_and_none_is_lost(tmp_path_factory,
 
 
 @pytest.mark.parametrize("data", [b"Ann", b"Ann\nAnn\n"])
-def test_one_line_is_learnt_and_nothing_is_validated_on(split_up, data):
+def test_one_different_line_goes_to_the_training_split_with_a_note(split_up, data):
     (train,), (notes,) = split_up(data)
     assert {"Ann"} == set(train.split())
     assert notes[-1:]
     assert "Ann" not in notes[-1]
 
 
-def test_repeated_lines_and_lines_known_from_the_training_text_are_told(split_up):
+def test_repeated_lines_and_lines_of_both_texts_are_noted(split_up):
     _, (notes, _) = split_up(b"Ann\nAnn\nBob\nCid\n")
     (note,) = notes
     assert note.startswith("4 lines, 1 ")

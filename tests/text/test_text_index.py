@@ -16,13 +16,13 @@ BYTES = st.lists(st.sampled_from([0, 97, 98, 195]), max_size=60).map(bytes)
 
 
 @given(BYTES)
-def test_places_are_in_the_order_of_what_follows_them(data):
+def test_positions_are_sorted_by_the_text_that_begins_there(data):
     expected = sorted(range(len(data)), key=lambda place: data[place:])
     assert expected == order_of_suffixes(np.frombuffer(data, np.uint8)).tolist()
 
 
 @pytest.mark.parametrize("block", [1, 7, 1 << 20])
-def test_long_repetitions_are_told_apart(monkeypatch, block):
+def test_long_repetitions_are_sorted(monkeypatch, block):
     monkeypatch.setattr(text_index, "BLOCK", block)
     data = b"abc" * 200 + b"abd" + b"abc" * 100
     expected = sorted(range(len(data)), key=lambda place: data[place:])
@@ -30,7 +30,7 @@ def test_long_repetitions_are_told_apart(monkeypatch, block):
 
 
 @given(BYTES, BYTES.map(lambda data: data[:5]))
-def test_a_string_is_found_where_it_stands_and_nowhere_else(data, query):
+def test_a_string_is_found_wherever_it_occurs(data, query):
     low, high = TextIndex.of(data).interval(query)
     places = [p for p in range(len(data)) if data.startswith(query, p)]
     assert len(places) == high - low
@@ -54,7 +54,7 @@ def made(monkeypatch):
     return calls
 
 
-def test_the_index_holds_the_training_text_alone_and_is_made_once(tokens, made, tmp_path):
+def test_the_index_holds_only_the_training_text_and_is_made_once(tokens, made, tmp_path):
     training = tokens.tokenizer.decode(tokens.split("train")).encode()
     for _ in range(2):
         index = open_index(tmp_path / "index", tokens)
@@ -65,7 +65,7 @@ def test_the_index_holds_the_training_text_alone_and_is_made_once(tokens, made, 
 
 
 @pytest.mark.parametrize("damage", ["empty", "flip", "cut", "text"])
-def test_a_file_that_is_damaged_is_made_again(tokens, made, tmp_path, damage):
+def test_a_damaged_file_is_replaced(tokens, made, tmp_path, damage):
     path = tmp_path / "index"
     open_index(path, tokens)
     good = path.read_bytes()
@@ -81,7 +81,7 @@ def test_a_file_that_is_damaged_is_made_again(tokens, made, tmp_path, damage):
     assert 2 == len(made)
 
 
-def test_an_index_of_other_tokens_is_made_again(tokens, made, tmp_path):
+def test_an_index_of_other_tokens_is_replaced(tokens, made, tmp_path):
     open_index(tmp_path / "index", tokens)
     (tmp_path / "other.txt").write_text("something else entirely\n" * 9)
     with open_source([tmp_path / "other.txt"]) as source:
@@ -90,14 +90,14 @@ def test_an_index_of_other_tokens_is_made_again(tokens, made, tmp_path):
     assert 2 == len(made)
 
 
-def test_a_sealed_file_whose_places_lie_outside_is_made_again(tokens, made, tmp_path):
+def test_a_file_with_positions_outside_its_text_is_replaced(tokens, made, tmp_path):
     path = tmp_path / "index"
     text = np.frombuffer(b"sailor", np.uint8)
-    text_index._write(path, text, np.full(6, 99, np.uint32), tokens.digest)
+    text_index.write_index(path, text, np.full(6, 99, np.uint32), tokens.digest)
     assert b"goat" in open_index(path, tokens)
 
 
-def test_a_folder_that_cannot_be_written_costs_the_file_alone(tokens, tmp_path, monkeypatch):
+def test_an_index_is_made_where_its_folder_cannot_be_written(tokens, tmp_path, monkeypatch):
     (tmp_path / "shut").mkdir(mode=0o500)
     plain = os.open
 
