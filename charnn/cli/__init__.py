@@ -1,18 +1,20 @@
-"""The command line: `charnn train`, `charnn sample` and the others, one module a command."""
+"""The command line: one module a command, and errors as one line."""
 
 from __future__ import annotations
 
+import functools
 import os
 import shutil
+import signal
 import sys
 import traceback
 from collections.abc import Callable
-from typing import Annotated
+from typing import Annotated, Any, get_args, get_type_hints
 
 import typer
 
 from charnn.cli.compare import compare
-from charnn.cli.console import debugging, give_up_stdout, guarded, say
+from charnn.cli.console import flush_stdout, give_up_stdout, say
 from charnn.cli.corpus import corpus
 from charnn.cli.evaluate import evaluate
 from charnn.cli.export import export
@@ -29,12 +31,13 @@ from charnn.cli.show import show
 from charnn.cli.tokenize import tokenize
 from charnn.cli.train import train
 from charnn.cli.write import write
+from charnn.errors import CharnnError, ConfigError, UnknownCharacter
 from charnn.version import __version__
 
 START = """\
 charnn train lighthouse    learn from a text: a file, or a corpus by name (Ctrl-C saves)
 charnn sample              write in its style
-charnn train --resume      go on where it stopped
+charnn train --resume      continue where it stopped
 """
 
 COLUMNS = shutil.get_terminal_size().columns
@@ -66,6 +69,58 @@ def _charnn(
         typer.echo(START, nl=False)
 
 
+def guarded(command: Callable[..., None]) -> Callable[..., None]:
+    """Wraps a command so that every error becomes one line and an exit code."""
+
+    @functools.wraps(command)
+    def run(*args: Any, **kwargs: Any) -> None:
+        try:
+            command(*args, **kwargs)
+            flush_stdout()
+        except (typer.Exit, typer.Abort):
+            raise
+        except BrokenPipeError:  # the reader of stdout went away, as head does
+            give_up_stdout()
+        except KeyboardInterrupt:
+            raise typer.Exit(128 + signal.SIGINT) from None
+        except Exception as error:
+            if debugging():
+                traceback.print_exc()
+            remedy = _remedy(command) if isinstance(error, UnknownCharacter) else ""
+            say(f"error: {_explain(error)}{remedy}", "31")
+            raise typer.Exit(2 if isinstance(error, ConfigError) else 1) from None
+
+    return run
+
+
+def debugging() -> bool:
+    """Tells whether tracebacks are wanted: --debug or CHARNN_DEBUG=1."""
+    return os.environ.get("CHARNN_DEBUG", "") not in ("", "0")
+
+
+def _remedy(command: Callable[..., None]) -> str:
+    """Names the ways in which a command can handle an unknown character."""
+    choices = get_args(get_type_hints(command).get("unknown"))
+    ways = {"skip": "--unknown skip leaves it out", "replace": "--unknown replace puts the nearest"}
+    can = [text for choice, text in ways.items() if choice in choices]
+    return f"; {', '.join(can) or 'leave it out of the text'}"
+
+
+def _explain(error: Exception) -> str:
+    if isinstance(error, CharnnError):
+        return str(error)
+    # torch raises RuntimeError when memory is short.
+    if isinstance(error, MemoryError) or (
+        isinstance(error, RuntimeError) and "memory" in str(error)
+    ):
+        return "out of memory: use a smaller model, batch or text"
+    if isinstance(error, OSError):
+        where = f" {error.filename}" if error.filename else ""
+        return f"the system refused{where}: {error.strerror or error}"
+    kind = type(error).__name__
+    return f"charnn has a fault: {kind}: {error}; run again with --debug and report what it prints"
+
+
 COMMANDS: dict[str, Callable[..., None]] = {
     "train": train,
     "plan": plan,
@@ -89,7 +144,7 @@ for name, command in COMMANDS.items():
 
 
 def usage_line(error: typer.TyperException, words: list[str]) -> str:
-    """What typer found wrong with the words of the command line, and where help is."""
+    """Returns a usage error as one line that names the help."""
     message = " ".join(error.format_message().split()).removesuffix(".")
     message = message.replace("(Possible options: ", "(did you mean ").replace(". Did", "; did")
     name = next((f"charnn {word}" for word in words if word in COMMANDS), "charnn")
@@ -97,20 +152,20 @@ def usage_line(error: typer.TyperException, words: list[str]) -> str:
 
 
 def main() -> None:
-    """Entry point. `--debug` is understood anywhere before a lone `--`."""
+    """Runs the command line; `--debug` may stand anywhere before a lone `--`."""
     words = sys.argv[1:]
     options = words[: words.index("--")] if "--" in words else words
     if "--debug" in options:
         os.environ["CHARNN_DEBUG"] = "1"
         sys.argv.remove("--debug")
     try:
-        sys.exit(app(standalone_mode=False))  # it would print usage errors itself, in four lines
+        sys.exit(app(standalone_mode=False))  # typer prints usage errors in four lines
     except typer.TyperException as error:
         if debugging():
             traceback.print_exc()
         say(f"error: {usage_line(error, words)}", "31")
         sys.exit(error.exit_code)
-    except OSError as error:  # of help and version, which typer prints by itself
+    except OSError as error:  # from help and version, which typer prints
         give_up_stdout()
         say(f"error: cannot write to stdout: {error.strerror or error}", "31")
         sys.exit(1)

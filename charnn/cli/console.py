@@ -1,23 +1,18 @@
-"""What all commands share: streams, colours, errors in one line.
+"""The streams of all commands: talk on stderr, reports and text on stdout.
 
 Nothing heavy is imported here: `charnn --help` and the first sampled character wait for it.
 """
 
 from __future__ import annotations
 
-import functools
 import os
-import signal
 import sys
 import time
-import traceback
 from collections.abc import Callable, Collection, Iterator, Mapping
 from contextlib import contextmanager
-from typing import TYPE_CHECKING, Any, NoReturn, TextIO, get_args, get_type_hints
+from typing import TYPE_CHECKING, Any, TextIO
 
-import typer
-
-from charnn.errors import CharnnError, ConfigError, FileError, UnknownCharacter
+from charnn.errors import FileError
 
 if TYPE_CHECKING:
     from charnn.checkpoint import Checkpoint
@@ -33,13 +28,15 @@ THREAD_VARIABLES = (
     "VECLIB_MAXIMUM_THREADS",
 )
 SECONDS_BETWEEN_LINES = 2.0
+# Waking the reader of a pipe for each piece costs up to a fifth of the speed; nobody sees 5 ms.
+FLUSH_SECONDS = 0.005
 BEGAN = time.monotonic() - time.process_time()  # a budget counts from the start of the process
 
 
 def visible(text: str) -> str:
-    """Text for a terminal: control characters are shown as escapes, never sent.
+    """Returns text for a terminal, with control characters but newline and tab as escapes.
 
-    Newline and tab pass. A lone surrogate stands for a byte that is not UTF-8, and is shown so.
+    A lone surrogate stands for a byte that is not UTF-8, and is escaped as that byte.
     """
     if text.isascii() and text.isprintable():
         return text
@@ -57,7 +54,7 @@ def _escape(code: int) -> str:
 
 
 def has_colour(stream: TextIO) -> bool:
-    """Whether a stream takes colour: a terminal, unless the environment says otherwise."""
+    """Tells whether a stream takes colour: a terminal, or by NO_COLOR, FORCE_COLOR and TERM."""
     if os.environ.get("NO_COLOR"):
         return False
     if os.environ.get("FORCE_COLOR"):
@@ -66,7 +63,7 @@ def has_colour(stream: TextIO) -> bool:
 
 
 def say(message: str, style: str = "") -> None:
-    """One line of talk on stderr; `style` is an ANSI number such as "31" for red."""
+    """Prints one line on stderr; `style` is an ANSI number such as "31" for red."""
     line = visible(message).replace("\n", " ")
     if style and has_colour(sys.stderr):
         line = f"\x1b[{style}m{line}\x1b[0m"
@@ -74,38 +71,32 @@ def say(message: str, style: str = "") -> None:
         encoding = sys.stderr.encoding or "utf-8"
         sys.stderr.write(line.encode(encoding, "backslashreplace").decode(encoding) + "\n")
         sys.stderr.flush()
-    except (OSError, ValueError):  # stderr is closed or full: there is nobody to talk to
+    except (OSError, ValueError):  # stderr is closed or full: nobody reads it
         pass
 
 
 def warn(message: str) -> None:
-    """A warning: one yellow line on stderr."""
+    """Prints a warning, in yellow."""
     say(f"warning: {message}", "33")
 
 
 def note(message: str) -> None:
-    """Says something that a person should know."""
+    """Prints a note."""
     say(f"note: {message}")
 
 
 def no_talk(_: str) -> None:
-    """Says nothing: for --quiet."""
-
-
-def fail(message: str, code: int = 1) -> NoReturn:
-    """An error: one red line on stderr, and the exit code."""
-    say(f"error: {message}", "31")
-    raise typer.Exit(code)
+    """Prints nothing, for --quiet."""
 
 
 def put(line: str) -> None:
-    """One line of a report on stdout; what a terminal must not get is shown as an escape.
+    """Prints one line of a report on stdout, control characters as escapes.
 
     Raises:
-        FileError: stdout is closed, or full.
+        FileError: stdout is closed or full.
     """
     if sys.stdout is None:
-        raise FileError("stdout is closed: give the output somewhere to go, such as '> out.txt'")
+        raise FileError("stdout is closed: redirect it, such as '> out.txt'")
     encoding = sys.stdout.encoding or "utf-8"
     shown = visible(line).encode(encoding, "backslashreplace").decode(encoding)
     with _writing():
@@ -113,15 +104,87 @@ def put(line: str) -> None:
 
 
 def print_json(value: Any) -> None:
-    """One JSON value as one line on stdout."""
+    """Prints a JSON value as one line on stdout; raises as `put` does."""
     import json
 
     put(json.dumps(value, ensure_ascii=True, allow_nan=False))
     flush_stdout()
 
 
+def flush_stdout() -> None:
+    """Flushes stdout; raises as `put` does."""
+    if sys.stdout is not None:
+        with _writing():
+            sys.stdout.flush()
+
+
+class Output:
+    """stdout for text from a model: a terminal gets control characters as escapes, a pipe bytes.
+
+    Text leaves at once, or with the pieces that follow within milliseconds.
+    """
+
+    def __init__(self) -> None:
+        """Raises FileError if stdout is closed."""
+        if sys.stdout is None:
+            raise FileError("stdout is closed: redirect it, such as '> poem.txt'")
+        self.terminal = sys.stdout.isatty()
+        self.colour = has_colour(sys.stdout)
+        self._encoding = sys.stdout.encoding if self.terminal else "utf-8"
+        self._last = "\n"
+        self._flush_at = 0.0
+
+    def write(self, text: str, style: str = "") -> None:
+        """Writes `text`, which is not empty; `style` is an ANSI number for a terminal with colour.
+
+        Raises:
+            BrokenPipeError: the reader went away.
+            FileError: the system refused for another reason, such as a full disk.
+        """
+        self._last = text[-1]
+        if self.terminal:
+            data = visible(text).encode(self._encoding, "backslashreplace")
+        else:
+            data = text.encode("utf-8", "surrogateescape")
+        if style and self.colour:
+            data = b"\x1b[%bm%b\x1b[0m" % (style.encode(), data)
+        with _writing():
+            sys.stdout.buffer.write(data)
+            if time.monotonic() >= self._flush_at:
+                sys.stdout.buffer.flush()
+                self._flush_at = time.monotonic() + FLUSH_SECONDS
+
+    def flush(self) -> None:
+        """Flushes stdout; raises as `write` does."""
+        with _writing():
+            sys.stdout.buffer.flush()
+
+    def end_line(self) -> None:
+        """Begins a new line, unless the text is at the beginning of one."""
+        if self._last != "\n":
+            self.write("\n")
+
+
+@contextmanager
+def _writing() -> Iterator[None]:
+    """Turns an OSError on stdout into a FileError; BrokenPipeError passes."""
+    try:
+        yield
+    except OSError as error:
+        give_up_stdout()
+        if isinstance(error, BrokenPipeError):
+            raise
+        raise FileError(f"cannot write to stdout: {error.strerror or error}") from error
+
+
+def give_up_stdout() -> None:
+    """Redirects stdout to nowhere, so that Python's flush at shutdown cannot fail."""
+    with open(os.devnull, "w") as nowhere:
+        os.dup2(nowhere.fileno(), sys.stdout.fileno())
+
+
 def progress_lines(doing: str) -> Callable[[int, int], None]:
-    """A line on stderr now and then, for what takes long: called with done and all (0: unknown)."""
+    """Returns a function of work done and work in all (0: unknown) that prints a line at times."""
     last = time.monotonic()
 
     def progress(done: int, total: int) -> None:
@@ -129,6 +192,19 @@ def progress_lines(doing: str) -> Callable[[int, int], None]:
         if time.monotonic() - last >= SECONDS_BETWEEN_LINES:
             last = time.monotonic()
             say(f"{doing}: {done / total:.0%}" if total else f"{doing}: {done / 1e6:,.1f} MB")
+
+    return progress
+
+
+def progress_of_tasks() -> Callable[[str, int, int], None]:
+    """Returns a function that names each task on stderr, and prints lines for those that last."""
+    lines: dict[str, Callable[[int, int], None]] = {}
+
+    def progress(doing: str, done: int, total: int) -> None:
+        if doing not in lines:
+            say(doing)
+            lines[doing] = progress_lines(doing)
+        lines[doing](done, total)
 
     return progress
 
@@ -146,93 +222,8 @@ def set_threads(threads: int | None) -> None:
             os.environ.setdefault(name, "1")
 
 
-def progress_of_tasks() -> Callable[[str, int, int], None]:
-    """Returns a function that names each task on stderr, and prints lines for those that last."""
-    lines: dict[str, Callable[[int, int], None]] = {}
-
-    def progress(doing: str, done: int, total: int) -> None:
-        if doing not in lines:
-            say(doing)
-            lines[doing] = progress_lines(doing)
-        lines[doing](done, total)
-
-    return progress
-
-
-def debugging() -> bool:
-    """Whether tracebacks are wanted: --debug or CHARNN_DEBUG=1."""
-    return os.environ.get("CHARNN_DEBUG", "") not in ("", "0")
-
-
-def give_up_stdout() -> None:
-    """Sends the rest of stdout nowhere, so that Python does not complain of it at shutdown."""
-    with open(os.devnull, "w") as nowhere:
-        os.dup2(nowhere.fileno(), sys.stdout.fileno())
-
-
-def leave_quietly() -> NoReturn:
-    """Ends after the reader of stdout went away: exit 0, and no complaint at shutdown."""
-    give_up_stdout()
-    raise typer.Exit(0)
-
-
-@contextmanager
-def _writing() -> Iterator[None]:
-    """Names stdout where the system refuses it; a reader that went away is another matter."""
-    try:
-        yield
-    except BrokenPipeError:
-        raise
-    except OSError as error:
-        give_up_stdout()
-        raise FileError(
-            f"the report could not be written to stdout: {error.strerror or error}; "
-            "what it reports on is done"
-        ) from error
-
-
-def flush_stdout() -> None:
-    """Sends the report on its way; raises as `put` does."""
-    if sys.stdout is not None:
-        with _writing():
-            sys.stdout.flush()
-
-
-def guarded(command: Callable[..., None]) -> Callable[..., None]:
-    """Turns what a person can cause into one line and an exit code, whatever the command does."""
-
-    @functools.wraps(command)
-    def run(*args: Any, **kwargs: Any) -> None:
-        try:
-            command(*args, **kwargs)
-            flush_stdout()
-        except (typer.Exit, typer.Abort):
-            raise
-        except BrokenPipeError:
-            leave_quietly()
-        except KeyboardInterrupt:
-            raise typer.Exit(128 + signal.SIGINT) from None
-        except Exception as error:
-            if debugging():
-                traceback.print_exc()
-            message, code = _explain(error)
-            if isinstance(error, UnknownCharacter):
-                message += remedy(command)
-            fail(message, code)
-
-    return run
-
-
-def remedy(command: Callable[..., None]) -> str:
-    """What a command can do about a character that its model does not know."""
-    hint = get_type_hints(command).get("unknown")
-    said = {"skip": "--unknown skip leaves it out", "replace": "--unknown replace puts the nearest"}
-    can = [words for choice, words in said.items() if choice in get_args(hint)]
-    return f"; {', '.join(can) or 'leave it out of the text'}"
-
-
 def note_alone(saved: Checkpoint, what: str) -> None:
-    """Says of what leaves n-grams out that it does, where a model has some."""
+    """Notes that `what` ignores the n-grams of a model that has some."""
     if saved.ngrams is not None:
         note(f"{what} is of the network alone, without the n-grams that it is mixed with")
 
@@ -243,27 +234,8 @@ def note_unknown(
     unknown: str,
     say_it: Callable[[str], None] = note,
 ) -> None:
-    """Says what --unknown changed, if it changed anything."""
+    """Notes what --unknown skip or replace changed, if it changed anything."""
     if missing and unknown != "error":
         from charnn.text.unknown_characters import what_changed
 
         say_it(what_changed(missing, known, unknown))
-
-
-def _explain(error: Exception) -> tuple[str, int]:
-    if isinstance(error, ConfigError):
-        return str(error), 2
-    if isinstance(error, CharnnError):
-        return str(error), 1
-    # torch has no error of its own for it.
-    no_memory = isinstance(error, RuntimeError) and "memory" in str(error)
-    if no_memory or isinstance(error, MemoryError):
-        return "out of memory: use a smaller model, batch or text", 1
-    if isinstance(error, OSError):
-        where = f" {error.filename}" if error.filename else ""
-        return f"the system refused{where}: {error.strerror or error}", 1
-    kind = type(error).__name__
-    return (
-        f"charnn has a fault: {kind}: {error}; run again with --debug and report what it prints",
-        1,
-    )

@@ -8,9 +8,8 @@ from collections.abc import Callable, Generator, Iterable, Iterator
 from contextlib import closing
 from typing import TYPE_CHECKING, NamedTuple
 
-from charnn.cli.console import say, visible
+from charnn.cli.console import Output, say, visible
 from charnn.cli.marks import BITS, COPIED_SPAN, UNDERLINE, style_of
-from charnn.cli.output import Output
 
 if TYPE_CHECKING:
     from charnn.desk.desk import Desk

@@ -9,7 +9,16 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from charnn.cli.console import note, note_alone, print_json, progress_lines, put, say, set_threads
+from charnn.cli.console import (
+    Output,
+    note,
+    note_alone,
+    print_json,
+    progress_lines,
+    put,
+    say,
+    set_threads,
+)
 from charnn.cli.options import (
     DEFAULT_CHECKPOINTS,
     CheckpointsOption,
@@ -21,7 +30,6 @@ from charnn.cli.options import (
     ReadTextsArgument,
     SeedOption,
 )
-from charnn.cli.output import Output
 from charnn.config import EFFECT_CHARS, LABELS, SHOWN_UNITS
 from charnn.errors import ConfigError, TextError
 

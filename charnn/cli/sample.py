@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Annotated, Literal
 
 import typer
 
-from charnn.cli.console import no_talk, note, note_unknown, print_json, say, set_threads
+from charnn.cli.console import Output, no_talk, note, note_unknown, print_json, say, set_threads
 from charnn.cli.marks import COPIED_SPAN, LEGEND, Copies, Marks, Styled, marks_for
 from charnn.cli.options import (
     DEFAULT_CHECKPOINTS,
@@ -30,7 +30,6 @@ from charnn.cli.options import (
     given_flags,
     option,
 )
-from charnn.cli.output import Output
 from charnn.config import LineConfig, SamplingConfig
 from charnn.config.lines import LINES
 from charnn.config.sampling import CHOICE, CONTENT, ENDS, NARROWING

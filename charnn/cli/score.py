@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import typer
 
-from charnn.cli.console import has_colour, note_unknown, say, set_threads
+from charnn.cli.console import Output, has_colour, note_unknown, say, set_threads
 from charnn.cli.marks import LEGEND, style_of
 from charnn.cli.options import (
     DEFAULT_CHECKPOINTS,
@@ -27,7 +27,6 @@ from charnn.cli.options import (
     QuietOption,
     SkipUnknownOption,
 )
-from charnn.cli.output import Output
 from charnn.config import TOKENS_SUFFIX
 from charnn.errors import ConfigError, TextError
 

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING
 
 import typer
 
-from charnn.cli.console import say, set_threads
+from charnn.cli.console import Output, say, set_threads
 from charnn.cli.options import (
     DEFAULT_CHECKPOINTS,
     CheckpointsOption,
@@ -27,7 +27,6 @@ from charnn.cli.options import (
     SeedOption,
     UnknownOption,
 )
-from charnn.cli.output import Output
 from charnn.cli.signals import SIGNALS
 from charnn.config import SamplingConfig
 
