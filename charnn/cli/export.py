@@ -1,4 +1,4 @@
-"""`charnn export`: a model as something that runs without charnn."""
+"""`charnn export`: a program or a page that samples without charnn."""
 
 from __future__ import annotations
 
@@ -25,8 +25,8 @@ def export(
         typer.Option(
             "--to",
             metavar="FORMAT",
-            help="c: a folder that a C compiler turns into a program that writes. html: one page "
-            "that writes in a browser, without a network.",
+            help="c: a folder with a program for a C compiler; html: one page that samples in a "
+            "browser, offline.",
             show_default=False,
         ),
     ],
@@ -37,16 +37,18 @@ def export(
             "-o",
             "--output",
             metavar="PATH",
-            help="What to write. [default: the run's name in this folder]",
+            help="File or folder to write. [default: the run's name]",
             show_default=False,
         ),
     ] = None,
-    force: Annotated[bool, typer.Option("--force", help="Replace what is there already.")] = False,
+    force: Annotated[
+        bool, typer.Option("--force", help="Replace an existing file or folder.")
+    ] = False,
     as_json: JsonOption = False,
     checkpoints: CheckpointsOption = DEFAULT_CHECKPOINTS,
     quiet: QuietOption = False,
 ) -> None:
-    """Make of a model something that runs without charnn.
+    """Export a model as a program or a page that samples without charnn.
 
     \b
     charnn export --to html
@@ -62,16 +64,14 @@ def export(
     name = name_of(path)
     target = output or Path((re.sub(r"[^\w.-]+", "-", name).strip("-.") or "model") + chosen.suffix)
     if not target.name:
-        raise ConfigError(
-            f"-o {target} is a folder that is there: give what --to {to} makes a name"
-        )
+        raise ConfigError(f"-o {target} is a folder: add the name of the file or folder to write")
     if not target.name.endswith(chosen.suffix):
         raise ConfigError(
-            f"-o names what --to {to} makes, which must end in {chosen.suffix}: "
+            f"-o {target} does not end in {chosen.suffix}, as --to {to} needs: "
             f"try {target}{chosen.suffix}"
         )
     if target.exists() and not force:
-        raise FileError(f"{target} is there already: replace it with --force, or give another -o")
+        raise FileError(f"{target} exists: replace it with --force, or give another -o")
     saved = load(path)
     chosen.write(saved, name, target)
     facts: dict[str, Any] = {
@@ -90,12 +90,12 @@ def export(
 
 
 def name_of(path: Path) -> str:
-    """What a model file is called: by its run, or by itself where it lies alone."""
+    """Returns the name of a model: its run's, or of a file outside a run its own."""
     absolute = path.absolute()
     return absolute.parent.name if path.stem in ("best", "last") else path.stem
 
 
 def size_of(path: Path) -> int:
-    """The bytes of a file, or of all files in a folder."""
+    """Returns the bytes of a file, or of all files in a folder."""
     files = [path] if path.is_file() else [p for p in path.rglob("*") if p.is_file()]
     return sum(file.stat().st_size for file in files)

@@ -1,4 +1,4 @@
-"""`charnn plan`: what would be trained on a text, and what to expect."""
+"""`charnn plan`: the model and recipe for a text, and the loss to expect."""
 
 from __future__ import annotations
 
@@ -73,7 +73,7 @@ def show_plan(
         ) as (trainer, planned),
     ):
         expected = expect(trainer.token_file, planned.model, planned.epochs, step.order or 0)
-        # The rule was fitted to runs from scratch on texts that are no lists.
+        # The expected loss is that of running text, trained from scratch.
         if options.from_model or options.lines:
             expected = replace(expected, cold_256=None)
         if as_json:
@@ -84,7 +84,7 @@ def show_plan(
 
 
 def describe(trainer: Trainer, plan: Plan) -> list[str]:
-    """The text in one line, and in another what was chosen for it."""
+    """Returns a line about the text and one about the plan."""
     from charnn.training.line_batches import LineBatches
     from charnn.training.machine import training_memory
 
@@ -111,7 +111,9 @@ def _expectation(plan: Plan, expected: ExpectedLoss) -> list[str]:
         f"a model file of about {expected.file_bytes / 1e6:.1f} MB"
     ]
     if expected.cold_256 is not None:
-        lines.append(f"expected: validation loss {expected.cold_256:.1f} ± 0.1 nats/token")
+        lines.append(
+            f"expected: validation loss {expected.cold_256:.1f} nats/token, give or take 0.1"
+        )
     if expected.ngrams is not None:
         lines.append(f"n-grams alone: {expected.ngrams:.2f} nats/token (order {expected.order})")
     return lines + [f"advice: {line}" for line in expected.advice]

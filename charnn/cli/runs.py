@@ -1,4 +1,4 @@
-"""`charnn runs`: what is there."""
+"""`charnn runs`: the list of runs."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from charnn.errors import FileError
 
 
 def runs(checkpoints: CheckpointsOption = DEFAULT_CHECKPOINTS, json: JsonOption = False) -> None:
-    """List the runs, the latest worked on first."""
+    """List the runs, the newest first."""
     from charnn.runs import list_runs
 
     found = [
@@ -42,7 +42,7 @@ def runs(checkpoints: CheckpointsOption = DEFAULT_CHECKPOINTS, json: JsonOption 
 
 
 def describe(name: str, path: Path) -> dict[str, Any]:
-    """A run in a line, from the header of its file alone."""
+    """Returns the facts of a run, from the header of its file."""
     from charnn.checkpoint import peek
 
     try:
@@ -50,7 +50,7 @@ def describe(name: str, path: Path) -> dict[str, Any]:
         model, info = metadata["model"], metadata["info"]
         training = metadata.get("training")
         best_loss = training["progress"]["best_loss"] if training else None
-        # Of a finished run that of what its best file writes by, n-grams included.
+        # A finished run's results are those of its best file, n-grams included.
         final = info["results"].get("cold_256", info["results"].get("lines"))
         valid_loss = final["nats_per_token"] if final else best_loss
         return {
@@ -68,4 +68,4 @@ def describe(name: str, path: Path) -> dict[str, Any]:
     except FileError as error:
         return {"name": name, "error": str(error)}
     except (KeyError, TypeError, ValueError, AttributeError):
-        return {"name": name, "error": f"{path} does not say what it holds"}
+        return {"name": name, "error": f"the header of {path} is damaged"}

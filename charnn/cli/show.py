@@ -1,4 +1,4 @@
-"""`charnn show`: what one model is."""
+"""`charnn show`: the facts of one model."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ def show(
     checkpoints: CheckpointsOption = DEFAULT_CHECKPOINTS,
     json: JsonOption = False,
 ) -> None:
-    """Say what a model is: shape, tokenizer, recipe, history, size, digest."""
+    """Print the facts of a model: shape, tokenizer, recipe, history, size, digest."""
     from charnn.checkpoint import load
     from charnn.engines.compiled import kernels
     from charnn.runs import find_model
@@ -52,13 +52,13 @@ def show(
     put(f"{path}")
     for line in _describe(saved, tokenizer, facts["bytes"]):
         put(f"  {line}")
-    built = f"native, {there[0]}" if there else "numpy; the native engine was not built here"
+    built = f"native, {there[0]}" if there else "numpy (the native engine was not built)"
     put(f"  engine: {built}")
     try:
         for line in _history(saved.info):
             put(f"{' ' * INDENT}{line}")
     except (KeyError, TypeError, ValueError, AttributeError):
-        raise DamagedFile(f"{path} says of its history what charnn cannot read") from None
+        raise DamagedFile(f"the history in {path} is damaged: charnn cannot read it") from None
 
 
 def _describe(saved: Checkpoint, tokenizer: Tokenizer, size: int) -> list[str]:
@@ -69,7 +69,7 @@ def _describe(saved: Checkpoint, tokenizer: Tokenizer, size: int) -> list[str]:
         f"{tokenizer.kind} tokenizer, {tokenizer.vocab_size:,} symbols{_symbols(tokenizer)}",
         f"{size:,} bytes, digest {saved.digest[:16]}",
         *_counted(saved),
-        *(["a model of lines: each begins from a fresh start"] if saved.lines else []),
+        *(["a model of lines: each begins from the initial state"] if saved.lines else []),
     ]
 
 
@@ -83,7 +83,7 @@ def _counted(saved: Checkpoint) -> list[str]:
 
 
 def _history(info: dict[str, Any]) -> Iterator[str]:
-    """How it was trained, how it scored, and the losses as a plot."""
+    """Yields lines about the run, the scores, and the losses as a plot."""
     if origin := info.get("from"):
         yield f"fine-tuned from the model with digest {origin['digest'][:16]}"
     if recipe := info.get("recipe"):

@@ -1,4 +1,4 @@
-"""HUP, Ctrl-C and TERM: the first asks for an orderly end, a second Ctrl-C ends at once."""
+"""HUP, Ctrl-C and TERM: the first signal saves and stops, a second Ctrl-C stops at once."""
 
 from __future__ import annotations
 
@@ -18,10 +18,10 @@ SHOW_CURSOR = "\x1b[?25h"
 
 
 class OrderlyEnd:
-    """While the block lasts, signals set ``code`` and call ``stop``.
+    """A block in which signals set ``code``, the exit code, and call ``stop``.
 
-    Until ``stop`` is set there is nothing to save, so a signal ends the block by KeyboardInterrupt.
-    A signal that is ignored on entry (nohup) stays ignored.
+    Without ``stop`` there is nothing to save, and a signal raises KeyboardInterrupt. A signal that
+    is ignored on entry, as by nohup, stays ignored.
     """
 
     def __init__(self) -> None:
@@ -38,9 +38,9 @@ class OrderlyEnd:
     def __exit__(self, kind: type[BaseException] | None, *_: object) -> None:
         leaving = bool(self.code)
         for number, handler in self.before.items():
-            # Who presses Ctrl-C again and again shall not meet the interpreter taking itself apart.
+            # Ctrl-C is ignored while the interpreter shuts down.
             signal.signal(number, signal.SIG_IGN if leaving else handler)
-        # An import that a signal broke may raise anything.
+        # An import that a signal interrupts may raise any error.
         if leaving and self.stop is None and kind is not None and kind is not typer.Exit:
             say("stopped before there was anything to save")
             raise typer.Exit(self.code) from None
@@ -55,5 +55,5 @@ class OrderlyEnd:
         if self.stop is None:
             raise KeyboardInterrupt
         self.stop()
-        with suppress(RuntimeError):  # it came in the middle of another write to stderr
+        with suppress(RuntimeError):  # the signal interrupted another write to stderr
             say("saving; Ctrl-C again to quit now")

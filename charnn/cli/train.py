@@ -1,4 +1,4 @@
-"""`charnn train`: text in, a run out."""
+"""`charnn train`: a run from a text."""
 
 from __future__ import annotations
 
@@ -195,7 +195,7 @@ def _say_what_next(trainer: Trainer, ended: Ended) -> None:
     if ended.completed.note:
         say(ended.completed.note)
     if ended.reason == "interrupted":
-        say(f"saved at step {ended.step:,} of {trainer.config.max_steps:,}; go on with:")
+        say(f"saved at step {ended.step:,} of {trainer.config.max_steps:,}; continue with:")
         say(f"  charnn train --resume --name {run.name}{where}")
         return
     whole = len(trainer.validator.tokens) if trainer.validator.tokens is not None else 0
@@ -208,6 +208,6 @@ def _say_what_next(trainer: Trainer, ended: Ended) -> None:
             f"  of the first {trainer.config.final_tokens:,} tokens of {whole:,}; "
             "'charnn eval' scores them all"
         )
-    say(f"done: {run.folder}/; let it write with:")
+    say(f"done: {run.folder}/; sample with:")
     many = " --lines 20" if trainer.config.lines else ""
     say(f"  charnn sample{many} -m {run.name}{where}")

@@ -1,4 +1,4 @@
-"""Shows a training as it goes: one live line on a terminal, a line now and then elsewhere."""
+"""Progress of a run on stderr: one live line on a terminal, a line at times elsewhere."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ SMOOTHING = 0.98
 
 
 def watch(events: Iterator[Event], trainer: Trainer) -> Iterator[Event]:
-    """Renders events on stderr and hands them on."""
+    """Prints events on stderr and yields them."""
     live_terminal = sys.stderr.isatty() and has_colour(sys.stderr)
     console = Console(stderr=True, highlight=False, markup=False)
     live = Live(console=console, transient=True, refresh_per_second=4) if live_terminal else None
@@ -49,7 +49,7 @@ def watch(events: Iterator[Event], trainer: Trainer) -> Iterator[Event]:
                 loss = f"validation loss {score.nats_per_token:.4f}{bits}{star}"
                 say(f"step {event.step:,}: {loss}")
             elif isinstance(event, Sampled):
-                say(f"--- what it writes after step {event.step:,}:", "2")
+                say(f"--- sample after step {event.step:,}:", "2")
                 for row in visible(event.text).split("\n"):
                     say(row)
                 say("---", "2")
@@ -61,37 +61,37 @@ def watch(events: Iterator[Event], trainer: Trainer) -> Iterator[Event]:
 
 
 def _close(live: Live) -> None:
-    with suppress(OSError):  # the terminal is gone: what was trained counts, not its last line
+    with suppress(OSError):  # the terminal is gone; the run goes on
         live.stop()
 
 
 class ProgressLine:
-    """Loss, smoothed, with speed and time left, in one line."""
+    """One line with the smoothed loss, the speed and the time left."""
 
     def __init__(self, trainer: Trainer) -> None:
         self.loss: float | None = None
         self.steps = 0
         self.speed = 0.0
-        # Of the tokenizer's tokens, so that bits are a character whatever a token is.
+        # By the tokenizer's tokens: bits per character mean the same for every tokenizer.
         train = trainer.token_file.splits["train"]
         self.chars_per_token = train.chars / (train.stop - train.start) if train.chars else None
 
     def describe(self, loss: float) -> str:
-        """A loss in nats per token, and in bits per character where there are characters."""
+        """Returns a loss in nats per token, for text in bits per character too."""
         bits = ""
         if self.chars_per_token:
             bits = f", {loss / math.log(2) / self.chars_per_token:.3f} bits/char"
         return f"loss {loss:.4f}{bits}"
 
     def after(self, done: StepDone) -> str:
-        """The line after one more step."""
+        """Returns the line after one more step."""
         if math.isfinite(done.loss):
             keep = min(SMOOTHING, self.steps / (self.steps + 1))
             self.loss = (
                 done.loss if self.loss is None else keep * self.loss + (1 - keep) * done.loss
             )
         keep = min(SMOOTHING, self.steps / (self.steps + 1))
-        # Averages the time a token takes, since the speed of one step can be anything.
+        # An average of times, since the speed of a single step may be any number.
         pace = 1 / done.tokens_per_second
         self.speed = 1 / (keep / self.speed + (1 - keep) * pace) if self.speed else 1 / pace
         self.steps += 1
@@ -106,7 +106,7 @@ class ProgressLine:
 
 
 def clock(seconds: float) -> str:
-    """Seconds as a person reads them: 0:09, 1:30, 2:05:00."""
+    """Returns seconds as a clock shows them: 0:09, 1:30, 2:05:00."""
     minutes, rest = divmod(max(0, round(seconds)), 60)
     hours, minutes = divmod(minutes, 60)
     return f"{hours}:{minutes:02d}:{rest:02d}" if hours else f"{minutes}:{rest:02d}"
