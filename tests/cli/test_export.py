@@ -35,12 +35,11 @@ def export(*words: str) -> Result:
     return CliRunner().invoke(charnn.cli.app, ["export", *words])
 
 
-def test_it_writes_a_page_named_by_the_run_and_says_what_to_do_next(saved: Checkpoint) -> None:
+def test_a_page_is_named_by_its_run(saved: Checkpoint) -> None:
     result = export("--to", "html")
     assert (0, "") == (result.exit_code, result.stdout), result.output
     assert make_page(saved, "book") == Path("book.html").read_text("utf-8")
-    assert f"wrote book.html, {Path('book.html').stat().st_size:,} bytes" in result.stderr
-    assert "open book.html in a browser" in result.stderr
+    assert f"{Path('book.html').stat().st_size:,} bytes" in result.stderr
 
 
 def test_json_is_all_that_stdout_holds() -> None:
@@ -51,7 +50,7 @@ def test_json_is_all_that_stdout_holds() -> None:
     assert Path("sub.html").stat().st_size == facts["bytes"]
 
 
-def test_quiet_says_nothing() -> None:
+def test_quiet_prints_nothing() -> None:
     result = export("--to", "html", "-q")
     assert (0, "") == (result.exit_code, result.output)
 
@@ -68,11 +67,11 @@ def test_a_model_file_by_itself_gives_the_page_its_name() -> None:
     assert "<h1>odd name</h1>" in Path("odd-name.html").read_text("utf-8")
 
 
-def test_a_file_that_is_there_stays_without_force() -> None:
+def test_an_existing_file_stays_without_force() -> None:
     Path("book.html").write_text("mine")
     result = export("--to", "html")
     assert 1 == result.exit_code
-    assert "book.html is there already: replace it with --force" in result.stderr
+    assert "--force" in result.stderr
     assert "mine" == Path("book.html").read_text()
     assert 0 == export("--to", "html", "--force").exit_code
     assert "mine" != Path("book.html").read_text("utf-8")
@@ -81,14 +80,14 @@ def test_a_file_that_is_there_stays_without_force() -> None:
 @pytest.mark.parametrize(
     ("words", "code", "message"),
     [
-        (["--to", "pdf"], 2, "--to is what to make: c, html"),
-        (["--to", "html", "-o", "page.txt"], 2, "must end in .html: try page.txt.html"),
+        (["--to", "pdf"], 2, "c, html"),
+        (["--to", "html", "-o", "page.txt"], 2, "page.txt.html"),
         (["--to", "html", "-o", "no/such/page.html"], 1, "no/such/page.html"),
-        (["bok", "--to", "html"], 1, "the nearest: book"),
+        (["bok", "--to", "html"], 1, "book"),
         ([], 2, "--to"),
     ],
 )
-def test_what_cannot_be_done_is_said_in_one_line(words: list[str], code: int, message: str) -> None:
+def test_an_error_is_one_line_and_leaves_nothing(words: list[str], code: int, message: str) -> None:
     result = export(*words)
     assert code == result.exit_code
     assert message in result.stderr

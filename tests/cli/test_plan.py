@@ -33,14 +33,13 @@ def charnn(tmp_path, monkeypatch, capsys):
     return run
 
 
-def test_a_plan_says_what_would_be_trained_and_leaves_nothing(charnn):
+def test_a_plan_prints_the_recipe_and_leaves_nothing(charnn):
     code, out, _ = charnn("plan", "book.txt", "--minutes", "0.1", "--threads", "1")
     assert 0 == code
     lines = dict(line.split(": ", 1) for line in out.splitlines())
     assert lines.keys() >= {"text", "plan", "speed", "expected", "n-grams alone", "advice"}
     assert "lstm 1x16" in lines["plan"]
     assert "tokens/s" in lines["speed"]
-    assert "4 kB is little" in out
     assert ["book.txt"] == [path.name for path in Path.cwd().iterdir()]
 
 
@@ -60,7 +59,7 @@ def test_a_plan_as_json_has_the_keys_that_programs_read(charnn):
     assert 4 * alone["parameters"] == alone["file_bytes"]
 
 
-def test_a_plan_with_n_grams_says_that_they_come_at_the_end(charnn):
+def test_a_plan_names_the_n_grams(charnn):
     words = ("plan", "book.txt", "--minutes", "0.1", "--threads", "1", "--ngram", "5")
     out = charnn(*words)[1]
     assert "n-grams of up to 5" in out
@@ -81,7 +80,7 @@ def test_a_plan_of_a_text_without_a_validation_part_expects_nothing(charnn):
     assert {"cold_256": None, "ngram": None} == json.loads(done[1])["expected"]
 
 
-def test_a_plan_of_nothing_is_an_error_of_one_line(charnn):
+def test_a_plan_of_a_missing_file_is_an_error_in_one_line(charnn):
     code, out, err = charnn("plan", "nowhere.txt")
     assert (1, "") == (code, out)
     assert 1 == len(err.strip().splitlines())

@@ -71,17 +71,17 @@ def test_a_short_history_gives_no_plot() -> None:
     assert [] == list(learning_curves({}))
 
 
-def test_a_model_of_lines_is_shown_by_its_own_protocol() -> None:
+def test_a_model_of_lines_is_plotted_by_its_own_protocol() -> None:
     history = [{"step": h["step"], "train_loss": 1.0, "lines": h["cold_256"]} for h in HISTORY]
     shown = list(learning_curves({"history": history, "recipe": {"lines": True}}))
     assert "loss over the steps (lines):" == shown[0]
 
 
-def test_the_width_is_that_of_the_environment_or_eighty(monkeypatch) -> None:
+def test_the_width_is_columns_or_eighty(monkeypatch) -> None:
     stream = SimpleNamespace(fileno=lambda: -1)
     assert 80 == columns_of(stream)
-    for said, expected in (("33", 33), ("0", 80), ("wide", 80)):
-        monkeypatch.setenv("COLUMNS", said)
+    for columns, expected in (("33", 33), ("0", 80), ("wide", 80)):
+        monkeypatch.setenv("COLUMNS", columns)
         assert expected == columns_of(stream)
 
 
@@ -101,7 +101,7 @@ def charnn(tmp_path, monkeypatch, capsys):
     return run
 
 
-def test_the_end_of_a_training_shows_what_show_shows(charnn, monkeypatch) -> None:
+def test_train_ends_with_the_plot_that_show_prints(charnn, monkeypatch) -> None:
     train = ("train", "book.txt", *QUICK, "--max-steps", "8")
     monkeypatch.setenv("COLUMNS", "60")
     _, _, talk = charnn(*train, "--eval-every", "2")
@@ -121,7 +121,7 @@ def test_the_end_of_a_training_shows_what_show_shows(charnn, monkeypatch) -> Non
         assert "loss over" not in talk
 
 
-def test_tensorboard_that_is_not_there_is_told_before_anything_is_left_behind(
+def test_missing_tensorboard_is_refused_before_anything_is_written(
     charnn, tmp_path, monkeypatch
 ) -> None:
     monkeypatch.setitem(sys.modules, "torch.utils.tensorboard", None)
@@ -134,7 +134,7 @@ def test_tensorboard_that_is_not_there_is_told_before_anything_is_left_behind(
     assert "--dry-run" in talk
 
 
-def test_tensorboard_is_asked_for_by_a_flag_and_again_when_resuming(charnn, monkeypatch) -> None:
+def test_tensorboard_is_written_only_with_its_flag(charnn, monkeypatch) -> None:
     made = []
 
     class Writer:

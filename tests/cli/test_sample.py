@@ -106,7 +106,7 @@ def test_stdout_holds_the_text_exactly_and_stderr_the_drawn_seed(sample):
     assert (0, out, b"") == sample("a\x1b\rz", "-n", "9", "--seed", seed)
 
 
-def test_quiet_and_no_echo_leave_the_new_text_alone(sample):
+def test_quiet_and_no_echo_leave_only_the_new_text(sample):
     code, out, err = sample("prompt", "-n", "7", "-q", "--no-echo")
     assert (0, 7, b"") == (code, len(out), err)
 
@@ -118,13 +118,13 @@ def test_a_prompt_from_stdin_is_taken_byte_for_byte(sample):
     assert len(given) + 3 == len(out)
 
 
-def test_several_samples_are_those_of_one_seed_with_a_rule_between_them(sample):
+def test_several_samples_of_one_seed_have_a_rule_between_them(sample):
     three = sample("x", "-n", "6", "--seed", "4", "--num-samples", "3")[1]
     assert 2 == three.count(b"-" * 20 + b"\n")
     assert three.startswith(sample("x", "-n", "6", "--seed", "4")[1])
 
 
-def test_many_samples_are_those_of_one_seed_each_when_it_ends(sample):
+def test_many_samples_written_at_the_same_time_are_the_same_texts(sample):
     words = ("x", "-n", "6", "--seed", "4", "--num-samples")
     rows = [json.loads(line) for line in sample(*words, "9", "--json")[1].splitlines()]
     rows.sort(key=lambda row: row["index"])
@@ -184,13 +184,13 @@ def test_a_stop_string_ends_the_text(sample):
     ],
     ids=" ".join,
 )
-def test_a_value_out_of_range_is_usage_and_nothing_is_written(sample, words):
+def test_a_value_out_of_range_is_a_usage_error(sample, words):
     code, out, err = sample(*words)
     assert (2, b"") == (code, out)
     assert b"rror: " in err.splitlines()[-1]
 
 
-def test_a_reader_that_goes_away_ends_it_quietly(start):
+def test_sampling_stops_quietly_when_its_reader_goes_away(start):
     process = start("-n", "1000000", "-q")
     process.stdout.read(5)
     process.stdout.close()
@@ -216,10 +216,10 @@ def test_a_closed_stdout_is_one_line_and_exit_1(folder):
         capture_output=True,
     )
     assert 1 == done.returncode
-    assert [b"error: stdout is closed"] == [line[:23] for line in done.stderr.splitlines()]
+    assert 1 == len(done.stderr.splitlines())
 
 
-def test_a_terminal_is_shown_control_characters_and_never_sent_them(terminal):
+def test_a_terminal_gets_control_characters_as_escapes(terminal):
     code, shown, _ = terminal("a\x1b]52;c\x07\u202e\tb\xe9", "-n", "300", "--seed", "1")
     assert 0 == code
     assert shown.startswith(b"a\\x1b]52;c\\x07\\u202e")

@@ -107,36 +107,36 @@ def test_train_sample_resume_eval_show_and_runs_work_one_after_another(charnn):
     assert "my-book" in charnn("runs").stdout
 
 
-def test_eval_scores_another_text_and_names_what_it_does_not_know(charnn, tmp_path):
+def test_eval_scores_another_text_and_names_unknown_characters(charnn, tmp_path):
     charnn("train", "my book.txt", *QUICK)
     (tmp_path / "other.txt").write_text("the goat knows £5 it.\n" * 3)
     line = one_line(charnn("eval", "other.txt", "-m", "my-book"))
     assert "£" in line
     assert "U+00A3" in line
-    assert line.endswith("; --unknown skip leaves it out")  # eval replaces nothing
+    assert "--unknown skip" in line
+    assert "replace" not in line  # eval replaces nothing
     done = charnn("eval", "other.txt", "--unknown", "skip", "--json")
-    expected = "note: --unknown skip: 6 unknown characters: '£' left out (3 times), '5' left"
-    assert expected in done.stderr
+    assert "--unknown skip" in done.stderr
+    assert "'£'" in done.stderr
     scored = json.loads(done.stdout)
     assert 6 == scored["unknown"]
     assert scored["split"] is None
 
 
-def test_sample_says_what_it_made_of_unknown_characters(charnn):
+def test_sample_reports_what_it_did_with_unknown_characters(charnn):
     charnn("train", "my book.txt", *QUICK)
     line = one_line(charnn("sample", "THE £"))
-    assert line.endswith("; --unknown skip leaves it out, --unknown replace puts the nearest")
+    assert "--unknown skip" in line
+    assert "--unknown replace" in line
     words = ["sample", "THE £", "-n", "1", "--seed", "1", "--unknown", "replace"]
     done = charnn(*words)
-    assert (
-        "note: --unknown replace: 4 unknown characters: 'T' became 't', 'H' became 'h', "
-        "'E' became 'e', '£' left out\n"
-    ) == done.stderr
+    assert 1 == done.stderr.count("\n")
+    assert all(each in done.stderr for each in ("--unknown replace", "'T'", "'t'", "'£'"))
     assert "" == charnn(*words, "-q").stderr
     assert "" == charnn("sample", "the", *words[2:]).stderr
-    assert "'T' became 't'" in charnn("sample", "--lines", "1", "--prefix", "T", *words[4:]).stderr
+    assert "'T'" in charnn("sample", "--lines", "1", "--prefix", "T", *words[4:]).stderr
     Path("the.txt").write_text("THE GOAT")
-    assert one_line(charnn("inspect", "the.txt")).endswith("; leave it out of the text")
+    assert "--unknown" not in one_line(charnn("inspect", "the.txt"))
 
 
 def test_a_second_run_gets_a_name_of_its_own_and_a_given_one_is_kept(charnn, tmp_path):
@@ -147,7 +147,7 @@ def test_a_second_run_gets_a_name_of_its_own_and_a_given_one_is_kept(charnn, tmp
     assert "--resume --name my-book" in line
 
 
-def test_dry_run_says_what_would_be_trained_and_leaves_nothing(charnn, tmp_path):
+def test_a_dry_run_prints_the_plan_and_leaves_nothing(charnn, tmp_path):
     done = charnn("train", "my book.txt", "--dry-run", *QUICK)
     assert 0 == done.returncode, done.stderr
     assert "parameters" in done.stdout
@@ -156,14 +156,14 @@ def test_dry_run_says_what_would_be_trained_and_leaves_nothing(charnn, tmp_path)
     assert ["my book.txt"] == [path.name for path in tmp_path.iterdir()]
 
 
-def test_json_is_all_that_stands_on_stdout(charnn):
+def test_json_is_all_that_stdout_holds(charnn):
     done = charnn("train", "my book.txt", "--json", *QUICK)
     result = json.loads(done.stdout)
     assert "finished" == result["reason"]
     assert "cold_256" in result
 
 
-def test_quiet_says_nothing(charnn):
+def test_quiet_prints_nothing(charnn):
     done = charnn("train", "my book.txt", "-q", *QUICK)
     assert ("", "") == (done.stdout, done.stderr)
 
@@ -198,43 +198,45 @@ def test_a_value_out_of_range_is_a_usage_error_before_any_work(charnn, tmp_path,
 @pytest.mark.parametrize(
     ("words", "expected"),
     [
-        (["train"], "no text given"),
-        (["train", "--resume", "my book.txt"], "takes no TEXT"),
+        (["train"], "charnn train TEXT"),
+        (["train", "--resume", "my book.txt"], "TEXT"),
         (["train", "--resume", "--hidden-size", "9"], "--hidden-size"),
         (["train", "--resume", "--cell", "lstm"], "--cell"),
         (["train", "--resume", "--from", "my-book"], "--from"),
         (["train", "my book.txt", "--valid", "my book.txt", "--split", "80,20"], "--split"),
         (["train", "a.tokens", "--tokenizer", "byte"], "--tokenizer"),
-        (["train", "a.tokens", "b.txt"], "other texts"),
-        (["eval", "--protocol", "warm"], "choose from carried, cold-256"),
-        (["train", "my book.txt", "--name", "../out"], "cannot name a run"),
-        (["train", "my book.txt", "--encoding", "utf-9"], "unknown encoding 'utf-9'"),
+        (["train", "a.tokens", "b.txt"], ".tokens"),
+        (["eval", "--protocol", "warm"], "cold-256"),
+        (["train", "my book.txt", "--name", "../out"], "'../out'"),
+        (["train", "my book.txt", "--encoding", "utf-9"], "'utf-9'"),
     ],
 )
-def test_a_contradiction_is_a_usage_error_that_says_what_to_do(charnn, words, expected):
+def test_a_contradiction_is_a_usage_error_that_names_its_cause(charnn, words, expected):
     assert expected in one_line(charnn(*words), 2)
 
 
 @pytest.mark.parametrize(
     ("words", "expected"),
     [
-        (["trian", "my book.txt"], "no such command 'trian'; did you mean 'train'?; 'charnn --h"),
-        (["--nope"], "no such option: --nope; 'charnn --help' lists what there is"),
-        (["sample", "--temprature", "1"], "no such option: --temprature (did you mean --temp"),
-        (["sample", "-t", "abc"], "'--temperature': must be a number from 0 to 1000, got 'abc'"),
-        (["sample", "--unknown", "x"], "'error', 'skip', 'replace'; 'charnn sample --help' lists"),
-        (["sample", "--num-samples", "0"], "'--num-samples': must be a whole number from 1"),
-        (["sample", "a", "b"], "got unexpected extra argument(s) (b)"),
-        (["sample", "-n"], "option '-n' requires an argument; 'charnn sample --help'"),
-        (["runs", "--json=1"], "option '--json' does not take a value; 'charnn runs --help'"),
-        (["tokenize", "my book.txt"], "missing option '-o' / '--output'; 'charnn tokenize --h"),
-        (["tokenize"], "missing argument 'TEXT...'; 'charnn tokenize --help'"),
-        (["score", "--per", "a\x1b[31m\nb", "x"], "invalid value for '--per': 'a"),
+        (["trian", "my book.txt"], "'train'"),
+        (["--nope"], "--nope"),
+        (["sample", "--temprature", "1"], "--temperature"),
+        (["sample", "-t", "abc"], "'abc'"),
+        (["sample", "--unknown", "x"], "'replace'"),
+        (["sample", "--num-samples", "0"], "'--num-samples'"),
+        (["sample", "a", "b"], "(b)"),
+        (["sample", "-n"], "'-n'"),
+        (["runs", "--json=1"], "'--json'"),
+        (["tokenize", "my book.txt"], "'--output'"),
+        (["tokenize"], "'TEXT...'"),
+        (["score", "--per", "a\x1b[31m\nb", "x"], "'--per'"),
     ],
 )
 def test_a_wrong_word_of_the_command_line_is_one_line(charnn, words, expected):
     done = charnn(*words)
-    assert expected in one_line(done, 2)
+    line = one_line(done, 2)
+    assert expected in line
+    assert "--help'" in line
     assert 1 == done.stderr.count("\n")
 
 
@@ -245,36 +247,36 @@ def test_a_wrong_word_of_the_command_line_is_one_line(charnn, words, expected):
         (["train", "--resume"], "charnn train TEXT"),
         (["sample"], "charnn train TEXT"),
         (["show", "nothing"], "nothing"),
-        (["eval", "-m", "my book.txt"], "not a charnn file"),
-        (["train", "my book.txt", "--from", "nothing"], "no run called 'nothing'"),
-        (["train", "my book.txt", "--from", ""], "cannot use ''"),
+        (["eval", "-m", "my book.txt"], "my book.txt"),
+        (["train", "my book.txt", "--from", "nothing"], "'nothing'"),
+        (["train", "my book.txt", "--from", ""], "''"),
     ],
 )
-def test_what_cannot_be_done_is_one_line(charnn, words, expected):
+def test_an_error_is_one_line_that_names_its_cause(charnn, words, expected):
     assert expected in one_line(charnn(*words))
 
 
-def test_a_resume_that_is_refused_changes_nothing_of_which_run_is_the_newest(charnn):
+def test_a_refused_resume_does_not_change_which_run_is_the_newest(charnn):
     for name in ("older", "newer"):
         assert 0 == charnn("train", "my book.txt", *QUICK, "--name", name).returncode
-    assert "is finished" in one_line(charnn("train", "--resume", "--name", "older"))
+    assert "'older'" in one_line(charnn("train", "--resume", "--name", "older"))
     names = [run["name"] for run in json.loads(charnn("runs", "--json").stdout)["runs"]]
     assert ["newer", "older"] == names
     assert 0 == charnn("train", "--resume", "--name", "older", "--max-steps", "2").returncode
     assert charnn("show").stdout.startswith("checkpoints/older/best")
 
 
-def test_runs_says_which_one_is_being_trained(charnn, tmp_path):
+def test_runs_shows_which_run_is_in_use(charnn, tmp_path):
     assert 0 == charnn("train", "my book.txt", *QUICK).returncode
     assert "in use" not in charnn("runs").stdout
     with Run(tmp_path / "checkpoints", "my-book").lock():
-        assert f"finished, in use by process {os.getpid()} on " in charnn("runs").stdout
+        assert f"{os.getpid()}" in charnn("runs").stdout
         [run] = json.loads(charnn("runs", "--json").stdout)["runs"]
-        assert run["in_use"].startswith(f"process {os.getpid()} ")
+        assert str(os.getpid()) in run["in_use"]
     assert [None] == [run["in_use"] for run in json.loads(charnn("runs", "--json").stdout)["runs"]]
 
 
-def test_a_damaged_training_says_that_the_best_model_is_still_there(charnn, tmp_path):
+def test_an_error_of_a_damaged_last_file_names_the_best_model(charnn, tmp_path):
     assert 0 == charnn("train", "my book.txt", *QUICK).returncode
     last = tmp_path / "checkpoints" / "my-book" / "last.safetensors"
     data = bytearray(last.read_bytes())
@@ -282,7 +284,8 @@ def test_a_damaged_training_says_that_the_best_model_is_still_there(charnn, tmp_
     last.write_bytes(data)
     line = one_line(charnn("train", "--resume", "--name", "my-book"))
     model = "checkpoints/my-book"
-    assert f"sample with -m {model}, or begin a new run as it with --from {model}" in line
+    assert f"-m {model}" in line
+    assert f"--from {model}" in line
     assert 0 == charnn("sample", "-m", model, "-n", "3").returncode
 
 
@@ -291,7 +294,7 @@ def test_a_wrong_model_name_lists_the_nearest(charnn):
     assert "my-book" in one_line(charnn("sample", "-m", "my-bok"))
 
 
-def test_a_model_is_fine_tuned_on_another_text_and_show_says_so(charnn, tmp_path):
+def test_a_model_is_fine_tuned_on_another_text_and_show_names_its_origin(charnn, tmp_path):
     assert 0 == charnn("train", "my book.txt", *QUICK, "--cell", "gru").returncode
     (tmp_path / "other.txt").write_text("the goat: 12 £\n" * 60)
     sizes = QUICK[6:]  # no shape: it is the model's
@@ -300,19 +303,18 @@ def test_a_model_is_fine_tuned_on_another_text_and_show_says_so(charnn, tmp_path
     assert ("gru", 12) == (planned["model"]["cell"], planned["model"]["hidden_size"])
     done = charnn(*wanted)
     assert 0 == done.returncode, done.stderr
-    assert "4 characters are new to it: 12:£" in done.stderr
+    assert "£" in done.stderr
     assert "the goat" == charnn("sample", "the goat", "-n", "0", "-m", "other").stdout
     digest = json.loads(charnn("show", "my-book", "--json").stdout)["digest"]
     assert digest == json.loads(charnn("show", "other", "--json").stdout)["from"]["digest"]
-    assert f"fine-tuned from the model with digest {digest[:16]}" in charnn("show", "other").stdout
-    assert "fine-tuned" not in charnn("show", "my-book").stdout
+    assert digest[:16] in charnn("show", "other").stdout
     line = one_line(charnn(*wanted, "--cell", "lstm"), 2)
-    assert "--cell lstm contradicts --from" in line
-    assert "has gru" in line
+    assert "--cell lstm" in line
+    assert "gru" in line
     assert "my-book" in one_line(charnn("train", "other.txt", "--from", "my-bok"))
 
 
-def test_without_a_command_three_lines_to_copy(charnn):
+def test_charnn_alone_prints_three_commands(charnn):
     done = charnn()
     assert 0 == done.returncode
     lines = done.stdout.splitlines()
@@ -377,7 +379,7 @@ def test_tokens_with_a_flipped_bit_are_not_scored(charnn, tmp_path):
     data = bytearray(path.read_bytes())
     data[-5] ^= 1
     path.write_bytes(data)
-    assert "damaged" in one_line(charnn("eval"))
+    assert "tokens" in one_line(charnn("eval"))
 
 
 def test_tokens_are_scored_as_they_are(charnn):
@@ -388,7 +390,7 @@ def test_tokens_are_scored_as_they_are(charnn):
     assert ("test", 320) == (scored["split"], scored["tokens"])
 
 
-def test_what_a_stranger_wrote_into_a_model_never_controls_the_terminal(charnn, tmp_path):
+def test_control_characters_of_a_model_never_reach_the_terminal(charnn, tmp_path):
     charnn("train", "my book.txt", *QUICK)
     best = tmp_path / "checkpoints/my-book/best.safetensors"
     saved = checkpoint.load(best)
@@ -399,17 +401,17 @@ def test_what_a_stranger_wrote_into_a_model_never_controls_the_terminal(charnn, 
     assert not {"\x1b", "\x07", "\x9b"} & set(shown.stdout)
     saved.info = {"history": "nonsense"}
     checkpoint.save(best, saved)
-    assert "cannot read" in one_line(charnn("show", "my-book"))
+    assert "best.safetensors" in one_line(charnn("show", "my-book"))
     (tmp_path / "checkpoints/my-book/last.safetensors").unlink()
     assert "my-book" in charnn("runs").stdout
 
 
-def test_the_line_that_goes_on_names_the_folder_of_the_runs(charnn):
+def test_the_command_printed_at_the_end_names_the_folder_of_the_runs(charnn):
     done = charnn("train", "my book.txt", *QUICK, "--checkpoints", "my runs")
     assert "charnn sample -m my-book --checkpoints 'my runs'" in done.stderr
 
 
-def test_the_python_interface_trains_writes_and_puts_back_what_it_changed(tmp_path, monkeypatch):
+def test_the_python_interface_trains_samples_and_restores_torch_settings(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     (tmp_path / "book.txt").write_text(TEXT)
     threads = torch.get_num_threads()
@@ -420,9 +422,9 @@ def test_the_python_interface_trains_writes_and_puts_back_what_it_changed(tmp_pa
     pieces = list(model.stream("the ", max_tokens=20, seed=1))
     assert "".join(pieces) == model.generate("the ", max_tokens=20, seed=1)
     assert api.training.Trainer.__name__ == "Trainer"
-    with pytest.raises(api.CharnnError, match="no text given"):
+    with pytest.raises(api.CharnnError, match="text"):
         api.train()
-    with pytest.raises(api.CharnnError, match="unknown settings: hidden_siz"):
+    with pytest.raises(api.CharnnError, match="hidden_siz"):
         api.train("book.txt", hidden_siz=3)
 
 
@@ -439,7 +441,7 @@ def test_help_and_reports_that_cannot_be_written_are_one_line(process, tmp_path)
         assert "stdout" in done.stderr
 
 
-def test_bits_of_a_validation_are_of_its_own_characters(charnn):
+def test_bits_of_a_validation_count_its_own_characters(charnn):
     words = ["--tokenizer", "sentencepiece", "--vocab-size", "300", "--max-steps", "2"]
     done = charnn(
         "train",
@@ -470,5 +472,6 @@ def test_a_prompt_is_utf_8_in_any_locale(process, tmp_path):
     assert 0 == done.returncode, done.stderr
 
 
-def test_an_empty_text_argument_is_not_the_folder_one_stands_in(charnn):
-    assert "variable" in one_line(charnn("train", ""))
+def test_an_empty_text_argument_is_not_the_working_folder(charnn):
+    one_line(charnn("train", ""))
+    assert not Path("checkpoints").exists()

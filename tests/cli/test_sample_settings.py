@@ -1,4 +1,4 @@
-"""The controls of `charnn sample`, in processes of its own, on a run with its tokens."""
+"""The settings of `charnn sample`, in processes of its own, on a run with its tokens."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ def sample(folder):
     return partial(run_command, folder, "sample", "--seed", "1")
 
 
-def test_bias_ban_and_penalties_change_what_is_written(sample):
+def test_bias_ban_and_penalties_change_the_text(sample):
     plain = sample("-n", "200", "-q")[1]
     assert "a" in plain
     assert "a" not in sample("-n", "200", "-q", "--bias", "a=-50")[1]
@@ -41,16 +41,16 @@ def test_bias_ban_and_penalties_change_what_is_written(sample):
     assert plain != sample("-n", "200", "-q", "--typical-p", "0.5")[1]
 
 
-def test_max_copy_keeps_its_word_and_reports(sample):
+def test_max_copy_limits_and_reports_copying(sample):
     _, out, err = sample("-n", "300", "--max-copy", "2", "--bias", "t=2", "--bias", "th=9")
     assert [] == [out[i : i + 3] for i in range(len(out) - 2) if out[i : i + 3] in TEXT]
-    assert re.fullmatch(r"copied: [\d.]+% of 300 characters, in spans of 2 or more.*\n", err)
+    assert re.fullmatch(r"copied: [\d.]+% of 300 .*\n", err)
     value = json.loads(sample("-n", "300", "--max-copy", "2", "--json", "-q")[1])
     assert 0 <= value["copied"] <= 1
     assert "copied" not in json.loads(sample("-n", "3", "--json", "-q")[1])
 
 
-def test_a_model_without_its_tokens_says_so(sample, folder):
+def test_max_copy_needs_the_tokens_of_the_run(sample, folder):
     (folder / "alone.safetensors").write_bytes(
         (folder / "checkpoints/r/best.safetensors").read_bytes()
     )
@@ -82,7 +82,7 @@ def test_best_of_shows_the_likeliest_of_its_samples(sample):
     )
 
 
-def test_surprisal_is_coloured_on_a_terminal_alone(sample):
+def test_surprisal_is_coloured_only_on_a_terminal(sample):
     plain = sample("th", "-n", "30", "-q")[1]
     shown = sample("th", "-n", "30", "-q", "--show", "surprisal", terminal=True)[1]
     assert "\x1b[38;5;" in shown
@@ -92,7 +92,7 @@ def test_surprisal_is_coloured_on_a_terminal_alone(sample):
         words = ("-n", "9", "--show", "surprisal")
         _, out, err = sample(*words, terminal=True, **environment)
         assert "\x1b" not in out
-        assert "terminal with colour" in err
+        assert "--show" in err
     assert "\x1b" not in sample("-n", "9", "--show", "surprisal")[1]
     assert "\x1b" in sample("-n", "9", "--show", "surprisal", FORCE_COLOR="1")[1]
 
@@ -103,7 +103,7 @@ def test_copied_spans_are_underlined_whole(sample):
     words = (begun, "--regex", "at ate!\nx?", "--show", "copied")
     _, out, err = sample(*words, "-n", "20", terminal=True)
     assert out.startswith(f"{begun}\x1b[4mat\x1b[0m\x1b[4m \x1b[0m")
-    assert "copied: 100.0% of 8 characters" in err
+    assert "100.0% of 8 " in err
 
 
 @pytest.mark.parametrize(
@@ -136,13 +136,13 @@ def test_copied_spans_are_underlined_whole(sample):
         "--best-of 0",
     ],
 )
-def test_what_contradicts_itself_is_usage_and_one_line(sample, words):
+def test_contradictions_and_values_out_of_range_are_usage_errors_in_one_line(sample, words):
     code, out, err = sample(*words.split())
     assert (2, "") == (code, out)
     assert "rror: " in err.splitlines()[-1]
 
 
-def test_bans_that_leave_nothing_are_one_line(sample):
+def test_bans_of_all_characters_are_refused_in_one_line(sample):
     bans = [word for character in sorted(set(TEXT)) for word in ("--ban", character)]
     code, out, err = sample(*bans)
     assert (2, "", 1) == (code, out, len(err.splitlines()))
