@@ -1,7 +1,7 @@
-"""Many texts side by side: one step of an engine reads a token in each of them.
+"""Writes many texts at once: one step of a predictor reads a token of each text.
 
-Each text is what it would be alone, to the bit, so how many are written at once is nobody's matter.
-In float32 numpy's sums depend on how many are added up at once, so there texts are written alone.
+The batch size never changes a text. A predictor whose batches round differently (`exact` is False)
+writes the texts one by one.
 """
 
 from __future__ import annotations
@@ -15,16 +15,16 @@ from charnn.generation.sampler import read_together
 from charnn.generation.writer import Writing
 from charnn.predictor import Predictor
 
-SIDE_BY_SIDE = 64  # texts; as many states are held, however many texts there are
+BATCH_SIZE = 64  # texts at once, however many there are in all
 
 
 def write_together(
     writings: Iterable[Writing], predictor: Predictor, threads: int | None = None
 ) -> Iterator[Writing]:
-    """Writes texts of `predictor` to their ends, a few at once; each comes when it has ended.
+    """Writes texts of `predictor` in batches; yields each when it has ended.
 
-    Those that end together come in their order. `threads` is how many work on the steps; None:
-    one for each processor core. In numpy and float32 the texts are written one by one.
+    Texts that end at the same step come in their order. `threads` share the steps; None: one for
+    each processor core.
     """
     if not predictor.exact:
         for writing in writings:
@@ -33,9 +33,9 @@ def write_together(
             yield writing
         return
     count = max(1, threads or available_cores())
-    engines = [predictor.twin(-(-SIDE_BY_SIDE // count)) for _ in range(count)]
+    twins = [predictor.twin(-(-BATCH_SIZE // count)) for _ in range(count)]
     waiting = iter(writings)
-    active = [(each, iter(each)) for each in islice(waiting, SIDE_BY_SIDE)]
+    active = [(each, iter(each)) for each in islice(waiting, BATCH_SIZE)]
     with ThreadPoolExecutor(count) as pool:
         while active:
             going = []
@@ -48,11 +48,11 @@ def write_together(
             active = going
             samplers = [writing.sampler for writing, _ in active]
             parts = [samplers[place::count] for place in range(count)]
-            list(pool.map(read_together, parts, engines))
+            list(pool.map(read_together, parts, twins))
 
 
 def available_cores() -> int:
-    """The processor cores that this process may use."""
+    """Returns the number of processor cores that this process may use."""
     if hasattr(os, "sched_getaffinity"):
         return len(os.sched_getaffinity(0))
     return os.cpu_count() or 1

@@ -1,4 +1,4 @@
-"""Verbatim copying of the training text: how to prevent it, and how to tell it."""
+"""Verbatim copies of the training text: `CopyGuard` prevents them, `CopyFinder` finds them."""
 
 from __future__ import annotations
 
@@ -11,20 +11,20 @@ from charnn.generation.guides import Guide, Logits, to_bytes
 from charnn.text.text_index import TextIndex
 from charnn.text.tokenizers import Tokenizer
 
-CHARACTER = 4  # bytes of UTF-8, at most
+CHARACTER = 4  # the most bytes of a character in UTF-8
 
 
 def characters(data: bytes) -> tuple[str, bytes]:
-    """The characters at the start of `data`, and what is left of one that is not yet whole."""
+    """Returns the characters of `data` and the bytes of an incomplete one at its end."""
     text, used = codecs.utf_8_decode(data, "surrogateescape", False)
     return text, data[used:]
 
 
 class CopyGuard(Guide):
-    """Rules out each token with which more than `longest` characters in a row would be copied.
+    """Rules out each token that would copy more than `longest` characters in a row.
 
-    Prompt and text count as one. ``state`` is their last `longest` characters, and the bytes of one
-    that is not yet whole.
+    Prompt and text count as one. ``state`` is their last `longest` characters and the bytes of an
+    incomplete one.
     """
 
     state: tuple[str, bytes]
@@ -34,7 +34,7 @@ class CopyGuard(Guide):
         self._tokens = tokenizer.token_bytes
         self.state = ("", b"")
         texts = [characters(data)[0] for data in self._tokens]
-        # By length, the first characters of the tokens; what is longer lies inside one token.
+        # By length: the first characters of the tokens, each with its tokens.
         most = min(longest, max(map(len, texts)))
         self._beginnings: list[dict[bytes, list[int]]] = [{} for _ in range(most + 1)]
         for token, text in enumerate(texts):
@@ -73,15 +73,15 @@ class CopyGuard(Guide):
         return masked
 
     def _adding(self) -> Iterator[int]:
-        """The tokens that would make a copy too long by one of their characters."""
+        """Yields the tokens of which a character would make a copy too long."""
         text, index = self.state[0], self._index
         for size in range(len(self._beginnings) - 1, 0, -1):
-            before = self._longest + 1 - size  # characters of the text, with `size` of the token
+            before = self._longest + 1 - size  # characters of the text before `size` of the token
             if before > len(text):
                 return
             start = to_bytes(text[-before:])
             low, high = index.interval(start)
-            if low == high:  # nor does what is longer stand there
+            if low == high:  # then no longer text occurs either
                 return
             beginnings = self._beginnings[size]
             if high - low < len(beginnings):
@@ -93,7 +93,7 @@ class CopyGuard(Guide):
                 yield from beginnings.get(data, ())
 
     def _completing(self) -> Iterator[int]:
-        """The same, where a character has begun: tokens of the byte that makes it whole."""
+        """Yields such tokens within a character: those of the byte that completes it."""
         text, part = self.state
         start = to_bytes(text)
         if len(text) < self._longest or start + part not in self._index:
@@ -105,21 +105,25 @@ class CopyGuard(Guide):
 
 
 class CopyFinder:
-    """Tells of a stream of text which characters stand in spans that are copied.
+    """Finds the copied characters of a stream of text.
 
-    A span of `span` characters or more that stands in the training text is copied, wherever it
-    begins, also in what was fed before. Characters are held back as long as it is not known: as
-    many as are the beginning of such a span.
+    A character is copied if it lies in `span` characters or more that occur in the training text;
+    such a span may begin in the prompt. The end of the text that may become a copied span is held
+    back.
+
+    Attributes:
+        copied: the number of copied characters so far.
+        all: the number of characters so far.
     """
 
     def __init__(self, index: TextIndex, span: int) -> None:
         self._index, self._span = index, span
-        self._match = ""  # the longest end of the text that stands there, `span` at most
+        self._match = ""  # the longest end of the text that occurs there, at most `span`
         self._held = ""
         self.copied = self.all = 0
 
     def feed(self, text: str) -> None:
-        """Reads a prompt, which is not told about."""
+        """Reads a prompt, whose characters are not counted."""
         for character in text:
             self._read(character)
 
@@ -129,7 +133,7 @@ class CopyFinder:
             self._match = self._match[1:]
 
     def push(self, text: str) -> list[tuple[str, bool]]:
-        """Reads text; returns pieces that are now known, and whether they are copied."""
+        """Reads text; returns the pieces now known, each with whether it is copied."""
         pieces: list[tuple[str, bool]] = []
         for character in text:
             self._read(character)
@@ -143,7 +147,7 @@ class CopyFinder:
         return self._count(pieces)
 
     def flush(self) -> list[tuple[str, bool]]:
-        """What was held back, once no more text comes."""
+        """Returns the text held back, at the end of the stream."""
         held, self._held = self._held, ""
         return self._count([(held, False)] if held else [])
 

@@ -1,7 +1,10 @@
-"""What narrows the choice of the next token: pure functions on logits.
+"""Filters of the choice of the next token: pure functions on logits.
 
-Each takes the logits (V,) as float64, its setting, and the recent ids (which most have no use
-for), and returns new logits; a token that is ruled out has -inf. None rules out every token.
+A filter takes logits (V,) in float64, its setting and the recent ids (which only penalties use); it
+returns new logits, -inf for a token that it rules out. No filter rules out every token.
+
+A new filter needs a function and a line in `FILTERS` here, a field of `SamplingConfig` by the same
+name, a test, and a paragraph in docs/sampling.md.
 """
 
 from __future__ import annotations
@@ -14,6 +17,7 @@ from numpy.typing import NDArray
 
 from charnn.config import SamplingConfig
 from charnn.errors import ConfigError
+from charnn.predictor import LOWEST_TEMPERATURE
 
 Logits = NDArray[np.float64]
 Filter = Callable[[Logits, float, Collection[int]], Logits]
@@ -32,25 +36,24 @@ def repetition_penalty(logits: Logits, penalty: float, recent: Collection[int] =
 
 
 def frequency_penalty(logits: Logits, penalty: float, recent: Collection[int] = ()) -> Logits:
-    """Takes `penalty` times its count in `recent` from each logit: l - f c, as in OpenAI's API."""
+    """Subtracts `penalty` times its count in `recent` from each logit: l - f c (OpenAI's API)."""
     return logits - penalty * np.bincount(_array(recent), minlength=logits.size)
 
 
 def presence_penalty(logits: Logits, penalty: float, recent: Collection[int] = ()) -> Logits:
-    """Takes `penalty` once from the logit of each id in `recent`: l - p [c > 0], as there."""
+    """Subtracts `penalty` from the logit of each id in `recent`: l - p [c > 0] (OpenAI's API)."""
     return logits - penalty * (np.bincount(_array(recent), minlength=logits.size) > 0)
 
 
 def temperature(logits: Logits, value: float, recent: Collection[int] = ()) -> Logits:
-    """Divides by the temperature; 0 leaves the likeliest token alone, of equals the lowest id."""
+    """Divides by the temperature; 0 keeps only the likeliest token, the lowest id of equals."""
     if value == 0:
         return _only(logits, np.argmax(logits, keepdims=True))
-    # The bound keeps quotients finite; so close to 0, only a tie is not greedy.
-    return logits / max(value, 1e-100)
+    return logits / max(value, LOWEST_TEMPERATURE)
 
 
 def top_k(logits: Logits, k: float, recent: Collection[int] = ()) -> Logits:
-    """Keeps the `k` likeliest tokens (Fan et al. 2018); of equals at the edge, the lowest ids."""
+    """Keeps the `k` likeliest tokens (Fan et al. 2018); ties keep the lowest ids."""
     k = int(k)
     if k >= logits.size:
         return logits
@@ -61,17 +64,17 @@ def top_k(logits: Logits, k: float, recent: Collection[int] = ()) -> Logits:
 
 
 def typical_p(logits: Logits, p: float, recent: Collection[int] = ()) -> Logits:
-    """Keeps tokens of nearly the expected surprisal that have probability `p` together.
+    """Keeps the tokens nearest to the expected surprisal that have probability `p` together.
 
-    Locally typical sampling (Meister et al. 2023, equations 10 and 11): in the order of
-    |H + log q|, H the entropy of the distribution q, the fewest that reach `p`, at least one; of
-    equals, lower ids come first.
+    Locally typical sampling (Meister et al. 2023, equations 10 and 11): the fewest tokens, in the
+    order of |H + log q| for a distribution q of entropy H, that reach `p`, at least one; ties are
+    in the order of the ids.
     """
     possible = np.flatnonzero(logits > -np.inf)
     shifted = logits[possible] - logits.max()
     weights = np.exp(shifted)
     total = weights.sum()
-    # |H + log q| is the distance of log q, or of what differs from it by a constant, to its mean.
+    # |H + log q| is the distance of log q, or of logits, to its mean.
     distance = np.abs(shifted - weights.dot(np.where(weights > 0, shifted, 0)) / total)
     order = distance.argsort(kind="stable")
     count = weights[order].cumsum().searchsorted(p * total) + 1
@@ -81,7 +84,7 @@ def typical_p(logits: Logits, p: float, recent: Collection[int] = ()) -> Logits:
 def top_p(logits: Logits, p: float, recent: Collection[int] = ()) -> Logits:
     """Keeps the fewest likeliest tokens that have probability `p` together, at least one.
 
-    Nucleus sampling (Holtzman et al. 2020); of equals, lower ids come first.
+    Nucleus sampling (Holtzman et al. 2020); ties are in the order of the ids.
     """
     order = (-logits).argsort(kind="stable")
     cumulative = np.exp(logits[order] - logits[order[0]]).cumsum()
@@ -104,8 +107,8 @@ def _only(logits: Logits, ids: NDArray[np.integer]) -> Logits:
     return kept
 
 
-# In the order in which they are applied, each with the setting that means "off". Ranges and
-# defaults are those of `SamplingConfig`. Guides come between the penalties and the rest.
+# In the order of their application, each with the setting that means "off". Guides come between the
+# penalties and the rest.
 FILTERS: dict[str, tuple[Filter, float]] = {
     "repetition_penalty": (repetition_penalty, 1.0),
     "frequency_penalty": (frequency_penalty, 0.0),
@@ -125,10 +128,10 @@ def filter_settings(config: SamplingConfig) -> dict[str, float]:
 
 
 def active_filters(settings: Mapping[str, float]) -> list[tuple[Filter, float]]:
-    """The filters that `settings` switches on, in order, each with its setting.
+    """Returns the filters that `settings` switches on, in order, each with its setting.
 
     Raises:
-        ConfigError: there is no such filter, or a setting is out of range.
+        ConfigError: a filter is unknown, or a setting out of range.
     """
     for name in settings:
         if name not in FILTERS:

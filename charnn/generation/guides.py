@@ -1,7 +1,7 @@
-"""What narrows the choice by the text so far: one mask a step, between penalties and temperature.
+"""Guides: restrictions of the next token that depend on the text so far.
 
-A filter sees logits and recent ids; a guide reads all that is written, as bytes, since one token
-may hold several characters and one character several tokens.
+A guide masks the logits of each step, between the penalties and the temperature. It reads the whole
+text as bytes, since a token may hold several characters and a character several tokens.
 """
 
 from __future__ import annotations
@@ -19,13 +19,13 @@ Logits = NDArray[np.float64]
 
 
 class Guide:
-    """Reads along, and says at each step which tokens may follow.
+    """Follows the text and masks the tokens that may not come next.
 
     Attributes:
-        state: all that changes while it reads: small, replaced and never changed in place. Put into
-            another guide of the same settings, that one goes on alike.
+        state: everything that changes while reading; small, replaced, never changed in place. A
+            guide of the same settings continues from it alike.
         over: whether the text is complete, so that nothing may follow.
-        cut: whether the latest token ended the text without being part of it.
+        cut: whether the latest token ended the text and is not part of it.
     """
 
     state: Any = None
@@ -33,22 +33,22 @@ class Guide:
     cut = False
 
     def feed(self, text: str) -> None:
-        """Reads text that was not chosen: a prompt, as people see it."""
+        """Reads text that was not chosen: a prompt."""
 
     def mask(self, logits: Logits) -> Logits:
-        """New logits (V,), those of ruled out tokens -inf; or the same where nothing changes."""
+        """Returns logits (V,), -inf for ruled-out tokens: a new array if anything changes."""
         return logits
 
     def push(self, token: int) -> None:
-        """Reads a token that was chosen."""
+        """Reads a chosen token."""
 
 
 class Phrases(Guide):
-    """Adds a bias to each token with which a phrase would be completed; -inf bans the phrase.
+    """Adds a bias to each token that would complete a phrase; -inf bans the phrase.
 
-    What counts is the bytes: the phrase may begin in the prompt or in earlier tokens, or lie inside
-    one token. ``state`` is the longest end of the text that begins a phrase. A text that could only
-    go on with a banned phrase is banned itself, so that a token is always left.
+    Phrases are compared as bytes: one may begin in the prompt or in earlier tokens, or lie within a
+    token. ``state`` is the longest end of the text that begins a phrase. A text with only banned
+    continuations is banned too, so a token is always left.
     """
 
     state: bytes
@@ -59,7 +59,7 @@ class Phrases(Guide):
         self._biases = {to_bytes(text): value for text, value in biases.items()}
         self._prepare()
         self.state = b""
-        # Tokens without bytes are never written, and choosing nothing else would write nothing.
+        # Tokens without bytes write nothing: if only they are left, nothing can be written.
         writable = np.array([bool(data) for data in self._tokens])
         pending = True
         while pending:
@@ -68,7 +68,7 @@ class Phrases(Guide):
                 left = np.isfinite(self._vector(start)) & writable
                 if not left.any() and self._biases.get(start) != -np.inf:
                     if not start:
-                        raise ConfigError("the banned texts leave nothing to write: ban less")
+                        raise ConfigError("the bans leave nothing to write: ban less")
                     self._biases[start] = -np.inf
                     pending = True
             self._prepare()
@@ -78,7 +78,7 @@ class Phrases(Guide):
         self._starts = {p[:size] for p in phrases for size in range(len(p))} or {b""}
         self._longest = max(map(len, self._starts))
         self._vectors: dict[bytes, Logits] = {}
-        # The beginnings of tokens that are the end of a phrase, each with its tokens.
+        # Ends of phrases, each with the tokens that begin with it.
         ends = {phrase[cut:] for phrase in phrases for cut in range(1, len(phrase))}
         sizes = {len(end) for end in ends}
         self._begun: dict[bytes, list[int]] = {}
@@ -92,7 +92,7 @@ class Phrases(Guide):
             self._whole[holds] += bias
 
     def _vector(self, start: bytes) -> Logits:
-        """What is added to the logits (V,) after a text that ends in `start`."""
+        """Returns the biases (V,) after a text that ends in `start`."""
         if start not in self._vectors:
             added = self._whole.copy()
             for phrase, bias in self._biases.items():
@@ -100,16 +100,18 @@ class Phrases(Guide):
                 for cut in range(1, min(len(phrase), len(start) + 1)):
                     if start.endswith(phrase[:cut]):
                         tokens.update(self._begun.get(phrase[cut:], ()))
-                # A token that holds the whole phrase besides has had its bias.
+                # A token that contains the whole phrase already has its bias.
                 added[[token for token in tokens if phrase not in self._tokens[token]]] += bias
             self._vectors[start] = added
         return self._vectors[start]
 
     def feed(self, text: str) -> None:
-        """Reads the prompt; raises ConfigError where nothing may follow it."""
+        """Reads the prompt; raises ConfigError if nothing may follow it."""
         self._read(to_bytes(text))
         if not np.isfinite(self._vector(self.state)).any():
-            raise ConfigError("after this prompt the banned texts leave nothing to write: ban less")
+            raise ConfigError(
+                f"after the prompt {text[-40:]!r} the bans leave nothing to write: ban less"
+            )
 
     def mask(self, logits: Logits) -> Logits:
         """See `Guide.mask`."""
@@ -125,12 +127,14 @@ class Phrases(Guide):
 
 
 def to_bytes(text: str) -> bytes:
-    """The bytes of a text in which surrogate escapes stand for bytes that are not UTF-8.
+    """Returns the bytes of a text; surrogate escapes stand for bytes that are not UTF-8.
 
     Raises:
-        ConfigError: it holds other surrogates.
+        ConfigError: the text contains other surrogates.
     """
     try:
         return text.encode("utf-8", "surrogateescape")
     except UnicodeEncodeError:
-        raise ConfigError(f"{text[:40]!r} holds half a character: give whole ones") from None
+        raise ConfigError(
+            f"{text[:40]!r} contains half a character: give whole characters"
+        ) from None

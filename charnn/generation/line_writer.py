@@ -1,7 +1,7 @@
-"""Lines from a model: names, titles, records; each from the start state, ended by the model.
+"""Lines from a model: names, titles, records; each from the initial state, ended by the model.
 
-A line is drawn until it is what was asked for. What is too long is drawn again, not cut short: so
-the lines are those that the model would have written anyway, less those that do not fit.
+A line that does not fit is drawn again, not cut short: so the lines are samples of the model under
+the condition that they fit.
 """
 
 from __future__ import annotations
@@ -23,11 +23,10 @@ LINE_TOKENS = 100_000  # of all tries for one line together
 
 @dataclass(frozen=True)
 class Line:
-    """A line that was drawn, without its newline.
+    """A line without its newline.
 
-    ``tries`` counts how often it was drawn, ``tokens`` what was chosen for it in the end, the
-    newline included, and ``bits_per_char`` is the surprisal of those, unfiltered and at
-    temperature 1, over their characters.
+    ``tries`` counts the draws, ``tokens`` the tokens of the last one, with the newline;
+    ``bits_per_char`` is their surprisal, unfiltered and at temperature 1, per character.
     """
 
     text: str
@@ -38,10 +37,10 @@ class Line:
 
 
 class LineWriter:
-    """Draws lines: iterate over it, once; it hands out each as soon as it is whole.
+    """Draws lines: iterate over it, once; each line comes as soon as it is complete.
 
-    Line i comes from the i-th generator of the seed, which goes on from try to try; so it depends
-    on seed and i, and with ``unique`` on the lines before it.
+    Line i comes from generator i of the seed, which continues from try to try: the line depends on
+    the seed and i and, with ``unique``, on the lines before it.
     """
 
     def __init__(
@@ -55,41 +54,43 @@ class LineWriter:
         unknown: str = "error",
         guides: Sequence[Guide] = (),
     ) -> None:
-        """Prepares; nothing is drawn yet.
+        """Prepares; draws nothing yet.
 
         Args:
             filters: maps names in `FILTERS` to settings.
-            known: lines that are not to be written.
-            unknown: what becomes of unknown characters of the prefix: see `Tokenizer.encode`.
-            guides: what may be written, such as biases; none that ends a text itself.
+            known: lines that may not be written.
+            unknown: "error", "skip" or "replace", for unknown characters of the prefix.
+            guides: such as biases; none that ends a text itself.
 
         Raises:
-            TextError: the tokenizer has no newline, or not the characters of the prefix.
-            ConfigError: seed or a filter's setting is out of range.
+            TextError: the tokenizer lacks the newline or characters of the prefix.
+            ConfigError: the seed or a filter's setting is out of range.
         """
         self._ends = [i for i, spelt in enumerate(tokenizer.token_bytes) if b"\n" in spelt]
         if not 0 < len(self._ends) < tokenizer.vocab_size:
-            lacks = "nothing but newlines" if self._ends else "no newline"
-            raise TextError(f"the model knows {lacks}, so it cannot write lines")
+            lacks = "only newlines" if self._ends else "no newline"
+            raise TextError(
+                f"this model knows {lacks}, so it cannot write lines: leave --lines out"
+            )
         prefix = tokenizer.encode(config.prefix, unknown)
         self.prefix = tokenizer.decode(prefix)
         self._predictor, self._tokenizer, self._config = predictor, tokenizer, config
         self._seed, self._filters, self._known = seed, dict(filters or {}), known
-        self._guides = guides  # one line after another begins with their state of now
+        self._guides = guides
         start = Sampler(predictor, seed, 0, self._filters, guides)
         start.feed([int(tokenizer.encode("\n")[0]), *prefix])
         for guide in guides:
             guide.feed(self.prefix)
         self._start = start.state_dict()
-        # The likeliest line is the same at every try.
+        # At temperature 0 every try gives the same line.
         self._tries = 1 if self._filters.get("temperature") == 0 else LINE_TRIES
 
     def __iter__(self) -> Iterator[Line]:
         """Yields the lines.
 
         Raises:
-            TextError: no such line came in `LINE_TRIES` tries, or `LINE_TOKENS` tokens.
-            CharnnError: the model's logits are not finite, or the guides rule out every token.
+            TextError: `LINE_TRIES` tries, or `LINE_TOKENS` tokens, gave no line that fits.
+            CharnnError: the logits are not finite, or the guides rule out every token.
         """
         taken: set[str] = set()
         for index in range(self._config.count):
@@ -101,7 +102,7 @@ class LineWriter:
     def _draw(self, index: int, taken: set[str]) -> Line:
         sampler = Sampler(self._predictor, self._seed, index, self._filters, self._guides)
         spent = tries = 0
-        refused = dict.fromkeys(("of another length", "here already", "in the training text"), 0)
+        refused = dict.fromkeys(("of another length", "written already", "in the training text"), 0)
         while tries < self._tries and spent < LINE_TOKENS:
             tries += 1
             sampler.load_state_dict({**self._start, "generator": sampler.state_dict()["generator"]})
@@ -110,7 +111,7 @@ class LineWriter:
             if text is None:
                 refused["of another length"] += 1
             elif text in taken:
-                refused["here already"] += 1
+                refused["written already"] += 1
             elif text in self._known:
                 refused["in the training text"] += 1
             else:
@@ -124,17 +125,17 @@ class LineWriter:
         )
 
     def _attempt(self, sampler: Sampler) -> tuple[str | None, int]:
-        """A line and the characters chosen for it, its newline included; None if it is too long."""
+        """Draws a line; returns it and its characters with the newline, None if it does not fit."""
         config, decoder = self._config, self._tokenizer.stream_decoder()
         chars_per_token = self._tokenizer.chars_per_token
         pieces, length = [self.prefix], len(self.prefix)
-        # Stray bytes begin no character: the tokens are counted too, four bytes a character.
+        # Stray bytes begin no character, so tokens count too: four bytes a character.
         while length <= config.max_length and sampler.tokens <= 4 * config.max_length:
             sampler.forbidden = self._ends if length < config.min_length else ()
             (token,) = sampler.stream(1)
             if token in self._ends:
                 text = "".join(pieces) + decoder.push(token).partition("\n")[0]
-                text = text.removesuffix("\r")  # of a text whose lines end so
+                text = text.removesuffix("\r")  # of a text with Windows newlines
                 fits = config.min_length <= len(text) <= config.max_length
                 return (text if fits else None), length - len(self.prefix) + 1
             length += int(chars_per_token[token])

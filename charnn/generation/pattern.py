@@ -1,10 +1,10 @@
-"""Text that matches a regular expression, whole: an automaton that says which tokens may follow.
+"""Text that matches a whole regular expression, by an automaton that rules out tokens.
 
-The automaton over bytes is made by outlines-core (Willard & Louf 2023, Efficient Guided Generation
-for Large Language Models), an optional package. What the tokens of a vocabulary do to it, and which
-of its states still lead to a match in time, is worked out here, once a pattern.
+outlines-core, an optional package, makes the automaton over bytes (Willard & Louf 2023, Efficient
+Guided Generation for Large Language Models). This module computes, once a pattern, where each token
+of a vocabulary leads and how many tokens each state is from a match.
 
-Shapes: S states and a last one from which nothing leads on; V tokens.
+Shapes: S states, plus a last one without transitions; V tokens.
 """
 
 from __future__ import annotations
@@ -28,49 +28,52 @@ NEVER = np.iinfo(np.int32).max // 2
 
 
 class Pattern:
-    """What a pattern and a vocabulary make together: where each token leads, and how far it is.
+    """The automaton of a pattern over the tokens of a vocabulary.
 
     Attributes:
         start: the state at the start of a text.
-        accepting: whether a text may end in a state: (S + 1,).
-        moves: the state to which each token leads: (S + 1, V).
-        distance: the fewest tokens from a state to a match: (S + 1,), `NEVER` if there is none.
+        accepting: (S + 1,) whether a text may end in a state.
+        moves: (S + 1, V) the state that each token leads to.
+        distance: (S + 1,) the fewest tokens from a state to a match, `NEVER` without one.
     """
 
     def __init__(self, pattern: str, tokenizer: Tokenizer) -> None:
-        """Raises CharnnError without outlines-core, ConfigError for a pattern that is none."""
+        """Raises CharnnError without outlines-core, ConfigError for an invalid pattern."""
         self.start, self.accepting, steps = _automaton(pattern)
         states = len(steps)
         if states * tokenizer.vocab_size > MAX_MOVES:
             raise ConfigError(
-                f"the pattern is too large: {states:,} states for {tokenizer.vocab_size:,} tokens; "
-                "repeat less in it"
+                f"the pattern {pattern[:60]!r} is too large: {states:,} states for "
+                f"{tokenizer.vocab_size:,} tokens; repeat less in it"
             )
         self.moves = _moves(steps, tokenizer.token_bytes)
         self.distance = _distances(self.moves, self.accepting)
         if self.distance[self.start] >= NEVER:
             raise ConfigError(
-                f"this model cannot write anything that matches {pattern!r}: "
-                "it never saw the characters that are needed"
+                f"this model cannot match {pattern!r}: its vocabulary lacks the characters; use "
+                "another pattern or model"
             )
 
 
 def _automaton(pattern: str) -> tuple[int, NDArray[np.bool_], NDArray[np.int32]]:
-    """Start, accepting states (S + 1,) and where each byte leads (S + 1, 256)."""
+    """Returns the start, the accepting states (S + 1,) and the moves by bytes (S + 1, 256)."""
     try:
         from outlines_core import Index, Vocabulary
     except ImportError:
         raise CharnnError(
-            "a regex needs a package that is not installed: pip install 'charnn[regex]'"
+            "--regex needs a package that is not installed: pip install 'charnn[regex]'"
         ) from None
     if len(pattern) > MAX_PATTERN:
-        raise ConfigError(f"the pattern has {len(pattern):,} characters, {MAX_PATTERN:,} at most")
+        raise ConfigError(
+            f"the pattern has {len(pattern):,} characters, at most {MAX_PATTERN:,} are allowed: "
+            "shorten it"
+        )
     if _repetitions(pattern) > MAX_REPETITIONS:
         raise ConfigError(
             f"the counted repetitions of the pattern {pattern[:60]!r} may give more than "
             f"{MAX_REPETITIONS:,} copies: use smaller numbers in braces, or * and +"
         )
-    # The match is of the whole anyway, and the library has no anchors.
+    # The whole text matches anyway, and the library has no anchors.
     whole = pattern.removeprefix("^")
     if whole.endswith("$") and (len(whole) - len(whole[:-1].rstrip("\\"))) % 2:
         whole = whole[:-1]
@@ -79,8 +82,8 @@ def _automaton(pattern: str) -> tuple[int, NDArray[np.bool_], NDArray[np.int32]]
         index = Index(whole, Vocabulary(end, {bytes([byte]): [byte] for byte in range(256)}))
     except ValueError:
         raise ConfigError(
-            f"the pattern {pattern[:60]!r} cannot be used: it is a regular expression in Rust's "
-            "syntax, whole and without anchors, look-around and back references"
+            f"the pattern {pattern[:60]!r} cannot be used: write a regular expression in Rust's "
+            "syntax, without anchors inside, look-around and back references"
         ) from None
     table: dict[int, dict[int, int]] = index.get_transitions()
     finals, start = index.get_final_states(), index.get_initial_state()
@@ -118,7 +121,7 @@ def _moves(steps: NDArray[np.int32], tokens: list[bytes]) -> NDArray[np.int32]:
     for place in range(longest):
         longer = np.flatnonzero(sizes > place)
         moves[:, longer] = steps[moves[:, longer], padded[longer, place]]
-    moves[:, sizes == 0] = states - 1  # a token that writes nothing would go on for ever
+    moves[:, sizes == 0] = states - 1  # a token without bytes could repeat for ever
     return moves
 
 
@@ -136,22 +139,22 @@ def _distances(moves: NDArray[np.int32], accepting: NDArray[np.bool_]) -> NDArra
 
 
 class PatternGuide(Guide):
-    """Leads along a pattern to a match within `max_tokens` tokens.
+    """Guides a text to a match of a pattern within `max_tokens` tokens.
 
-    Where the text may not end yet, only tokens are left with which a match can be reached in time.
-    Where it may, the choice is free: a token with which the pattern cannot go on ends the text, and
-    is no part of it. ``state`` is the pattern's state and the tokens that are left.
+    While the text matches only in part, tokens that lead to no match in time are ruled out. Once it
+    matches, no token is: one that cannot continue the pattern ends the text and is not part of it.
+    ``state`` is the pattern's state and the number of tokens left.
     """
 
     state: tuple[int, int]
 
     def __init__(self, pattern: Pattern, max_tokens: int) -> None:
-        """Raises ConfigError if every match needs more tokens."""
+        """Raises ConfigError if every match needs more than `max_tokens`."""
         needed = int(pattern.distance[pattern.start])
         if needed > max_tokens:
             raise ConfigError(
-                f"the shortest match of the pattern has {needed:,} tokens, and -n allows "
-                f"{max_tokens:,}: allow more"
+                f"the shortest match of the pattern has {needed:,} tokens, --max-tokens allows "
+                f"{max_tokens:,}: raise it"
             )
         self._pattern = pattern
         self.state = (pattern.start, max_tokens)

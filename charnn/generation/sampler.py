@@ -1,4 +1,4 @@
-"""From a network to a stream of ids: chosen with a generator that any language can repeat."""
+"""From a predictor to a stream of ids, chosen with a generator that any language can repeat."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ STATE_KEYS = {"generator", "recent", "logits", "nats", "tokens", "state", "guide
 
 
 def draw_seed() -> int:
-    """A fresh seed from the system."""
+    """Returns a random seed from the operating system."""
     return secrets.randbelow(MAX_SEED + 1)
 
 
@@ -31,7 +31,7 @@ class Sfc32:
     """sfc32 of Chris Doty-Humphrey's PractRand: 128 bits of state, 32-bit add, shift, xor, rotate.
 
     All numbers are unsigned and modulo 2**32. The state starts as a = 0, b = seed, c = index,
-    counter = 1, and the first 16 outputs are thrown away. An output is
+    counter = 1, and the first 16 outputs are discarded. An output is
 
         t = a + b + counter;  counter = counter + 1
         a = b ^ (b >> 9);  b = c + (c << 3);  c = ((c << 21) | (c >> 11)) + t;  output t
@@ -40,7 +40,7 @@ class Sfc32:
     """
 
     def __init__(self, seed: int, index: int = 0) -> None:
-        """Raises ConfigError unless seed and index are whole numbers from 0 to 2**32 - 1."""
+        """Raises ConfigError unless seed and index are integers from 0 to 2**32 - 1."""
         for name, value in {"seed": seed, "index": index}.items():
             if type(value) is not int or not 0 <= value <= MAX_SEED:
                 raise ConfigError(
@@ -51,7 +51,7 @@ class Sfc32:
             self.next()
 
     def next(self) -> int:
-        """The next 32 bits."""
+        """Returns the next 32 bits."""
         a, b, c, counter = self.state
         t = (a + b + counter) & MASK
         rotated = (c << 21) | (c >> 11)
@@ -64,19 +64,23 @@ class Sfc32:
         return t
 
     def uniform(self) -> float:
-        """The next number in [0, 1), a multiple of 2**-32."""
+        """Returns the next number in [0, 1), a multiple of 2**-32."""
         return self.next() / 4294967296.0
 
 
 class Sampler:
-    """One text in the making: what was read so far, as state, and the means to go on.
+    """Samples the ids of one text.
 
-    What it writes depends on the model, the ids fed, the filters, and (seed, index): the index-th
-    sample of a seed is the same whichever others are drawn. ``nats`` sums the surprisal of what
-    `stream` chose under the unfiltered model at temperature 1, ``tokens`` counts it, and
-    ``last_nats`` is the surprisal of the latest choice alone. ``forbidden`` holds ids that are not
-    chosen while they stand there; ``unread`` is the latest id, until it is read: at the latest when
-    something depends on that (see `read_together`).
+    The text depends on the predictor, the ids fed, the filters and guides, and (seed, index):
+    sample i of a seed does not depend on the other samples.
+
+    Attributes:
+        nats: the surprisal of all chosen ids, unfiltered and at temperature 1.
+        last_nats: the surprisal of the latest chosen id.
+        tokens: the number of chosen ids.
+        forbidden: ids that may not be chosen now.
+        unread: the latest chosen id until the predictor reads it, which happens when the next
+            logits are needed, or in `read_together`.
     """
 
     def __init__(
@@ -87,13 +91,15 @@ class Sampler:
         filters: Mapping[str, float] | None = None,
         guides: Sequence[Guide] = (),
     ) -> None:
-        """Starts before the first token; `filters` maps names in `FILTERS` to settings.
+        """Starts before the first token.
 
-        `guides` are the sampler's own; `feed` leaves them alone, since they read text: who knows
-        it gives it to them too.
+        Args:
+            filters: maps names in `FILTERS` to settings.
+            guides: belong to this sampler. They read text, so the caller of `feed` gives them the
+                text of the fed ids.
 
         Raises:
-            ConfigError: seed, index, a filter's name or its setting is out of range.
+            ConfigError: seed, index or a setting is out of range, or a filter is unknown.
         """
         self._predictor = predictor
         self._generator = Sfc32(seed, index)
@@ -114,39 +120,35 @@ class Sampler:
         self.last_nats = 0.0
 
     def feed(self, ids: Iterable[int]) -> None:
-        """Reads ids that were not chosen here: a prompt, or a word put into the model's mouth."""
+        """Reads ids that were not chosen here, such as a prompt."""
         tokens = [int(token) for token in ids]
         if tokens:
-            self.settle()
-            state = self._stream.state if self._stream else self._start
+            state = self._settled().state if self._stream else self._start
             self._stream = self._predictor.open(*self._predictor.feed(tokens, state))
             self._recent.extend(tokens)
 
     def stream(self, max_tokens: int) -> Iterator[int]:
-        """Chooses up to `max_tokens` ids; each is read before the next one is chosen.
+        """Chooses up to `max_tokens` ids; stops early when a guide ends the text.
 
-        A later call goes on from there. Where a guide ends the text, so does the stream.
+        A later call continues.
 
         Raises:
-            CharnnError: nothing was fed yet, the model's logits are not finite, or the guides
-                together rule out every token.
+            CharnnError: nothing was fed, the logits are not finite, or the guides rule out every
+                token.
         """
         for _ in range(max_tokens):
             if self.guides and self.over:
                 return
-            self._choose()
-            assert self.unread is not None, "a token was chosen"
+            token = self._choose()
             for guide in self.guides:
-                guide.push(self.unread)
-            yield self.unread
+                guide.push(token)
+            yield token
 
     def repeat(self, ids: Iterable[int]) -> None:
-        """Reads ids as if `stream` had chosen them, one number of the generator for each.
-
-        So a text drawn earlier is gone through again, whatever would be chosen now.
+        """Reads ids as if `stream` had chosen them; draws a number of the generator for each.
 
         Raises:
-            CharnnError: as `stream` does.
+            CharnnError: see `stream`.
         """
         for token in ids:
             nats = self.surprisal(int(token))
@@ -157,21 +159,16 @@ class Sampler:
         """Returns the nats of `token` as the next one: unfiltered, at temperature 1.
 
         Raises:
-            CharnnError: as `stream` does.
+            CharnnError: see `stream`.
         """
         stream = self._settled()
         stream.finite_logits()
         return stream.surprisal(token)
 
-    def settle(self) -> None:
-        """Reads the latest token, if that is still to be done."""
-        if self.unread is not None:
-            self._settled()
-
     def _settled(self) -> Stream:
-        """Reads the latest token; returns the stream."""
+        """Reads the unread token, if there is one; returns the stream."""
         if self._stream is None:
-            raise CharnnError("nothing was fed to the sampler: feed it at least one token first")
+            raise CharnnError("the sampler has read nothing: feed it at least one token first")
         if self.unread is not None:
             self._stream.read(self.unread)
             self.unread = None
@@ -184,7 +181,7 @@ class Sampler:
 
     @property
     def cut(self) -> bool:
-        """Whether the latest token ended the text without being part of it."""
+        """Whether the latest token ended the text and is not part of it."""
         return any(guide.cut for guide in self.guides)
 
     def _choose(self) -> int:
@@ -210,27 +207,25 @@ class Sampler:
                 logits = guide.mask(logits)
             if logits[logits.argmax()] == -math.inf:
                 raise CharnnError(
-                    "nothing may follow here: all tokens are ruled out together; allow more of them"
+                    "all tokens are ruled out together here: ban less, or allow longer copies"
                 )
         for apply, setting in self._filters:
             logits = apply(logits, setting, self._recent)
         return logits
 
     def _take(self, token: int, nats: float) -> None:
-        """Goes on from a token that was chosen."""
+        """Records a chosen token."""
         self.unread, self.last_nats = token, nats
         self.nats += nats
         self._recent.append(token)
         self.tokens += 1
 
     def state_dict(self) -> dict[str, Any]:
-        """Everything that going on depends on, a few kB of arrays and numbers; a copy.
+        """Copies everything that the next ids depend on: a few kB of arrays and numbers.
 
-        Loaded into another sampler of the same model, filters and guides it is a fork: both go on
-        alike.
+        Loaded into another sampler of the same predictor, filters and guides, it makes a fork.
         """
-        self.settle()
-        stream = self._stream
+        stream = self._settled() if self._stream else None
         return {
             "generator": np.array(self._generator.state, np.uint32),
             "recent": np.array(self._recent, np.int64),
@@ -242,16 +237,23 @@ class Sampler:
         }
 
     def load_state_dict(self, values: Mapping[str, Any]) -> None:
-        """Goes on where the sampler that gave `values` was.
+        """Continues where the sampler that gave `values` was.
 
         Raises:
-            CharnnError: they come from a model of another shape; nothing is changed then.
+            CharnnError: `values` belong to a model of another shape or to other guides; the sampler
+                is unchanged.
         """
         shape = np.shape(values.get("state", ()))
         if values.keys() != STATE_KEYS or shape != self._start.shape:
-            raise CharnnError("this sampler state belongs to a model of another shape")
+            raise CharnnError(
+                f"the sampler state has the shape {shape}, this model's {self._start.shape}: load "
+                "it with the model that made it"
+            )
         if len(values["guides"]) != len(self.guides):
-            raise CharnnError("this sampler state belongs to a sampler with other guides")
+            raise CharnnError(
+                f"the sampler state has {len(values['guides'])} guides, this sampler "
+                f"{len(self.guides)}: load it with the settings that made it"
+            )
         for guide, state in zip(self.guides, values["guides"], strict=True):
             guide.state = state
         a, b, c, counter = (int(word) for word in values["generator"])
@@ -264,9 +266,9 @@ class Sampler:
 
 
 def read_together(samplers: Sequence[Sampler], predictor: Predictor) -> None:
-    """Reads the unread tokens of samplers of `predictor` in one step of all of them.
+    """Reads the unread tokens of all samplers in one batch of their predictor.
 
-    Each then stands where it would stand alone, to the bit.
+    An exact predictor gives each sampler the bits that it would get alone.
     """
     streams, tokens = [], []
     for each in samplers:

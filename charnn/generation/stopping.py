@@ -1,43 +1,87 @@
-"""Where a text may end by itself: after the first whole sentence, line or paragraph."""
+"""Where a text ends: before a stop string, or after the first sentence, line or paragraph."""
 
 from __future__ import annotations
 
+from collections.abc import Iterable
+
 FULL_STOPS = frozenset(".!?\u2026")
-WIDE_STOPS = frozenset("\u3002\uff01\uff1f")  # after these no space is written
+WIDE_STOPS = frozenset("\u3002\uff01\uff1f")  # no space follows these
 CLOSERS = frozenset("\"')]}\u2019\u201d\u00bb\u203a\u300d\u300f\uff09")
 
 
+class StopMatcher:
+    """Cuts a stream of text before the first stop string that it completes.
+
+    Holds back as little as possible: the longest end of the text that may begin a stop string. The
+    pieces that the text comes in make no difference.
+    """
+
+    def __init__(self, stops: Iterable[str]) -> None:
+        self.stops = tuple(stops)
+        self.held = ""
+        self.found = False
+
+    def push(self, piece: str) -> str:
+        """Takes the next piece; returns the text that is now known to be shown."""
+        if not self.stops:
+            return piece
+        if self.found:
+            return ""
+        text = self.held + piece
+        starts = ((text.find(stop), len(stop)) for stop in self.stops)
+        # The one that ends first; of those that end together, the longest.
+        ends = [(start + size, start) for start, size in starts if start >= 0]
+        if ends:
+            self.found, self.held = True, ""
+            return text[: min(ends)[1]]
+        longest = min(max(map(len, self.stops)) - 1, len(text))
+        start = len(text) - longest
+        while not any(stop.startswith(text[start:]) for stop in self.stops):
+            start += 1
+        self.held = text[start:]
+        return text[:start]
+
+    def flush(self) -> str:
+        """Returns the text held back, at the end of the stream."""
+        held, self.held = self.held, ""
+        return held
+
+
 class Ending:
-    """Cuts a stream of text at the end of its first whole sentence, line or paragraph.
+    """Cuts a stream of text after its first complete sentence, line or paragraph.
 
-    Whole is what holds a letter or a digit, of the stream itself, not of what came before.
+    Complete means with a letter or digit of the stream itself, not of the prompt.
 
-    - sentence: up to and with ``. ! ? …``, a run of them and of closing quotes and brackets, where
-      white space follows; ``。！？`` need none. That white space is not part of the text.
-    - line: up to a newline, which is not part of the text.
-    - paragraph: up to a newline after which an empty line follows: nothing but spaces and tabs.
+    - sentence: up to and including ``. ! ? …``, a run of them and of closing quotes and brackets,
+      followed by white space; ``。！？`` need none. The white space is dropped.
+    - line: up to a newline, which is dropped.
+    - paragraph: up to a newline that an empty line follows: only spaces and tabs.
 
-    It holds back what may turn out to be behind the end: newlines and spaces between paragraphs.
+    Holds back text that may turn out to follow the end: newlines and spaces between paragraphs.
     """
 
     def __init__(self, kind: str) -> None:
-        self.kind = kind
         self.found = False
+        self._read = {
+            "sentence": self._sentence,
+            "line": self._line,
+            "paragraph": self._paragraph,
+        }[kind]
         self._held = ""
         self._begun = False
-        self._stopped = ""  # the kind of stop that was just read, with what closes after it
+        self._stopped = ""  # the latest full stop, while only closers follow
 
     def push(self, piece: str) -> str:
-        """Takes the next piece; returns what can be shown now."""
+        """Takes the next piece; returns the text that is now known to be shown."""
         shown: list[str] = []
         for character in piece:
             if self.found:
                 break
-            getattr(self, f"_{self.kind}")(character, shown)
+            self._read(character, shown)
         return "".join(shown)
 
     def flush(self) -> str:
-        """What was held back, once no more text comes."""
+        """Returns the text held back, at the end of the stream."""
         held, self._held = self._held, ""
         return "" if self.found else held
 

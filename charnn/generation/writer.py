@@ -1,4 +1,4 @@
-"""From a prompt to text: pieces as soon as they are known, stop strings, and why it ended."""
+"""From a prompt to text: decoded pieces as soon as they are known, cut where the text ends."""
 
 from __future__ import annotations
 
@@ -9,46 +9,8 @@ from typing import NamedTuple
 
 from charnn.config import SamplingConfig
 from charnn.generation.sampler import Sampler
-from charnn.generation.stopping import Ending
+from charnn.generation.stopping import Ending, StopMatcher
 from charnn.text.tokenizers import Ids, Tokenizer
-
-
-class StopMatcher:
-    """Cuts a stream of text before the first stop string that is completed in it.
-
-    It holds back as little as possible: the longest end of the text that could be the beginning
-    of a stop string. How the text is cut into pieces makes no difference.
-    """
-
-    def __init__(self, stops: Iterable[str]) -> None:
-        self.stops = tuple(stops)
-        self.held = ""
-        self.found = False
-
-    def push(self, piece: str) -> str:
-        """Takes the next piece; returns what can be shown now."""
-        if not self.stops:
-            return piece
-        if self.found:
-            return ""
-        text = self.held + piece
-        starts = ((text.find(stop), len(stop)) for stop in self.stops)
-        # The one that ends first; of those that end together, the longest.
-        ends = [(start + size, start) for start, size in starts if start >= 0]
-        if ends:
-            self.found, self.held = True, ""
-            return text[: min(ends)[1]]
-        longest = min(max(map(len, self.stops)) - 1, len(text))
-        start = len(text) - longest
-        while not any(stop.startswith(text[start:]) for stop in self.stops):
-            start += 1
-        self.held = text[start:]
-        return text[:start]
-
-    def flush(self) -> str:
-        """What was held back, once no more text comes."""
-        held, self.held = self.held, ""
-        return held
 
 
 class TextPiece(NamedTuple):
@@ -133,11 +95,11 @@ class TextStream:
 class Writing:
     """One text being written: iterate over it, once, for its pieces.
 
-    The prompt comes first if `echo` is set; an empty one is not shown, and the text starts as a
-    text starts. ``finish_reason`` is "length" or "stop" at the end, "interrupt" until then;
-    ``tokens`` counts what was chosen, that of the stop string included. ``surprisals``, if asked
-    for, has the bits of each character of what was shown, the prompt apart: those of its tokens, in
-    equal parts where they complete several characters.
+    With `echo`, the prompt is the first piece. Without a prompt, the text starts from the start
+    token. ``finish_reason`` is "length" or "stop" at the end, "interrupt" before; ``tokens`` counts
+    the chosen tokens, those of the stop string included. ``surprisals``, if requested, holds the
+    bits of each new character: those of its tokens, in equal parts if they complete several
+    characters.
     """
 
     def __init__(
@@ -156,19 +118,19 @@ class Writing:
         """Prepares a fresh `sampler` to write after `prompt`.
 
         Args:
-            sampler: at the start of a text, with its filters.
-            tokenizer: the model's.
-            prompt: the text to go on from; nothing is fed before it.
-            start_token: the id fed, and not shown, where the prompt gives none.
-            config: the length and the stop strings; its filters are the sampler's business.
-            unknown: what becomes of unknown characters of the prompt: see `Tokenizer.encode`.
+            sampler: has its filters and has read nothing.
+            tokenizer: encodes the prompt and decodes the ids.
+            prompt: the text to continue; nothing is fed before it.
+            start_token: the id fed, and not shown, if the prompt gives none.
+            config: the length, the stop strings and the ending.
+            unknown: "error", "skip" or "replace", for unknown characters of the prompt.
             echo: whether the prompt is the first piece.
-            surprisals: whether the bits of each character are kept.
-            index: which of the texts of a seed it is, for whoever asks.
-            keep: whether `text` will be asked for; a stream without end cannot keep what it wrote.
+            surprisals: whether to keep the bits of each character.
+            index: which of the texts of a seed this is.
+            keep: whether to keep `text`; an endless text would fill the memory.
 
         Raises:
-            UnknownCharacter: the prompt holds one, and `unknown` is "error".
+            UnknownCharacter: the prompt contains one, and `unknown` is "error".
             ConfigError: nothing may follow the prompt.
         """
         self.prompt, self.index = prompt, index
@@ -195,24 +157,24 @@ class Writing:
 
     @property
     def shown(self) -> str:
-        """What its pieces were so far, the prompt among them if it is echoed."""
+        """The pieces so far, with the prompt if it is echoed."""
         return self.prompt * self._echo + self.text
 
     @property
     def text(self) -> str:
-        """What was written so far, without the prompt and without a stop string."""
+        """The text so far, without the prompt and without a stop string."""
         return "".join(self._pieces)
 
     @property
     def tokens(self) -> int:
-        """How many tokens were chosen so far."""
+        """The number of tokens chosen so far."""
         return self.sampler.tokens
 
     @property
     def bits_per_char(self) -> float | None:
-        """Surprisal of what was chosen, unfiltered and at temperature 1, per character of it.
+        """The surprisal of the chosen tokens, unfiltered, at temperature 1, per character.
 
-        None where no character began, as with no token at all.
+        None if no character began.
         """
         chars = self._stream.chars
         return self.sampler.nats / math.log(2) / chars if chars else None

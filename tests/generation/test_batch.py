@@ -37,7 +37,7 @@ def model_of(cell="lstm", engine="auto", tokenizer=None, int8=False):
     ids=str,
 )
 def test_the_batch_size_changes_no_text(cell, settings, engine, int8, monkeypatch):
-    monkeypatch.setattr(batch, "SIDE_BY_SIDE", 5)
+    monkeypatch.setattr(batch, "BATCH_SIZE", 5)
     model, config = model_of(cell, engine, int8=int8), SamplingConfig(max_tokens=40, **settings)
     expected = {}
     for index in range(13):
@@ -61,7 +61,7 @@ def test_incomplete_utf8_sequences_do_not_change_a_batched_text():
 
 
 def test_texts_come_as_they_end_and_at_most_one_batch_is_started(monkeypatch):
-    monkeypatch.setattr(batch, "SIDE_BY_SIDE", 4)
+    monkeypatch.setattr(batch, "BATCH_SIZE", 4)
     model, begun = model_of(engine="numpy", int8=True), []
 
     def texts():

@@ -164,7 +164,7 @@ def test_filters_apply_in_the_order_of_the_table():
 
 
 def test_an_unknown_filter_is_refused():
-    with pytest.raises(ConfigError, match=r"'heat'.*presence_penalty, temperature, top_k"):
+    with pytest.raises(ConfigError, match=r"heat.*presence_penalty"):
         active_filters({"heat": 1})
 
 

@@ -76,7 +76,7 @@ def test_an_unknown_character_is_refused_at_the_call(model):
 
 def test_a_tokenizer_of_another_size_than_the_network_is_refused(checkpoint):
     other = Checkpoint(checkpoint.config, ByteTokenizer().to_dict(), checkpoint.weights, 0)
-    with pytest.raises(DamagedFile, match="256 tokens, its network 7"):
+    with pytest.raises(DamagedFile, match=r"256.*7"):
         Model.from_checkpoint(other)
 
 

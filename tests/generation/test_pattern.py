@@ -100,9 +100,9 @@ def test_an_invalid_pattern_is_refused(pattern):
 
 def test_an_unwritable_pattern_is_refused():
     tokenizer = CharTokenizer.learn("ab")
-    with pytest.raises(ConfigError, match="cannot write anything that matches 'aZ'"):
+    with pytest.raises(ConfigError, match="aZ"):
         Pattern("aZ", tokenizer)
-    with pytest.raises(ConfigError, match="shortest match of the pattern has 4 tokens"):
+    with pytest.raises(ConfigError, match=r"4.*--max-tokens.*3"):
         PatternGuide(Pattern("a{4,9}", tokenizer), 3)
 
 

