@@ -222,49 +222,48 @@ def test_every_command_runs(script, tmp_path):
     assert "/columns [T ...]" in err
 
 
-@pytest.mark.parametrize(
-    ("line", "expected"),
-    [
-        ("/retri", "/retry"),
-        ("/xyz", "/help"),
-        ("/more! 3", "/more!"),
-        ("/more x", "'x'.* /more \\[N\\]$"),
-        ("/more 0", "1 .*'0'"),
-        ("/undo", ""),
-        ("/redo", ""),
-        ("/redo 5", "'5'.* /redo$"),
-        ("/retry", ""),
-        ("/fork", "/fork NAME$"),
-        ("/fork main", "'main'"),
-        ("/switch b", "'b'.* main$"),
-        ("/set temprature 1", "'temprature'.* temperature"),
-        ("/set temperature x", "'x'.* /set temperature 0.8$"),
-        ("/set top_k 1.5", "'1.5'.* /set top_k 0$"),
-        ("/set temperature -1", "0 to 1000"),
-        ("/set until x", "'x'"),
-        ("/set bias e", "'e'"),
-        ("/show colours", r"'colours'.*surprisal\|copied\|off"),
-        ("/columns a", "'a'.* /columns"),
-        ("/columns 0.5 -1", "0 to 1000"),
-        ("/columns 1 1 1 1 1 1 1 1 1 1", "9"),
-        ("/take 1", ""),
-        ("/save", "/save FILE$"),
-        ("/save none/a.desk", "none/a.desk"),
-        ("/save ~nosuchuser/x", "~nosuchuser/x"),
-        ("/export " + "x" * 300, "x" * 80),
-        ("/load a\0b", "/load FILE$"),
-        ("/load none.desk", "none.desk"),
-        ("/export", "/export FILE$"),
-        ("xyz", "'x'"),
-    ],
-    ids=str,
-)
-def test_an_error_is_one_line_and_the_desk_continues(script, line, expected):
-    code, out, err = script(line, "/more 9", words=("--seed", "1", "-q"))
+# Typed lines, and what the error names.
+ERRORS = [
+    ("/retri", "/retry"),
+    ("/xyz", "/help"),
+    ("/more! 3", "/more!"),
+    ("/more x", "'x'.* /more \\[N\\]$"),
+    ("/more 0", "1 .*'0'"),
+    ("/undo", ""),
+    ("/redo", ""),
+    ("/redo 5", "'5'.* /redo$"),
+    ("/retry", ""),
+    ("/fork", "/fork NAME$"),
+    ("/fork main", "'main'"),
+    ("/switch b", "'b'.* main$"),
+    ("/set temprature 1", "'temprature'.* temperature"),
+    ("/set temperature x", "'x'.* /set temperature 0.8$"),
+    ("/set top_k 1.5", "'1.5'.* /set top_k 0$"),
+    ("/set temperature -1", "0 to 1000"),
+    ("/set until x", "'x'"),
+    ("/set bias e", "'e'"),
+    ("/show colours", r"'colours'.*surprisal\|copied\|off"),
+    ("/columns a", "'a'.* /columns"),
+    ("/columns 0.5 -1", "0 to 1000"),
+    ("/columns 1 1 1 1 1 1 1 1 1 1", "9"),
+    ("/take 1", ""),
+    ("/save", "/save FILE$"),
+    ("/save none/a.desk", "none/a.desk"),
+    ("/save ~nosuchuser/x", "~nosuchuser/x"),
+    ("/export " + "x" * 300, "x" * 80),
+    ("/load a\0b", "/load FILE$"),
+    ("/load none.desk", "none.desk"),
+    ("/export", "/export FILE$"),
+    ("xyz", "'x'"),
+]
+
+
+def test_every_error_is_one_line_and_the_desk_continues(script):
+    lines = [line for line, _ in ERRORS]
+    code, out, err = script(*lines, "/more 9", words=("--seed", "1", "-q"))
     assert (1, 9) == (code, len(out))
-    (only,) = err.splitlines()
-    assert only.startswith("error: ")
-    assert re.search(expected, only)
+    for (line, expected), said in zip(ERRORS, err.splitlines(), strict=True):
+        assert re.search(f"^error: .*{expected}", said), line
 
 
 def test_newlines_slashes_and_backslashes_can_be_typed(script):
