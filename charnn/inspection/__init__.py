@@ -1,1 +1,1 @@
-"""What a network does: units, effects, memory, the lab."""
+"""Analysis of a trained network: hidden units, effects of clamping, memory horizon; the lab."""

@@ -41,7 +41,9 @@ Progress = Callable[[str, int, int], None]
 GRADIENT_SAMPLES, JACOBIAN_SAMPLES = 32, 4
 SHUFFLED_SAMPLES = 100  # shuffled contexts take by far the most time; see `Horizon.shuffled`
 FEWEST_TOKENS = 8  # of a text
-FEWEST_PLACES = 50  # tokens that must be as deep in their lines as a lag, for it to be measured
+FEWEST_DEEP_TOKENS = (
+    50  # tokens that must be as deep in their lines as a lag, for it to be measured
+)
 MOST_OF_A_LINE = 512  # tokens deeper in a line than this are not drawn
 MAX_TOKENS_AT_ONCE = 1 << 15
 
@@ -91,25 +93,25 @@ class Samples:
 
     Attributes:
         ids: (T,) the text.
-        places: (S,) positions of the targets in `ids`.
+        positions: (S,) positions of the targets in `ids`.
         begins: (S,) where the full context of each target begins.
         warm: (S,) where reading begins for the state at an earlier token.
         head: (0,) or (1,) tokens read before every context: the newline for a model of lines.
     """
 
     ids: Ids
-    places: Ids
+    positions: Ids
     begins: Ids
     warm: Ids
     head: Ids
 
     def __len__(self) -> int:
-        return len(self.places)
+        return len(self.positions)
 
     @property
     def targets(self) -> Ids:
         """The target tokens (S,)."""
-        return self.ids[self.places]
+        return self.ids[self.positions]
 
     def spread(self, count: int) -> Ids:
         """Returns the numbers of at most `count` samples, evenly spaced."""
@@ -117,20 +119,20 @@ class Samples:
 
     def take(self, numbers: Ids) -> Samples:
         """Returns the samples of these numbers alone."""
-        places, begins, warm = self.places[numbers], self.begins[numbers], self.warm[numbers]
-        return Samples(self.ids, places, begins, warm, self.head)
+        positions, begins, warm = self.positions[numbers], self.begins[numbers], self.warm[numbers]
+        return Samples(self.ids, positions, begins, warm, self.head)
 
     def full(self) -> list[Ids]:
         """Returns the full context of each target."""
-        return self._rows(self.begins, self.places)
+        return self._rows(self.begins, self.positions)
 
     def last(self, lag: int) -> list[Ids]:
         """Returns the last `lag` tokens before each target."""
-        return self._rows(self.places - lag, self.places)
+        return self._rows(self.positions - lag, self.positions)
 
     def before(self, lag: int) -> list[Ids]:
         """Returns the tokens that lead to the state `lag` tokens before each target."""
-        return self._rows(self.warm, self.places - lag)
+        return self._rows(self.warm, self.positions - lag)
 
     def shuffled(self, lag: int, generator: np.random.Generator) -> list[Ids]:
         """Returns the full contexts, shuffled but for the last `lag` tokens."""
@@ -138,7 +140,7 @@ class Samples:
             np.concatenate(
                 [self.head, generator.permutation(self.ids[a : p - lag]), self.ids[p - lag : p]]
             )
-            for a, p in zip(self.begins, self.places, strict=True)
+            for a, p in zip(self.begins, self.positions, strict=True)
         ]
 
     def _rows(self, starts: Ids, stops: Ids) -> list[Ids]:
@@ -180,15 +182,13 @@ def measure_horizon(
     few = drawn.take(drawn.spread(gradients))
     gradient = gradient_norms(model, few, kept, progress)
     singular = singular_values(model, few.take(few.spread(jacobians)), kept, seed, progress)
-    whole, positions = full_context_losses(model, drawn, int(kept[-1]), progress)
+    whole, by_position = full_context_losses(model, drawn, int(kept[-1]), progress)
     told = partial(progress, "truncated contexts")
     truncated = losses_by_lag(model, drawn, kept, whole, drawn.last, told)
     chosen = drawn.spread(SHUFFLED_SAMPLES)
     some, some_whole = drawn.take(chosen), whole[chosen]
-    shuffle, told = (
-        partial(some.shuffled, generator=generator),
-        partial(progress, "shuffled contexts"),
-    )
+    shuffle = partial(some.shuffled, generator=generator)
+    told = partial(progress, "shuffled contexts")
     shuffled = losses_by_lag(model, some, kept, some_whole, shuffle, told)
     cost = (shuffled - some_whole[:, None]).mean(axis=0)
     return Horizon(
@@ -200,7 +200,7 @@ def measure_horizon(
         float(whole.mean()),
         truncated.mean(axis=0),
         whole.mean() + cost,
-        positions,
+        by_position,
     )
 
 
@@ -227,10 +227,10 @@ def draw_samples(
     kept = np.array([lag for lag in lags if lag <= len(ids) // 2])
     longest = int(kept[-1])
     room = len(ids) - longest
-    places = longest + np.sort(generator.choice(room, min(count, room), replace=False))
-    begins = places - longest
+    positions = longest + np.sort(generator.choice(room, min(count, room), replace=False))
+    begins = positions - longest
     warm = np.maximum(begins - longest, 0)
-    return Samples(ids, places, begins, warm, np.zeros(0, np.int64)), kept
+    return Samples(ids, positions, begins, warm, np.zeros(0, np.int64)), kept
 
 
 def _draw_in_lines(
@@ -240,17 +240,17 @@ def _draw_in_lines(
     starts = np.repeat(starts, np.diff(np.append(starts, len(ids))))
     depth = np.arange(len(ids)) - starts  # tokens of its line before each token
     depth[depth > MOST_OF_A_LINE] = 0
-    kept = [lag for lag in lags if (depth >= lag).sum() >= FEWEST_PLACES]
+    kept = [lag for lag in lags if (depth >= lag).sum() >= FEWEST_DEEP_TOKENS]
     if not kept:
         raise TextError(
             "the lines of the text are too short to look back: fewer than "
-            f"{FEWEST_PLACES} tokens have another token before them in their line; "
+            f"{FEWEST_DEEP_TOKENS} tokens have another token before them in their line; "
             "give a longer TEXT"
         )
     deep = np.flatnonzero(depth >= kept[-1])
-    places = np.sort(generator.choice(deep, min(count, len(deep)), replace=False))
-    begins = starts[places]
-    return Samples(ids, places, begins, begins, np.array([newline])), np.array(kept)
+    positions = np.sort(generator.choice(deep, min(count, len(deep)), replace=False))
+    begins = starts[positions]
+    return Samples(ids, positions, begins, begins, np.array([newline])), np.array(kept)
 
 
 def gradient_norms(
@@ -292,7 +292,7 @@ def singular_values(
 
 def _last_tokens(samples: Samples, lag: int) -> Tensor:
     """Returns the last tokens (lag, S) before each target."""
-    return torch.from_numpy(samples.ids[samples.places + np.arange(-lag, 0)[:, None]])
+    return torch.from_numpy(samples.ids[samples.positions + np.arange(-lag, 0)[:, None]])
 
 
 @torch.no_grad()
@@ -317,7 +317,7 @@ def full_context_losses(
 ) -> tuple[Numbers, Numbers]:
     """Returns (S,) losses after the full context, and (length,) losses after n = 1 … of it.
 
-    The latter are means over contexts that begin at different places.
+    The latter are means over contexts that begin at different positions.
     """
     rows = [np.append(*each) for each in zip(samples.full(), samples.targets, strict=True)]
     first = set(np.unique(samples.begins, return_index=True)[1].tolist())
@@ -347,7 +347,7 @@ def losses_by_lag(
     losses = np.empty((len(samples), len(lags)))
     targets = torch.from_numpy(samples.targets)
     for number, lag in enumerate(lags.tolist()):
-        if (samples.places - samples.begins <= lag).all():
+        if (samples.positions - samples.begins <= lag).all():
             losses[:, number] = whole
         else:
             for some, _, logits, lengths in _read(model, contexts(lag)):

@@ -70,7 +70,7 @@ def deep_in_lines(least):
 
 @pytest.fixture
 def three_are_enough(monkeypatch):
-    monkeypatch.setattr(horizon, "FEWEST_PLACES", 3)
+    monkeypatch.setattr(horizon, "FEWEST_DEEP_TOKENS", 3)
 
 
 # --- samples
@@ -81,7 +81,7 @@ def test_a_target_near_the_start_has_less_warm_up():
         np.arange(40), (1, 2, 4, 8, 99), 100, np.random.default_rng(0)
     )
     assert [1, 2, 4, 8] == kept.tolist()
-    assert list(range(8, 40)) == drawn.places.tolist()
+    assert list(range(8, 40)) == drawn.positions.tolist()
     rows = [row.tolist() for row in drawn.before(8)]
     assert [[], [0], [0, 1]] == rows[:3]
     assert list(range(23, 31)) == rows[-1]
@@ -92,7 +92,7 @@ def test_lags_in_lines_end_where_too_few_lines_are_long_enough(three_are_enough)
     drawn, kept = samples_in_lines()
     assert [3, 1] == [len(deep_in_lines(4)), len(deep_in_lines(5))]
     assert [1, 2, 4] == kept.tolist()
-    assert deep_in_lines(4) == list(zip(drawn.places, drawn.begins, strict=True))
+    assert deep_in_lines(4) == list(zip(drawn.positions, drawn.begins, strict=True))
     assert [[0, 1, 2, 3, 4], [0, 3, 1, 4, 2], [0, 3, 1, 4, 2, 1]] == [
         row.tolist() for row in drawn.full()
     ]
@@ -101,7 +101,7 @@ def test_lags_in_lines_end_where_too_few_lines_are_long_enough(three_are_enough)
 def test_a_target_far_into_a_line_is_not_drawn(three_are_enough, monkeypatch):
     monkeypatch.setattr(horizon, "MOST_OF_A_LINE", 3)
     drawn, kept = samples_in_lines()
-    assert max(drawn.places - drawn.begins) <= 3
+    assert max(drawn.positions - drawn.begins) <= 3
     assert [1, 2] == kept.tolist()
 
 
@@ -131,7 +131,7 @@ def naive_loss(model, read, target):
 
 def check_singular_values(model, found, samples, lags):
     """Compares with the dense Jacobian of the model, taken row by row."""
-    for row, place, before in zip(found, samples.places, samples.before(0), strict=True):
+    for row, place, before in zip(found, samples.positions, samples.before(0), strict=True):
         for value, lag in zip(row, lags, strict=True):
             with torch.no_grad():
                 _, state = read_one_by_one(model, before[: len(before) - lag])
@@ -151,7 +151,7 @@ def check_singular_values(model, found, samples, lags):
 
 def check_gradients(model, found, samples, lags):
     """Compares with the gradient of one loss at a time."""
-    for row, place, before in zip(found, samples.places, samples.before(0), strict=True):
+    for row, place, before in zip(found, samples.positions, samples.before(0), strict=True):
         for number, lag in enumerate(lags):
             with torch.no_grad():
                 _, state = read_one_by_one(model, before[: len(before) - lag])
@@ -196,7 +196,7 @@ def test_truncated_and_shuffled_losses_equal_those_of_a_naive_loop(monkeypatch):
     truncated, shuffled = losses_by_lag(model, samples, LAGS, whole)
     generator, ids = np.random.default_rng(4), samples.ids
     for number, lag in enumerate(LAGS):
-        for row, place in enumerate(samples.places):
+        for row, place in enumerate(samples.positions):
             near = ids[place - lag : place]
             expected = naive_loss(model, near, ids[place])
             assert expected == pytest.approx(truncated[row, number], abs=1e-5)

@@ -1,1 +1,1 @@
-"""The lab: classic toy tasks with known answers, and which cell learns them."""
+"""Synthetic tasks with known answers, and experiments on which cells learn them."""
