@@ -121,11 +121,32 @@ def read_text(
         path = Path(texts[0]) if texts else run_tokens
         if not path.exists():
             raise TextError(f"no text given, and there is no {path}: name a TEXT to read")
-        return _long_enough(_read_split(TokenFile.open(path, tokenizer), split, most))
-    if split is not None:
+        tokens = TokenFile.open(path, tokenizer)
+        tokens.verify()
+        if split is None and "valid" not in tokens.splits:
+            raise TextError(f"{path} has no validation split: name a TEXT to read, or a --split")
+        name = split or "valid"
+        ids = tokens.split(name)[:most]
+        found = EncodedText(ids, name, tokens.splits[name].chars, tokens.splits[name].bytes)
+    elif split is not None:
         raise ConfigError(
             f"--split {split} is for the run's own text or a .tokens file: leave it out for a TEXT"
         )
+    else:
+        found = _encode(texts, tokenizer, encoding, unknown, of_lines, most)
+    if len(found.ids) < 2:
+        raise TextError(f"the text has {len(found.ids)} token(s), and at least 2 are needed")
+    return found
+
+
+def _encode(
+    texts: Sequence[str],
+    tokenizer: Tokenizer,
+    encoding: str,
+    unknown: str,
+    of_lines: bool,
+    most: int | None,
+) -> EncodedText:
     parts, count, size = [np.zeros(0, tokenizer.dtype)], 0, 0
     chars: int | None = 0
     missing: Counter[str] = Counter()
@@ -137,28 +158,7 @@ def read_text(
             missing.update(piece.unknown)
             if most is not None and count >= most:
                 break
-    return _long_enough(EncodedText(np.concatenate(parts)[:most], None, chars, size, missing))
-
-
-def _read_split(tokens: TokenFile, split: str | None, most: int | None) -> EncodedText:
-    tokens.verify()
-    if split is None and "valid" not in tokens.splits:
-        raise TextError(
-            f"{tokens.path} has no validation split: name a TEXT to read, or --split train"
-        )
-    name = split or "valid"
-    part = tokens.splits.get(name)
-    ids = tokens.split(name)[:most]
-    assert part is not None, "split() refuses a name that is not there"
-    return EncodedText(ids, name, part.chars, part.bytes)
-
-
-def _long_enough(text: EncodedText) -> EncodedText:
-    if len(text.ids) < 2:
-        raise TextError(
-            f"the text has {len(text.ids)} token(s) and at least 2 are needed: give more"
-        )
-    return text
+    return EncodedText(np.concatenate(parts)[:most], None, chars, size, missing)
 
 
 def _line_pieces(source: TextSource, any_bytes: bool) -> Iterator[Piece]:

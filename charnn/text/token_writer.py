@@ -67,7 +67,8 @@ def write_token_file(
     kind = tokenizer_class(tokenizer, vocab_size)
     sources = [text for text in (source, valid, test) if text is not None]
     _check_target(path, sources)
-    meter = _Meter(progress, kind.passes, sum(text.size for text in sources))
+    passes = 2 if isinstance(tokenizer, Tokenizer) else kind.passes
+    meter = _Meter(progress, passes, sum(text.size for text in sources))
     surveys = [Survey(text, kind.any_bytes, meter) for text in sources]
     text = _SurveyedText(sources, surveys, split, kind.any_bytes, meter)
     learnt = (
@@ -213,7 +214,7 @@ class _SurveyedText:
             if index == 0
         )
         total = self.cuts[0] if self.cuts else self.surveys[0].chars or 0
-        return kind.learn(train, vocab_size, self._characters(), total)
+        return kind.from_text(train, self._characters(), total, vocab_size)
 
     def _characters(self) -> Ids:
         return np.unique(np.concatenate([found.vocabulary for found in self.surveys]))

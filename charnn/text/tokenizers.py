@@ -16,7 +16,7 @@ import re
 from abc import ABC, abstractmethod
 from collections.abc import Collection, Iterable, Mapping
 from functools import cached_property
-from typing import Any, ClassVar
+from typing import TYPE_CHECKING, Any, ClassVar
 
 import numpy as np
 
@@ -29,6 +29,9 @@ from charnn.text.unknown_characters import (
     not_a_character,
     unknown_character,
 )
+
+if TYPE_CHECKING:
+    from typing import Self  # Python 3.11
 
 Ids = np.ndarray[Any, np.dtype[Any]]
 
@@ -94,21 +97,23 @@ class Tokenizer(ABC):
     known: Collection[str] = ()
 
     @classmethod
+    def learn(cls, texts: Iterable[str], vocab_size: int | None = None) -> Self:
+        """Learns a vocabulary from a text in memory; see `from_text`."""
+        text = "".join(texts)
+        return cls.from_text([text], np.unique(code_points(text)), len(text), vocab_size)
+
+    @classmethod
     @abstractmethod
-    def learn(
-        cls,
-        texts: Iterable[str],
-        vocab_size: int | None = None,
-        characters: Ids | None = None,
-        total: int | None = None,
-    ) -> Tokenizer:
+    def from_text(
+        cls, texts: Iterable[str], characters: Ids, total: int, vocab_size: int | None
+    ) -> Self:
         """Learns a vocabulary from a text; the same text gives the same vocabulary.
 
         Args:
             texts: the training text in chunks; not read where `passes` is 2.
+            characters: the code points of the text, rising.
+            total: the number of characters in `texts`.
             vocab_size: the largest V, where `takes_vocab_size`; chosen by the text if None.
-            characters: the code points of the text, rising; collected from `texts` if None.
-            total: the number of characters in `texts`; counted if None.
 
         Raises:
             ConfigError: `vocab_size` is out of range.
@@ -132,7 +137,7 @@ class Tokenizer(ABC):
 
     @classmethod
     @abstractmethod
-    def from_dict(cls, values: Mapping[str, Any]) -> Tokenizer:
+    def from_dict(cls, values: Mapping[str, Any]) -> Self:
         """Restores what `to_dict` gave; raises ValueError where `values` are damaged."""
 
     @property
@@ -223,18 +228,13 @@ class CharTokenizer(Tokenizer):
         self._ascii_ids = bytes.maketrans(self._ascii, bytes(range(len(self._ascii))))
 
     @classmethod
-    def learn(
-        cls,
-        texts: Iterable[str],
-        vocab_size: int | None = None,
-        characters: Ids | None = None,
-        total: int | None = None,
-    ) -> CharTokenizer:
-        """See `Tokenizer.learn`; raises ConfigError where the text is empty."""
-        found = np.unique(code_points("".join(texts))) if characters is None else characters
-        if not len(found):
+    def from_text(
+        cls, texts: Iterable[str], characters: Ids, total: int, vocab_size: int | None
+    ) -> Self:
+        """See `Tokenizer.from_text`; raises ConfigError where the text is empty."""
+        if not len(characters):
             raise ConfigError("a character tokenizer needs a text of at least one character")
-        return cls(found)
+        return cls(characters)
 
     def extended(self, characters: Ids) -> CharTokenizer:
         """See `Tokenizer.extended`."""
@@ -268,7 +268,7 @@ class CharTokenizer(Tokenizer):
         return {"kind": self.kind, "vocabulary": self.vocabulary}
 
     @classmethod
-    def from_dict(cls, values: Mapping[str, Any]) -> CharTokenizer:
+    def from_dict(cls, values: Mapping[str, Any]) -> Self:
         """See `Tokenizer.from_dict`."""
         return cls(values["vocabulary"])
 
@@ -285,14 +285,10 @@ class ByteTokenizer(Tokenizer):
         self.token_bytes = [bytes([value]) for value in range(256)]
 
     @classmethod
-    def learn(
-        cls,
-        texts: Iterable[str] = (),
-        vocab_size: int | None = None,
-        characters: Ids | None = None,
-        total: int | None = None,
-    ) -> ByteTokenizer:
-        """See `Tokenizer.learn`; there is nothing to learn."""
+    def from_text(
+        cls, texts: Iterable[str], characters: Ids, total: int, vocab_size: int | None
+    ) -> Self:
+        """See `Tokenizer.from_text`; there is nothing to learn."""
         return cls()
 
     def encode(self, text: str, unknown: str = "error", offset: int = 0) -> Ids:
@@ -316,7 +312,7 @@ class ByteTokenizer(Tokenizer):
         return {"kind": self.kind}
 
     @classmethod
-    def from_dict(cls, values: Mapping[str, Any]) -> ByteTokenizer:
+    def from_dict(cls, values: Mapping[str, Any]) -> Self:
         """See `Tokenizer.from_dict`."""
         return cls()
 
@@ -364,27 +360,14 @@ class SentencePieceTokenizer(Tokenizer):
             raise ValueError("the sentencepiece model would lose characters")
 
     @classmethod
-    def learn(
-        cls,
-        texts: Iterable[str],
-        vocab_size: int | None = None,
-        characters: Ids | None = None,
-        total: int | None = None,
-    ) -> SentencePieceTokenizer:
-        """See `Tokenizer.learn`; where the text has too many characters, the rarest get no piece.
-
-        Raises:
-            ConfigError: `vocab_size` has no room for the 256 bytes.
-        """
-        if characters is None or total is None:
-            texts = list(texts)
-            total = sum(map(len, texts))
-            characters = np.unique(code_points("".join(texts)))
+    def from_text(
+        cls, texts: Iterable[str], characters: Ids, total: int, vocab_size: int | None
+    ) -> Self:
+        """See `Tokenizer.from_text`; of too many characters, the rarest get no piece."""
         if vocab_size is None:
             vocab_size = sentencepiece_training.auto_vocab_size(total, len(characters))
-        return cls(
-            sentencepiece_training.train(sentencepiece_training.sample(texts, total), vocab_size)
-        )
+        sample = sentencepiece_training.sample(texts, total)
+        return cls(sentencepiece_training.train(sample, vocab_size))
 
     def encode(self, text: str, unknown: str = "error", offset: int = 0) -> Ids:
         """See `Tokenizer.encode`; only a byte that is not UTF-8 is unknown."""
@@ -425,7 +408,7 @@ class SentencePieceTokenizer(Tokenizer):
         return {"kind": self.kind, "model": np.frombuffer(self.model, np.uint8)}
 
     @classmethod
-    def from_dict(cls, values: Mapping[str, Any]) -> SentencePieceTokenizer:
+    def from_dict(cls, values: Mapping[str, Any]) -> Self:
         """See `Tokenizer.from_dict`."""
         model = values["model"]
         if not isinstance(model, np.ndarray) or model.dtype != np.uint8 or not model.size:

@@ -34,12 +34,8 @@ class WordTokenizer(Tokenizer):
         self.ids = {word: 256 + place for place, word in enumerate(words)}
 
     @classmethod
-    def learn(
-        cls,
-        texts: Iterable[str],
-        vocab_size: int | None = None,
-        characters: Ids | None = None,
-        total: int | None = None,
+    def from_text(
+        cls, texts: Iterable[str], characters: Ids, total: int, vocab_size: int | None
     ) -> WordTokenizer:
         counts = Counter(re.findall(rb"\w\w+", "".join(texts).encode()))
         return cls([word for word, _ in counts.most_common((vocab_size or 260) - 256)])
