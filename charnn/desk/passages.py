@@ -134,28 +134,20 @@ class Tree:
             for guide in guides:
                 guide.feed(text)
         sampler = Sampler(self.model.predictor, self.seed, 0, filters, guides)
-        unread = []
-        while passage and not passage.states:
-            unread.append(passage)
-            passage = passage.parent
-        if passage:
-            read = max(passage.states)
-            states = [guide.state for guide in guides]
-            sampler.load_state_dict({**passage.states[read], "guides": states})
-            self._read_again(sampler, passage, read)
-        for passage in reversed(unread):
-            self._read_again(sampler, passage, 0)
+        path = passage.path() if passage else []
+        start = max((at for at, each in enumerate(path) if each.states), default=0)
+        for each in path[start:]:
+            read = max(each.states, default=0)
+            if each.states:
+                states = [guide.state for guide in guides]
+                sampler.load_state_dict({**each.states[read], "guides": states})
+            elif each.index is not None:
+                generator = np.array(Sfc32(self.seed, each.index).state, np.uint32)
+                sampler.load_state_dict({**sampler.state_dict(), "generator": generator})
+            # One at a time, as they were read before: sums depend on how many are read at once.
+            for token in each.ids[read:]:
+                (sampler.repeat if each.kind == DRAWN else sampler.feed)([token])
         return sampler
-
-    def _read_again(self, sampler: Sampler, passage: Passage, begin: int) -> None:
-        if begin == 0 and passage.index is not None:
-            generator = np.array(Sfc32(self.seed, passage.index).state, np.uint32)
-            sampler.load_state_dict({**sampler.state_dict(), "generator": generator})
-        for token in passage.ids[begin:]:
-            if passage.kind == DRAWN:
-                sampler.repeat([token])
-            else:
-                sampler.feed([token])
 
     def read(self, parent: Passage | None, ids: Iterable[int], kind: str = TYPED) -> Passage:
         """A passage of given ids.
