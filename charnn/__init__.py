@@ -44,12 +44,12 @@ def load(
 ) -> Model:
     """Loads a model: a run's name, a run's folder, a file, or None for the newest run's best.
 
-    `engine` is native, numpy, or auto: native where it was built. With `int8` the weights are
-    rounded to 8 bits: faster, and the same text on every machine. `clamps` hold
-    units of the state at a value, each written LAYER:UNIT=VALUE, such as "0:37=1".
+    `engine` is native, numpy, or auto: native if it was built. `int8` rounds the weights to 8 bits:
+    faster, and the same text on every machine. `clamps` hold units of the state at a value, each
+    written LAYER:UNIT=VALUE, such as "0:37=1". Several threads may use one model.
 
     Raises:
-        CharnnError: there is no such model, or its file is damaged.
+        CharnnError: the model does not exist, or its file is damaged.
     """
     from charnn.generation import Model
     from charnn.runs import find_model

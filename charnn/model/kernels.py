@@ -1,11 +1,11 @@
-"""The vanilla RNN and the GRU over a whole window, with their gradients written out.
+"""The vanilla RNN and the GRU over a whole window, with explicit gradients, for training on a CPU.
 
-On a processor torch steps through these two in small operators. Here whatever does not depend on
-the state is one product for the whole window, forward and backward, and a step is one product with
-the recurrent matrix and a few operators that write where their result belongs.
+There torch runs these two cells in many small operators. Here everything that does not depend on
+the state is one product for the whole window, forward and backward; a step is one product with the
+recurrent matrix and a few in-place operators.
 
-Shapes: T steps, B streams, D features in, H hidden units. All arguments are of one type; products
-of bfloat16 add up in float32. Gradients are not differentiable again.
+Shapes: T steps, B streams, D features in, H hidden units, G rows of gates. All arguments have one
+dtype; products of bfloat16 sum in float32. Gradients cannot be differentiated again.
 """
 
 from __future__ import annotations
@@ -47,8 +47,8 @@ def gru(
     (w_r, w_z, w_n), (v_r, v_z, v_n), (b_r, b_z, b_n) = (
         each.chunk(3) for each in (weight_ih, weight_hh, bias)
     )
-    # What the kernel holds is u = 1 - z, the sigmoid of the negative: where the state is kept, z is
-    # near 1, where bfloat16 is coarse, and u near 0, where it is fine.
+    # The kernel uses u = 1 - z, the sigmoid of the negative: while the state is kept, z is near 1,
+    # where bfloat16 is coarse, and u near 0, where it is fine.
     weight_ih = torch.cat([w_n, w_r, -w_z])
     weight_hh = torch.cat([v_r, -v_z, v_n])
     bias = torch.cat([b_n, b_r, -b_z, bias_hn])
@@ -58,7 +58,7 @@ def gru(
 class _RNN(torch.autograd.Function):
     """See `rnn`.
 
-    With a what the tanh is taken of, and dh the gradient of h[t] on all paths:
+    With h[t] = tanh(a) and dh the gradient of h[t] on all paths:
 
     da = (1 - h[t]^2) * dh, and for the step before, dh = dy[t-1] + W_hh^T da
     """
@@ -81,7 +81,7 @@ class _RNN(torch.autograd.Function):
     def backward(ctx: Any, dy: Tensor) -> tuple[Tensor | None, ...]:
         x, weight_ih, weight_hh, states = ctx.saved_tensors
         da = torch.empty_like(states[1:])
-        dys = [torch.zeros_like(dy[0]), *dy.unbind()]  # h0 is no output
+        dys = [torch.zeros_like(dy[0]), *dy.unbind()]  # h0 is not an output
         dh = dys.pop()
         steps = zip(da.unbind(), states[1:].unbind(), dys, strict=True)
         for da_t, h, dy_before in reversed([*steps]):
@@ -100,15 +100,15 @@ class _GRU(torch.autograd.Function):
     c = W_hn h[t-1] + b_hn          h[t] = h[t-1] + u * (n - h[t-1])
 
     ``weight_ih`` (3H, D) has the first three, ``weight_hh`` (3H, H) the last three, ``bias`` (4H,)
-    all. With dh the gradient of h[t] on all paths, and with each other d that of what the gate's
-    function is taken of:
+    all. With dh the gradient of h[t] on all paths, and the other d gradients before the sigmoid or
+    tanh:
 
     dn = (1 - n^2) * u * dh         du = u * (1 - u) * (n - h[t-1]) * dh
     dc = r * dn                     dr = r * (1 - r) * c * dn
     and for the step before, dh = dy[t-1] + (1 - u) * dh + W_hh^T (dr, du, dc)
 
-    Inside, streams are columns, (T, H, B): that makes the matrix the left operand of its product,
-    which is read as it is, where a right one is packed anew at every step.
+    Inside, streams are columns (T, H, B). The matrix is then the left operand of its product, which
+    needs no packing; a right operand is packed at every step.
     """
 
     @staticmethod
@@ -136,13 +136,13 @@ class _GRU(torch.autograd.Function):
         x, weight_ih, weight_hh, states, gates = ctx.saved_tensors
         _, size, batch = states.shape
         n, r, u, c = gates.chunk(4, dim=1)
-        da = torch.empty_like(gates)  # at first without the factor dh
+        da = torch.empty_like(gates)  # without the factor dh so far
         dn, dr, du, dc = da.chunk(4, dim=1)
         _times_tanh_slope(u, n, grad_input=dn)
         _times_sigmoid_slope(n - states[:-1], u, grad_input=du)
         _times_sigmoid_slope(c * dn, r, grad_input=dr)
         torch.mul(r, dn, out=dc)
-        dys = [torch.zeros_like(states[0]), *_turned(dy).unbind()]  # h0 is no output
+        dys = [torch.zeros_like(states[0]), *_turned(dy).unbind()]  # h0 is not an output
         dh = dys.pop()
         weight = weight_hh.t().contiguous()
         by_gate = da.view(len(x), 4, size, batch)
@@ -160,10 +160,10 @@ class _GRU(torch.autograd.Function):
 
 
 def _turned(x: Tensor) -> Tensor:
-    """(T, B, H) as (T, H, B), or back."""
+    """Turns (T, B, H) into (T, H, B) or back."""
     return x.transpose(1, 2).contiguous()
 
 
 def _rows(a: Tensor) -> Tensor:
-    """(T, G, B) as (G, T * B): the places of a row one after another."""
+    """Turns (T, G, B) into (G, T * B)."""
     return a.transpose(0, 1).flatten(1)

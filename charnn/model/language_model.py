@@ -19,9 +19,9 @@ ALIGNMENT = 32  # inputs of such widths take the fast kernels
 
 
 class Block(nn.Module):
-    """Layer norm (Ba et al. 2016), recurrent layer, dropout, and a residual path around them.
+    """Layer norm (Ba et al. 2016), recurrent layer and dropout.
 
-    The path (He et al. 2016) is there where input and output have one width.
+    A residual path (He et al. 2016) goes around them if input and output have the same width.
     """
 
     def __init__(self, config: ModelConfig, layer: int) -> None:
@@ -42,8 +42,8 @@ class Block(nn.Module):
     ) -> tuple[Tensor, Any]:
         """Reads x (T, B, D) from `state`; returns (T, B, H) and the state after.
 
-        Where x are rows of a table, `symbols` may say so: which, one-hot (T, B, V), and the table
-        (V, D). Norm and input product are then made once a row, and not once a place in the text.
+        If x are rows of a table (V, D), `symbols` may hold their one-hot numbers (T, B, V) and the
+        table. Norm and input product are then computed once a row instead of once a position.
         """
         if symbols:
             one_hot, table = symbols
@@ -61,8 +61,8 @@ class LanguageModel(nn.Module):
     """Predicts the next symbol of B texts at once.
 
     In training mode the recurrent layers compute in ``recurrent_dtype`` (float32 or bfloat16; the
-    weights stay float32); in evaluation mode everything is float32, so that a score does not
-    depend on how the model was trained.
+    weights stay float32). In evaluation mode everything is float32, so a score does not depend on
+    the training precision.
     """
 
     def __init__(self, config: ModelConfig) -> None:
@@ -76,10 +76,10 @@ class LanguageModel(nn.Module):
         self.reset_parameters(torch.Generator())
 
     def reset_parameters(self, generator: torch.Generator) -> None:
-        """Starts all weights anew from a generator: small head, so that no symbol is favoured."""
+        """Draws new weights from a generator; a small head favours no symbol."""
         with torch.no_grad():
-            # Layer norm makes what layer 0 reads independent of this scale; in the residual
-            # stream, a small one lets what the layers add count from the start.
+            # Layer norm makes the input of layer 0 independent of this scale; in the residual
+            # stream, a small scale lets the layers' outputs matter from the start.
             self.embedding.weight.normal_(0.0, EMBEDDING_SCALE, generator=generator)
             for block in self.blocks():
                 block.norm.reset_parameters()
@@ -89,11 +89,11 @@ class LanguageModel(nn.Module):
             self.head.bias.zero_()
 
     def blocks(self) -> list[Block]:
-        """The recurrent layers with their norms, from input to output."""
+        """Returns the recurrent layers with their norms, from input to output."""
         return [cast(Block, block) for block in self.layers]
 
     def initial_state(self, batch_size: int) -> State:
-        """The state from which every text starts: zeros."""
+        """Returns the state at the start of a text: zeros."""
         return tuple(block.cell.initial_state(batch_size) for block in self.blocks())
 
     def forward(
@@ -117,10 +117,10 @@ class LanguageModel(nn.Module):
         return self.head(features), tuple(after)
 
     def _symbols(self, tokens: Tensor) -> tuple[Tensor, Tensor] | None:
-        """Tokens as one-hot rows, and the embedding, both padded; None where V is not small.
+        """Returns tokens as one-hot rows and the embedding, both padded; None unless V is small.
 
         A one-hot product over V features is less work than one over E, and torch's fused layers
-        take it as it is, which a gather would not let them do.
+        accept one-hot rows, but no gather.
         """
         vocab_size, size = self.embedding.weight.shape
         padding = -vocab_size % ALIGNMENT
@@ -131,9 +131,9 @@ class LanguageModel(nn.Module):
 
 
 def locked_dropout(x: Tensor, dropout: float, generator: torch.Generator | None) -> Tensor:
-    """Zeros a share of the features of x (T, B, H), and makes up for it in the others.
+    """Zeros a share of the features of x (T, B, H) and scales up the others.
 
-    One mask a stream is kept for the whole window (Gal and Ghahramani 2016).
+    Each stream has one mask for the whole window (Gal and Ghahramani 2016).
     """
     if not dropout:
         return x

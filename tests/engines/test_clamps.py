@@ -1,4 +1,4 @@
-"""Units held at a value, against a network whose state is overwritten inside each step."""
+"""Clamped weights against a naive network that overwrites the state within each step."""
 
 from __future__ import annotations
 
@@ -39,7 +39,7 @@ def norm(x, weights, name):
 
 
 def plain_logits(config, weights, ids, clamp):
-    """Logits after ids, in float64, one unit put at its value in the middle of each step."""
+    """Returns the logits after ids in float64, with a unit overwritten within each step."""
     (layer_held, unit, part), value = clamp
     state = np.zeros((config.num_layers, 2, config.hidden_size))
     state[layer_held, STATES[config.cell].index(part), unit] = value

@@ -1,4 +1,4 @@
-"""All engines run the same network; with int8 weights, to the same bits."""
+"""All engines give the same logits for a network; with int8 weights, the same bits."""
 
 from __future__ import annotations
 
@@ -42,7 +42,7 @@ def random_weights(config, spread=0.3, seed=0):
 
 
 def read(model, tokens):
-    """Logits after each token, and the state after the last."""
+    """Returns the logits after each token and the state after the last."""
     state, rows = model.initial_state(), []
     for token in tokens:
         logits, state = model.step(int(token), state)
@@ -56,7 +56,7 @@ def tokens_for(config, count=30):
 
 @pytest.fixture(params=compiled.kernels() or ("plain",))
 def kernel(request):
-    """Each kernel that this processor has, in turn."""
+    """Each kernel of this processor in turn."""
     if compiled.kernels():
         compiled.use(request.param)
         yield request.param

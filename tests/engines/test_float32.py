@@ -25,7 +25,7 @@ def random_weights(config):
 
 
 def torch_cell(config, weights, layer):
-    """torch.nn's own cell with our weights; it has two biases where we have one."""
+    """Returns torch.nn's own cell with the given weights; it has two biases instead of one."""
     kind = {"rnn": torch.nn.RNNCell, "gru": torch.nn.GRUCell, "lstm": torch.nn.LSTMCell}
     cell = kind[config.cell](config.input_size(layer), config.hidden_size)
     prefix = f"layers.{layer}.cell"

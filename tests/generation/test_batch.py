@@ -1,4 +1,4 @@
-"""Texts that are written side by side are those that are written alone."""
+"""The batch size never changes a text."""
 
 from __future__ import annotations
 
@@ -9,13 +9,14 @@ from charnn import engines
 from charnn.checkpoint import Checkpoint
 from charnn.config import GATES, ModelConfig, SamplingConfig
 from charnn.engines import compiled
+from charnn.engines.clamps import Clamp, Unit
 from charnn.generation import Model, batch
 from charnn.text.tokenizers import ByteTokenizer, CharTokenizer
 
 ENGINES = [(name, int8) for name in engines.ENGINES for int8 in (False, True)]
 
 
-def model_of(cell="lstm", engine="auto", tokenizer=None, int8=False):
+def model_of(cell="lstm", engine="auto", tokenizer=None, int8=False, clamps=()):
     tokenizer = tokenizer or CharTokenizer.learn("\nabcdefgh .")
     config = ModelConfig(tokenizer.vocab_size, cell, 12, 12, 2)
     generator = np.random.default_rng(0)
@@ -24,7 +25,7 @@ def model_of(cell="lstm", engine="auto", tokenizer=None, int8=False):
         for name, shape in config.tensor_shapes().items()
     }
     saved = Checkpoint(config, tokenizer.to_dict(), weights, 0, {})
-    return Model.from_checkpoint(saved, engine=engine, int8=int8)
+    return Model.from_checkpoint(saved, engine=engine, int8=int8, clamps=clamps)
 
 
 @pytest.mark.parametrize(
@@ -50,6 +51,17 @@ def test_the_batch_size_changes_no_text(cell, settings, engine, int8, monkeypatc
             for each in batch.write_together(texts, model.predictor, threads)
         }
         assert expected == found
+
+
+@pytest.mark.parametrize("int8", [False, True])
+def test_a_clamped_model_writes_the_same_texts_in_a_batch(int8):
+    model = model_of(int8=int8, clamps=[Clamp(Unit(1, 3, "c"), 2.0)])
+    config = SamplingConfig(max_tokens=30)
+    alone = ["".join(model.write("bad", config, 7, index)) for index in range(5)]
+    texts = (model.write("bad", config, 7, index) for index in range(5))
+    together = batch.write_together(texts, model.predictor)
+    assert dict(enumerate(alone)) == {each.index: each.shown for each in together}
+    assert alone[0] != "".join(model_of(int8=int8).write("bad", config, 7))
 
 
 def test_incomplete_utf8_sequences_do_not_change_a_batched_text():

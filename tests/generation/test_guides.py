@@ -22,7 +22,7 @@ TOKENIZERS = {
 
 
 class Indifferent(Predictor):
-    """A network to which all tokens are alike."""
+    """Gives all tokens the same logit."""
 
     def __init__(self, vocab_size):
         self.vocab_size = vocab_size

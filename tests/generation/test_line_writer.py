@@ -1,4 +1,4 @@
-"""Lines from a model: where they end, what is refused, and that it always comes to an end."""
+"""Lines from a model: lengths, repeats, refusals, and a bound on the tries."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ def model():
 
 
 class Always(Predictor):
-    """A network whose logits are the same whatever it reads; it notes what that is."""
+    """Gives the same logits at every step; records the tokens read."""
 
     def __init__(self, logits):
         self.logits, self.read = np.array(logits, np.float32), []

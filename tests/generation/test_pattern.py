@@ -19,7 +19,7 @@ TOKENIZERS = {
 
 
 class Noise(Predictor):
-    """A network whose logits follow from the number of tokens read."""
+    """Draws logits from the number of tokens read."""
 
     def __init__(self, vocab_size):
         self.vocab_size = vocab_size

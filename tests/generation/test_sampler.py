@@ -12,7 +12,7 @@ from charnn.predictor import Predictor, draw
 
 
 class Successor(Predictor):
-    """A network without a network: after n comes n + 1 (mod V), with `logit` against 0."""
+    """Predicts n + 1 (mod V) after n, with `logit` against 0."""
 
     def __init__(self, vocab_size=5, logit=50.0):
         self.vocab_size, self.logit = vocab_size, logit
@@ -32,7 +32,7 @@ class Successor(Predictor):
 
 
 class Indifferent(Successor):
-    """Whatever came, all tokens are alike."""
+    """Gives all tokens the same logit."""
 
     def step(self, token, state):
         return np.full(200, -1.0, np.float32), state

@@ -16,7 +16,7 @@ from charnn.text.tokenizers import ByteTokenizer, CharTokenizer
 
 
 class Script(Predictor):
-    """A network that writes a given list of ids, whatever it reads; remembers what it read."""
+    """Predicts a given list of ids; records the tokens read."""
 
     def __init__(self, vocab_size, script, prompt_length=1):
         self.vocab_size, self.script, self.prompt_length = vocab_size, script, prompt_length
@@ -151,7 +151,7 @@ def test_an_empty_stop_string_is_refused():
 
 
 def first_stop(text, stops):
-    """The definition, without streaming: cut before the stop string that is complete first."""
+    """Cuts a whole text before the stop string that is complete first."""
     for end in range(len(text) + 1):
         starts = [end - len(s) for s in stops if text[:end].endswith(s)]
         if starts:

@@ -1,4 +1,4 @@
-"""Each cell against its equations, against torch's own, and against finite differences."""
+"""Each cell against its equations, torch's own cell and finite differences."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ def inputs_and_state(layer, dtype: torch.dtype = torch.float32):
 
 
 def naive(cell: str, layer, inputs: Tensor, state) -> tuple[Tensor, list[Tensor]]:
-    """The equations of the docstrings, gate by gate and step by step."""
+    """Computes the equations of the docstrings gate by gate and step by step."""
     w = dict(zip(GATES[cell], layer.weight_ih.split(H), strict=True))
     u = dict(zip(GATES[cell], layer.weight_hh.split(H), strict=True))
     b = dict(zip(GATES[cell], layer.bias.split(H), strict=True))

@@ -1,4 +1,4 @@
-"""The kernels of the RNN and the GRU against torch's own and against finite differences."""
+"""The kernels of the RNN and the GRU against torch's own cells and finite differences."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ SHAPES = [(7, 3, 5, 4), (1, 3, 5, 4), (7, 1, 5, 4), (1, 1, 1, 1), (9, 16, 32, 16
 
 
 def arguments(cell: str, shape: tuple[int, int, int, int], dtype: torch.dtype) -> list[Tensor]:
-    """x, h0, weight_ih, weight_hh, bias and, of a GRU, bias_hn: the same numbers in every type."""
+    """Returns x, h0, weight_ih, weight_hh, bias and, of a GRU, bias_hn, the same in every dtype."""
     steps, batch, features, size = shape
     rows = GATES[cell] * size
     shapes = [(steps, batch, features), (batch, size), (rows, features), (rows, size), (rows,)]
@@ -43,7 +43,7 @@ def torchs_own(cell: str, x: Tensor, h0: Tensor, *weights: Tensor) -> Tensor:
 
 
 def with_gradients(outputs: Tensor, leaves: list[Tensor]) -> list[Tensor]:
-    """The outputs, and the gradients of a sum of them with random factors."""
+    """Returns the outputs and the gradients of their randomly weighted sum."""
     generator = torch.Generator().manual_seed(2)
     factors = torch.randn(outputs.shape, generator=generator).to(outputs.dtype)
     return [outputs.detach(), *torch.autograd.grad((outputs * factors).sum(), leaves)]
