@@ -330,7 +330,8 @@ def _text_files(folder: Path, binary_too: bool, notes: list[str]) -> list[Part]:
     for path in files:
         with _opened(path) as file:
             start = file.read(PROBE_BYTES)
-        if start and (binary_too or b"\0" not in start):
+        # A file that is marked as UTF-16 holds zeros too; reading it names the encoding to use.
+        if start and (binary_too or b"\0" not in start or encodings.marked_encoding(start)):
             kept.append(Part(str(path), path))
     if not kept:
         raise TextError(

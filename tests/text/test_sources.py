@@ -98,6 +98,14 @@ def test_a_folder_without_text_is_refused() -> None:
     assert "folder folder" in complaint("folder")
 
 
+def test_a_utf16_file_of_a_folder_is_named_and_not_skipped() -> None:
+    put("folder/a.txt", "a\n")
+    put("folder/b.txt", "b\n".encode("utf-16"))
+    message = complaint("folder")
+    assert "folder/b.txt" in message
+    assert "--encoding utf-16" in message
+
+
 def test_a_fifo_in_a_folder_is_not_waited_for() -> None:
     put("folder/a.txt", "a\n")
     os.mkfifo("folder/fifo")
