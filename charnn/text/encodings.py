@@ -72,11 +72,11 @@ def count_characters(data: bytes) -> int | None:
         return None
 
 
-def zeros_of_utf16(sample: bytes, share: float) -> str | None:
-    """Recognises UTF-16 without a mark where `share` of the bytes are zeros at one side of pairs.
+def unmarked_utf16(sample: bytes, share: float) -> str | None:
+    """Recognises UTF-16 without a byte order mark by its zeros; None if it is not.
 
-    `sample` begins at an even position of its file. Such a text may be valid UTF-8, so that no
-    detector of encodings is asked.
+    At least `share` of the bytes are zeros, nearly all on one side of the pairs. Such bytes may be
+    valid UTF-8 too, where charset-normalizer is not asked. `sample` begins at an even offset.
     """
     zeros = [sample[parity::2].count(0) for parity in (0, 1)]
     if max(zeros) > max(share * len(sample), ENOUGH_ZEROS) and 10 * min(zeros) < max(zeros):

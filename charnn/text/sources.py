@@ -82,7 +82,7 @@ class Piece(NamedTuple):
         if self.offset == 0:
             if other := encodings.marked_encoding(self.data):
                 raise TextError(f"{name} is marked as {other.upper()}: use --encoding {other}")
-            if other := encodings.zeros_of_utf16(self.data[:PROBE_BYTES], 0.4):
+            if other := encodings.unmarked_utf16(self.data[:PROBE_BYTES], 0.4):
                 raise TextError(
                     f"{name} looks like {other}, since half of its bytes are zero: use --encoding "
                     f"{other}, or take the bytes as they are with --tokenizer byte"
@@ -118,7 +118,7 @@ class Piece(NamedTuple):
                 else f"the first of {wrong:,} such bytes, all else is UTF-8: correct them"
             )
             return TextError(f"{what}; {rest}, or take all bytes as they are: --tokenizer byte")
-        if other := encodings.zeros_of_utf16(around, 0.1):
+        if other := encodings.unmarked_utf16(around, 0.1):
             return TextError(f"{what}; it looks like {other}: use --encoding {other}")
         start = around.rfind(b"\n", 0, place - low) + 1 if low else 0
         sample = around[start : around.rfind(b"\n", place - low) + 1 or len(around)]
