@@ -24,7 +24,7 @@ from torch import Tensor, nn
 
 from charnn.config import GATE_ROLES, GATES, LAB_STEPS, LabOptions
 from charnn.errors import TrainingError
-from charnn.inspection.lab.tasks import TASKS, LabBatch, Task
+from charnn.inspection.lab.tasks import TASKS, LabBatch, LabTask
 from charnn.model.cells import CELLS
 
 CHECK_EVERY = 50  # steps
@@ -80,7 +80,7 @@ class LabReport:
     trials: list[Trial] = field(default_factory=list)
 
     @property
-    def task(self) -> Task:
+    def task(self) -> LabTask:
         """The task of the experiment."""
         return TASKS[self.options.task]
 

@@ -49,7 +49,7 @@ class LabBatch:
 
 
 @dataclass(frozen=True)
-class Task:
+class LabTask:
     """A task, and the rule by which it counts as solved.
 
     ``make`` takes a generator, the number of sequences and the size; ``steps`` gives the length of
@@ -181,7 +181,7 @@ def reber(random: np.random.Generator, count: int, strings: int) -> LabBatch:
 
 
 TASKS = {
-    "recall": Task(
+    "recall": LabTask(
         "say at the end which of 8 symbols came first, before a delay of random others",
         "after Hochreiter and Schmidhuber 1997, experiment 2",
         2 * RECALL_SYMBOLS + 1,
@@ -192,7 +192,7 @@ TASKS = {
         recall,
         lambda delay: delay + 2,
     ),
-    "adding": Task(
+    "adding": LabTask(
         "add the two numbers that are marked in a sequence of random ones",
         "Hochreiter and Schmidhuber 1997, experiment 4; in the form of Le et al. 2015",
         2,
@@ -203,7 +203,7 @@ TASKS = {
         adding,
         lambda length: length,
     ),
-    "brackets": Task(
+    "brackets": LabTask(
         "say of nested brackets of 4 kinds which kind must close next",
         "Dyck languages, as in Hewitt et al. 2020",
         BRACKET_KINDS + 1,
@@ -214,7 +214,7 @@ TASKS = {
         brackets,
         lambda depth: STEPS_PER_DEPTH * depth,
     ),
-    "reber": Task(
+    "reber": LabTask(
         "say at each letter of an embedded Reber string which letters may follow",
         "Reber 1967; embedded: Cleeremans et al. 1989, Hochreiter and Schmidhuber 1997, exp. 1",
         len(LETTERS),
