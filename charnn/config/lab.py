@@ -37,6 +37,11 @@ def parse_sizes(word: str) -> tuple[int, ...]:
         raise ConfigError(f"must be whole numbers such as 10,20,50, got {word[:80]!r}") from None
 
 
+def can_have_chrono(cell: str) -> bool:
+    """Tells whether a cell has a gate whose bias chrono initialisation sets."""
+    return bool(GATE_ROLES[cell].keep or GATE_ROLES[cell].write)
+
+
 @dataclass(frozen=True)
 class LabOptions:
     """One experiment of the lab: each cell is trained from each seed at each size.
@@ -107,7 +112,7 @@ class LabOptions:
             f"--delays takes rising numbers such as 10,20,50, got {self.sizes}",
         )
         require(
-            not self.chrono or any(GATE_ROLES[cell].keep for cell in self.cells),
+            not self.chrono or any(map(can_have_chrono, self.cells)),
             f"--chrono sets the bias of a gate, {cells} has none: add gru or lstm to --cells",
         )
         require(

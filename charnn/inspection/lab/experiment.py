@@ -23,6 +23,7 @@ import torch
 from torch import Tensor, nn
 
 from charnn.config import GATE_ROLES, GATES, LAB_STEPS, LabOptions
+from charnn.config.lab import can_have_chrono
 from charnn.errors import TrainingError
 from charnn.inspection.lab.tasks import TASKS, LabBatch, LabTask
 from charnn.model.cells import CELLS
@@ -108,7 +109,7 @@ def rows_of(options: LabOptions) -> list[Row]:
     return [
         Row(cell, chrono)
         for cell in options.cells
-        for chrono in (wanted if GATE_ROLES[cell].keep else (False,))
+        for chrono in (wanted if can_have_chrono(cell) else (False,))
     ]
 
 
