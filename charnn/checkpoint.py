@@ -1,7 +1,7 @@
-"""One file is a model: weights, tokenizer, configuration, history, and the state of its training.
+"""Model files: weights, tokenizer, configuration, history, and the state of training.
 
-The safetensors library makes and parses the bytes. Around it stand the checks that the format does
-not make: exact names, types and shapes, a digest over everything, finite numbers.
+The safetensors library writes and parses the bytes. This module adds the checks that the format
+lacks: exact names, types and shapes, a digest over everything, finite numbers.
 """
 
 from __future__ import annotations
@@ -44,10 +44,10 @@ TOKENIZER_DTYPES = ("U8", "U32")
 
 @dataclass
 class TrainingState:
-    """What continues a training exactly: the recipe, the counters, and the arrays.
+    """The state that continues a run exactly: hyper-parameters, counters and arrays.
 
-    ``arrays`` holds the optimizer's memory, shaped like the weights (``momentum.*`` of those that
-    Muon moves, ``exp_avg.*`` and ``exp_avg_sq.*`` of the others), and the carried hidden state
+    ``arrays`` holds the moments of the optimizer, shaped like the weights (``momentum.*`` for
+    Muon, ``exp_avg.*`` and ``exp_avg_sq.*`` for AdamW), and the carried hidden state
     ``state.<layer>.<h|c>`` of shape (batch_size, hidden_size).
     """
 
@@ -58,10 +58,10 @@ class TrainingState:
 
 @dataclass
 class Checkpoint:
-    """A model as it lies in a file. ``info`` is JSON for people: corpus, recipe, history, results.
+    """The contents of a model file. ``info`` is JSON: corpus, recipe, history, results.
 
-    ``tokenizer`` is what `Tokenizer.to_dict` gave: a kind, and arrays of one dimension. ``lines``
-    says that the model read lines, each from the start state after the start token, a newline.
+    ``tokenizer`` is the result of `Tokenizer.to_dict`: a kind and arrays of one dimension. With
+    ``lines`` the model read lines, each from the initial state after the start token, a newline.
     ``ngrams`` are those that the network is mixed with, if any.
     """
 
@@ -86,14 +86,14 @@ class Checkpoint:
 
 
 def save(path: Path, checkpoint: Checkpoint, dtype: str = "F32") -> None:
-    """Writes a checkpoint in place of `path`, durably: the old file or the whole new one stands.
+    """Replaces `path` durably: it holds either the old file or the whole new one.
 
     The weights are stored as `dtype`, F32 or F16; `load` returns float32 in both cases. F16 halves
     the file and rounds each weight to 11 significant bits.
 
     Raises:
-        FileError: the file cannot be written, a number in it is not finite, or `load` would refuse
-            it for another reason; `path` is untouched.
+        FileError: the file cannot be written, a number is not finite, or `load` would refuse the
+            file for another reason; `path` is unchanged.
     """
     kind = {key: value for key, value in checkpoint.tokenizer.items() if not _is_array(value)}
     metadata: dict[str, Any] = {
@@ -127,7 +127,7 @@ def save(path: Path, checkpoint: Checkpoint, dtype: str = "F32") -> None:
         text = to_json({**metadata, "digest": NO_DIGEST})
     except ValueError as error:
         raise FileError(f"{path} is not written: its metadata is no JSON: {error}") from None
-    # The library writes strided arrays wrongly without a word, so it gets contiguous ones.
+    # The library writes strided arrays wrongly without an error.
     blob = bytearray(
         safetensors.numpy.save(
             {name: np.ascontiguousarray(array) for name, array in arrays.items()},
@@ -147,14 +147,14 @@ def save(path: Path, checkpoint: Checkpoint, dtype: str = "F32") -> None:
 
 
 def load(path: Path) -> Checkpoint:
-    """Reads a checkpoint, believing nothing that it has not checked.
+    """Reads and checks a checkpoint.
 
-    The file is opened once and what was read is what is used, so one that is replaced meanwhile
-    is the old or the new one, never a mixture.
+    The file is opened once, so a file that is replaced meanwhile is read as the old or the new one,
+    never as a mixture.
 
     Raises:
-        FileError: it cannot be read.
-        DamagedFile: it is damaged, hostile, made by a newer charnn, or no model at all.
+        FileError: the file cannot be read.
+        DamagedFile: the file is damaged, hostile, made by a newer charnn, or no model.
     """
     try:
         with open(path, "rb") as file:
@@ -195,11 +195,11 @@ def load(path: Path) -> Checkpoint:
 
 
 def peek(path: Path) -> dict[str, Any]:
-    """The metadata of a checkpoint, from its header alone; the digest is not checked.
+    """Returns the metadata from the header of a checkpoint; does not check the digest.
 
     Raises:
-        FileError: it cannot be read.
-        DamagedFile: its header is damaged, hostile, or of another kind.
+        FileError: the file cannot be read.
+        DamagedFile: the header is damaged, hostile, or of another kind.
     """
     try:
         with open(path, "rb") as file:

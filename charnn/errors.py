@@ -21,11 +21,11 @@ class ConfigError(CharnnError):
 
 
 class TextError(CharnnError):
-    """A text, a corpus or a prompt that cannot be used as it is."""
+    """A text, corpus or prompt that cannot be used."""
 
 
 class UnknownCharacter(TextError):
-    """A character that the tokenizer never saw: named, with its place and its neighbours."""
+    """A character outside the vocabulary, named with its place and neighbours."""
 
 
 class FileError(CharnnError):
@@ -37,7 +37,7 @@ class DamagedFile(FileError):
 
 
 class NewerFile(DamagedFile):
-    """A file of a newer format: nothing is wrong with it, but this charnn cannot read it."""
+    """An intact file of a newer format than this version reads."""
 
 
 class BusyError(CharnnError):

@@ -1,4 +1,4 @@
-"""A run is a folder: its files, its name, its lock, and the log of what happened in it."""
+"""The folder of a run: its files, name, lock and log."""
 
 from __future__ import annotations
 
@@ -24,16 +24,16 @@ NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}\Z")
 SUFFIX = ".safetensors"
 LOCK_BYTES = 256
 HELD = (errno.EWOULDBLOCK, errno.EACCES)
-PATIENCE = 0.1  # seconds, far longer than it takes to ask who holds a run
-# A folder from a stranger may hold links; what is written in place must not follow them.
+PATIENCE = 0.1  # seconds; reading `holder` takes the lock for far less
+# A folder from elsewhere may hold links, which files written in place must not follow.
 NO_LINKS = os.O_CLOEXEC | os.O_NOFOLLOW
 
 
 class Run:
-    """One run's folder. Names that come from elsewhere never leave ``root``."""
+    """The folder of a run, always inside ``root``, whatever its name."""
 
     def __init__(self, root: Path, name: str) -> None:
-        """Raises ConfigError for a name that could be taken for a path or an option."""
+        """Raises ConfigError for a name that looks like a path or an option."""
         if not NAME.match(name):
             raise ConfigError(
                 f"{name[:80]!r} cannot name a run: use letters, digits, '.', '_' and '-', "
@@ -43,7 +43,7 @@ class Run:
         self.folder = root / name
         if self.folder.is_symlink():
             raise FileError(
-                f"{self.folder} is a link that leads elsewhere; give the run another name"
+                f"{self.folder} is a link to another folder; give the run another --name"
             )
         self.last = self.folder / f"last{SUFFIX}"
         self.best = self.folder / f"best{SUFFIX}"
@@ -53,20 +53,20 @@ class Run:
 
     @property
     def exists(self) -> bool:
-        """Whether something was saved here; a folder left by an early crash does not count."""
+        """True if a checkpoint was saved; a folder left by an early crash does not count."""
         return self.last.exists() or self.best.exists()
 
     @property
     def order(self) -> int:
-        """Which run was worked on latest: a counter, since clocks step back."""
+        """Counter that orders runs by last use; a clock may step back."""
         order = self._holder().get("order")
         return order if isinstance(order, int) else 0
 
     def create(self) -> None:
-        """Makes the folder and proves that it can be written to.
+        """Makes the folder and checks that it is writable.
 
         Raises:
-            FileError: it cannot.
+            FileError: the folder cannot be made or written to.
         """
         try:
             self.folder.mkdir(parents=True, exist_ok=True)
@@ -77,13 +77,13 @@ class Run:
 
     @property
     def taken(self) -> bool:
-        """Whether the folder holds a run, or anything that an early crash does not leave."""
+        """True if the folder holds a run, or files that an early crash does not leave."""
         ours = {self.tokens, self.metrics, self.lock_file, *leftovers(self.folder)}
         return self.folder.exists() and not ours.issuperset(self.folder.iterdir())
 
     @property
     def holder(self) -> str | None:
-        """Who trains the run just now, as far as this machine can tell."""
+        """Description of the process that holds the lock, or None."""
         with suppress(OSError):
             descriptor = os.open(self.lock_file, os.O_RDONLY | NO_LINKS)
             try:
@@ -97,25 +97,24 @@ class Run:
 
     @property
     def abandoned(self) -> bool:
-        """Whether a training was killed here before its first save, and left nothing else."""
+        """True if a run was killed here before its first save and left nothing else."""
         return self.lock_file.exists() and not self.taken and self.holder is None
 
     def discard(self) -> None:
-        """Removes the folder of a training that saved nothing."""
+        """Removes the folder if nothing was saved."""
         if not self.taken:
             shutil.rmtree(self.folder, ignore_errors=True)
 
     @contextmanager
     def lock(self, newest: bool = True) -> Iterator[list[str]]:
-        """Holds the run for this process; yields warnings for the caller to show.
+        """Locks the run for this process; yields warnings for the caller to show.
 
-        It becomes the run worked on latest, or does not until `mark_newest` if `newest` is False.
-
-        The lock is the kernel's (flock): it is gone when the process is, however it ended, and the
-        file stays, since its contents say who came last.
+        The run becomes the newest, or with `newest` False only when `mark_newest` is called. The
+        kernel releases the lock (flock) when the process ends. The file stays: it names the last
+        holder.
 
         Raises:
-            BusyError: another process holds it; the message says who.
+            BusyError: another process, named in the message, holds the lock.
         """
         warnings: list[str] = []
         self.create()
@@ -131,7 +130,7 @@ class Run:
                     raise BusyError(f"run {self.name!r} is in use by {self._who()}") from None
                 warnings.append(
                     f"{self.folder} cannot be locked ({error.strerror}): "
-                    "make sure that nothing else trains this run"
+                    "make sure that no other process trains this run"
                 )
             self._sign(descriptor, self._next_order() if newest else self.order)
             sweep(self.folder)
@@ -140,7 +139,7 @@ class Run:
             os.close(descriptor)
 
     def mark_newest(self) -> None:
-        """Makes this the run worked on latest; only for who holds its lock.
+        """Makes this the newest run; the caller must hold its lock.
 
         Raises:
             FileError: the lock file cannot be written.
@@ -158,7 +157,7 @@ class Run:
         return 1 + max((run.order for run in list_runs(self.root)), default=0)
 
     def _sign(self, descriptor: int, order: int) -> None:
-        """Writes into the lock file who holds it."""
+        """Writes the holder and the order into the lock file."""
         holder = {
             "pid": os.getpid(),
             "host": socket.gethostname(),
@@ -166,7 +165,7 @@ class Run:
             "order": order,
         }
         try:
-            # One write over the old one: a kill between two would lose the order.
+            # A single write: a kill between truncating and writing would lose the order.
             text = json.dumps(holder).encode().ljust(LOCK_BYTES)
             os.pwrite(descriptor, text, 0)
             os.ftruncate(descriptor, len(text))
@@ -187,10 +186,10 @@ class Run:
 
 
 def _hold(descriptor: int) -> None:
-    """Locks a file for this process alone; whoever just asks for the `holder` is waited for.
+    """Locks a file; retries briefly, since reading `holder` takes the lock for a moment.
 
     Raises:
-        OSError: another process holds it, or it cannot be locked.
+        OSError: another process holds the lock, or the file cannot be locked.
     """
     until = time.monotonic() + PATIENCE
     while True:
@@ -203,7 +202,7 @@ def _hold(descriptor: int) -> None:
 
 
 def list_runs(root: Path) -> list[Run]:
-    """All runs under `root` that have saved something, the latest worked on first."""
+    """Returns the runs under `root` that have a checkpoint, newest first."""
     try:
         entries = sorted(root.iterdir())
     except OSError:
@@ -214,9 +213,9 @@ def list_runs(root: Path) -> list[Run]:
 
 
 def free_name(root: Path, wanted: str) -> str:
-    """`wanted`, or `wanted-2`, `wanted-3` … whichever is the first that no run has.
+    """Returns `wanted`, or the first of `wanted-2`, `wanted-3` … that is free.
 
-    What a training left that was killed before its first save is no run, and is taken over.
+    The folder of a run that was killed before its first save counts as free.
     """
     stem = re.sub(r"[^A-Za-z0-9._-]+", "-", wanted).strip("-._")[:56] or "run"
     name, number = stem, 1
@@ -229,10 +228,10 @@ def free_name(root: Path, wanted: str) -> str:
 
 
 def find_run(root: Path, name: str | None) -> Run:
-    """The run of that name, or the one worked on latest.
+    """Returns the run of that name, or the newest.
 
     Raises:
-        FileError: there is none; the message lists the nearest names.
+        FileError: there is no such run; the message lists similar names.
     """
     runs = list_runs(root)
     if name is None:
@@ -246,7 +245,7 @@ def find_run(root: Path, name: str | None) -> Run:
 
 
 def find_model(model: str | None, root: Path) -> Path:
-    """The file that MODEL means: a run's name, a run's folder, a file, or None for the newest.
+    """Returns the file of MODEL: a run's name, a run's folder, a file, or None for the newest.
 
     Raises:
         FileError: there is no such model.
@@ -254,7 +253,7 @@ def find_model(model: str | None, root: Path) -> Path:
     if model is None:
         return _best_of(find_run(root, None))
     path = Path(model)
-    # os.path, since pathlib raises for a name that is too long
+    # os.path: pathlib raises for a name that is too long
     is_folder = os.path.isdir(model)
     if is_folder and (path / f"last{SUFFIX}").exists() | (path / f"best{SUFFIX}").exists():
         best = path / f"best{SUFFIX}"
@@ -281,9 +280,9 @@ def _nearest(name: str, runs: list[Run]) -> str:
 
 
 class MetricsLog:
-    """metrics.jsonl: an object a line, no step twice.
+    """metrics.jsonl: one object per line, no step twice.
 
-    A full disk costs the log, not the training: the first failure is reported once.
+    A full disk loses lines of the log but does not stop the run; the first failure is reported.
     """
 
     def __init__(self, path: Path) -> None:
@@ -291,7 +290,7 @@ class MetricsLog:
         self.failed = False
 
     def cut(self, step: int) -> None:
-        """Drops what happened after `step`, and a last line torn by a kill."""
+        """Drops the lines after `step`, and a last line that a kill left incomplete."""
         if not self.path.exists():
             return
         kept = [line for line in read_metrics(self.path) if line.get("step", 0) <= step]
@@ -300,7 +299,7 @@ class MetricsLog:
                 file.write(json.dumps(line).encode() + b"\n")
 
     def append(self, line: dict[str, Any]) -> str | None:
-        """Adds a line; returns a warning the first time that this fails."""
+        """Appends a line; returns a warning for the first failure."""
         text = json.dumps(line, allow_nan=False).encode() + b"\n"
         try:
             descriptor = os.open(
@@ -309,19 +308,21 @@ class MetricsLog:
             try:
                 size = os.fstat(descriptor).st_size
                 if os.write(descriptor, text) < len(text):
-                    os.ftruncate(descriptor, size)  # a torn line would spoil the next one too
+                    os.ftruncate(
+                        descriptor, size
+                    )  # an incomplete line would damage the next one too
                     raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
             finally:
                 os.close(descriptor)
         except OSError as error:
             first, self.failed = not self.failed, True
             reason = os_error_line(error, self.path, "write")
-            return f"{reason}; training goes on without the log" if first else None
+            return f"{reason}; the run continues without its log" if first else None
         return None
 
 
 def read_metrics(path: Path) -> list[dict[str, Any]]:
-    """The lines of a metrics file; torn or foreign ones are skipped."""
+    """Returns the lines of a metrics file; skips incomplete and foreign ones."""
     lines = []
     try:
         text = path.read_text(encoding="utf-8", errors="replace")

@@ -1,7 +1,7 @@
-"""The bytes of every file that charnn writes: safetensors, written durably and read strictly.
+"""Safetensors files, written durably and read strictly: the bytes of every file of charnn.
 
-The format gives no promise of durability, of a checksum or of finite numbers; this module adds
-the first two, `charnn.checkpoint` the third. docs/file-format.md describes the result.
+The format has no durability, checksum or check for finite numbers; this module adds the first two
+and `charnn.checkpoint` the third. docs/file-format.md describes the result.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ from charnn.version import __version__
 
 MAX_HEADER_BYTES = 4 << 20
 METADATA_KEY = "charnn"
-ASIDE = re.compile(r"\..+\.[0-9a-f]{8}\.tmp\Z")  # the name of a file that is being written
+ASIDE = re.compile(r"\..+\.[0-9a-f]{8}\.tmp\Z")  # a temporary file of `replacing`
 DTYPES: dict[str, np.dtype[Any]] = {
     name: np.dtype(code).newbyteorder("<")
     for name, code in {
@@ -40,7 +40,7 @@ DTYPES: dict[str, np.dtype[Any]] = {
 }
 DTYPE_NAMES = {dtype: name for name, dtype in DTYPES.items()}
 
-# What people hand over by mistake, by the first bytes of the file.
+# Files of other kinds by their first bytes, for the error message.
 OTHER_KINDS = {
     b"PK\x03\x04": "a zip archive or a PyTorch .pt file, which charnn never unpickles",
     b"\x80\x02": "a Python pickle, which charnn never loads",
@@ -57,13 +57,13 @@ OTHER_KINDS = {
 
 
 def damaged(path: Path, reason: object) -> DamagedFile:
-    """The error for a damaged file; what a stranger's file puts into a reason is cut short."""
+    """Returns the error for a damaged file; a long reason, which a file may choose, is cut."""
     line = " ".join(str(reason).split())
     return DamagedFile(f"{path} is damaged: {line if len(line) <= 300 else line[:300] + '…'}")
 
 
 class Tensor(NamedTuple):
-    """Where a tensor lies: bytes ``start`` to ``stop`` of the data section."""
+    """A tensor at bytes ``start`` to ``stop`` of the data section."""
 
     dtype: str
     shape: tuple[int, ...]
@@ -72,7 +72,7 @@ class Tensor(NamedTuple):
 
 
 class Header(NamedTuple):
-    """A header that was checked: tensors without holes or overlaps, and our metadata."""
+    """A checked header: tensors without gaps or overlaps, and the metadata of charnn."""
 
     tensors: dict[str, Tensor]
     metadata: dict[str, Any]
@@ -80,7 +80,7 @@ class Header(NamedTuple):
 
 
 def os_error_line(error: OSError, path: Path, doing: str) -> str:
-    """One line for a failed system call: what, where, and what to do about it."""
+    """Returns an error line for a failed system call: action, path, reason, remedy."""
     if error.errno in (errno.ENOSPC, errno.EDQUOT):
         with suppress(OSError):
             free = shutil.disk_usage(path.parent).free
@@ -91,13 +91,13 @@ def os_error_line(error: OSError, path: Path, doing: str) -> str:
 
 @contextmanager
 def replacing(path: Path) -> Iterator[BinaryIO]:
-    """Opens a file beside `path` that takes its place when the block ends well.
+    """Opens a temporary file that replaces `path` when the block ends without an error.
 
-    Write aside, fsync, rename, fsync the folder: whatever happens, `path` is the whole old file
-    or the whole new one. The mode of an existing file is kept; a new one obeys the umask.
+    Write, fsync, rename, fsync the folder: `path` is always the whole old file or the whole new
+    one. An existing file keeps its mode; a new one obeys the umask.
 
     Raises:
-        FileError: a system call failed; the old file is untouched.
+        FileError: a system call failed; the old file is unchanged.
     """
     aside = path.with_name(f".{path.name}.{secrets.token_hex(4)}.tmp")
     try:
@@ -124,24 +124,24 @@ def replacing(path: Path) -> Iterator[BinaryIO]:
 
 
 def leftovers(folder: Path) -> list[Path]:
-    """What killed writers left beside the files of `folder`."""
+    """Returns the temporary files in `folder` that killed processes left."""
     return [path for path in folder.glob(".*.tmp") if ASIDE.match(path.name)]
 
 
 def sweep(folder: Path) -> None:
-    """Removes the leftovers of `folder`."""
+    """Removes the temporary files that killed processes left in `folder`."""
     for leftover in leftovers(folder):
         with suppress(OSError):
             leftover.unlink()
 
 
 def to_json(value: Any) -> str:
-    """The one JSON spelling of a value: sorted, compact, ASCII, no NaN."""
+    """Returns the canonical JSON of a value: sorted, compact, ASCII, no NaN."""
     return json.dumps(value, sort_keys=True, separators=(",", ":"), allow_nan=False)
 
 
 def layout(tensors: Mapping[str, tuple[str, tuple[int, ...]]]) -> dict[str, Tensor]:
-    """Places tensors, given as name to (dtype, shape), one after another in the given order."""
+    """Assigns consecutive bytes to tensors, given as name to (dtype, shape), in order."""
     placed, start = {}, 0
     for name, (dtype, shape) in tensors.items():
         stop = start + DTYPES[dtype].itemsize * int(np.prod(shape, dtype=object))
@@ -151,9 +151,9 @@ def layout(tensors: Mapping[str, tuple[str, tuple[int, ...]]]) -> dict[str, Tens
 
 
 def seal(data_hash: hashlib._Hash, tensors: Mapping[str, Tensor], metadata: dict[str, Any]) -> str:
-    """The digest of a file: SHA-256 over its data section, then over the header as JSON.
+    """Returns the digest of a file: SHA-256 over its data section, then its header as JSON.
 
-    `data_hash` has read the data section; it is not changed.
+    `data_hash` has read the data section and is not changed.
     """
     whole = data_hash.copy()
     whole.update(to_json({"tensors": tensors, "metadata": metadata}).encode())
@@ -163,7 +163,7 @@ def seal(data_hash: hashlib._Hash, tensors: Mapping[str, Tensor], metadata: dict
 def pack_header(
     tensors: Mapping[str, Tensor], metadata: dict[str, Any], digest: str, size: int | None = None
 ) -> bytes:
-    """The length, the JSON header and its padding, `size` bytes in all where that is given."""
+    """Returns length, JSON header and padding; `size` bytes in total, if given."""
     header: dict[str, Any] = {
         name: {"dtype": t.dtype, "shape": list(t.shape), "data_offsets": [t.start, t.stop]}
         for name, t in tensors.items()
@@ -181,7 +181,7 @@ def pack_header(
 def _no_duplicates(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
     keys = dict(pairs)
     if len(keys) != len(pairs):
-        raise ValueError("a key stands twice")
+        raise ValueError("a key occurs twice")
     return keys
 
 
@@ -190,10 +190,10 @@ def _no_constants(name: str) -> None:
 
 
 def parse_json(text: str) -> Any:
-    """Parses JSON from a stranger: no duplicate keys, no NaN, no bottomless nesting.
+    """Parses untrusted JSON: refuses duplicate keys, NaN and deep nesting.
 
     Raises:
-        ValueError: it is not acceptable JSON.
+        ValueError: the text is not acceptable JSON.
     """
     try:
         return json.loads(text, object_pairs_hook=_no_duplicates, parse_constant=_no_constants)
@@ -203,10 +203,10 @@ def parse_json(text: str) -> Any:
 
 def _check_tensor(name: str, entry: Any, start: int) -> Tensor:
     if not isinstance(entry, dict) or set(entry) != {"dtype", "shape", "data_offsets"}:
-        raise ValueError(f"tensor {name!r} is not described")
+        raise ValueError(f"tensor {name!r} needs dtype, shape and data_offsets")
     dtype, shape, offsets = entry["dtype"], entry["shape"], entry["data_offsets"]
     if not isinstance(dtype, str) or dtype not in DTYPES:
-        raise ValueError(f"tensor {name!r} has a type that charnn does not use")
+        raise ValueError(f"tensor {name!r} has an unknown type")
     numbers = (
         [*shape, *offsets] if isinstance(shape, list) and isinstance(offsets, list) else [None]
     )
@@ -218,14 +218,14 @@ def _check_tensor(name: str, entry: Any, start: int) -> Tensor:
     for n in shape:
         size *= n
     if offsets != [start, start + size]:
-        raise ValueError(f"tensor {name!r} does not lie where it should")
+        raise ValueError(f"tensor {name!r} should be at bytes {start} to {start + size}")
     return Tensor(dtype, tuple(shape), start, start + size)
 
 
 def read_header(file: BinaryIO, path: Path) -> Header:
-    """Reads and checks the header of an open file, allocating no more than the header.
+    """Reads and checks the header of an open file; allocates no more than the header.
 
-    The file must hold exactly what the header says: no hole, no overlap, no byte too many.
+    The file must match the header exactly: no gap, no overlap, no extra byte.
 
     Raises:
         DamagedFile: the file is damaged, hostile, or of another kind.
@@ -234,7 +234,7 @@ def read_header(file: BinaryIO, path: Path) -> Header:
     first = file.read(24)
     length = int.from_bytes(first[:8], "little")
     if len(first) < 24 or length > min(file_size - 8, MAX_HEADER_BYTES):
-        # Only now: the length of a good header may begin as a pickle does (1152 is 80 04).
+        # Only here: the length of a valid header may look like a pickle (1152 is 80 04).
         for magic, kind in OTHER_KINDS.items():
             if first.startswith(magic):
                 raise DamagedFile(f"{path} is not a charnn file: it is {kind}")
@@ -247,7 +247,7 @@ def read_header(file: BinaryIO, path: Path) -> Header:
 
 
 def parse_header(text: bytes, file_size: int, path: Path) -> Header:
-    """Checks the JSON of a header against the size of its file; see `read_header`."""
+    """Parses and checks the JSON of a header, see `read_header`."""
     try:
         header = parse_json(text.decode())
         if not isinstance(header, dict):
@@ -256,13 +256,13 @@ def parse_header(text: bytes, file_size: int, path: Path) -> Header:
         if not isinstance(metadata, dict) or METADATA_KEY not in metadata:
             raise DamagedFile(f"{path} is a safetensors file that charnn did not write")
         if len(metadata) != 1 or not isinstance(metadata[METADATA_KEY], str):
-            raise ValueError("the metadata is not one text")
+            raise ValueError("the metadata is not a single string")
         ours = parse_json(metadata[METADATA_KEY])
         if not isinstance(ours, dict):
             raise ValueError("the metadata is not an object")
-        # The digest is over values; two spellings of one value would hide a flipped bit.
+        # The digest covers values, so two spellings of one value could hide a flipped bit.
         if to_json(ours) != metadata[METADATA_KEY]:
-            raise ValueError("the metadata is not spelt as charnn spells it")
+            raise ValueError("the metadata is not canonical JSON")
         tensors: dict[str, Tensor] = {}
         end = 0
         for name, entry in sorted(header.items(), key=_by_offset):
@@ -282,19 +282,19 @@ def _by_offset(item: tuple[str, Any]) -> tuple[int, int]:
         start, stop = item[1]["data_offsets"][:2]
         if type(start) is int and type(stop) is int:
             return start, stop
-    raise ValueError(f"tensor {item[0]!r} is not described")
+    raise ValueError(f"tensor {item[0]!r} needs dtype, shape and data_offsets")
 
 
 def check_digest(header: Header, data_hash: hashlib._Hash, path: Path) -> None:
-    """Compares the digest in the header with what was read.
+    """Compares the digest in the header with that of the data.
 
     Raises:
-        DamagedFile: they differ.
+        DamagedFile: the digests differ.
     """
     metadata = {key: value for key, value in header.metadata.items() if key != "digest"}
     try:
         found = seal(data_hash, header.tensors, metadata)
-    except RecursionError:  # a level deeper than what could just be parsed
+    except RecursionError:  # one level deeper than the parser allowed
         raise damaged(path, "its metadata is nested too deeply") from None
     if header.metadata.get("digest") != found:
         raise DamagedFile(
@@ -303,11 +303,11 @@ def check_digest(header: Header, data_hash: hashlib._Hash, path: Path) -> None:
 
 
 def check_kind(metadata: Mapping[str, Any], kind: str, newest: int, path: Path) -> None:
-    """Says what a file is when it is not of the wanted kind, or too new to be understood.
+    """Checks that a file is of a kind, in a format that this version reads.
 
     Raises:
-        NewerFile: its format is newer than `newest`.
-        DamagedFile: it is another kind of file.
+        NewerFile: the format is newer than `newest`.
+        DamagedFile: the file is of another kind.
     """
     found = metadata.get("kind")
     if found != kind:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ast
+import re
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -73,6 +74,17 @@ UNSAFE_MODULES = {"dill", "joblib", "marshal", "pickle", "shelve"}
 TORCH_ROOMS = PACKAGES["torch"]
 
 
+# Modules outside charnn/ngrams that mention n-grams. The list may only get shorter.
+KNOW_NGRAMS = {
+    *("__init__", "cli.train", "cli.plan", "training.launch"),  # choose the final step
+    *("checkpoint", "evaluation", "generation.model", "predictor"),  # carry and read a mixture
+    *("engines.native", "engines.compiled", "export.c_program", "export.page"),  # repeat it
+    *("config", "config.training"),  # --ngram
+    *("cli.console", "cli.runs", "cli.show", "report.history", "report.page"),  # report it
+    *("scoring.baselines", "report.facts", "cli.evaluate"),  # n-grams as a baseline
+}
+
+
 def module_name(path: Path) -> str:
     parts = path.relative_to(ROOT / "charnn").with_suffix("").parts
     if len(parts) > 1 and parts[-1] == "__init__":
@@ -131,6 +143,16 @@ def test_a_module_imports_only_packages_that_its_room_may(module: str) -> None:
     packages = {room_of(name) for name in imports_of(module)} - {"charnn"}
     foreign = packages - sys.stdlib_module_names
     assert set() == {name for name in foreign if room_of(module) not in PACKAGES.get(name, set())}
+
+
+def test_few_modules_know_that_there_are_n_grams() -> None:
+    found = {
+        name
+        for name, path in MODULES.items()
+        if room_of(name) != "ngrams"
+        and re.search("n-?gram", path.read_text("utf-8"), re.IGNORECASE)
+    }
+    assert KNOW_NGRAMS >= found
 
 
 def test_no_imports_go_round_in_a_circle() -> None:

@@ -63,7 +63,7 @@ def test_a_link_that_leads_out_of_the_folder_is_no_run(tmp_path: Path) -> None:
     root = tmp_path / "root"
     root.mkdir()
     (root / "link").symlink_to(outside.folder)
-    with pytest.raises(FileError, match="is a link that leads elsewhere"):
+    with pytest.raises(FileError, match="--name"):
         Run(root, "link")
     assert [] == list_runs(root)
     assert "link-2" == free_name(root, "link")
@@ -320,7 +320,7 @@ def test_a_full_disk_is_told_once_and_leaves_no_torn_line(
         warning = log.append({"step": 2})
         assert warning is not None
         assert "the disk is full" in warning
-        assert "training goes on without the log" in warning
+        assert "metrics.jsonl" in warning
         assert "\n" not in warning
         assert log.append({"step": 3}) is None
     assert log.append({"step": 4}) is None

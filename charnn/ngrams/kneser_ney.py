@@ -1,4 +1,4 @@
-"""The n-gram of symbols: what counting alone gives, the baseline of every network.
+"""N-gram models of symbols, the baseline of every network.
 
 Interpolated modified Kneser-Ney smoothing (S. F. Chen, J. Goodman: An Empirical Study of Smoothing
 Techniques for Language Modeling, Harvard TR-10-98, 1998). Every distribution sums to 1.
@@ -13,7 +13,7 @@ from typing import Any, NamedTuple
 import numpy as np
 import numpy.typing as npt
 
-Array = npt.NDArray[Any]  # of ids, places or floats, one a token or one an n-gram
+Array = npt.NDArray[Any]  # ids, places or floats; one per token or one per n-gram
 
 MAX_ORDER = 8
 COLD = 256
@@ -22,8 +22,8 @@ COLD = 256
 class Counts(NamedTuple):
     """Discounted counts: the `share` of each n-gram in its context, the `rest` of each context.
 
-    The rest goes to the shorter context. Both end with one entry more, so that place -1, which
-    stands for what was never seen, has share 0 and rest 1.
+    The rest is the probability left to the shorter context. Both arrays have one more entry at the
+    end, so that place -1, an unseen n-gram, has share 0 and rest 1.
     """
 
     share: Array
@@ -31,11 +31,11 @@ class Counts(NamedTuple):
 
 
 class Level(NamedTuple):
-    """The different n-grams of one length, sorted by context.
+    """The distinct n-grams of one length, sorted by context.
 
-    A key is `place of the context in the level below * vocab_size + last character`. `whole` goes
-    by how often each occurs, `kept` by how many characters come before it: what Kneser and Ney
-    found to tell more where a longer context has already been asked.
+    A key is `place of the context in the level below * vocab_size + last symbol`. `whole` discounts
+    the number of occurrences; `kept` discounts the number of distinct preceding symbols, which
+    Kneser and Ney found better when backing off from a longer context.
     """
 
     keys: Array
@@ -44,10 +44,10 @@ class Level(NamedTuple):
 
 
 class NGram:
-    """The models of order 1 to `order` of a text, in one: they share what they count."""
+    """N-gram models of order 1 to `order` of one text, which share their counts."""
 
     def __init__(self, ids: Array, vocab_size: int, order: int = MAX_ORDER) -> None:
-        """`vocab_size` includes characters that are only in texts to be scored."""
+        """Counts ids (T,); `vocab_size` includes symbols that occur only in other texts."""
         self.vocab_size = vocab_size
         self.levels: list[Level] = []
         for keys, counts, before, dropped in count_ngrams(ids, vocab_size, order):
@@ -56,10 +56,10 @@ class NGram:
             self.levels.append(Level(keys, whole, kept))
 
     def nats(self, ids: Array, reach: Array) -> Array:
-        """The loss (order, T) of each of `ids` (T,) under the model of each order.
+        """Returns the loss (order, T) of each of `ids` (T,) under the model of each order.
 
-        `reach` (T,) says how many characters before it each one may be judged by; where that is
-        less than a model looks at, the longest model that it is enough for stands in.
+        `reach` (T,) is the number of symbols of context at each place; where it is shorter than the
+        context of a model, the longest model that fits replaces it.
         """
         lower = best = np.full(len(ids), 1 / self.vocab_size)
         contexts = np.zeros(len(ids), np.int64)
@@ -76,25 +76,25 @@ class NGram:
         return np.array(rows)
 
     def cold(self, ids: Array, window: int = COLD) -> Array:
-        """Mean nats by order, in windows that start knowing nothing; the partial one is dropped."""
+        """Returns mean nats by order in windows without context; drops the last partial window."""
         ids = ids[: (len(ids) - 1) // window * window + 1]
         losses: Array = self.nats(ids, (np.arange(len(ids)) - 1) % window + 1)[:, 1:].mean(1)
         return losses
 
     def carried(self, ids: Array) -> Array:
-        """Mean nats by order, in one pass."""
+        """Returns mean nats by order in one pass."""
         losses: Array = self.nats(ids, np.arange(len(ids)))[:, 1:].mean(1)
         return losses
 
 
 class Counted(NamedTuple):
-    """The different n-grams of one length that are kept, sorted by context.
+    """The distinct n-grams of one length that are kept, sorted by context.
 
     Attributes:
-        keys: place of the context among the n-grams one shorter, times vocab_size, and the symbol.
-        counts: how often each occurs.
-        before: how many different symbols come before each; of the last length its counts.
-        dropped: how many n-grams are not kept, by the place of their context.
+        keys: place of the context among the n-grams one shorter, times vocab_size, plus the symbol.
+        counts: number of occurrences.
+        before: number of distinct preceding symbols; for the longest n-grams their counts.
+        dropped: number of n-grams not kept, by the place of their context.
     """
 
     keys: Array
@@ -106,14 +106,14 @@ class Counted(NamedTuple):
 def count_ngrams(
     ids: Array, vocab_size: int, order: int, most: int | None = None, once: int | None = None
 ) -> list[Counted]:
-    """The n-grams of ids (T,) by length.
+    """Counts the n-grams of ids (T,) by length.
 
-    Those longer than `once` are kept if they occur twice. Lengths that would bring more than `most`
-    n-grams in all are left out.
+    N-grams longer than `once` are kept if they occur twice. Counting stops before the length that
+    would exceed `most` n-grams in total.
     """
     ids = ids.astype(np.int64, copy=False)
     found: list[Counted] = []
-    places = np.zeros(len(ids), np.int32)  # of the n-gram that begins at each symbol, or -1
+    places = np.zeros(len(ids), np.int32)  # the n-gram that begins at each symbol, or -1
     kept, below = 0, 1
     for skip in range(min(order, len(ids))):
         begin = np.flatnonzero(places[: len(ids) - skip] >= 0)
@@ -131,7 +131,7 @@ def count_ngrams(
         number = np.where(keep, np.cumsum(keep) - 1, -1).astype(np.int32)
         longer = np.full(len(ids) - skip, -1, np.int32)
         longer[begin] = number[which]
-        if found:  # each n-gram one longer is another symbol before the one that it ends in
+        if found:  # each longer n-gram puts a distinct symbol before its suffix
             each = np.concatenate([begin[first[keep]], np.flatnonzero(longer < 0)])
             ends = places[each + 1]
             before = np.bincount(ends[ends >= 0], minlength=below)
@@ -144,10 +144,10 @@ def count_ngrams(
 
 
 def discount(counts: Array, contexts: Array, dropped: Array) -> Counts:
-    """Takes from each count what its size (1, 2, 3 and more) tells.
+    """Subtracts from each count the discount of its size (1, 2, 3 and more).
 
-    A context has its place in `dropped`: how many n-grams of a count of 1 were not kept in it. What
-    they had goes to the rest.
+    `dropped` holds the number of n-grams with a count of 1 that were not kept, by context; their
+    probability goes to the rest.
     """
     below, given = len(dropped), discounts(counts, int(dropped.sum()))
     taken = np.concatenate([[0], given])[np.minimum(counts, 3)]
@@ -158,19 +158,19 @@ def discount(counts: Array, contexts: Array, dropped: Array) -> Counts:
 
 
 def discounts(counts: Array, ones: int) -> Array:
-    """What is taken from a count of 1, of 2, and of 3 and more; `ones` counts of 1 come on top."""
+    """Returns the discounts of counts 1, 2, and 3 or more; adds `ones` counts of 1."""
     sizes = np.bincount(np.minimum(counts, 5), minlength=6)[1:5].astype(float)
     sizes[0] += ones
     if not sizes.all():
-        return np.array([0.5, 1.0, 1.5])  # where too few n-grams tell
+        return np.array([0.5, 1.0, 1.5])  # too few n-grams for an estimate
     steps = np.array([1, 2, 3])
     taken = steps - (steps + 1) * sizes[0] / (sizes[0] + 2 * sizes[1]) * sizes[1:] / sizes[:3]
-    given: Array = np.clip(taken, 0.1, steps)  # more than nothing, or a probability could be 0
+    given: Array = np.clip(taken, 0.1, steps)  # at 0, a probability could be 0
     return given
 
 
 def choose_order(ids: Array, vocab_size: int, order: int = MAX_ORDER) -> tuple[int, Array]:
-    """The order that does best on the last tenth of `ids` after the rest, and the loss of each."""
+    """Returns the order with the lowest loss on the last tenth of `ids`, and the loss of each."""
     cut = len(ids) * 9 // 10
     losses = NGram(ids[:cut], vocab_size, order).carried(ids[cut:])
     return int(losses.argmin()) + 1, losses

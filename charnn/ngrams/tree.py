@@ -1,13 +1,13 @@
-"""The n-grams of a text as a tree, small enough to lie in a model's file.
+"""The n-grams of a text as a tree, small enough for a model's file.
 
-Node 0 is the empty context. The children of a node are the symbols that were seen after it, in
-order; the nodes of one depth lie one after another, by their parents. So symbols, counts, numbers
-of children and of n-grams that were not kept are all there is to keep.
+Node 0 is the empty context. The children of a node are the symbols seen after it, in order; nodes
+of one depth are consecutive and ordered by parent. Four arrays hold the tree: symbols, counts,
+numbers of children, and numbers of n-grams that were not kept.
 
 The probabilities follow interpolated modified Kneser-Ney smoothing (`charnn.ngrams.kneser_ney`),
-in one order of float64 operations that the engine and a page repeat (docs/int8.md).
+in an order of float64 operations that the C engine and the page repeat (docs/int8.md).
 
-Shapes: N nodes but the first, C contexts, K = order of the n-grams, V symbols, B places in a text.
+Shapes: N nodes but the first, C contexts, K = order of the n-grams, V symbols, B streams, T steps.
 """
 
 from __future__ import annotations
@@ -22,20 +22,21 @@ from charnn.errors import DamagedFile
 from charnn.ngrams.kneser_ney import Array, Counts, count_ngrams, discount, discounts
 from charnn.ngrams.section import NGRAM_ARRAYS, MixtureWeights, NGramSection
 
-MAX_TOKENS = 5_000_000  # of a text, from its start: counting takes some 100 bytes for each
-MAX_NODES = 1 << 22  # takes some 200 MB; float32, in which states hold nodes, counts to 1 << 24
-LEAST = 2.0**-40  # of what counts say, where a logarithm is taken
-NOWHERE = -1  # stands for the node of a context that is not there
+MAX_TOKENS = 5_000_000  # from the start of a text; counting takes about 100 bytes per token
+MAX_NODES = 1 << 22  # about 200 MB; states hold nodes as float32, exact up to 1 << 24
+LEAST = 2.0**-40  # lowest probability that a logarithm is taken of
+NOWHERE = -1  # the node of an unseen context
 
 
 class NGramTree:
-    """The n-grams of up to `order` symbols: places of contexts in, probabilities (V,) out.
+    """N-grams of up to `order` symbols: maps the nodes of a context to probabilities (V,).
 
-    Where a text stands is `nodes` (K,): those of its latest 0, 1, ... K-1 symbols, or `NOWHERE`.
+    The position of a text is `nodes` (K,): the nodes of its last 0, 1, ... K-1 symbols, or
+    `NOWHERE`.
 
     Attributes:
-        first: the first child of each context, and where the next one would be: (C + 1,).
-        discounts: what is taken from a count of 1, 2, and 3 and more, by length: (K, 3).
+        first: first child of each context, and the end of the last one's children: (C + 1,).
+        discounts: discounts of counts 1, 2, and 3 or more, by length: (K, 3).
     """
 
     def __init__(
@@ -49,30 +50,34 @@ class NGramTree:
     ) -> None:
         """Takes symbols (N,) and counts (N,) of all nodes but the first, children and dropped (C,).
 
-        Children are their numbers, of all nodes but the deepest; dropped how many more occurred
-        once and were not kept. Counts are of occurrences for the longest n-grams, and of the
-        different symbols before them for the shorter ones.
+        ``children`` and ``dropped`` are the numbers of kept and of not kept children of each
+        context. ``counts`` are occurrences for the longest n-grams, and distinct preceding symbols
+        for the shorter ones.
 
         Raises:
-            ValueError: they are no tree of n-grams.
+            ValueError: the arrays are no tree of n-grams.
         """
         self.vocab_size, self.order = vocab_size, order
         self.symbols, self.counts = symbols, counts
         self.children, self.dropped = children, dropped
         size = len(symbols) + 1
         if len(counts) + 1 != size or not 2 <= size <= MAX_NODES:
-            raise ValueError("its n-grams have not one symbol and one count each")
+            raise ValueError(
+                f"its n-grams need one symbol and one count each, for 1 to {MAX_NODES - 1:,}"
+            )
         if not 1 <= len(children) < size or len(dropped) != len(children):
             raise ValueError("its n-grams have no contexts")
         self.first: Array = np.concatenate([[1], 1 + np.cumsum(children, dtype=np.int64)])
-        if self.first[-1] != size:  # before as many are made room for as a file says
-            raise ValueError("its n-grams hang from no context")
+        if self.first[-1] != size:  # checked before an array of this size is allocated
+            raise ValueError("its child counts do not match its number of n-grams")
         self._parents: Array = np.repeat(np.arange(len(children)), children)
         if (self._parents >= np.arange(1, size)).any():
-            raise ValueError("its n-grams hang from no context")
+            raise ValueError("its n-grams come before their contexts")
         self.keys: Array = self._parents * vocab_size + symbols.astype(np.int64)
         if symbols.max() >= vocab_size or (np.diff(self.keys) <= 0).any():
-            raise ValueError("its n-grams are out of order, or of symbols that are not there")
+            raise ValueError(
+                "its n-grams are not sorted, or their symbols are outside the vocabulary"
+            )
         self._levels = self._divided()
         found = [
             discounts(counts[below], int(dropped[above].sum())) for above, below in self._levels
@@ -80,7 +85,7 @@ class NGramTree:
         self.discounts: Array = np.array(found)
 
     def _divided(self) -> list[tuple[slice, slice]]:
-        """The contexts of each length, and the places of their children in `symbols`."""
+        """Returns for each length the contexts and the places of their children in `symbols`."""
         levels, start, stop = [], 0, 1
         for _ in range(self.order):
             if start == stop or stop > len(self.children):
@@ -89,12 +94,12 @@ class NGramTree:
             levels.append((slice(start, stop), slice(below - 1, end - 1)))
             start, stop = below, end
         if len(levels) != self.order or start == stop or start != len(self.children):
-            raise ValueError(f"its n-grams are not of {self.order} symbols")
+            raise ValueError(f"the longest of its n-grams does not have {self.order} symbols")
         return levels
 
     @cached_property
     def _weights(self) -> Counts:
-        """What each node has of its context's probability, and what each context leaves."""
+        """Discounted share of each node in its context, and rest of each context."""
         given, rest = [], []
         for above, below in self._levels:
             parents = self._parents[below] - above.start
@@ -105,7 +110,7 @@ class NGramTree:
 
     @classmethod
     def of(cls, ids: Array, vocab_size: int, order: int, once: int | None = None) -> NGramTree:
-        """Counts ids (T,), at most `MAX_TOKENS` of them; of lesser order where it grows too large.
+        """Counts the first `MAX_TOKENS` of ids (T,), with a lower order if the tree gets too large.
 
         N-grams longer than `once` are kept if they occur twice.
 
@@ -135,7 +140,7 @@ class NGramTree:
         return NGramSection(self.order, weights, self.to_arrays())
 
     def to_arrays(self) -> dict[str, Array]:
-        """What `from_arrays` takes, one dimension each."""
+        """Returns the arrays that `from_arrays` takes, one dimension each."""
         return {name: getattr(self, name) for name in NGRAM_ARRAYS}
 
     @classmethod
@@ -144,25 +149,24 @@ class NGramTree:
 
         Raises:
             KeyError: an array is missing.
-            ValueError: they are no tree of n-grams.
+            ValueError: the arrays are no tree of n-grams.
         """
         return cls(vocab_size, order, *(arrays[name] for name in NGRAM_ARRAYS))
 
     def start(self) -> Array:
-        """The nodes (K,) of a text that begins: the empty context alone."""
+        """Returns the nodes (K,) at the start of a text: the empty context alone."""
         return np.array([0] + [NOWHERE] * (self.order - 1))
 
     def after(self, nodes: Array, symbols: Array | int) -> Array:
-        """The nodes (..., K) of texts that stood at nodes (..., K) and read symbols (...)."""
+        """Returns the nodes (..., K) after symbols (...) are read at nodes (..., K)."""
         first = np.zeros((*nodes.shape[:-1], 1), np.int64)
         longer = self._children(nodes[..., :-1], np.asarray(symbols)[..., None])
         return np.concatenate([first, longer], -1)
 
     def walk(self, nodes: Array, symbols: Array) -> Array:
-        """The nodes (T, B, K) after each of symbols (T, B), of texts that stood at nodes (B, K).
+        """Returns the nodes (T, B, K) after each of symbols (T, B), from nodes (B, K).
 
-        As `after` gives them, one after another, but for all T at once: a context is one shorter
-        before its last symbol.
+        Equals T calls of `after`, but runs length by length for all T at once.
         """
         found = np.zeros((*symbols.shape, self.order), np.int64)
         for length in range(1, self.order):
@@ -171,16 +175,18 @@ class NGramTree:
         return found
 
     def _children(self, nodes: Array, symbols: Array) -> Array:
-        """The node that each symbol leads to, or `NOWHERE`; of a context, where it is one."""
+        """Returns the child of each node by symbol, or `NOWHERE` if it is no context."""
         wanted = nodes * self.vocab_size + symbols
         places = np.minimum(self.keys.searchsorted(wanted), len(self.keys) - 1)
         found = (self.keys[places] == wanted) & (nodes >= 0)
-        found &= places + 1 < len(self.children)  # others are none, in a state from elsewhere
+        found &= places + 1 < len(
+            self.children
+        )  # false for the deepest nodes, which a foreign state may hold
         return np.where(found, places + 1, NOWHERE)
 
     def probabilities(self, nodes: Array) -> Array:
-        """What comes next (V,) where a text stands at nodes (K,)."""
-        given, rest = self._weights  # of one text without arrays of places: six times as fast
+        """Returns the distribution (V,) of the next symbol at nodes (K,)."""
+        given, rest = self._weights  # without index arrays: six times as fast for one text
         p: Array = np.zeros(self.vocab_size)
         left = 1.0
         for node in nodes[::-1].tolist():
@@ -192,7 +198,7 @@ class NGramTree:
         return p
 
     def probabilities_at(self, nodes: Array) -> Array:
-        """The same (B, V) for nodes (B, K): from the longest context on, what each leaves."""
+        """Returns the distributions (B, V) at nodes (B, K), from the longest context down."""
         given, rest = self._weights
         p: Array = np.zeros((len(nodes), self.vocab_size))
         left = np.ones(len(nodes))
@@ -227,5 +233,5 @@ def tree_and_weights(
 
 
 def _small(numbers: Array) -> Array:
-    """The same in the smallest type that holds them."""
+    """Returns the numbers in the smallest unsigned type that holds them."""
     return numbers.astype(np.min_scalar_type(int(numbers.max())))

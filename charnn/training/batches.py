@@ -1,8 +1,8 @@
 """Parallel streams for truncated backpropagation through time.
 
 The text is cut into B contiguous streams; window k of a pass holds the same T steps of each, so
-that the state after window k is the state before window k+1. From the second pass on, the cuts
-fall elsewhere each time: the text is read as a ring, from a place that is drawn.
+that the state after window k is the state before window k+1. Each later pass reads the text as a
+ring from a random offset, so the cuts differ between passes.
 
 Shapes: B streams, T steps.
 """
@@ -19,9 +19,9 @@ from charnn.errors import DamagedFile, TextError
 
 
 class Window(NamedTuple):
-    """Inputs (T, B) and the targets (T, B) that follow them, one step on.
+    """Inputs (T, B) and targets (T, B), one token later.
 
-    ``first`` says that the streams start again here: the state begins at the start state.
+    ``first`` marks the first window of a pass, which starts from the initial state.
     """
 
     inputs: torch.Tensor
@@ -30,12 +30,12 @@ class Window(NamedTuple):
 
 
 class StreamBatches:
-    """Windows of `bptt` steps over `batch_size` streams, a function of seed and step alone."""
+    """Windows of `bptt` steps over `batch_size` streams, determined by seed and step."""
 
     def __init__(
         self, tokens: npt.NDArray[Any], batch_size: int, bptt: int, vocab_size: int, seed: int = 0
     ) -> None:
-        """Raises TextError when the tokens do not fill one window."""
+        """Raises TextError if the tokens do not fill one window."""
         self.tokens, self.batch_size, self.bptt = tokens, batch_size, bptt
         self.vocab_size, self.seed = vocab_size, seed
         self.windows_per_epoch = (len(tokens) - 1) // batch_size // bptt
@@ -48,18 +48,18 @@ class StreamBatches:
 
     @property
     def tokens_per_window(self) -> int:
-        """Targets in a window."""
+        """Number of targets in a window."""
         return self.batch_size * self.bptt
 
     def tokens_before(self, step: int) -> int:
-        """Targets in all windows before that of `step`."""
+        """Returns the number of targets in all windows before `step`."""
         return step * self.tokens_per_window
 
     def window(self, step: int) -> Window:
-        """The window of a step, counted from 0 over all passes.
+        """Returns the window of a step, counted from 0 over all passes.
 
         Raises:
-            DamagedFile: an id lies outside the vocabulary.
+            DamagedFile: an id is outside the vocabulary.
         """
         epoch, index = divmod(step, self.windows_per_epoch)
         starts = np.arange(self.batch_size) * self.stream_length + index * self.bptt
@@ -71,7 +71,7 @@ class StreamBatches:
         return Window(both[:-1], both[1:], index == 0)
 
     def _start(self, epoch: int) -> int:
-        """Where a pass begins: the first at the beginning."""
+        """Returns the offset of a pass: 0 for the first, random for the others."""
         if not epoch:
             return 0
         generator = torch.Generator().manual_seed((self.seed << 31) + epoch)

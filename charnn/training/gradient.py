@@ -1,4 +1,4 @@
-"""The gradient of one window, of streams or of lines, and the state after it.
+"""Computes the gradient of a window of streams or lines, and the state after it.
 
 Shapes: B streams, T steps, V symbols.
 """
@@ -19,9 +19,9 @@ from charnn.training.line_batches import LineWindow
 
 
 def begin(network: LanguageModel, window: Window | LineWindow, state: State) -> State:
-    """The state that a window starts from: `state`, at the start state where a text begins.
+    """Returns the state that a window starts from: `state`, or the initial state for a new text.
 
-    Gradients stop here, memory does not.
+    The state is carried over without its gradient.
     """
     if isinstance(window, Window):
         return network.initial_state(window.inputs.shape[1]) if window.first else detach(state)
@@ -35,10 +35,10 @@ def backward(
     state: State,
     generator: torch.Generator | None = None,
 ) -> tuple[float, State]:
-    """Leaves the gradient of the mean loss in the network, and no other.
+    """Sets the gradient of the network to that of the mean loss.
 
-    Returns the loss in nats per target, and the state after the window. `state` is what `begin`
-    gave; `generator` draws the dropout masks.
+    Returns the loss in nats per target and the state after the window. `state` comes from `begin`;
+    `generator` draws the dropout masks.
     """
     network.zero_grad()
     if isinstance(window, LineWindow):

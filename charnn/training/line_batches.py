@@ -1,12 +1,12 @@
-"""Windows over lines that have nothing to do with each other, for truncated backpropagation.
+"""Windows over independent lines for truncated backpropagation.
 
-A line is read from the start state: a newline is fed first, and the newline that ends it is its
-last target. It is cut into pieces of T steps; a stream reads the pieces of a line in order, with
-the state carried from one to the next, then those of another line, whose first piece begins at
-the start state. Where a piece is shorter than the window, the rest of it is padding, not counted.
+A line is read from the initial state: its first input is a newline and its last target is the
+newline that ends it. Lines are cut into pieces of T steps. A stream reads the pieces of a line in
+order with the state carried, then another line from the initial state. A piece shorter than the
+window is padded; padding does not count.
 
-Which stream reads which lines, and in what order, is drawn anew for each pass from the seed.
-How many windows a pass takes depends on the lengths of the lines alone.
+The seed assigns lines to streams and orders them, differently for each pass. The number of windows
+in a pass depends on the lengths of the lines alone.
 
 Shapes: N lines, B streams, T steps, W windows in a pass.
 """
@@ -24,33 +24,33 @@ import torch
 from charnn.errors import DamagedFile, TextError
 from charnn.evaluation import IGNORED
 
-# A window is computed in parts, its streams sorted by what they have left, so that a short line
-# is not padded to the longest; parts of fewer streams than these would be slower, not faster.
+# A window is computed in parts of streams with similar lengths, so that short lines get little
+# padding; parts with fewer streams would be slower.
 PARTS, PART_STREAMS = 4, 32
 
 Ids = npt.NDArray[Any]
 
 
 def line_lengths(tokens: Ids, newline: int) -> Ids:
-    """Targets of each line, its newline included: (N,) int64. What follows the last is left out."""
+    """Returns the targets of each line with its newline: (N,) int64; ignores an unfinished line."""
     return np.diff(np.flatnonzero(tokens == newline), prepend=-1)
 
 
 class LineLayout:
-    """How N lines are laid out on B streams: as evenly as the longest of them allows.
+    """An assignment of N lines to B streams, as even as the longest line allows.
 
     Attributes:
-        windows: W, how many a pass takes.
-        streams: for each line, from the one with the most pieces to the one with the fewest, the
-            stream that reads it; then those of the idle pieces that fill the streams up: (N + I,).
+        windows: W, the number of windows in a pass.
+        streams: the stream of each line, from the most pieces to the fewest, then the streams of
+            the I idle pieces that fill them up: (N + I,).
     """
 
     def __init__(self, lengths: Ids, batch_size: int, bptt: int) -> None:
-        """Takes the targets of each line, (N,), N at least 1."""
+        """Takes the targets of each line (N,), N at least 1."""
         self.pieces = -(-lengths // bptt)
         falling = -np.sort(-self.pieces)
-        # The longest first, each to the stream that has the least (Graham 1969): at most a third
-        # above the best there is, and even to one piece where most lines are of one piece.
+        # Longest first, each to the stream with the fewest pieces (Graham 1969): at most a third
+        # above the optimum, and even to one piece if most lines have one piece.
         streams = np.arange(len(lengths)) % batch_size
         load = np.bincount(streams, minlength=batch_size)
         if falling[0] > 1:
@@ -68,7 +68,7 @@ class LineLayout:
 
 
 class Part(NamedTuple):
-    """Some streams of a window: which, (P,), their inputs and targets (T, P), padded at the end."""
+    """P streams of a window: their indices (P,), inputs and targets (T, P), padded at the end."""
 
     streams: torch.Tensor
     inputs: torch.Tensor
@@ -76,9 +76,9 @@ class Part(NamedTuple):
 
 
 class LineWindow(NamedTuple):
-    """What each stream reads in a step.
+    """One window of all streams.
 
-    ``fresh`` (B,) says where a line begins; ``size`` is the number of targets that are no padding.
+    ``fresh`` (B,) marks streams that begin a line; ``size`` is the number of targets but padding.
     """
 
     parts: list[Part]
@@ -87,7 +87,7 @@ class LineWindow(NamedTuple):
 
 
 class _Pass(NamedTuple):
-    """Where the piece of each window and stream starts, and how long it is, 0 if idle: (W, B)."""
+    """Start and length, 0 if idle, of the piece of each window and stream: (W, B)."""
 
     starts: Ids
     counts: Ids
@@ -96,7 +96,7 @@ class _Pass(NamedTuple):
 
 
 class LineBatches:
-    """Windows of lines, a function of seed and step alone."""
+    """Windows of lines, determined by seed and step."""
 
     def __init__(
         self,
@@ -107,26 +107,26 @@ class LineBatches:
         newline: int,
         seed: int = 0,
     ) -> None:
-        """Raises TextError when there is no line."""
+        """Raises TextError if there is no line."""
         self.tokens, self.newline = tokens, newline
         self.batch_size, self.bptt = batch_size, bptt
         self.vocab_size, self.seed = vocab_size, seed
         self.lengths = line_lengths(tokens, newline)
         if not len(self.lengths):
-            raise TextError("the training text has no line: every line ends with a newline")
+            raise TextError("the training text has no line; end each line with a newline")
         self.starts = np.cumsum(self.lengths) - self.lengths
         self.layout = LineLayout(self.lengths, batch_size, bptt)
         self.windows_per_epoch = self.layout.windows
         self._pass = lru_cache(maxsize=2)(self._draw_pass)
 
     def tokens_before(self, step: int) -> int:
-        """Targets in all windows before that of `step`."""
+        """Returns the number of targets in all windows before `step`."""
         epoch, index = divmod(step, self.windows_per_epoch)
         whole = epoch * int(self.lengths.sum())
         return whole + (int(self._pass(epoch).before[index]) if index else 0)
 
     def window(self, step: int) -> LineWindow:
-        """The window of a step, counted from 0 over all passes.
+        """Returns the window of a step, counted from 0 over all passes.
 
         Raises:
             DamagedFile: an id lies outside the vocabulary.
@@ -147,7 +147,7 @@ class LineBatches:
         places = starts[streams] + steps
         real = steps < counts[streams]
         targets = self.tokens[np.where(real, places, 0)].astype(np.int64)
-        # Every line stands after the newline of another; the first after the end of the ring.
+        # The token before a line is the newline of the previous one; the first line has none.
         inputs = self.tokens[np.where(real, places - 1, 0)].astype(np.int64)
         inputs[places == 0] = self.newline
         if max(inputs.max(), targets.max()) >= self.vocab_size:

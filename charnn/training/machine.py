@@ -1,4 +1,4 @@
-"""What the machine can do: settings that speed training up, and measurements of the moment."""
+"""The machine: process settings for speed, memory limits and speed measurements."""
 
 from __future__ import annotations
 
@@ -29,11 +29,11 @@ STEP_MARGIN = 1.04
 
 @contextmanager
 def prepared(threads: int) -> Iterator[None]:
-    """Sets the process up for a block: threads, no denormals, memory kept between steps.
+    """Configures the process for a block: threads, no denormals, memory kept between steps.
 
-    Denormal numbers slow a recurrent step down many times over. glibc hands large blocks back to
-    the kernel at every step and asks for them again, which costs up to half of the time; that
-    setting stays after the block, as it cannot be read.
+    Denormal numbers slow a recurrent step many times over. glibc returns large blocks to the kernel
+    at every step and requests them again, which costs up to half of the time; this setting stays
+    after the block, since glibc cannot report the old one.
     """
     before = torch.get_num_threads()
     torch.set_num_threads(threads)
@@ -50,15 +50,15 @@ def prepared(threads: int) -> Iterator[None]:
 
 
 def default_threads() -> int:
-    """As many threads as torch takes by itself: one for each core that the process may use."""
+    """Returns torch's default: one thread per core that the process may use."""
     return torch.get_num_threads()
 
 
 def choose_device(device: str) -> str:
-    """The device that `auto` means here, or `device` itself where it is there.
+    """Returns the device that `auto` means here, or `device` if it is available.
 
     Raises:
-        ConfigError: it is not there.
+        ConfigError: the device is not available.
     """
     there = {
         "cpu": True,
@@ -69,12 +69,12 @@ def choose_device(device: str) -> str:
         return "cuda" if there["cuda"] else "cpu"
     if not there.get(device):
         have = ", ".join(name for name, is_there in there.items() if is_there)
-        raise ConfigError(f"device {device!r} is not available here; there is: {have}")
+        raise ConfigError(f"--device {device} is not available here; choose from auto, {have}")
     return device
 
 
 def has_bfloat16(device: str) -> bool:
-    """Whether bfloat16 is done in hardware; elsewhere it is slower or fails."""
+    """Returns True if the hardware computes in bfloat16; otherwise it is slower or fails."""
     if device == "cuda":
         return bool(torch.cuda.is_bf16_supported())
     if device == "mps":
@@ -85,7 +85,7 @@ def has_bfloat16(device: str) -> bool:
 
 
 def _cpu_info(key: str) -> str:
-    """A field of the first processor in /proc/cpuinfo; empty where there is no such thing."""
+    """Returns a field of the first processor in /proc/cpuinfo, or an empty string."""
     with suppress(OSError), open("/proc/cpuinfo", encoding="utf-8", errors="replace") as file:
         for line in file:
             if line.startswith(key):
@@ -94,7 +94,7 @@ def _cpu_info(key: str) -> str:
 
 
 def environment(config: TrainConfig) -> dict[str, str]:
-    """What must be the same for a resumed run to repeat the same bits."""
+    """Returns the facts that must not change for a resumed run to give the same bits."""
     return {
         "charnn": __version__,
         "torch": torch.__version__,
@@ -107,7 +107,7 @@ def environment(config: TrainConfig) -> dict[str, str]:
 
 
 def available_memory() -> int | None:
-    """Bytes that this process may still take, or None where the system does not say."""
+    """Returns the bytes of memory that are available, or None if unknown."""
     limits = []
     try:
         with open("/proc/meminfo", encoding="ascii") as file:
@@ -125,11 +125,11 @@ def available_memory() -> int | None:
 
 
 def training_memory(model: ModelConfig, batch_size: int, bptt: int) -> int:
-    """Estimate, in bytes, of what training takes at its peak.
+    """Estimates the peak memory of training in bytes.
 
-    Weights, gradients, two moments and the copy that is cast, then all of them once more and the
-    file itself while they are saved; the activations of every layer and gate, kept for the backward
-    pass; logits with their gradient and softmax, of a window or of an evaluation.
+    Counts weights, gradients, two moments and the cast copy, all of them again and the file during
+    a save; the activations of every layer and gate for the backward pass; logits with gradient and
+    softmax, of a window or of an evaluation.
     """
     gates = len(GATES[model.cell])
     activations = batch_size * bptt * model.num_layers * (3 * gates + 8) * model.hidden_size
@@ -139,24 +139,24 @@ def training_memory(model: ModelConfig, batch_size: int, bptt: int) -> int:
 
 
 def require_memory(model: ModelConfig, config: TrainConfig) -> None:
-    """Refuses beforehand what would run out of memory; that of a graphics card is not known.
+    """Refuses a run that would run out of memory; the memory of a GPU is not checked.
 
     Raises:
-        TrainingError: the estimate is above what is there.
+        TrainingError: the estimate exceeds the available memory.
     """
     need = training_memory(model, config.batch_size, config.bptt)
     have = available_memory() if config.device == "cpu" else None
     if have is not None and need > 0.9 * have:
         raise TrainingError(
-            f"this training needs about {need / 2**30:.1f} GiB of memory, {have / 2**30:.1f} are "
-            "free: lower --hidden-size, --batch-size or --bptt, or use --tokenizer byte for a "
-            "text with very many different characters"
+            f"this run needs about {need / 2**30:.1f} GiB of memory, {have / 2**30:.1f} GiB are "
+            "free: lower --hidden-size, --batch-size or --bptt, or use --tokenizer byte if the "
+            "text has thousands of different characters"
         )
 
 
 @dataclass(frozen=True)
 class Speed:
-    """Seconds of a training step, and of scoring a token under each protocol."""
+    """Seconds per training step, and per token scored under each protocol."""
 
     step: float
     cold_token: float
@@ -166,9 +166,9 @@ class Speed:
 def measure(
     model: ModelConfig, config: TrainConfig, shapes: Sequence[tuple[int, int]] = ()
 ) -> Speed:
-    """Trains a throwaway network for a moment; nothing of this reaches the real training.
+    """Times a temporary network; nothing of it reaches the run.
 
-    `shapes` are steps and streams of what a step reads, one after another: a window if left out.
+    `shapes` holds (steps, streams) of each part of a window; by default the window is one part.
     """
     network = LanguageModel(model).to(config.device)
     step = _time_step(network, config, shapes or [(config.bptt, config.batch_size)])
@@ -197,8 +197,8 @@ def _time_step(
         optimizer.step(0.0)
         _wait_for(config.device)
         times.append(time.perf_counter() - at)
-    # A good moment, since what disturbs the machine just now is likely to pass; a step in training
-    # also reads its window and logs.
+    # A low quartile, since disturbances are likely to pass; the margin is for reading the window
+    # and logging.
     return STEP_MARGIN * sorted(times[1:])[len(times[1:]) // 4]
 
 
@@ -216,7 +216,7 @@ def _time_forward(network: LanguageModel, shape: tuple[int, int], device: str) -
 
 
 def _wait_for(device: str) -> None:
-    """Lets a graphics card finish what it was given, so that a clock means something."""
+    """Waits for a GPU to finish, so that elapsed time is meaningful."""
     if device == "cuda":
         torch.cuda.synchronize()
     elif device == "mps":

@@ -1,4 +1,4 @@
-"""Muon for the gate matrices, AdamW for the rest; their rate over the budget; their memory.
+"""The optimizer: Muon for the gate matrices, AdamW for the rest, with a shared schedule.
 
 Shapes: G gates, H hidden units, D features in.
 """
@@ -19,10 +19,10 @@ from charnn.model import LanguageModel
 BETAS = (0.9, 0.99)
 EPSILON = 1e-8
 MOMENTUM = 0.95
-TURNS = 2  # every matrix moves at every second step, half of them at each: half the products
-# Odd polynomials a x + b x^3 + c x^5 that, one after another, bring singular values to about 1.
-# Each is the best for the range that the one before leaves (Polar Express, Amsel et al. 2025),
-# from SMALLEST to 1: made by benchmarks/polynomials.py. Values below come out smaller than 1.
+TURNS = 2  # each matrix is updated every second step, half of them at a time: half the products
+# Odd polynomials a x + b x^3 + c x^5, applied in turn, move singular values close to 1. Each is
+# optimal for the range that the previous one leaves (Polar Express, Amsel et al. 2025), starting
+# with SMALLEST to 1; made by benchmarks/polynomials.py. Values below SMALLEST end below 1.
 SMALLEST = 0.02
 POLYNOMIALS = (
     (7.7110, -22.1138, 16.2487),
@@ -32,12 +32,12 @@ POLYNOMIALS = (
 
 
 class Optimizer:
-    """Turns gradients into a step, and keeps the memory that this takes.
+    """Updates weights from their gradients, and keeps moments.
 
-    With ``optimizer`` "muon", the input and recurrent matrices follow Muon (Jordan et al. 2024),
-    gate by gate: momentum, orthogonalised. Everything else, and with "adamw" everything, follows
-    AdamW (Loshchilov and Hutter 2019); of that, matrices decay, biases and norms do not. torch's
-    function for it is called, since its class takes as long to load as the half of torch.
+    With ``optimizer`` "muon", Muon (Jordan et al. 2024) updates input and recurrent matrices gate
+    by gate: momentum, orthogonalised. AdamW (Loshchilov and Hutter 2019) updates the rest, or with
+    "adamw" everything; matrices decay, biases and norms do not. This class calls torch's function
+    for AdamW, since importing torch's class takes half as long as torch itself.
     """
 
     def __init__(self, network: LanguageModel, config: TrainConfig) -> None:
@@ -58,7 +58,7 @@ class Optimizer:
         )
 
     def step(self, fraction: float) -> None:
-        """Moves the weights along their gradients, at this fraction of the peak rates."""
+        """Updates the weights, at this fraction of the peak learning rates."""
         self._adamw_step(fraction * self.config.learning_rate)
         if self.momentum:
             self._muon_step(fraction * self.config.muon_rate)
@@ -112,7 +112,7 @@ class Optimizer:
                 block.mul_(1 - rate * self.config.weight_decay).add_(step, alpha=-rate * scale)
 
     def pack(self) -> dict[str, np.ndarray]:
-        """The memory of every weight, as copies; zeros before the first update."""
+        """Returns copies of the moments of every weight; zeros before the first update."""
         arrays = {f"{MUON_MOMENTUM}.{name}": copied(m) for name, m in self.momentum.items()}
         for moment, memory in self.moments.items():
             arrays |= {f"{moment}.{name}": copied(array) for name, array in memory.items()}
@@ -127,9 +127,9 @@ class Optimizer:
 
 
 def orthogonalize(matrices: Tensor) -> Tensor:
-    """Nearest orthogonal matrices, about, of matrices (N, H, D): U V' of each U S V'.
+    """Returns approximately U V' of each matrix U S V' in (N, H, D).
 
-    Singular values end between 0.9 and 1.1, those below `SMALLEST` of the norm between 0 and that.
+    Singular values end between 0.9 and 1.1; those below `SMALLEST` times the norm end lower.
     """
     norms = matrices.float().norm(dim=(1, 2), keepdim=True)
     x: Tensor = matrices / (norms + 1e-7).to(matrices.dtype)
@@ -142,15 +142,15 @@ def orthogonalize(matrices: Tensor) -> Tensor:
 
 
 def schedule(config: TrainConfig, step: int) -> float:
-    """The share of its peak that the rate of a step has: a rise, and a linear fall to zero.
+    """Returns the learning rate of a step as a fraction of its peak: warm-up, linear decay to 0.
 
-    Decay to zero over a known budget beats decay to a tenth (Bergsma et al. 2025). A further
-    budget, begun at ``schedule_start``, rises to where one fall over the whole would be by then.
+    Decay to zero beats decay to a tenth (Bergsma et al. 2025). A further budget, which begins at
+    ``schedule_start``, warms up to the decay line of both budgets together.
     """
     rise = min(1.0, (step - config.schedule_start + 1) / (config.warmup_steps + 1))
     return rise * (1 - step / config.max_steps)
 
 
 def copied(tensor: Tensor) -> np.ndarray:
-    """An array that later steps do not touch."""
+    """Returns a tensor as an array that later steps do not change."""
     return tensor.detach().cpu().numpy().copy()

@@ -1,4 +1,4 @@
-"""A training's numbers as TensorBoard reads them; they pass by, and training is not touched."""
+"""Writes the numbers of a run for TensorBoard from its events."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from charnn.runs import Run
 from charnn.tensor_file import os_error_line
 from charnn.training.events import Ended, Event, StepDone, Validated, Warned
 
-FOLDER = "tensorboard"  # in the run's
+FOLDER = "tensorboard"  # inside the folder of the run
 OF_A_STEP = {
     "loss/train": "loss",
     "learning_rate": "learning_rate",
@@ -21,10 +21,10 @@ OF_A_STEP = {
 
 
 def writer_class() -> Any:
-    """Torch's writer of event files, which needs a package that charnn does without.
+    """Returns torch's writer class, which needs the optional package tensorboard.
 
     Raises:
-        CharnnError: that package is not installed.
+        CharnnError: the package is not installed.
     """
     try:
         from torch.utils.tensorboard import SummaryWriter
@@ -37,25 +37,25 @@ def writer_class() -> Any:
 
 
 def recorded(events: Iterator[Event], run: Run, step: int) -> Iterator[Event]:
-    """Hands the events on, and writes their numbers into the run's folder.
+    """Yields the events, and writes their numbers into the folder of the run.
 
-    What an earlier session wrote of steps after `step`, at which this one begins, is hidden. A
-    full disk costs the record, not the training: it is told once.
+    Hides what an earlier session wrote for steps after `step`, where this one begins. A full disk
+    stops the record but not the run, with one warning.
 
     Raises:
         CharnnError: the package tensorboard is not installed.
-        FileError: the run's folder holds a link where the record would be.
+        FileError: the folder of the record is a link.
     """
     make, folder = writer_class(), run.folder / FOLDER
     if folder.is_symlink():
-        raise FileError(f"{folder} is a link that leads elsewhere; remove it")
+        raise FileError(f"{folder} is a link to another folder; remove it")
     writer: Any = None
     failed = False
     try:
         for event in events:
             if not failed:
                 try:
-                    # The first event says that something is saved: a run's folder is then its own.
+                    # From the first event on, the folder belongs to a saved run.
                     writer = writer or make(str(folder), purge_step=step + 1)
                     for name, value, at in scalars_of(event):
                         writer.add_scalar(name, value, at)
@@ -69,11 +69,11 @@ def recorded(events: Iterator[Event], run: Run, step: int) -> Iterator[Event]:
 
 
 def _without(error: OSError, folder: Path) -> str:
-    return f"{os_error_line(error, folder, 'write')}; training goes on without --tensorboard"
+    return f"{os_error_line(error, folder, 'write')}; the run continues without --tensorboard"
 
 
 def scalars_of(event: Event) -> Iterator[tuple[str, float, int]]:
-    """Name, value and step of each number in an event."""
+    """Yields name, value and step of each number in an event."""
     if isinstance(event, StepDone):
         for name, attribute in OF_A_STEP.items():
             yield name, getattr(event, attribute), event.step

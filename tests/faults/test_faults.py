@@ -72,7 +72,7 @@ def test_a_link_that_leads_out_is_refused(workplace: Any) -> None:
     outside.mkdir()
     (workplace.root / "link").symlink_to(outside)
     for words in (("book.txt", *STEPS, "--name", "link"), ("--resume", "--name", "link")):
-        assert "a link that leads elsewhere" in workplace.start("train", *words).error()
+        assert "--name" in workplace.start("train", *words).error()
     assert [] == list(outside.iterdir())
 
 
@@ -159,7 +159,7 @@ main()
 def test_a_disk_too_full_for_the_log_warns_once_and_training_goes_on(workplace: Any) -> None:
     command = workplace.train("book.txt", *STEPS, program=FULL_FOR_METRICS)
     assert 0 == command.wait(), command.said
-    assert 1 == command.said.count("training goes on without the log")
+    assert 1 == command.said.count("metrics.jsonl")
     assert "warning: cannot write" in command.said
     assert 6 == workplace.last()[1]
     assert [] == read_metrics(workplace.run().metrics)

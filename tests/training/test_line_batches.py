@@ -301,7 +301,7 @@ def test_a_token_file_is_refused_since_it_is_cut_already(launch, text, tmp_path)
     given_tokens = tmp_path / "names.tokens"
     with open_source([text]) as source:
         write_token_file(given_tokens, source)
-    with pytest.raises(ConfigError, match="cut already: give the text itself"):
+    with pytest.raises(ConfigError, match="--lines"):
         with launch(source=given_tokens, lines=True):
             pass
 

@@ -152,5 +152,5 @@ def test_an_optimizer_goes_on_from_its_packed_memory(kind):
 
 
 def test_an_unknown_optimizer_is_refused_by_name():
-    with pytest.raises(ConfigError, match="unknown optimizer 'sgd'; choose from muon, adamw"):
+    with pytest.raises(ConfigError, match="sgd"):
         TrainConfig(9, optimizer="sgd")

@@ -149,7 +149,7 @@ def test_no_step_is_logged_twice_after_a_kill_between_save_and_log(launch, tmp_p
 def test_a_finished_run_takes_a_new_budget_and_its_rate_rises_again(launch, tmp_path):
     with launch(name="more") as trainer:
         finish(trainer)
-    with pytest.raises(TrainingError, match="finished"):
+    with pytest.raises(TrainingError, match="--minutes"):
         with resume("more", TrainOptions(), tmp_path / "runs"):
             pass
     told = []
@@ -167,7 +167,7 @@ def test_a_finished_run_takes_a_new_budget_and_its_rate_rises_again(launch, tmp_
 def test_an_unfinished_run_keeps_its_own_budget(launch, tmp_path):
     with launch(name="broken") as trainer:
         stop_after(trainer, 6)
-    with pytest.raises(TrainingError, match="not finished"):
+    with pytest.raises(TrainingError, match="broken"):
         with resume("broken", TrainOptions(max_steps=10), tmp_path / "runs"):
             pass
 
@@ -206,7 +206,7 @@ def test_a_token_file_that_is_not_the_runs_own_is_refused(launch, tmp_path):
         stop_after(trainer, 3)
         theirs = trainer.home.tokens
     ours.write_bytes(theirs.read_bytes())
-    with pytest.raises(DamagedFile, match="not the text"):
+    with pytest.raises(DamagedFile, match="tokens"):
         with resume("a", TrainOptions(), tmp_path / "runs"):
             pass
 
@@ -220,7 +220,7 @@ def test_of_a_training_that_is_too_new_or_damaged_only_the_damaged_one_is_given_
     assert home.best.exists()
     with monkeypatch.context() as patched:
         patched.setattr(checkpoint, "FORMAT", 0)
-        with pytest.raises(NewerFile, match=r"install a newer one$"):
+        with pytest.raises(NewerFile):
             with resume("a", TrainOptions(), tmp_path / "runs"):
                 pass
     home.last.write_bytes(home.last.read_bytes()[:-1])

@@ -84,7 +84,7 @@ def test_a_full_disk_costs_the_record_and_not_the_training(launch, monkeypatch) 
     with launch(name="a") as trainer:
         events = list(recorded(trainer.run(), trainer.home, trainer.step))
     (warning,) = [event.message for event in events if isinstance(event, Warned)]
-    assert warning.endswith("training goes on without --tensorboard")
+    assert "--tensorboard" in warning
     assert 20 == trainer.step
     assert trainer.finished
 

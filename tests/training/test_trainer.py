@@ -176,7 +176,7 @@ def test_three_in_a_row_end_the_run_with_the_last_good_state_saved(launch, monke
             return (logits * float("nan") if trainer.step >= 4 else logits), after
 
         monkeypatch.setattr(trainer.network, "forward", poisoned)
-        with pytest.raises(TrainingError, match="lower --learning-rate"):
+        with pytest.raises(TrainingError, match="--learning-rate"):
             list(trainer.run())
         saved = checkpoint.load(trainer.home.last)
     assert saved.training is not None
@@ -235,7 +235,7 @@ def test_what_would_not_fit_into_memory_is_refused_beforehand(monkeypatch):
 
 def test_a_device_that_is_not_there_is_refused():
     if not torch.cuda.is_available():
-        with pytest.raises(ConfigError, match="there is: cpu"):
+        with pytest.raises(ConfigError, match="cuda"):
             machine.choose_device("cuda")
 
 
@@ -261,5 +261,5 @@ def test_a_slow_machine_is_told(launch):
 
 
 def test_two_budgets_are_refused():
-    with pytest.raises(ConfigError, match="one budget"):
+    with pytest.raises(ConfigError, match="--max-steps"):
         TrainOptions(minutes=1, max_steps=5)
