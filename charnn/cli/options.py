@@ -14,7 +14,7 @@ import typer
 from typer.core import TyperCommand
 
 from charnn.config import TrainOptions
-from charnn.config.settings import MAX_SEED, Setting, settings_of
+from charnn.config.settings import MAX_SEED, Setting, settings_of, spelt
 from charnn.errors import ConfigError
 
 DEFAULT_CHECKPOINTS = Path("checkpoints")
@@ -119,9 +119,7 @@ def _annotated(setting: Setting, info: Any) -> Any:
 
 
 def _help(setting: Setting, default: Any) -> str:
-    shown = setting.shown
-    if not shown and default not in (None, (), "") and not isinstance(default, bool):
-        shown = default if isinstance(default, str) else f"{default:g}"
+    shown = setting.shown or spelt(default)
     facts = [f"default: {shown}"] * bool(shown) + [setting.range] * bool(setting.range)
     if setting.several:
         facts.append("may be given several times")

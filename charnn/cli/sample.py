@@ -5,10 +5,10 @@ from __future__ import annotations
 import math
 import sys
 from collections.abc import Iterable, Iterator
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from itertools import chain, islice
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Literal
+from typing import TYPE_CHECKING
 
 import typer
 
@@ -28,20 +28,21 @@ from charnn.cli.options import (
     SeedOption,
     UnknownOption,
     given_flags,
-    option,
 )
 from charnn.config import LineConfig, SamplingConfig
 from charnn.config.lines import LINES
 from charnn.config.sampling import CHOICE, CONTENT, ENDS, NARROWING
-from charnn.config.settings import Setting
+from charnn.config.settings import choice, setting, switch, whole
 from charnn.errors import ConfigError, FileError
 
 if TYPE_CHECKING:
     from charnn.generation import Model, Writing
     from charnn.generation.line_writer import LineWriter
+    from charnn.predictor import Predictor
 
 RULE = "-" * 20
-MANY = 8  # from this number of texts on, several are written at a time
+SIDE_BY_SIDE = 8  # from this number of texts on, several are written at the same time
+MANY_TEXTS = 2**32
 ONLY_WITH_LINES = ("prefix", "min_length", "max_length", "unique", "new")
 NOT_WITH_LINES = (
     *("prompt", "max_tokens", "stop", "until", "regex"),
@@ -49,97 +50,58 @@ NOT_WITH_LINES = (
 )
 
 
+@dataclass(frozen=True)
+class SampleOptions:
+    """Options of `charnn sample` alone: which texts, and what is shown of them."""
+
+    num_samples: int = whole(
+        1,
+        1,
+        MANY_TEXTS,
+        f"Number of texts, with {len(RULE)} dashes between them; {SIDE_BY_SIDE} or more are "
+        "written at the same time.",
+        section=ENDS,
+    )
+    best_of: int = whole(
+        1,
+        1,
+        10_000,
+        "Write N texts and show the likeliest, with the fewest bits per character.",
+        section=CHOICE,
+    )
+    lines: int | None = whole(
+        None,
+        1,
+        MANY_TEXTS,
+        "Write N separate lines, such as names or titles, each from the initial state.",
+        section=LINES,
+    )
+    new: bool = switch("With --lines: no line of the run's text.", section=LINES)
+    clamp: tuple[str, ...] = setting(
+        (),
+        "Hold a hidden unit at X: 0:37=1 holds h, of an LSTM c (h: 0:37:h=1).",
+        several=True,
+        metavar="LAYER:UNIT=X",
+        section=CONTENT,
+    )
+    show: str | None = choice(
+        None,
+        ("surprisal", "copied"),
+        "On a terminal, colour characters by their bits, or underline spans copied from the "
+        f"training text: {COPIED_SPAN} characters or more, or those of --max-copy.",
+        section=DISPLAY,
+    )
+    copied: bool = switch("Print the share of copied characters at the end.", section=DISPLAY)
+    no_echo: bool = switch("Leave the prompt out of the output.", section=DISPLAY)
+
+
 def sample(
     context: typer.Context,
     prompt: PromptArgument = "",
     config: SamplingConfig = SamplingConfig(),
-    model: ModelOption = None,
-    num_samples: Annotated[
-        int,
-        option(
-            "num_samples",
-            Setting(
-                f"Number of texts, with {len(RULE)} dashes between them; {MANY} or more are "
-                "written at the same time.",
-                kind=int,
-                low=1,
-                high=2**32,
-                section=ENDS,
-            ),
-            1,
-        ),
-    ] = 1,
-    best_of: Annotated[
-        int,
-        option(
-            "best_of",
-            Setting(
-                "Write N texts and show the likeliest, with the fewest bits per character.",
-                kind=int,
-                low=1,
-                high=10_000,
-                section=CHOICE,
-            ),
-            1,
-        ),
-    ] = 1,
-    lines: Annotated[
-        int | None,
-        option(
-            "lines",
-            Setting(
-                "Write N separate lines, such as names or titles, each from the initial state.",
-                kind=int,
-                low=1,
-                high=2**32,
-                section=LINES,
-            ),
-        ),
-    ] = None,
+    wanted: SampleOptions = SampleOptions(),
     limits: LineConfig = LineConfig(),
-    new: Annotated[
-        bool,
-        typer.Option(
-            "--new",
-            help="With --lines: no line of the run's text.",
-            rich_help_panel=LINES,
-        ),
-    ] = False,
-    clamp: Annotated[
-        list[str] | None,
-        typer.Option(
-            "--clamp",
-            metavar="LAYER:UNIT=X",
-            help="Hold a hidden unit at X: 0:37=1 holds h, of an LSTM c (h: 0:37:h=1). "
-            "[may be given several times]",
-            show_default=False,
-            rich_help_panel=CONTENT,
-        ),
-    ] = None,
-    show: Annotated[
-        Literal["surprisal", "copied"] | None,
-        typer.Option(
-            "--show",
-            help="On a terminal, colour each character by its bits, or underline spans copied from "
-            f"the training text: {COPIED_SPAN} characters or more, or those of --max-copy.",
-            show_default=False,
-            rich_help_panel=DISPLAY,
-        ),
-    ] = None,
-    copied: Annotated[
-        bool,
-        typer.Option(
-            "--copied",
-            help="Print at the end the share of copied characters.",
-            rich_help_panel=DISPLAY,
-        ),
-    ] = False,
-    no_echo: Annotated[
-        bool,
-        typer.Option(
-            "--no-echo", help="Leave the prompt out of the output.", rich_help_panel=DISPLAY
-        ),
-    ] = False,
+    model: ModelOption = None,
     seed: SeedOption = None,
     unknown: UnknownOption = "error",
     engine: EngineOption = "auto",
@@ -156,7 +118,7 @@ def sample(
     charnn sample "It was a" -n 300 -t 1 --num-samples 3
     charnn sample -m names --lines 20 --unique --new
     """
-    _refuse_contradictions(given_flags(context), config, best_of)
+    _refuse_contradictions(given_flags(context), config, wanted.best_of)
     output = Output()
     if prompt == "-":
         if sys.stdin is None:
@@ -165,74 +127,85 @@ def sample(
     set_threads(threads)
     # numpy is loaded from here on, with these threads.
     from charnn.generation import Model
-    from charnn.generation.batch import write_together
     from charnn.generation.sampler import draw_seed
     from charnn.runs import find_model
 
     path = find_model(model, checkpoints)
-    loaded = Model.load(path, engine, int8, clamp or ())
-    drawn = draw_seed() if seed is None else seed
+    loaded = Model.load(path, engine, int8, wanted.clamp)
     talk = no_talk if quiet else note
-    missing = loaded.tokenizer.unknown_in(prompt if lines is None else limits.prefix)
+    missing = loaded.tokenizer.unknown_in(prompt if wanted.lines is None else limits.prefix)
     note_unknown(missing, loaded.tokenizer.known, unknown, talk)
-    if lines is not None:
-        if seed is None and not quiet:
-            say(f"seed {drawn}")
-        limits = replace(limits, count=lines)
-        known = training_lines(loaded, path) if new else frozenset()
+    drawn = draw_seed() if seed is None else seed
+    before = [f"seed {drawn}"] if seed is None else []
+    if wanted.lines is not None:
         if not loaded.of_lines:
             talk("this model was not trained with --lines: its lines are those after a newline")
+        known = training_lines(loaded, path) if wanted.new else frozenset()
+        limits = replace(limits, count=wanted.lines)
         writer = loaded.lines(limits, config, drawn, known, unknown)
+        _say_all(before, quiet)
         _write_lines(writer, output, drawn, as_json)
         return
     if loaded.of_lines:
         talk("this model was trained with --lines: 'charnn sample --lines 20' writes lines")
-    if show and not output.colour:
+    show = wanted.show if output.colour else None
+    if wanted.show and not show:
         talk("--show needs a terminal with colour: the text is shown without marks")
-    shown = show if output.colour else None
-    counted = copied or config.max_copy > 0 or show == "copied"
+    counted = wanted.copied or config.max_copy > 0 or wanted.show == "copied"
     copies = Copies(loaded, config.max_copy or COPIED_SPAN) if counted else None
-    many = num_samples >= MANY and best_of == 1 and not shown
-    texts: Iterator[Writing] = (
+    together = wanted.num_samples >= SIDE_BY_SIDE and wanted.best_of == 1 and not show
+    writings: Iterator[Writing] = (
         loaded.write(
             prompt,
             config,
             drawn,
             index,
             unknown,
-            not no_echo,
-            surprisals=shown == "surprisal",
-            keep=as_json or counted or best_of > 1 or many,
+            not wanted.no_echo,
+            surprisals=show == "surprisal",
+            keep=as_json or counted or wanted.best_of > 1 or together,
         )
-        for index in range(num_samples * best_of)
+        for index in range(wanted.num_samples * wanted.best_of)
     )
-    first = next(texts)  # refuses settings that leave nothing to write
-    if not quiet:
-        if seed is None:
-            say(f"seed {drawn}")
-        if shown == "surprisal":
-            say(LEGEND)
-    texts = chain([first], texts)
-    if many:
-        together = write_together(texts, loaded.predictor, threads)
-        chosen: Iterator[tuple[Writing, Iterable[str]]] = (
-            (writing, [writing.shown] if writing.shown else []) for writing in together
-        )
-    else:
-        chosen = (likeliest(islice(texts, best_of)) for _ in range(num_samples))
-    for number, (writing, pieces) in enumerate(chosen):
+    first = next(writings)  # refuses settings that leave nothing to write
+    _say_all([*before, *[LEGEND] * (show == "surprisal")], quiet)
+    prompted = bool(prompt) and not wanted.no_echo
+    workers = (loaded.predictor, threads) if together else None
+    texts = _texts(chain([first], writings), wanted.best_of, workers)
+    for number, (writing, pieces) in enumerate(texts):
         if as_json:
             _print_sample(writing, pieces, drawn, copies)
             continue
         if number:
             output.end_line()
             output.write(f"{RULE}\n")
-        prompted = bool(prompt) and not no_echo
-        _write_text(pieces, output, marks_for(shown, writing, prompted, copies))
+        _write_text(pieces, output, marks_for(show, writing, prompted, copies))
         if copies:
             copies.share(writing)
-    if copies and not quiet and not as_json:
-        say(copies.report())
+    if copies and not as_json:
+        _say_all([copies.report()], quiet)
+
+
+def _say_all(lines: list[str], quiet: bool) -> None:
+    for line in [] if quiet else lines:
+        say(line)
+
+
+def _texts(
+    writings: Iterator[Writing], best_of: int, workers: tuple[Predictor, int | None] | None
+) -> Iterator[tuple[Writing, Iterable[str]]]:
+    """Yields the likeliest of each `best_of` texts with its pieces.
+
+    With `workers`, a predictor and its threads, texts are written at the same time.
+    """
+    if workers:
+        from charnn.generation.batch import write_together
+
+        for writing in write_together(writings, *workers):
+            yield writing, [writing.shown] if writing.shown else []
+    else:
+        while candidates := list(islice(writings, 1)):
+            yield likeliest(chain(candidates, islice(writings, best_of - 1)))
 
 
 def training_lines(model: Model, path: Path) -> frozenset[str]:

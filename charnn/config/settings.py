@@ -58,7 +58,7 @@ class Setting:
             number = isinstance(value, allowed) and not isinstance(value, bool)
             good = number and self.low <= value <= self.high  # type: ignore[operator]
             what = "whole number" if self.kind is int else "number"
-            wanted = f"a {what} from {_spelt(self.low)} to {_spelt(self.high)}"
+            wanted = f"a {what} from {spelt(self.low)} to {spelt(self.high)}"
         elif self.kind is bool:
             good, wanted = isinstance(value, bool), "true or false"
         else:
@@ -86,8 +86,8 @@ class Setting:
         if self.kind not in (int, float) or self.low == -float("inf"):
             return ""
         if self.high < MANY:
-            return f"{_spelt(self.low)} to {_spelt(self.high)}"
-        return "above 0" if 0 < self.low < 1e-3 else f"from {_spelt(self.low)}"
+            return f"{spelt(self.low)} to {spelt(self.high)}"
+        return "above 0" if 0 < self.low < 1e-3 else f"from {spelt(self.low)}"
 
 
 def setting(default: Any, help: str, **more: Any) -> Any:
@@ -115,10 +115,14 @@ def switch(help: str, **more: Any) -> Any:
     return setting(False, help, kind=bool, **more)
 
 
-def optional(config: type, name: str, shown: str = "auto", **changed: Any) -> Any:
-    """Makes a field like `name` of another dataclass, except that its default is None."""
+def optional(config: type, name: str, shown: str | None = None) -> Any:
+    """Makes a field like `name` of another dataclass, except that its default is None.
+
+    `shown` is the default for people; left out, it is that of the other dataclass.
+    """
     like = settings_of(config)[name]
-    return field(default=None, metadata={KEY: replace(like, shown=shown, **changed)})
+    shown = spelt(getattr(config, name)) if shown is None else shown
+    return field(default=None, metadata={KEY: replace(like, shown=shown)})
 
 
 def settings_of(config: type) -> dict[str, Setting]:
@@ -161,5 +165,8 @@ def build(cls: type[T], values: Mapping[str, Any]) -> T:
         raise ConfigError(f"incomplete settings: {error}") from None
 
 
-def _spelt(value: float) -> str:
-    return f"{value:d}" if isinstance(value, int) else f"{value:g}"
+def spelt(value: object) -> str:
+    """Returns a default or a limit as help shows it; "" for None and for nothing."""
+    if isinstance(value, float):
+        return f"{value:g}"
+    return "" if value in (None, (), "") or isinstance(value, bool) else f"{value}"

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, fields
 from typing import Any
 
 from charnn.config.model import MAX_VOCAB_SIZE, STATES, ModelConfig, is_gate_matrix
@@ -32,6 +32,7 @@ DEVICES = ("auto", "cpu", "cuda", "mps")
 DEFAULT_MINUTES = 3.0
 DEFAULT_TOKENIZER = "char"
 DEFAULT_NGRAM = 10
+AUTO = "auto"  # shown as the default that charnn chooses by text and machine
 MANY_STEPS = 2**40
 
 # Sections of the help.
@@ -83,7 +84,7 @@ class TrainConfig:
     )
     threads: int = whole(1, 1, 4096, "Processor threads.", section=MACHINE)
     device: str = choice("cpu", DEVICES[1:], "Device that trains.", section=MACHINE)
-    schedule_start: int = 0
+    schedule_start: int = whole(0, 0, MANY_STEPS, "Step at which the present budget began.")
     valid_tokens: int = whole(100_000, 2, MANY_STEPS, "Tokens of an evaluation on the way.")
     final_tokens: int = whole(200_000, 2, MANY_STEPS, "Tokens of the evaluation at the end.")
     lines: bool = switch(
@@ -94,8 +95,8 @@ class TrainConfig:
     def __post_init__(self) -> None:
         check(self)
         require(
-            type(self.schedule_start) is int and 0 <= self.schedule_start < self.max_steps,
-            f"schedule_start must be a whole number below max_steps, got {self.schedule_start!r}",
+            self.schedule_start < self.max_steps,
+            f"schedule_start must be below max_steps {self.max_steps}, got {self.schedule_start}",
         )
 
     def tensor_shapes(self, model: ModelConfig) -> dict[str, tuple[int, ...]]:
@@ -144,7 +145,7 @@ class TextOptions:
 
     tokenizer: str | None = setting(
         None,
-        "char, byte or sentencepiece.",
+        "Kind of tokens: char, byte or sentencepiece.",
         shown=DEFAULT_TOKENIZER,
         section=TEXT,
     )
@@ -198,12 +199,12 @@ class TrainOptions(TextOptions):
     epochs: float | None = number(
         None, 0.01, 1e6, "Budget in passes over the text.", section=BUDGET
     )
-    max_steps: int | None = optional(TrainConfig, "max_steps", shown="")
-    cell: str | None = optional(ModelConfig, "cell", shown=ModelConfig.cell)
-    num_layers: int | None = optional(ModelConfig, "num_layers")
-    hidden_size: int | None = optional(ModelConfig, "hidden_size")
-    embedding_size: int | None = optional(ModelConfig, "embedding_size", shown="as --hidden-size")
-    dropout: float | None = optional(ModelConfig, "dropout")
+    max_steps: int | None = optional(TrainConfig, "max_steps", "")
+    cell: str | None = optional(ModelConfig, "cell")
+    num_layers: int | None = optional(ModelConfig, "num_layers", AUTO)
+    hidden_size: int | None = optional(ModelConfig, "hidden_size", AUTO)
+    embedding_size: int | None = optional(ModelConfig, "embedding_size", "as --hidden-size")
+    dropout: float | None = optional(ModelConfig, "dropout", AUTO)
     batch_size: int | None = optional(
         TrainConfig,
         "batch_size",
@@ -213,14 +214,10 @@ class TrainOptions(TextOptions):
     bptt: int | None = optional(
         TrainConfig, "bptt", shown=f"{TrainConfig.bptt}; less for a short text"
     )
-    optimizer: str | None = optional(TrainConfig, "optimizer", shown=TrainConfig.optimizer)
-    learning_rate: float | None = optional(
-        TrainConfig, "learning_rate", shown=f"{TrainConfig.learning_rate:g}"
-    )
-    muon_rate: float | None = optional(TrainConfig, "muon_rate", shown=f"{TrainConfig.muon_rate:g}")
-    weight_decay: float | None = optional(
-        TrainConfig, "weight_decay", shown=f"{TrainConfig.weight_decay:g}"
-    )
+    optimizer: str | None = optional(TrainConfig, "optimizer")
+    learning_rate: float | None = optional(TrainConfig, "learning_rate")
+    muon_rate: float | None = optional(TrainConfig, "muon_rate")
+    weight_decay: float | None = optional(TrainConfig, "weight_decay")
     precision: str = choice(
         "auto",
         PRECISIONS,
@@ -236,11 +233,11 @@ class TrainOptions(TextOptions):
         shown=f"{DEFAULT_NGRAM}, or 0 with fewer than 100 validation tokens",
         section=RECIPE,
     )
-    eval_every: int | None = optional(TrainConfig, "eval_every")
-    sample_every: int | None = optional(TrainConfig, "sample_every")
-    save_every: int | None = optional(TrainConfig, "save_every")
-    seed: int | None = optional(TrainConfig, "seed", shown="drawn")
-    threads: int | None = optional(TrainConfig, "threads")
+    eval_every: int | None = optional(TrainConfig, "eval_every", AUTO)
+    sample_every: int | None = optional(TrainConfig, "sample_every", AUTO)
+    save_every: int | None = optional(TrainConfig, "save_every", AUTO)
+    seed: int | None = optional(TrainConfig, "seed", "drawn")
+    threads: int | None = optional(TrainConfig, "threads", AUTO)
     device: str = choice("auto", DEVICES, "Device that trains.", section=MACHINE)
 
     def __post_init__(self) -> None:
@@ -271,17 +268,9 @@ class TrainOptions(TextOptions):
         return {name: value for name, value in values.items() if value is not None}
 
 
-TRAIN_OPTIONS = (
-    "max_steps",
-    "batch_size",
-    "bptt",
-    "optimizer",
-    "learning_rate",
-    "muon_rate",
-    "weight_decay",
-    "eval_every",
-    "sample_every",
-    "save_every",
-    "seed",
-    "threads",
+# Options that are settings of `TrainConfig`, decided by charnn where they are None.
+TRAIN_OPTIONS = tuple(
+    each.name
+    for each in fields(TrainOptions)
+    if each.default is None and each.name in settings_of(TrainConfig)
 )
