@@ -1,4 +1,4 @@
-"""`charnn report`: one page about a model, to be read and printed."""
+"""`charnn report`: one page about a model, to read and to print."""
 
 from __future__ import annotations
 
@@ -25,17 +25,17 @@ def report(
     output: Annotated[
         Path,
         typer.Option(
-            "-o", "--output", metavar="FILE.html", help="The page to write.", show_default=False
+            "-o", "--output", metavar="FILE.html", help="Output page.", show_default=False
         ),
     ],
     model: ModelArgument = None,
-    force: Annotated[bool, typer.Option("--force", help="Replace what is there already.")] = False,
+    force: Annotated[bool, typer.Option("--force", help="Replace an existing page.")] = False,
     threads: ThreadsOption = None,
     checkpoints: CheckpointsOption = DEFAULT_CHECKPOINTS,
     as_json: JsonOption = False,
     quiet: QuietOption = False,
 ) -> None:
-    """Write one page about a model: facts, curves, samples, a look inside.
+    """Write one page about a model: recipe, losses, samples, hidden units.
 
     \b
     charnn report -o report.html             the newest run
@@ -44,13 +44,17 @@ def report(
     if threads is not None and threads < 1:
         raise ConfigError(f"--threads must be 1 or more, got {threads}")
     if not output.name.endswith(".html"):
-        raise ConfigError(f"-o names the page, which must end in .html: try {output}.html")
+        raise ConfigError(f"-o {output}: the page must end in .html; try -o {output}.html")
     if output.is_dir():
-        raise ConfigError(f"-o {output} is a folder: give the page a name in it")
+        raise ConfigError(
+            f"-o {output} is a folder: add a file name, such as -o {output / 'report.html'}"
+        )
     if output.exists() and not force:
-        raise FileError(f"{output} is there already: replace it with --force, or give another -o")
+        raise FileError(f"{output} exists: replace it with --force, or give another -o")
     if not output.absolute().parent.is_dir():
-        raise FileError(f"cannot write {output}: there is no folder {output.parent}")
+        raise FileError(
+            f"cannot write {output}: there is no folder {output.parent}; make it, or give another -o"
+        )
 
     from charnn.checkpoint import load
     from charnn.report.facts import find_facts

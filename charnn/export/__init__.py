@@ -1,6 +1,6 @@
-"""A trained model as something that runs without charnn.
+"""Exports of a trained model that run without charnn.
 
-An exporter is a module, and a line in `EXPORTERS`.
+To add an exporter, add a module and its line in `EXPORTERS`.
 """
 
 from __future__ import annotations
@@ -16,13 +16,12 @@ from charnn.export.page import write_page
 
 
 class Exporter(NamedTuple):
-    """One way out.
+    """A format of export.
 
     Attributes:
-        suffix: how the output's name ends; none for a folder.
-        write: makes the output from a model and its name: whole, in place of what is there, or
-            not at all.
-        then: what to do with it, for people; ``{path}`` stands for it.
+        suffix: the suffix of the output's name; "" for a folder.
+        write: writes the output from a model and its name, whole or not at all.
+        then: what a person does with the output, which is ``{path}``.
     """
 
     suffix: str
@@ -37,13 +36,13 @@ EXPORTERS: dict[str, Exporter] = {
 
 
 def exporter(name: str) -> Exporter:
-    """The exporter of that name.
+    """Returns the exporter of a format.
 
     Raises:
-        ConfigError: there is none; the message lists what there is.
+        ConfigError: the format is unknown.
     """
     if name not in EXPORTERS:
-        raise ConfigError(f"--to is what to make: {', '.join(EXPORTERS)}; got {name!r}")
+        raise ConfigError(f"--to {name}: unknown format; choose {' or '.join(EXPORTERS)}")
     return EXPORTERS[name]
 
 

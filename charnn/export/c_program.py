@@ -1,7 +1,7 @@
-"""A model as a C program: a folder that any C compiler turns into a program that writes.
+"""A model as a folder of C files that any C99 compiler turns into a program.
 
-The weights are int8 and constant, and so are the n-grams that come into what the network says,
-where the model holds some; the engine is the one that charnn itself runs.
+The int8 weights, and the n-grams of a model that has some, are constants in model.c; engine.c is
+the engine that charnn itself runs.
 
 Shapes: V symbols, E features of a symbol, H units, G gates.
 """
@@ -28,12 +28,12 @@ from charnn.text.tokenizers import Tokenizer, tokenizer_from_dict
 HERE = Path(__file__).parent
 ENGINE = HERE.parent / "engines" / "engine"
 LINE = 100
-BUILT = "writer"  # what the README of a program calls it once it is compiled
+BUILT = "writer"  # the compiled program in the commands of program/README.md
 CELLS = {"rnn": "CHARNN_RNN", "gru": "CHARNN_GRU", "lstm": "CHARNN_LSTM"}
 
 
 class Sizes(NamedTuple):
-    """What a program takes, in bytes, and its multiply-adds a token."""
+    """Bytes that a program needs, and its multiply-adds per token."""
 
     weights: int
     ngrams: int
@@ -43,10 +43,11 @@ class Sizes(NamedTuple):
 
 
 def c_files(checkpoint: Checkpoint) -> tuple[dict[str, str], Sizes]:
-    """The files of the program, by name, and what it takes.
+    """Returns the text of each file of the program, and the program's sizes.
 
     Raises:
-        DamagedFile: the tokenizer of `checkpoint` is garbage, or its n-grams are none.
+        ConfigError: the program cannot run a model of this cell.
+        DamagedFile: the tokenizer or the n-grams of `checkpoint` are damaged.
         FileError: its weights overflow.
     """
     config = checkpoint.config
@@ -84,17 +85,18 @@ def c_files(checkpoint: Checkpoint) -> tuple[dict[str, str], Sizes]:
 
 
 def write_program(checkpoint: Checkpoint, name: str, output: Path) -> None:
-    """Writes the program's folder, whole, in place of an earlier one, or not at all.
+    """Writes the program's folder whole or not at all; replaces an earlier program.
 
     Raises:
-        DamagedFile: the tokenizer of `checkpoint` is garbage, or its n-grams are none.
-        FileError: the folder cannot be written, or `output` is something else than a program.
+        ConfigError: the program cannot run a model of this cell.
+        DamagedFile: the tokenizer or the n-grams of `checkpoint` are damaged.
+        FileError: the folder cannot be written, or `output` has files that are no program's.
     """
     files, _ = c_files(checkpoint)
     if output.exists():
         here = {path.name for path in output.iterdir()} if output.is_dir() else {output.name}
         if here - files.keys() - {BUILT}:
-            raise FileError(f"{output} holds something else than such a program: give another -o")
+            raise FileError(f"{output} holds other files than an exported program: give another -o")
     try:
         output.parent.mkdir(parents=True, exist_ok=True)
         with tempfile.TemporaryDirectory(dir=output.parent, prefix=f".{output.name}-") as room:
@@ -106,7 +108,7 @@ def write_program(checkpoint: Checkpoint, name: str, output: Path) -> None:
                 if output.exists():
                     output.rename(old)
                 made.rename(output)
-            except BaseException:  # such as Ctrl-C between the two
+            except BaseException:  # Ctrl-C between the two renames
                 if old.exists() and not output.exists():
                     old.rename(output)
                 raise
@@ -115,32 +117,32 @@ def write_program(checkpoint: Checkpoint, name: str, output: Path) -> None:
 
 
 class _Model:
-    """The constants of model.c, in the making; counts their bytes."""
+    """Writes the constants of model.c and counts their bytes."""
 
     def __init__(
         self, arrangement: Arrangement, counts: tuple[NGramTree, MixtureWeights] | None
     ) -> None:
         self.arrangement, self.config = arrangement, arrangement.config
         self.counts = counts
-        self.bytes = 0  # of all arrays so far
-        self.ngram_bytes = 0  # of these, those of the n-grams
+        self.bytes = 0  # of all arrays that are written
+        self.ngram_bytes = 0  # of the arrays of n-grams
         self.multiply_adds = 0
         config = self.config
         self.cell = for_cell(CELLS, config.cell, "the exported C program", "sample with charnn")
         self.rows = len(GATES[config.cell]) * config.hidden_size
-        # As charnn_scratch_bytes counts.
+        # The same sum as in charnn_scratch_bytes.
         widest = max(config.hidden_size, config.embedding_size)
         self.scratch_bytes = sum(
             -(-4 * n // 64) * 64 for n in (widest, self.rows, self.rows, 1, widest)
         ) + (8 * config.vocab_size if counts else 0)
 
     def lines(self, tokenizer: Tokenizer) -> Iterator[str]:
-        """The text of model.c."""
+        """Yields the lines of model.c."""
         arrangement, config = self.arrangement, self.config
         yield '#include "model.h"'
         yield ""
         yield from self._bytes(tokenizer)
-        # What layer 0 makes of each symbol, where that is smaller than what it is made with.
+        # The input products of layer 0, one row per symbol, if they are smaller than its matrix.
         first = arrangement.layers[0].inputs
         with_table = 4 * config.vocab_size * self.rows <= first.weights.size
         yield from self._array("float", "embedding", arrangement.embedding)
@@ -173,7 +175,7 @@ class _Model:
         yield f"    {'table' if with_table else '0'}, layers, {head}, {ngrams}}};"
 
     def sizes(self) -> Sizes:
-        """What the program takes; known once the lines were made."""
+        """Returns the sizes; call it after `lines`."""
         config = self.config
         nodes = self.counts[0].order if self.counts else 0
         state = 4 * (config.num_layers * len(STATES[config.cell]) * config.hidden_size + nodes)
@@ -182,7 +184,7 @@ class _Model:
         return Sizes(weights, self.ngram_bytes, state, working, self.multiply_adds)
 
     def _ngrams(self) -> Generator[str, None, str]:
-        """The constants of the n-grams, if there are any; gives their address."""
+        """Yields the constants of the n-grams; returns their address, "0" if there are none."""
         if not self.counts:
             return "0"
         tree, weights = self.counts
@@ -201,7 +203,7 @@ class _Model:
         return "&ngrams"
 
     def _matrix(self, name: str, matrix: Matrix) -> Generator[str, None, str]:
-        """The constants of a matrix; gives the charnn_matrix of them."""
+        """Yields the constants of a matrix; returns its charnn_matrix initialiser."""
         rows, columns = matrix.weights.shape
         self.multiply_adds += rows * columns
         yield from self._array("int8_t", name, matrix.weights)
@@ -215,7 +217,7 @@ class _Model:
 
     def _array(self, kind: str, name: str, values: NDArray[np.generic]) -> Iterator[str]:
         if kind == "float" and not np.isfinite(values).all():
-            raise FileError("the weights of this model are too large to export: use another model")
+            raise FileError("the model's weights overflow in int8 arithmetic: export another model")
         self.bytes += values.nbytes
         flat = values.reshape(-1).tolist()
         words = map(WORDS.get(kind, str), flat)
@@ -238,7 +240,7 @@ class _Model:
 
 
 def _header(checkpoint: Checkpoint, tokenizer: Tokenizer, sizes: Sizes, scratch: int) -> str:
-    return f"""/* The network in model.c, and the sizes of what it works in. */
+    return f"""/* The model in model.c and the sizes of its memory. */
 #ifndef CHARNN_MODEL_H
 #define CHARNN_MODEL_H
 
@@ -262,13 +264,13 @@ extern const uint32_t token_starts[VOCAB_SIZE + 1];
 
 
 def _float(value: float) -> str:
-    """A float32 that is read back to the bit."""
+    """A C literal that gives the same float32."""
     word = f"{value:.9g}"
     return f"{word}f" if "." in word or "e" in word else f"{word}.0f"
 
 
 def _double(value: float) -> str:
-    """A float64 that is read back to the bit."""
+    """A C literal that gives the same float64."""
     return f"{value:.17g}"
 
 
@@ -276,7 +278,7 @@ WORDS = {"float": _float, "double": _double}
 
 
 def _wrapped(words: Iterable[str]) -> Iterator[str]:
-    """Words with commas, in lines of a readable length."""
+    """Joins words with commas into lines of at most `LINE` characters."""
     line = ""
     for word in words:
         if len(line) + len(word) + 1 > LINE:
@@ -287,6 +289,6 @@ def _wrapped(words: Iterable[str]) -> Iterator[str]:
 
 
 def _a_prompt(tokenizer: Tokenizer) -> str:
-    """A prompt that the model knows: the first letter, or nothing."""
+    """Returns a prompt that the model can read: its first ASCII letter, or nothing."""
     letters = (b.decode("ascii", "ignore") for b in tokenizer.token_bytes)
     return next((letter for letter in letters if len(letter) == 1 and letter.isalpha()), "")

@@ -1,6 +1,6 @@
-// The page around the engine: fields, a text that grows in small slices of time, its colours.
+// The page around the engine: the fields, and a text that grows in short slices of time.
 //
-// An address may bring settings, and then the page starts by itself:
+// With settings in its address, the page starts by itself:
 // #seed=1&prompt=Day&temperature=0.8&top-p=0.9&length=500&speed=max&surprisal=1
 "use strict";
 
@@ -20,14 +20,14 @@
   const count = (n) => n.toLocaleString("en");
   const fields = ["prompt", "temperature", "top-p", "seed", "length"].map(at);
 
-  let writing = null; // the text in the making, also when it stands still
+  let writing = null; // the current text, also while it is paused
   let running = false;
   let timer = null;
 
   // ---- The text on the page ----
 
-  // Pieces, each with its surprisal; laid out in parts that end at newlines. A part shows its
-  // marks only while it is near the window.
+  // Pieces of text with their surprisal, laid out in parts that end at newlines. A part is marked
+  // only while it is near the window.
   class Paper {
     constructor(root) {
       this.root = root;
@@ -47,7 +47,7 @@
       this.byElement = new Map();
     }
 
-    // `bits` is null for what a person wrote.
+    // `bits` is null for the prompt.
     add(pieces, bits) {
       pieces.forEach((piece, i) => {
         let part = this.parts.at(-1);
@@ -100,7 +100,7 @@
           end = document.createElement("span");
           end.className = kind;
           end.textContent = this.pieces[i];
-          end.title = kind === "given" ? "your beginning" : `${bits.toFixed(1)} bits`;
+          end.title = kind === "given" ? "your prompt" : `${bits.toFixed(1)} bits`;
           part.element.append(end);
         }
       }
@@ -147,7 +147,7 @@
       if (prompt) paper.add([prompt], null);
     }
 
-    // Reads or writes until `deadline`, at most `most` symbols; shows what came of it.
+    // Reads or writes at most `most` symbols until `deadline`, and shows them.
     work(deadline, most) {
       const pieces = [];
       const bits = [];
@@ -185,7 +185,7 @@
       this.speak(text);
     }
 
-    // Whole lines for a screen reader, at speeds at which it can follow.
+    // Announces whole lines to a screen reader, at speeds that it can follow.
     speak(text) {
       const speed = speedOf();
       if (speed === Infinity || speed > SPOKEN_SPEED) {
@@ -207,12 +207,12 @@
 
   const speedOf = () => Number(at("speed").value) || Infinity;
 
-  // A message comes back after the browser had its turn, without the wait that timers have.
+  // A message arrives after the browser has drawn, without the minimum delay of timers.
   const channel = new MessageChannel();
   channel.port1.onmessage = () => tick();
   const soon = () => channel.port2.postMessage(0);
 
-  let due = 0; // symbols that the speed allows by now
+  let due = 0; // symbols that the speed allows so far
   let clock = 0;
   let paceSince = { time: 0, written: 0 };
 
@@ -237,8 +237,7 @@
     else timer = setTimeout(tick, Math.max(8, 1000 / speed));
   }
 
-  // The end of the text stays in sight until a person scrolls away from it, and again once they
-  // come back to it.
+  // Keeps the end of the text in sight while the person has not scrolled away from it.
   let following = true;
   const below = () => at("foot").getBoundingClientRect().bottom - innerHeight;
 
@@ -253,7 +252,7 @@
     clock = performance.now();
     paceSince = { time: clock, written: writing.written };
     at("status").textContent = message;
-    // A field that is switched off would lose the keyboard.
+    // Disabling the focused field would drop the focus.
     if (fields.includes(document.activeElement)) at("write").focus({ preventScroll: true });
     showButtons();
     soon();
@@ -327,7 +326,7 @@
     if (unknown.length === 0) return;
     const some = unknown.slice(0, 8).map(named).join(", ");
     const more = unknown.length > 8 ? `, and ${unknown.length - 8} more` : "";
-    at("unknown").textContent = `The model has never seen ${some}${more}.`;
+    at("unknown").textContent = `The model has no symbol for ${some}${more}.`;
     at("prompt").focus();
   }
 
@@ -344,7 +343,7 @@
     at("temperature-value").textContent = Number(at("temperature").value).toFixed(2);
     at("top-p-value").textContent = Number(at("top-p").value).toFixed(2);
     const speed = speedOf();
-    at("speed-hint").textContent = speed === Infinity ? "As fast as it goes." : `${speed} ${unit} a second.`;
+    at("speed-hint").textContent = speed === Infinity ? "As fast as possible." : `${speed} ${unit} a second.`;
   }
 
   async function copy() {
@@ -353,7 +352,7 @@
     try {
       await navigator.clipboard.writeText(text);
     } catch {
-      // Older browsers, and pages opened from a file in some: by way of a selection.
+      // Some browsers forbid the clipboard to pages opened from a file: copy a selection.
       const area = document.createElement("textarea");
       area.value = text;
       document.body.append(area);
@@ -384,7 +383,7 @@
   function goOn() {
     const length = Number(at("length").value);
     if (writing.left === 0 && at("controls").reportValidity()) writing.left = length;
-    if (writing.left > 0) run(`Writing on. Seed ${writing.settings.seed}.`);
+    if (writing.left > 0) run(`Continuing. Seed ${writing.settings.seed}.`);
   }
 
   function setSurprisal() {
@@ -394,7 +393,7 @@
 
   // ---- The address ----
 
-  // Sets a field if the value is one that a person could have set.
+  // Sets a field if a person could have set the value.
   function setField(id, value) {
     const field = at(id);
     const before = field.value;
@@ -431,7 +430,7 @@
     at("speed").value = value;
   }
 
-  // ---- All of it together ----
+  // ---- Start ----
 
   at("controls").addEventListener("submit", (event) => {
     event.preventDefault();
@@ -475,7 +474,7 @@
     at("facts").append(group);
   }
   const explained = document.createElement("p");
-  explained.textContent = "How little the model expected each symbol, in bits:";
+  explained.textContent = "Surprisal of each symbol, in bits:";
   at("legend").append(explained);
   LEVEL_NAMES.forEach((name, level) => {
     const entry = document.createElement("span");

@@ -1,8 +1,8 @@
-"""One offline page that writes: the model, an engine in JavaScript and the controls, in one file.
+"""A model as one offline HTML page: the model, an engine in JavaScript and the controls.
 
-The page asks nothing of any network, and its Content-Security-Policy forbids it to: only the two
-scripts and the style sheet that were put in here run, by their hashes. What a model brings, its
-name included, goes in as escaped text, or as JSON that no character can end.
+The page requests nothing from any network. Its Content-Security-Policy allows only its own two
+scripts and its style sheet, by their hashes. Strings of a model, its name included, are inserted as
+escaped text, or as JSON in which no character can end the script element.
 """
 
 from __future__ import annotations
@@ -24,16 +24,16 @@ from charnn.pages import find_number, plain_name, read, render, source_hash, sty
 from charnn.tensor_file import replacing
 from charnn.text.tokenizers import Tokenizer, tokenizer_from_dict
 
-# Browsers hold a text of half a gigabyte at most, and are slow long before.
+# Browsers cannot hold a string above half a gigabyte, and slow down long before.
 MAX_PAGE_BYTES = 256 << 20
-CELLS = {"rnn": "rnn", "gru": "gru", "lstm": "lstm"}  # what engine.js calls them
+CELLS = {"rnn": "rnn", "gru": "gru", "lstm": "lstm"}  # the names of cells in engine.js
 
 
 def write_page(checkpoint: Checkpoint, name: str, output: Path) -> None:
     """Writes the page of a model to `output`, whole or not at all.
 
     Raises:
-        CharnnError: the model is too large for a page, or its weights for arithmetic.
+        CharnnError: see `make_page`.
         FileError: the file cannot be written.
     """
     text = make_page(checkpoint, name)
@@ -42,12 +42,12 @@ def write_page(checkpoint: Checkpoint, name: str, output: Path) -> None:
 
 
 def make_page(checkpoint: Checkpoint, name: str) -> str:
-    """The page of a model that is called `name`.
+    """Returns the page of a model with the title `name`.
 
     Raises:
-        CharnnError: the model is too large for a page, or its weights for arithmetic.
-        DamagedFile: its tokenizer is garbage, or not of the size of its vocabulary; or its n-grams
-            are none.
+        CharnnError: the model is too large for a page, its weights overflow, or the page lacks its
+            cell or tokenizer.
+        DamagedFile: its tokenizer or its n-grams are damaged.
     """
     config = checkpoint.config
     counts = tree_and_weights(checkpoint.ngrams, config.vocab_size)
@@ -56,8 +56,8 @@ def make_page(checkpoint: Checkpoint, name: str) -> str:
     size = (config.parameters + 3 * vectors + counted) * 4 // 3
     if size > MAX_PAGE_BYTES:
         raise CharnnError(
-            f"the page would be {size >> 20:,} MiB, and browsers open {MAX_PAGE_BYTES >> 20} at "
-            "most: export a smaller model"
+            f"the page would have {size >> 20:,} MiB, and browsers open at most "
+            f"{MAX_PAGE_BYTES >> 20}: export a smaller model, or use --to c"
         )
     tokenizer = tokenizer_from_dict(checkpoint.tokenizer, config.vocab_size)
     title = plain_name(name)
@@ -89,22 +89,22 @@ def make_page(checkpoint: Checkpoint, name: str) -> str:
 
 
 def to_script_json(data: Any) -> str:
-    """JSON in ASCII, for a script element: nothing in it can end the element or begin another."""
+    """Returns ASCII JSON that can neither end a script element nor begin another one."""
     return json.dumps(data, separators=(",", ":"), allow_nan=False).replace("<", "\\u003c")
 
 
 def network_data(checkpoint: Checkpoint) -> dict[str, Any]:
-    """The int8 network: shapes as numbers, arrays in base64 of little-endian numbers.
+    """Returns the int8 network: shapes, and arrays as base64 of little-endian numbers.
 
     Raises:
-        CharnnError: the weights are too large to be multiplied.
+        CharnnError: the weights overflow, or the page cannot run the cell.
     """
     config = checkpoint.config
     arranged = arrange(config, checkpoint.weights)
     matrices = [m for layer in arranged.layers for m in (layer.inputs, layer.recurrent)]
     arrays = [a for m in (*matrices, arranged.head) for a in (m.weights, m.bias) if a is not None]
     if not all(np.isfinite(array).all() for array in (*arrays, arranged.embedding)):
-        raise CharnnError("the model's weights are too large to compute with: use another one")
+        raise CharnnError("the model's weights overflow in int8 arithmetic: export another model")
     model = quantise(arranged)
     return {
         "cell": for_cell(CELLS, config.cell, "the exported page", "sample with charnn"),
@@ -126,7 +126,7 @@ def network_data(checkpoint: Checkpoint) -> dict[str, Any]:
 
 
 def ngrams_data(tree: NGramTree, weights: MixtureWeights) -> dict[str, Any]:
-    """The n-grams: arrays in base64 of little-endian whole numbers, of so many bytes each."""
+    """Returns the n-grams: order, weights, and arrays as base64 with the bytes of a number."""
     arrays = tree.to_arrays()
     return {
         "order": tree.order,
@@ -140,7 +140,7 @@ def ngrams_data(tree: NGramTree, weights: MixtureWeights) -> dict[str, Any]:
 
 
 def tokenizer_data(tokenizer: Tokenizer) -> dict[str, Any]:
-    """Each id's bytes as a string of characters below 256, and how the page encodes prompts.
+    """Returns the bytes of each id as Latin-1 strings, and how the page encodes prompts.
 
     Raises:
         CharnnError: the page has no rule for the prompts of this tokenizer.
@@ -159,17 +159,17 @@ def tokenizer_data(tokenizer: Tokenizer) -> dict[str, Any]:
 
 
 def facts(checkpoint: Checkpoint, tokenizer: Tokenizer) -> list[tuple[str, str]]:
-    """What the page says of the model, each with its name; no path and nothing that is odd."""
+    """Returns facts about the model as (name, value), without paths or implausible values."""
     config = checkpoint.config
     info, layers = checkpoint.info, "layer" if config.num_layers == 1 else "layers"
     listed = [
         ("Network", f"{config.cell.upper()}, {config.num_layers} {layers} of {config.hidden_size}"),
         ("Parameters", f"{config.parameters:,}"),
-        ("Alphabet", f"{config.vocab_size:,} {tokenizer.units}"),
+        ("Vocabulary", f"{config.vocab_size:,} {tokenizer.units}"),
     ]
     if chars := find_number(info, "corpus", "chars") or find_number(info, "corpus", "bytes"):
         unit = "characters" if find_number(info, "corpus", "chars") else "bytes"
-        listed.append(("Learnt from", f"{chars:,.0f} {unit}"))
+        listed.append(("Trained on", f"{chars:,.0f} {unit}"))
     if seconds := find_number(info, "seconds"):
         time = f"{seconds:,.0f} seconds" if seconds < 120 else f"{seconds / 60:,.0f} minutes"
         listed.append(("Trained for", time))
@@ -179,7 +179,7 @@ def facts(checkpoint: Checkpoint, tokenizer: Tokenizer) -> list[tuple[str, str]]
     elif bits := find_number(info, *carried, "bits_per_byte"):
         listed.append(("Held-out loss", f"{bits:.2f} bits per byte"))
     numbers = config.parameters + 3 * config.vocab_size * config.embedding_size
-    listed.append(("Weights", f"{numbers / 1e6:,.1f} MB, 8 bits each"))
+    listed.append(("Weights", f"{numbers / 1e6:,.1f} MB, int8"))
     if ngrams := checkpoint.ngram_facts():
         listed.append(("N-grams", f"{ngrams['count']:,}, up to {ngrams['order']} long"))
     return listed

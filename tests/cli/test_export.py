@@ -80,7 +80,7 @@ def test_an_existing_file_stays_without_force() -> None:
 @pytest.mark.parametrize(
     ("words", "code", "message"),
     [
-        (["--to", "pdf"], 2, "c, html"),
+        (["--to", "pdf"], 2, "--to pdf"),
         (["--to", "html", "-o", "page.txt"], 2, "page.txt.html"),
         (["--to", "html", "-o", "no/such/page.html"], 1, "no/such/page.html"),
         (["bok", "--to", "html"], 1, "book"),

@@ -149,13 +149,13 @@ def test_what_it_takes_is_told_and_right(tmp_path):
 @pytest.mark.parametrize(
     ("words", "code", "expected"),
     [
-        (["--prompt", "Z"], 1, "never saw what begins here: Z"),
-        (["--seed", "4294967296"], 2, "below 2^32"),
-        (["--seed", "-1"], 2, "below 2^32"),
-        (["-n", "ten"], 2, "a whole number"),
-        (["--temperature", "nan"], 2, "from 0 to 1000"),
-        (["--what", "1"], 2, "unknown"),
-        (["-n"], 2, "without its value"),
+        (["--prompt", "Z"], 1, "Z"),
+        (["--seed", "4294967296"], 2, "2^32"),
+        (["--seed", "-1"], 2, "2^32"),
+        (["-n", "ten"], 2, "ten"),
+        (["--temperature", "nan"], 2, "--temperature nan"),
+        (["--what", "1"], 2, "--what"),
+        (["-n"], 2, "-n"),
     ],
     ids=str,
 )
@@ -183,7 +183,7 @@ def test_a_folder_is_written_whole_and_only_a_program_is_replaced(tmp_path):
     assert "CHARNN_GRU" in (folder / "model.c").read_text("utf-8")
     assert files.keys() == {path.name for path in folder.iterdir()}
     (folder / "diary.txt").write_text("mine")
-    with pytest.raises(FileError, match="something else than such a program"):
+    with pytest.raises(FileError, match="-o"):
         write_program(checkpoint, "goat", folder)
     assert "mine" == (folder / "diary.txt").read_text()
     assert [folder] == list(folder.parent.iterdir())
@@ -193,7 +193,7 @@ def test_weights_that_overflow_are_refused(tmp_path):
     checkpoint = checkpoint_of()
     for name in ("layers.0.norm.weight", "layers.0.cell.weight_ih"):
         checkpoint.weights[name] = np.full_like(checkpoint.weights[name], 3e38)
-    with pytest.raises(FileError, match="too large to export"):
+    with pytest.raises(FileError, match="weights"):
         write_program(checkpoint, "goat", tmp_path / "program")
     assert [] == list(tmp_path.iterdir())
 
@@ -254,7 +254,7 @@ def test_what_n_grams_take_is_told_and_right(tmp_path):
     assert str(sizes.weights) == told["weights"]
     assert str(sizes.ngrams) == told["n-grams"]
     assert str(sizes.state) == told["state"]
-    assert str(sizes.working) == told["working room"]
+    assert str(sizes.working) == told["memory"]
     assert f"Mixed with {symbols:,} n-grams of its text, up to 5 long" in files["README.md"]
     assert f"| n-grams, constant too | {sizes.ngrams:,} bytes |" in files["README.md"]
     assert "Mixed" not in c_files(plain)[0]["README.md"]

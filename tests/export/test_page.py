@@ -264,7 +264,7 @@ def test_n_grams_count_in_what_a_browser_would_open(monkeypatch: pytest.MonkeyPa
     alone = len(json.dumps(page.network_data(make())))
     monkeypatch.setattr(page, "MAX_PAGE_BYTES", alone)
     make_page(make(), "x")
-    with pytest.raises(CharnnError, match="export a smaller model"):
+    with pytest.raises(CharnnError, match="--to c"):
         make_page(counted(make(), order=9, once=None), "x")
 
 
@@ -275,7 +275,7 @@ def test_spoilt_n_grams_are_not_exported(tmp_path: Path) -> None:
     spoilt.ngrams = replace(
         spoilt.ngrams, arrays={**arrays, "children": arrays["children"][::-1].copy()}
     )
-    with pytest.raises(DamagedFile, match="n-grams of this model are damaged"):
+    with pytest.raises(DamagedFile, match="n-grams"):
         write_page(spoilt, "x", tmp_path / "x.html")
     assert [] == list(tmp_path.iterdir())
 
@@ -382,7 +382,7 @@ def test_the_page_says_no_more_of_a_model_than_numbers() -> None:
     text = make_page(checkpoint, "x")
     facts = dict(json.loads(elements(text, "script")[0])["facts"])
     assert "GRU, 2 layers of 24" == facts["Network"]
-    assert "61,000 characters" == facts["Learnt from"]
+    assert "61,000 characters" == facts["Trained on"]
     assert "2.12 bits per character" == facts["Held-out loss"]
     assert "3 minutes" == facts["Trained for"]
     assert f"{checkpoint.config.parameters:,}" == facts["Parameters"]
@@ -393,17 +393,17 @@ def test_the_page_says_no_more_of_a_model_than_numbers() -> None:
 def test_odd_information_is_left_out(value: Any) -> None:
     checkpoint = make(corpus={"chars": value}, seconds=value, results={"carried": value})
     names = [name for name, _ in page.facts(checkpoint, ByteTokenizer())]
-    assert ["Network", "Parameters", "Alphabet", "Weights"] == names
+    assert ["Network", "Parameters", "Vocabulary", "Weights"] == names
 
 
 def test_a_model_that_no_browser_would_open_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(page, "MAX_PAGE_BYTES", 1000)
-    with pytest.raises(CharnnError, match="export a smaller model"):
+    with pytest.raises(CharnnError, match="--to c"):
         make_page(make(), "x")
 
 
 def test_weights_that_overflow_are_refused() -> None:
-    with pytest.raises(CharnnError, match="too large to compute with"):
+    with pytest.raises(CharnnError, match="weights"):
         make_page(make(spread=1e37), "x")
 
 
@@ -514,7 +514,7 @@ def test_a_browser_marks_surprise_and_begins_with_the_prompt(tmp_path: Path) -> 
     write_page(checkpoint, NASTY, tmp_path / "x.html")
     address = {"seed": 1, "prompt": "abc", "length": 200, "speed": "max", "surprisal": "1"}
     document = browse(tmp_path / "x.html", tmp_path, address)
-    assert '<span class="given" title="your beginning">abc</span>' in document
+    assert '<span class="given" title="your prompt">abc</span>' in document
     assert re.search(r'<span class="s[1-4]" title="\d+\.\d bits">', document)
     sampler = Sampler(network_of(checkpoint), 1, 0, {"temperature": 0.8})
     sampler.feed(tokenizer_from_dict(checkpoint.tokenizer).encode("abc"))
@@ -525,7 +525,7 @@ def test_a_browser_marks_surprise_and_begins_with_the_prompt(tmp_path: Path) -> 
 @pytest.mark.slow
 def test_a_browser_names_what_the_model_never_saw(made: Path, tmp_path: Path) -> None:
     document = browse(made, tmp_path, {"prompt": "abé"})
-    assert "The model has never seen “é” (U+00E9)." in document
+    assert "“é” (U+00E9)" in document
     assert "" == shown_in(document)
 
 

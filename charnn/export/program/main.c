@@ -1,4 +1,4 @@
-/* A program that writes text with the network in model.c. See README.md. */
+/* A program that writes text with the model in model.c. See README.md. */
 #include <assert.h>
 #include <errno.h>
 #include <stdio.h>
@@ -9,7 +9,7 @@
 #include "engine.h"
 #include "model.h"
 
-/* All the memory that the network works in. */
+/* All memory that the model needs. */
 static float state[STATE_NUMBERS], logits[VOCAB_SIZE];
 static double weights[VOCAB_SIZE];
 static union {
@@ -33,7 +33,7 @@ static void seed_generator(uint32_t seed) {
     int i;
     generator[0] = 0;
     generator[1] = seed;
-    generator[2] = 0; /* which of the texts of this seed: the first */
+    generator[2] = 0; /* the index of the sample: always 0 here */
     generator[3] = 1;
     for (i = 0; i < 16; i++) next_bits();
 }
@@ -47,7 +47,7 @@ static void show_token(int32_t token) {
            stdout);
 }
 
-/* Reads a prompt; 0 where the model does not know a character of it. */
+/* Reads a prompt; returns 0 if the model has no symbol for a part of it. */
 static int read_prompt(const char *prompt) {
     while (*prompt) {
         int32_t token;
@@ -57,7 +57,7 @@ static int read_prompt(const char *prompt) {
             if (length && strncmp(prompt, (const char *)token_bytes + token_starts[token], length) == 0) break;
         }
         if (token == VOCAB_SIZE) {
-            fprintf(stderr, "error: the model never saw what begins here: %.20s\n", prompt);
+            fprintf(stderr, "error: --prompt: the model has no symbol for the start of \"%.20s\"; leave it out\n", prompt);
             return 0;
         }
         read_token(token);
@@ -70,20 +70,20 @@ static void about(void) {
     printf("weights      %10lu bytes, constant\n", (unsigned long)WEIGHT_BYTES);
     if (model.ngrams) printf("n-grams      %10lu bytes, constant\n", (unsigned long)NGRAM_BYTES);
     printf("state        %10lu bytes\n", (unsigned long)sizeof state);
-    printf("working room %10lu bytes, the state included\n",
+    printf("memory       %10lu bytes, the state included\n",
            (unsigned long)(sizeof state + sizeof logits + sizeof weights + sizeof scratch));
-    printf("work         %10lu multiply-adds a token\n", (unsigned long)MULTIPLY_ADDS);
+    printf("work         %10lu multiply-adds per token\n", (unsigned long)MULTIPLY_ADDS);
 }
 
 static void help(const char *name) {
     printf("%s [--prompt TEXT] [-n TOKENS] [--temperature X] [--seed N] [--about]\n\n"
            "Writes text. Defaults: no prompt, 500 tokens, temperature 0.8, a seed from the clock,\n"
-           "which stderr tells. --about tells how much memory and work that takes.\n",
+           "which is printed to stderr. --about prints the memory and the work per token.\n",
            name);
 }
 
 static int wrong(const char *option, const char *value, const char *wanted) {
-    fprintf(stderr, "error: %s %s: %s was expected\n", option, value, wanted);
+    fprintf(stderr, "error: %s %s: expected %s\n", option, value, wanted);
     return 2;
 }
 
@@ -107,7 +107,7 @@ int main(int count, char **words) {
             return 0;
         }
         if (++at >= count) {
-            fprintf(stderr, "error: %s: unknown, or without its value; --help tells more\n", option);
+            fprintf(stderr, "error: %s: unknown, or its value is missing; try --help\n", option);
             return 2;
         }
         errno = 0;
@@ -127,7 +127,7 @@ int main(int count, char **words) {
             if (!*value || *end || !(temperature >= 0.0 && temperature <= 1000.0))
                 return wrong(option, value, "a number from 0 to 1000");
         } else {
-            fprintf(stderr, "error: %s: unknown; --help tells more\n", option);
+            fprintf(stderr, "error: %s: unknown; try --help\n", option);
             return 2;
         }
     }
@@ -147,11 +147,11 @@ int main(int count, char **words) {
         int32_t token =
             charnn_choose(logits, VOCAB_SIZE, temperature, uniform, weights);
         if (token < 0) {
-            fprintf(stderr, "error: the weights are too large for this model to write\n");
+            fprintf(stderr, "error: the logits are not finite: export another model\n");
             return 1;
         }
         show_token(token);
-        if (fflush(stdout)) return 0; /* the reader went away */
+        if (fflush(stdout)) return 0; /* the reader closed the pipe */
         read_token(token);
     }
     return 0;
