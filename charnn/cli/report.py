@@ -53,7 +53,7 @@ def report(
         raise FileError(f"{output} exists: replace it with --force, or give another -o")
     if not output.absolute().parent.is_dir():
         raise FileError(
-            f"cannot write {output}: there is no folder {output.parent}; make it, or give another -o"
+            f"cannot write {output}: make the folder {output.parent} first, or give another -o"
         )
 
     from charnn.checkpoint import load

@@ -1,22 +1,21 @@
-// A recurrent network that writes: docs/int8.md and docs/sampling.md, bit for bit.
+// The int8 network and the sampler, bit for bit as in docs/int8.md and docs/sampling.md.
 //
-// Numbers are float32 where the pages say so: each operation is rounded by Math.fround, which
-// browsers turn into single instructions. Shapes: V symbols, E features of a symbol, H units,
-// D what a layer reads.
+// Math.fround rounds each operation to float32; browsers compile it to single instructions.
+// Shapes: V symbols, E features of a symbol, H units, D inputs of a layer.
 "use strict";
 
 const engine = (() => {
   const f = Math.fround;
   const LOG2_E = f(-1.44269502);
-  const POWER = [0.00132647273, 0.00967151299, 0.0555073358, 0.240222424, 0.693147004, 1].map(f);
-  const [P0, P1, P2, P3, P4, P5] = POWER;
-  const WHOLE = 12582912; // added and taken away, it rounds to whole numbers
+  const EXPONENTIAL = [0.00132647273, 0.00967151299, 0.0555073358, 0.240222424, 0.693147004, 1].map(f);
+  const [P0, P1, P2, P3, P4, P5] = EXPONENTIAL;
+  const WHOLE = 12582912; // adding and subtracting it rounds to whole numbers
   const PER_STEP = f(0.00787401572);
   const EPSILON = f(0.00001);
-  const LEAST = 2 ** -40; // of what n-grams say, under a logarithm
+  const LEAST = 2 ** -40; // the lowest n-gram probability whose logarithm is taken
   const TWO_TO = Float32Array.from({ length: 129 }, (_, i) => 2 ** (i - 64));
-  const TABLE_NUMBERS = 1 << 24; // at most 64 MB of what layer 0 makes of symbols
-  const LANE = 2 ** 26; // two whole sums travel in one double, this far apart
+  const TABLE_NUMBERS = 1 << 24; // at most 64 MB of input products of layer 0
+  const LANE = 2 ** 26; // the distance of two whole sums in one double
   const LANE_COLUMNS = 2000; // 2000 * 127 * 127 stays below half of that
 
   function bytesOf(base64) {
@@ -49,7 +48,7 @@ const engine = (() => {
     return f(f(s + s) - 1);
   }
 
-  // The sum of x, or of its squares: eight running sums, joined in pairs.
+  // The sum of x, or of its squares: eight running sums, added in pairs.
   const lanes = new Float32Array(8);
 
   function joined() {
@@ -71,13 +70,13 @@ const engine = (() => {
     return joined();
   }
 
-  function takeMeanOut(x) {
+  function subtractMean(x) {
     const mean = f(total(x) * f(1 / x.length));
     for (let i = 0; i < x.length; i++) x[i] = f(x[i] - mean);
   }
 
-  // x in steps of 1/127 of m, as whole numbers.
-  function steps(x, m, q) {
+  // Quantises x / m to whole numbers in [-127, 127].
+  function quantise(x, m, q) {
     const t = m > 0 ? f(127 / m) : 0;
     for (let i = 0; i < x.length; i++) {
       let v = f(x[i] * t);
@@ -100,8 +99,8 @@ const engine = (() => {
         this.q = new Int32Array(columns);
         return;
       }
-      // Row r and row r + 1 in one number: a double holds both sums exactly, which is twice as
-      // fast as whole numbers one by one.
+      // Rows r and r + 1 in one number: a double holds both sums exactly, which is twice as fast
+      // as 32-bit integers.
       const pairs = (rows + 1) >> 1;
       this.weights = new Float64Array(pairs * columns);
       for (let pair = 0; pair < pairs; pair++) {
@@ -116,7 +115,7 @@ const engine = (() => {
       this.sums = new Int32Array(2 * pairs);
     }
 
-    // For each row: float(whole sum of w * q) * (scale * k), and the bias if there is one.
+    // For each row: float(whole sum of w * q) * (scale * k), plus the bias if there is one.
     product(k, out) {
       const sums = this.packed ? this.pairSums() : this.plainSums();
       const { rows, scale, bias } = this;
@@ -173,7 +172,7 @@ const engine = (() => {
       return sums;
     }
 
-    // W norm(x) + b, for an x whose mean is out.
+    // W norm(x) + b, for an x of mean 0.
     ofNorm(x, out) {
       let m = 0;
       for (let i = 0; i < x.length; i++) {
@@ -183,12 +182,12 @@ const engine = (() => {
       const factor = f(
         1 / f(Math.sqrt(f(f(totalOfSquares(x) * f(1 / x.length)) + EPSILON))),
       );
-      steps(x, m, this.q);
+      quantise(x, m, this.q);
       this.product(f(f(m * PER_STEP) * factor), out);
     }
 
     ofState(h, out) {
-      steps(h, 1, this.q);
+      quantise(h, 1, this.q);
       this.product(PER_STEP, out);
     }
   }
@@ -199,7 +198,7 @@ const engine = (() => {
     sums[at + 1] = high;
   }
 
-  // Each changes h, and c where there is one; a is W x + b, u is U h.
+  // The steps of the cells: a is W x + b, u is U h; h, and the c of an LSTM, change in place.
   const CELLS = {
     rnn(a, u, h) {
       for (let i = 0; i < h.length; i++) h[i] = tanh(f(a[i] + u[i]));
@@ -231,8 +230,8 @@ const engine = (() => {
     },
   };
 
-  // One network; `state` gives the start of a text, `step` reads a token and gives V logits,
-  // which the next step overwrites.
+  // A network: `state` returns the initial state, `step` reads a token and returns V logits, which
+  // the next step overwrites.
   class Network {
     constructor(data) {
       this.vocabSize = data.vocab_size;
@@ -268,7 +267,7 @@ const engine = (() => {
         const { inputs, recurrent, biasHn, residual } = layers[number];
         const [h, c] = state[number];
         if (number > 0) {
-          takeMeanOut(x);
+          subtractMean(x);
           before = x;
           a = this.a;
           inputs.ofNorm(x, a);
@@ -278,12 +277,12 @@ const engine = (() => {
         if (residual) for (let i = 0; i < x.length; i++) x[i] = f(before[i] + h[i]);
         else x.set(h);
       }
-      takeMeanOut(x);
+      subtractMean(x);
       this.head.ofNorm(x, this.logits);
       return this.logits;
     }
 
-    // What layer 0 makes of a symbol depends on the symbol alone: worked out once.
+    // The input product of layer 0 depends on the symbol alone: computed once per symbol.
     read(token, embedding) {
       let a = this.first.get(token);
       if (a === undefined) {
@@ -296,8 +295,8 @@ const engine = (() => {
     }
   }
 
-  // The n-grams of a text, K symbols long at most. Where a text stands is nodes (K,): those of its
-  // latest 0, 1, ... K-1 symbols, -1 where the tree has none. Numbers are float64.
+  // N-grams of up to K symbols. The state is nodes (K,): the tree's nodes of the latest 0 to K - 1
+  // symbols, -1 if the tree lacks one. Numbers are float64.
   class NGrams {
     constructor({ order, discounts, symbols, counts, children, dropped }) {
       this.order = order;
@@ -306,17 +305,17 @@ const engine = (() => {
       this.first = new Uint32Array(sizes.length + 1); // child of each context
       this.first[0] = 1;
       for (let i = 0; i < sizes.length; i++) this.first[i + 1] = this.first[i] + sizes[i];
-      this.weigh(discounts, wholesOf(counts), wholesOf(dropped));
+      this.discount(discounts, wholesOf(counts), wholesOf(dropped));
     }
 
-    // What each child has of its context's probability, and what each context leaves: worked out
-    // once, context by context, with the operations of docs/int8.md in their order.
-    weigh(discounts, counts, dropped) {
+    // Computes the discounted probability of each child in its context (`given`), and the weight of
+    // the shorter context (`rest`), with the operations of docs/int8.md in their order.
+    discount(discounts, counts, dropped) {
       const { first } = this;
       this.given = new Float64Array(counts.length);
       this.rest = new Float64Array(dropped.length).fill(1);
       let node = 0;
-      let stop = 1; // where the contexts of a length end
+      let stop = 1; // the end of the contexts of one length
       for (const [one, two, more] of discounts) {
         const below = first[stop];
         for (; node < stop; node++) {
@@ -343,7 +342,7 @@ const engine = (() => {
       return nodes;
     }
 
-    // Moves nodes on by a token: to the child of each, from the longest on.
+    // Moves each node to its child of a token, the longest context first.
     follow(nodes, token) {
       const { first, symbols } = this;
       for (let k = nodes.length - 1; k > 0; k--) {
@@ -362,8 +361,8 @@ const engine = (() => {
       }
     }
 
-    // What comes next, to p (V,): from the longest context on, what each leaves.
-    count(nodes, p) {
+    // Writes the probabilities of the next symbol to p (V,), the longest context first.
+    predict(nodes, p) {
       const { first, symbols, given, rest } = this;
       let left = 1;
       p.fill(0);
@@ -379,7 +378,7 @@ const engine = (() => {
     }
   }
 
-  // A network and n-grams, with what a Network has: each to its power, multiplied.
+  // The log-linear interpolation of a network and n-grams, with the methods of Network.
   class Mixture {
     constructor(network, ngrams, weights) {
       this.network = network;
@@ -396,7 +395,7 @@ const engine = (() => {
     step(token, { inner, nodes }) {
       const logits = this.network.step(token, inner);
       this.ngrams.follow(nodes, token);
-      this.ngrams.count(nodes, this.counted);
+      this.ngrams.predict(nodes, this.counted);
       this.mix(logits);
       return logits;
     }
@@ -410,7 +409,7 @@ const engine = (() => {
     }
   }
 
-  // What a page's model predicts by.
+  // The predictor of a page's model.
   function predictor({ network, ngrams }) {
     const alone = new Network(network);
     return ngrams === null ? alone : new Mixture(alone, new NGrams(ngrams), ngrams.weights);
@@ -441,7 +440,7 @@ const engine = (() => {
     }
   }
 
-  // One text in the making: feed a prompt, then choose() again and again.
+  // Samples one text: feed a prompt, then call choose() for each token.
   class Sampler {
     constructor(network, seed, { temperature = 1, topP = 1 } = {}) {
       this.network = network;
@@ -459,7 +458,7 @@ const engine = (() => {
       this.logits = this.network.step(token, this.memory);
     }
 
-    // Chooses and reads a token; `bits` is then its surprisal in the model as it is.
+    // Chooses and reads a token; `bits` is its surprisal under the unfiltered model.
     choose() {
       const { values, kept, logits } = this;
       const size = values.length;
@@ -523,7 +522,7 @@ const engine = (() => {
     }
   }
 
-  // UTF-8 to text, byte by byte; never a part of a character. What is no UTF-8 is shown as \xNN.
+  // Decodes UTF-8 byte by byte into whole characters; invalid bytes become \xNN.
   class Decoder {
     constructor() {
       this.held = [];
@@ -554,7 +553,7 @@ const engine = (() => {
       if (byte < 0x80) return String.fromCharCode(byte);
       if (byte < 0xc2 || byte > 0xf4) return escaped(byte);
       this.missing = byte < 0xe0 ? 1 : byte < 0xf0 ? 2 : 3;
-      // No surrogates, nothing longer than it must be, nothing above U+10FFFF.
+      // No surrogates, no overlong forms, nothing above U+10FFFF.
       this.low = byte === 0xe0 ? 0xa0 : byte === 0xf0 ? 0x90 : 0x80;
       this.high = byte === 0xed ? 0x9f : byte === 0xf4 ? 0x8f : 0xbf;
       this.held = [byte];
@@ -573,7 +572,7 @@ const engine = (() => {
     return `\\x${byte.toString(16).padStart(2, "0")}`;
   }
 
-  // Text to ids. `encode` gives { ids, unknown }: the characters that the model has no symbol for.
+  // Encodes text. `encode` returns { ids, unknown }: `unknown` lists the characters without a symbol.
   class Tokenizer {
     constructor({ spelling, tokens, scores }) {
       this.spelling = spelling;
@@ -613,8 +612,7 @@ const engine = (() => {
       return Array.from(utf8(text), (byte) => this.byteIds[byte]);
     }
 
-    // BPE as sentencepiece does it: of all neighbours that make a piece, the best one first, of
-    // equals the leftmost.
+    // BPE as in sentencepiece: merges the best pair of neighbours first, the leftmost of equals.
     merge(parts, ids) {
       const scoreOf = (i) => {
         const id = i + 1 < parts.length ? this.ids.get(parts[i] + parts[i + 1]) : undefined;

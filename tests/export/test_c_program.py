@@ -77,7 +77,9 @@ def run(program: Path, *words: str) -> subprocess.CompletedProcess[bytes]:
 @pytest.mark.parametrize("compiler", COMPILERS)
 @pytest.mark.parametrize(("embedding", "hidden"), [(24, 24), (10, 25)])
 @pytest.mark.parametrize("cell", GATES)
-def test_it_writes_the_text_of_the_int8_engine(cell, embedding, hidden, compiler, tmp_path):
+def test_the_program_writes_the_text_of_the_int8_engine(
+    cell, embedding, hidden, compiler, tmp_path
+):
     checkpoint = checkpoint_of(cell, embedding, hidden)
     program = build(checkpoint, tmp_path, compiler)
     model = Model.from_checkpoint(checkpoint, int8=True)
@@ -92,7 +94,7 @@ def test_it_writes_the_text_of_the_int8_engine(cell, embedding, hidden, compiler
 
 @pytest.mark.slow
 @needs_compiler
-def test_a_compiler_that_is_let_loose_changes_no_character(tmp_path):
+def test_optimisation_flags_change_no_character(tmp_path):
     checkpoint = checkpoint_of("lstm", 40, 40)
     expected = run(build(checkpoint, tmp_path, COMPILERS[0]), "--seed", "1").stdout
     for flags in (["-O0"], ["-O3", "-march=native"]):
@@ -101,7 +103,7 @@ def test_a_compiler_that_is_let_loose_changes_no_character(tmp_path):
 
 
 @needs_compiler
-def test_a_large_vocabulary_goes_without_a_table_and_writes_the_same(tmp_path):
+def test_a_large_vocabulary_has_no_table_and_writes_the_same_text(tmp_path):
     checkpoint = checkpoint_of("gru", 8, 8, ByteTokenizer())
     files, _ = c_files(checkpoint)
     assert "float table[" not in files["model.c"]
@@ -117,7 +119,7 @@ def test_a_small_vocabulary_has_a_table():
 
 
 @needs_compiler
-def test_pieces_are_written_and_prompts_refused_with_the_reason(tmp_path):
+def test_a_sentencepiece_program_writes_and_refuses_prompts(tmp_path):
     checkpoint = checkpoint_of("rnn", 8, 8, SentencePieceTokenizer.learn([TEXT * 30], 280))
     program = build(checkpoint, tmp_path, COMPILERS[0])
     expected = Model.from_checkpoint(checkpoint, int8=True).generate(seed=3, max_tokens=50)
@@ -129,7 +131,7 @@ def test_pieces_are_written_and_prompts_refused_with_the_reason(tmp_path):
 
 
 @needs_compiler
-def test_what_it_takes_is_told_and_right(tmp_path):
+def test_the_stated_memory_and_work_are_right(tmp_path):
     checkpoint = checkpoint_of("lstm", 24, 24)
     files, sizes = c_files(checkpoint)
     program = build(checkpoint, tmp_path, COMPILERS[0])
@@ -159,21 +161,21 @@ def test_what_it_takes_is_told_and_right(tmp_path):
     ],
     ids=str,
 )
-def test_wrong_words_are_told_in_one_line(words, code, expected, tmp_path):
+def test_a_wrong_option_is_named_in_one_line(words, code, expected, tmp_path):
     found = run(build(checkpoint_of(), tmp_path, COMPILERS[0]), *words)
     assert (code, 1) == (found.returncode, found.stderr.count(b"\n"))
     assert expected in found.stderr.decode()
 
 
 @needs_compiler
-def test_without_a_seed_it_tells_the_one_it_drew(tmp_path):
+def test_without_a_seed_the_drawn_one_is_printed(tmp_path):
     program = build(checkpoint_of(), tmp_path, COMPILERS[0])
     first = run(program, "-n", "50")
     seed = first.stderr.decode().split()[1]
     assert first.stdout == run(program, "-n", "50", "--seed", seed).stdout
 
 
-def test_a_folder_is_written_whole_and_only_a_program_is_replaced(tmp_path):
+def test_a_program_replaces_an_earlier_program_only(tmp_path):
     checkpoint, folder = checkpoint_of(), tmp_path / "a" / "program"
     write_program(checkpoint, "goat", folder)
     files, _ = c_files(checkpoint)
@@ -189,7 +191,7 @@ def test_a_folder_is_written_whole_and_only_a_program_is_replaced(tmp_path):
     assert [folder] == list(folder.parent.iterdir())
 
 
-def test_weights_that_overflow_are_refused(tmp_path):
+def test_overflowing_weights_are_refused(tmp_path):
     checkpoint = checkpoint_of()
     for name in ("layers.0.norm.weight", "layers.0.cell.weight_ih"):
         checkpoint.weights[name] = np.full_like(checkpoint.weights[name], 3e38)
@@ -208,7 +210,7 @@ def test_weights_that_overflow_are_refused(tmp_path):
         if COMPILERS
     ],
 )
-def test_with_n_grams_it_writes_the_text_of_the_int8_engine(
+def test_a_program_with_n_grams_writes_the_text_of_the_int8_engine(
     compiler, cell, order, once, width, tmp_path
 ):
     checkpoint = mixed(checkpoint_of(cell), order, MixtureWeights(0.4, 0.7), once, width)
@@ -226,7 +228,7 @@ def test_with_n_grams_it_writes_the_text_of_the_int8_engine(
 
 
 @needs_compiler
-def test_n_grams_of_bytes_and_of_pieces_are_written_too(tmp_path):
+def test_n_grams_of_bytes_and_of_pieces_are_mixed_in(tmp_path):
     for tokenizer in ByteTokenizer(), SentencePieceTokenizer.learn([PARABLE * 3], 300):
         checkpoint = mixed(checkpoint_of("gru", 8, 8, tokenizer), 5, MixtureWeights(0.2, 0.9))
         folder = tmp_path / tokenizer.kind
@@ -237,7 +239,7 @@ def test_n_grams_of_bytes_and_of_pieces_are_written_too(tmp_path):
 
 
 @needs_compiler
-def test_what_n_grams_take_is_told_and_right(tmp_path):
+def test_the_stated_memory_of_n_grams_is_right(tmp_path):
     plain = checkpoint_of("lstm", 24, 24)
     checkpoint = mixed(plain, 5)
     (_, before), (files, sizes) = c_files(plain), c_files(checkpoint)
@@ -261,7 +263,7 @@ def test_what_n_grams_take_is_told_and_right(tmp_path):
     assert "n-grams, constant too" not in c_files(plain)[0]["README.md"]
 
 
-def test_the_discounts_are_written_to_the_bit():
+def test_discounts_and_weights_are_written_exactly():
     checkpoint = mixed(checkpoint_of(), 4, MixtureWeights(1 / 3, 1 / 7))
     files, _ = c_files(checkpoint)
     text = files["model.c"].split("ngram_discounts[12] = {")[1]
@@ -273,13 +275,13 @@ def test_the_discounts_are_written_to_the_bit():
 
 
 @pytest.mark.parametrize("compiler", [name for name in COMPILERS if name != "tcc"])
-def test_the_engine_stands_the_strictest_warnings(compiler, tmp_path):
+def test_the_engine_compiles_without_any_warning(compiler, tmp_path):
     build(mixed(checkpoint_of()), tmp_path, compiler, *STRICT, *STRICTER)
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize("compiler", [name for name in COMPILERS if name != "tcc"][:1])
-def test_no_counts_make_it_reach_for_what_is_not_its_own(compiler, tmp_path):
+def test_extreme_counts_cause_no_memory_error(compiler, tmp_path):
     plain = mixed(checkpoint_of("lstm", 8, 8), 5)
     sizes = {name: len(plain.ngrams.arrays[name]) for name in ("counts", "dropped")}
     for most in (None, 0, 2**32 - 1):

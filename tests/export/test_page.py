@@ -128,7 +128,7 @@ SHAPES = [(24, 24, 2), (13, 21, 3), (37, 10, 1), (5, 64, 2)]
 @needs_node
 @pytest.mark.parametrize("cell", GATES)
 @pytest.mark.parametrize("shape", SHAPES, ids=str)
-def test_the_page_has_the_logits_of_the_int8_network_bit_for_bit(
+def test_the_page_computes_the_logits_of_the_int8_network_exactly(
     cell: str, shape: tuple[int, int, int], tmp_path: Path
 ) -> None:
     checkpoint = make(cell, *shape)
@@ -144,7 +144,7 @@ def test_the_page_has_the_logits_of_the_int8_network_bit_for_bit(
 
 @needs_node
 @pytest.mark.parametrize("case", ["huge", "large", "tiny", "zero", "wide"])
-def test_extreme_weights_give_the_same_bits_too(case: str, tmp_path: Path) -> None:
+def test_extreme_weights_give_the_same_logits(case: str, tmp_path: Path) -> None:
     spread = {"huge": 1e18, "large": 1e3, "tiny": 1e-6, "zero": 0.0, "wide": 0.5}[case]
     # Wider than two sums fit into one number.
     checkpoint = make("lstm", 2100 if case == "wide" else 24, 24, 2, spread=spread)
@@ -184,7 +184,7 @@ def test_the_page_writes_what_the_int8_network_writes(
     ("order", "once", "width"),
     [(2, None, None), (5, 3, None), (9, None, np.uint16), (5, 3, np.uint32)],
 )
-def test_the_page_has_the_logits_of_the_mixture_but_for_their_last_bit(
+def test_the_page_computes_the_logits_of_the_mixture_to_the_last_bit(
     order: int, once: int | None, width: Any, tmp_path: Path
 ) -> None:
     checkpoint = counted(make(spread=0.25), order, once)
@@ -247,7 +247,7 @@ def test_the_page_mixes_n_grams_of_any_symbols(kind: str, tmp_path: Path) -> Non
     assert pytest.approx(sampler.nats / np.log(2), rel=1e-9) == text["bits"]
 
 
-def test_a_page_tells_of_its_n_grams_where_it_has_some() -> None:
+def test_a_page_lists_its_n_grams() -> None:
     mixed = counted(make())
     assert mixed.ngrams is not None
     data = json.loads(elements(make_page(mixed, "x"), "script")[0])
@@ -260,7 +260,7 @@ def test_a_page_tells_of_its_n_grams_where_it_has_some() -> None:
     assert alone["network"] == data["network"]
 
 
-def test_n_grams_count_in_what_a_browser_would_open(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_n_grams_count_towards_the_size_limit(monkeypatch: pytest.MonkeyPatch) -> None:
     alone = len(json.dumps(page.network_data(make())))
     monkeypatch.setattr(page, "MAX_PAGE_BYTES", alone)
     make_page(make(), "x")
@@ -268,7 +268,7 @@ def test_n_grams_count_in_what_a_browser_would_open(monkeypatch: pytest.MonkeyPa
         make_page(counted(make(), order=9, once=None), "x")
 
 
-def test_spoilt_n_grams_are_not_exported(tmp_path: Path) -> None:
+def test_damaged_n_grams_are_not_exported(tmp_path: Path) -> None:
     spoilt = counted(make())
     assert spoilt.ngrams is not None
     arrays = spoilt.ngrams.arrays
@@ -281,7 +281,7 @@ def test_spoilt_n_grams_are_not_exported(tmp_path: Path) -> None:
 
 
 @needs_node
-def test_the_generator_gives_the_numbers_of_the_page_on_sampling(made: Path) -> None:
+def test_the_generator_gives_the_numbers_in_docs_sampling(made: Path) -> None:
     rows = re.findall(
         r"^\| (\d+) \| (\d+) \| ([0-9a-f ]+) \|$",
         (ROOM.parent.parent / "docs/sampling.md").read_text("utf-8"),
@@ -295,7 +295,7 @@ def test_the_generator_gives_the_numbers_of_the_page_on_sampling(made: Path) -> 
 @needs_node
 @settings(max_examples=8)  # each starts node, with many lists
 @given(lists=st.lists(st.binary(max_size=12), min_size=50, max_size=200))
-def test_bytes_become_the_text_that_charnn_makes_of_them(made: Path, lists: list[bytes]) -> None:
+def test_the_page_decodes_bytes_as_charnn_does(made: Path, lists: list[bytes]) -> None:
     edges = [b"\xef\xbb\xbfa", b"\xed\xa0\x80", b"\xf4\x90\x80\x80", b"\xe2\x82", b"\xc0\x80", b""]
     edges += [b"\xf0\x9f\x98\x80\xf0\x9f(", b"\xe2\x82\xac\xe0\x9f\xbf", b"\xf4\x8f\xbf\xbf\xff"]
     cases = [*edges, *lists]
@@ -323,7 +323,7 @@ def test_a_prompt_is_encoded_as_charnn_does(tmp_path: Path) -> None:
 
 
 @needs_node
-def test_unknown_characters_of_a_prompt_are_named(made: Path) -> None:
+def test_unknown_characters_of_a_prompt_are_listed(made: Path) -> None:
     (encoded,) = drive(made, "encode", texts=["abé𝄞é\ta"])
     assert {"ids": [], "unknown": ["é", "𝄞", "\t"]} == encoded
 
@@ -335,7 +335,7 @@ def elements(text: str, name: str) -> list[str]:
     return re.findall(rf"<{name}\b[^>]*>(.*?)</{name}\s*>", text, re.DOTALL | re.IGNORECASE)
 
 
-def test_nothing_in_a_model_ends_its_place_in_the_page() -> None:
+def test_hostile_text_of_a_model_stays_text() -> None:
     checkpoint = make(tokenizer=CharTokenizer.learn(NASTY), corpus={"chars": NASTY}, seconds="1")
     text = make_page(checkpoint, f"{NASTY}<img src=x onerror=alert(1)>")
     data, engine, script = elements(text, "script")
@@ -354,7 +354,7 @@ def test_the_same_model_gives_the_same_page() -> None:
     assert make_page(make(), "x") == make_page(make(), "x")
 
 
-def test_the_page_refers_to_nothing_outside_itself() -> None:
+def test_the_page_refers_to_nothing_outside() -> None:
     text = make_page(make(), "x")
     assert "http:" not in text
     assert "https:" not in text
@@ -371,7 +371,7 @@ def test_the_page_refers_to_nothing_outside_itself() -> None:
     )
 
 
-def test_the_page_says_no_more_of_a_model_than_numbers() -> None:
+def test_the_page_shows_numbers_and_no_paths() -> None:
     results = {"carried": {"bits_per_char": 2.125, "nats_per_token": 1.4, "targets": 9}}
     checkpoint = make(
         corpus={"chars": 61000, "bytes": 62000, "name": "/home/me/secret.txt"},
@@ -390,19 +390,19 @@ def test_the_page_says_no_more_of_a_model_than_numbers() -> None:
 
 
 @pytest.mark.parametrize("value", [None, True, "9", [], {}, float("nan"), -1, 10**40])
-def test_odd_information_is_left_out(value: Any) -> None:
+def test_implausible_facts_are_left_out(value: Any) -> None:
     checkpoint = make(corpus={"chars": value}, seconds=value, results={"carried": value})
     names = [name for name, _ in page.facts(checkpoint, ByteTokenizer())]
     assert ["Network", "Parameters", "Vocabulary", "Weights"] == names
 
 
-def test_a_model_that_no_browser_would_open_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_model_above_the_size_limit_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(page, "MAX_PAGE_BYTES", 1000)
     with pytest.raises(CharnnError, match="--to c"):
         make_page(make(), "x")
 
 
-def test_weights_that_overflow_are_refused() -> None:
+def test_overflowing_weights_are_refused() -> None:
     with pytest.raises(CharnnError, match="weights"):
         make_page(make(spread=1e37), "x")
 
@@ -493,9 +493,7 @@ def test_a_browser_shows_the_text_of_the_mixture(tmp_path: Path) -> None:
 
 @needs_chromium
 @pytest.mark.slow
-def test_the_policy_keeps_even_a_planted_request_from_being_made(
-    made: Path, tmp_path: Path
-) -> None:
+def test_the_policy_blocks_planted_requests(made: Path, tmp_path: Path) -> None:
     planted = """<img src="http://planted.invalid/image"><script>fetch("http://planted.invalid/")
     </script><link rel="stylesheet" href="http://planted.invalid/style"></body>"""
     text = made.read_text("utf-8").replace("</body>", planted)
@@ -509,7 +507,7 @@ def test_the_policy_keeps_even_a_planted_request_from_being_made(
 
 @needs_chromium
 @pytest.mark.slow
-def test_a_browser_marks_surprise_and_begins_with_the_prompt(tmp_path: Path) -> None:
+def test_a_browser_marks_surprisal_and_starts_with_the_prompt(tmp_path: Path) -> None:
     checkpoint = make(spread=0.3)
     write_page(checkpoint, NASTY, tmp_path / "x.html")
     address = {"seed": 1, "prompt": "abc", "length": 200, "speed": "max", "surprisal": "1"}
@@ -523,7 +521,7 @@ def test_a_browser_marks_surprise_and_begins_with_the_prompt(tmp_path: Path) -> 
 
 @needs_chromium
 @pytest.mark.slow
-def test_a_browser_names_what_the_model_never_saw(made: Path, tmp_path: Path) -> None:
+def test_a_browser_names_unknown_characters(made: Path, tmp_path: Path) -> None:
     document = browse(made, tmp_path, {"prompt": "abé"})
     assert "“é” (U+00E9)" in document
     assert "" == shown_in(document)

@@ -129,7 +129,7 @@ def section(page, key):
     return re.search(rf'<section id="{key}".*?</section>', page, re.DOTALL)[0]
 
 
-def test_the_scores_of_the_page_are_those_of_the_functions(prose):
+def test_the_page_shows_the_scores_that_eval_computes(prose):
     facts, path = prose
     saved = load(path)
     file = TokenFile.open(path.parent / "tokens")
@@ -156,7 +156,7 @@ def test_the_scores_of_the_page_are_those_of_the_functions(prose):
         assert f"{bits:.3f} at {place}" in part
 
 
-def test_the_passage_has_the_bits_of_each_character(prose):
+def test_the_passage_shows_the_bits_of_each_character(prose):
     facts, path = prose
     tokens = np.array(TokenFile.open(path.parent / "tokens").split("valid"))
     network = evaluation.network_of(load(path))
@@ -171,7 +171,7 @@ def test_the_passage_has_the_bits_of_each_character(prose):
     assert [f"{each:.2f} bits" for _, each in passage] == re.findall(r'title="([^"]*)"', part)
 
 
-def test_samples_are_those_of_the_seed(prose):
+def test_samples_are_those_that_the_seed_gives(prose):
     facts, path = prose
     model = Model.from_checkpoint(load(path))
     expected = [
@@ -184,7 +184,7 @@ def test_samples_are_those_of_the_seed(prose):
         assert f'<p class="text">{escape(visible(text))}</p>' in page
 
 
-def test_gates_and_units_are_those_of_inspect(prose):
+def test_the_page_shows_the_gates_and_units_of_inspect(prose):
     facts, path = prose
     saved = load(path)
     tokens = np.array(TokenFile.open(path.parent / "tokens").split("valid"))
@@ -203,7 +203,7 @@ def test_gates_and_units_are_those_of_inspect(prose):
     assert f"{best}{ranking.auc[0]:.3f}{found.accuracy:.1%}" in part
 
 
-def test_the_horizon_is_that_of_its_functions(prose):
+def test_the_page_shows_the_losses_of_horizon(prose):
     facts, path = prose
     tokens = np.array(TokenFile.open(path.parent / "tokens").split("valid")).astype(np.int64)
     network = evaluation.network_of(load(path))
@@ -217,7 +217,7 @@ def test_the_horizon_is_that_of_its_functions(prose):
     assert ends in page
 
 
-def test_facts_and_recipe_are_shown_and_no_path_is(prose):
+def test_facts_and_recipe_are_shown_without_paths(prose):
     page = make_report(prose[0])
     for text in ("1,234", "4,321", "900 tokens", prose[0].model.digest, "adamw", "from 2.7500"):
         assert text in page
@@ -226,7 +226,7 @@ def test_facts_and_recipe_are_shown_and_no_path_is(prose):
         assert hidden not in page
 
 
-def test_nothing_that_a_model_brings_gets_out_of_its_text(prose):
+def test_hostile_text_of_a_model_stays_text(prose):
     page = make_report(prose[0])
     reader = read(page)
     assert not reader.tags & {"script", "img", "iframe", "object", "i", "form", "base", "image"}
@@ -244,7 +244,7 @@ def test_nothing_that_a_model_brings_gets_out_of_its_text(prose):
     assert "unsafe" not in policy
 
 
-def test_each_chart_is_well_formed_and_has_words_beside_it(prose):
+def test_each_chart_is_well_formed_and_described_in_words(prose):
     charts = re.findall(r"<svg.*?</svg>", make_report(prose[0]), re.DOTALL)
     assert 5 == len(charts)
     for chart in charts:
@@ -256,14 +256,14 @@ def test_each_chart_is_well_formed_and_has_words_beside_it(prose):
         assert all(names.values())
 
 
-def test_every_section_is_named_in_the_contents(prose):
+def test_the_contents_link_to_every_section(prose):
     page = make_report(prose[0])
     for key in SECTIONS:
         assert f'<a href="#{key}">' in page
         assert f'<section id="{key}"' in page
 
 
-def test_a_lone_model_is_told_of_without_text(tmp_path):
+def test_a_model_without_its_tokens_has_no_held_out_sections(tmp_path):
     path = make_run(tmp_path / "run", PROSE)
     path.with_name("tokens").unlink()
     facts = find_facts(load(path), path, "lone")
@@ -275,7 +275,7 @@ def test_a_lone_model_is_told_of_without_text(tmp_path):
     assert "Temperature 0.5" in page
 
 
-def test_a_file_by_itself_is_called_by_its_name_in_commands(prose, tmp_path):
+def test_commands_quote_the_name_of_a_model_file_outside_a_run(prose, tmp_path):
     path = tmp_path / "it's <me>.safetensors"
     path.write_bytes(prose[1].read_bytes())
     facts = find_facts(load(path), path, path.stem)
@@ -284,7 +284,7 @@ def test_a_file_by_itself_is_called_by_its_name_in_commands(prose, tmp_path):
 
 
 @pytest.mark.parametrize("ngram", [None, 7])
-def test_the_command_counts_what_the_training_counted(prose, ngram):
+def test_the_train_command_repeats_the_ngram_order(prose, ngram):
     saved = load(prose[1])
     recipe = {"max_steps": 9} | ({"ngram": ngram} if ngram else {})
     saved.info["recipe"] = recipe
@@ -293,14 +293,14 @@ def test_the_command_counts_what_the_training_counted(prose, ngram):
 
 
 @pytest.mark.parametrize("text", ["ab\n", "a\nb" * 4])
-def test_a_text_that_is_too_short_is_no_error(tmp_path, text):
+def test_a_short_text_leaves_sections_out(tmp_path, text):
     path = make_run(tmp_path / "run", text)
     facts = find_facts(load(path), path, "short")
     read(make_report(facts))
     assert "token" in facts.left_out["horizon"]
 
 
-def test_damaged_tokens_are_left_out_with_a_sentence(tmp_path):
+def test_damaged_tokens_leave_sections_out_without_naming_a_path(tmp_path):
     path = make_run(tmp_path / "run", PROSE)
     path.with_name("tokens").write_bytes(b"nonsense" * 9)
     facts = find_facts(load(path), path, "damaged")
@@ -308,7 +308,7 @@ def test_damaged_tokens_are_left_out_with_a_sentence(tmp_path):
     assert str(tmp_path) not in make_report(facts)
 
 
-def test_a_model_of_lines_has_its_own_protocol_and_horizon(tmp_path):
+def test_a_model_of_lines_is_scored_line_by_line(tmp_path):
     path = make_run(tmp_path / "names", NAMES, lines=True)
     facts = find_facts(load(path), path, "names")
     assert ["lines"] == list(facts.scores.protocols)
@@ -332,13 +332,13 @@ def test_a_model_of_lines_has_its_own_protocol_and_horizon(tmp_path):
     assert "--lines 20" in section(page, "again")
 
 
-def test_a_vanilla_rnn_has_no_gates_to_show(tmp_path):
+def test_a_vanilla_rnn_has_no_gates(tmp_path):
     path = make_run(tmp_path / "run", PROSE, "rnn")
     page = make_report(find_facts(load(path), path, "rnn"))
     assert "A vanilla RNN has no gates." in section(page, "gates")
 
 
-def test_a_failed_write_leaves_the_page_that_was_there(prose, tmp_path):
+def test_a_failed_write_keeps_the_existing_page(prose, tmp_path):
     page = tmp_path / "page.html"
     write_report(prose[0], page)
     assert make_report(prose[0]) == page.read_text("utf-8")
@@ -381,7 +381,7 @@ def report(*words):
     return CliRunner().invoke(charnn.cli.app, ["report", *words])
 
 
-def test_the_command_writes_a_page_and_says_so(folder):
+def test_the_command_writes_a_page_and_names_it(folder):
     result = report("-o", "page.html", "--threads", "1")
     assert (0, "") == (result.exit_code, result.stdout), result.output
     size = Path("page.html").stat().st_size
@@ -394,7 +394,7 @@ def test_the_command_writes_a_page_and_says_so(folder):
     assert "--force" in again.stderr
 
 
-def test_json_is_all_that_stdout_holds_and_quiet_says_nothing(folder):
+def test_stdout_holds_the_json_alone_and_quiet_is_silent(folder):
     Path("page.html").write_text("old")
     result = report("book", "-o", "page.html", "--force", "--json", "-q", "--threads", "1")
     assert (0, "") == (result.exit_code, result.stderr)
@@ -417,7 +417,7 @@ def test_json_is_all_that_stdout_holds_and_quiet_says_nothing(folder):
         (["-o", "page.html", "--checkpoints", "other"], 1, "no run in other/"),
     ],
 )
-def test_what_cannot_be_done_is_said_in_one_line(folder, words, code, message):
+def test_impossible_requests_name_the_flag_and_write_nothing(folder, words, code, message):
     result = report(*words)
     assert code == result.exit_code
     assert message in result.stderr
