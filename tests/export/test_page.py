@@ -408,7 +408,7 @@ def test_overflowing_weights_are_refused() -> None:
 
 
 def test_an_unknown_format_lists_the_known_ones() -> None:
-    with pytest.raises(ConfigError, match=", ".join(EXPORTERS)):
+    with pytest.raises(ConfigError, match=" or ".join(EXPORTERS)):
         exporter("pdf")
 
 
