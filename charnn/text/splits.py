@@ -53,7 +53,8 @@ def cut_pieces(
             if piece.has_mark:
                 yield index, encodings.BOM, 1
                 content = content[len(encodings.BOM) :]
-            count = int(np.count_nonzero(_starts(content)))
+            plain = content.isascii()
+            count = len(content) if plain else int(np.count_nonzero(_starts(content)))
         else:
             count = len(content)
         while index < len(cuts) and done + count > cuts[index]:
