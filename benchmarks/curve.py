@@ -1,6 +1,6 @@
-"""The quality curve: losses against seconds as an SVG, the whole time and its first tenth.
+"""The quality curve: loss over seconds as SVG, in two panels: the whole time and its first tenth.
 
-Its colours are of medium lightness on no background, so that it reads on light and dark pages.
+Colours of medium lightness without a background are readable on light and dark pages.
 """
 
 from __future__ import annotations
@@ -57,7 +57,7 @@ def draw(title: str, traces: Mapping[str, Trace], published: Mapping[str, float]
 def bounds(
     end: float, lines: Sequence[Points], published: Mapping[str, float]
 ) -> tuple[float, float]:
-    """The lowest and highest loss to draw: those after a twentieth of the time, and a margin."""
+    """Returns the range of losses to draw: those after a twentieth of the time, with a margin."""
     losses = [loss for line in lines for seconds, loss in line if end / 20 <= seconds <= end]
     losses = [*losses, *published.values()] or [loss for line in lines for _, loss in line]
     margin = 0.05 * (max(losses) - min(losses)) or 0.1

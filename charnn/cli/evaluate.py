@@ -83,7 +83,9 @@ def evaluate(
         typer.Option(
             "--dynamic-rate",
             metavar="X",
-            help="Learning rate of --dynamic, 0 to 10. "
+            min=0,
+            max=10,
+            help="Learning rate of --dynamic. "
             f"[default: {DYNAMIC_RATES['rms']:g} with rms, {DYNAMIC_RATES['sgd']:g} with sgd]",
             show_default=False,
             rich_help_panel=EXTRA_PANEL,
@@ -136,8 +138,6 @@ def evaluate(
         raise ConfigError(f"--threads must be 1 or more, got {threads}")
     if not dynamic and (dynamic_rule or dynamic_rate is not None):
         raise ConfigError("--dynamic-rule and --dynamic-rate need --dynamic: add it")
-    if dynamic_rate is not None:
-        DynamicConfig(rate=dynamic_rate)  # refuses a rate out of range
     extras = ExtraReports(dynamic, dynamic_rule, dynamic_rate, baselines, positions, classes)
 
     from charnn import evaluation
