@@ -275,7 +275,7 @@ PromptArgument = Annotated[
     str,
     typer.Argument(
         metavar="[PROMPT]",
-        help="Beginning of the text; '-' reads it from stdin. [default: the start token]",
+        help="Beginning of the text. [default: the start token]",
         parser=as_typed,
         show_default=False,
     ),

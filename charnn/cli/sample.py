@@ -116,6 +116,7 @@ def sample(
     \b
     charnn sample
     charnn sample "It was a" -n 300 -t 1 --num-samples 3
+    charnn sample - < beginning.txt
     charnn sample -m names --lines 20 --unique --new
     """
     _refuse_contradictions(given_flags(context), config, wanted.best_of)
