@@ -77,12 +77,15 @@ def train(
     Raises:
         CharnnError: a text, an option or the machine does not allow it.
     """
+    from charnn.bases.choose import BaseChooser
     from charnn.config import TrainOptions
     from charnn.ngrams.add import NGramStep
     from charnn.training.launch import start
 
     names, asked = [os.fspath(text) for text in texts], TrainOptions.from_dict(options)
-    with start(names, asked, Path(checkpoints), final_step=NGramStep(asked.ngram)) as (trainer, _):
+    step = NGramStep(asked.ngram)
+    root, chooser = Path(checkpoints), BaseChooser(step)
+    with start(names, asked, root, final_step=step, choose_base=chooser) as (trainer, _):
         with _interruptible(trainer.stop):
             for _event in trainer.run():
                 pass

@@ -17,6 +17,7 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
+from charnn.bases import BASES
 from charnn.errors import BusyError, ConfigError, FileError
 from charnn.tensor_file import leftovers, os_error_line, replacing, sweep
 
@@ -237,7 +238,10 @@ def find_run(root: Path, name: str | None) -> Run:
     if name is None:
         if runs:
             return runs[0]
-        raise FileError(f"no run in {root}/ yet: start with 'charnn train TEXT'")
+        raise FileError(
+            f"no run in {root}/ yet: start with 'charnn train TEXT', or use the base 'english' "
+            "with -m english"
+        )
     run = Run(root, name)
     if run.exists:
         return run
@@ -245,7 +249,9 @@ def find_run(root: Path, name: str | None) -> Run:
 
 
 def find_model(model: str | None, root: Path) -> Path:
-    """Returns the file of MODEL: a run's name, a run's folder, a file, or None for the newest.
+    """Returns the file that MODEL means: a run, a run's folder, a base, a file; None: the newest.
+
+    A run that has the name of a base hides the base.
 
     Raises:
         FileError: there is no such model.
@@ -261,6 +267,8 @@ def find_model(model: str | None, root: Path) -> Path:
     if os.path.isfile(model):
         return path
     if NAME.match(model) and not model.endswith(SUFFIX):
+        if model in BASES and not Run(root, model).exists:
+            return BASES[model].path
         return _best_of(find_run(root, model))
     hint = "it is a folder without a model" if is_folder else "no such file or run"
     raise FileError(

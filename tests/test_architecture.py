@@ -26,7 +26,8 @@ MAY_IMPORT = {
     "tensor_file": PLAIN,
     "text": PLAIN | {"config", "tensor_file"},
     "checkpoint": PLAIN | {"config", "tensor_file", "ngrams.section"},
-    "runs": PLAIN | {"config", "tensor_file"},
+    "runs": PLAIN | {"bases", "config", "tensor_file"},
+    "bases": GROUND | {"evaluation", "model", "ngrams", "training"},
     "model": {"config", "errors"},
     "predictor": {"config", "errors", "ngrams.section", "ngrams.tree"},
     "engines": GROUND | {"predictor", "ngrams.section", "ngrams.tree"},
@@ -34,7 +35,7 @@ MAY_IMPORT = {
     "evaluation": GROUND | {"model", "ngrams.tree", "ngrams.mixture_torch"},
     "generation": GROUND | {"predictor", "engines", "ngrams"},
     "desk": GROUND | {"engines", "generation", "ngrams"},
-    "training": GROUND | {"evaluation", "generation", "model", "engines"},
+    "training": GROUND | {"bases", "evaluation", "generation", "model", "engines"},
     "pages": set(),
     "export": GROUND | {"engines", "generation", "pages", "ngrams"},
     "scoring": GROUND
@@ -67,7 +68,16 @@ PACKAGES = {
     "rich": {"cli"},
     "safetensors": {"checkpoint", "tensor_file", "text"},
     "sentencepiece": {"text"},
-    "torch": {"evaluation", "inspection", "model", "ngrams", "report", "scoring", "training"},
+    "torch": {
+        "bases",
+        "evaluation",
+        "inspection",
+        "model",
+        "ngrams",
+        "report",
+        "scoring",
+        "training",
+    },
     "typer": {"cli"},
 }
 UNSAFE_MODULES = {"dill", "joblib", "marshal", "pickle", "shelve"}
@@ -79,7 +89,7 @@ KNOW_NGRAMS = {
     *("__init__", "cli.train", "cli.plan", "training.launch"),  # choose the final step
     *("checkpoint", "evaluation", "generation.model", "predictor"),  # carry and read a mixture
     *("engines.native", "engines.compiled", "export.c_program", "export.page"),  # repeat it
-    *("config", "config.training"),  # --ngram
+    *("config", "config.training", "bases.choose"),  # --ngram, and the loss to expect with it
     *("cli.console", "cli.runs", "cli.show", "report.history", "report.page"),  # report it
     *("scoring.baselines", "report.facts", "cli.evaluate"),  # n-grams as a baseline
 }

@@ -26,7 +26,7 @@ def export(
             "--to",
             metavar="FORMAT",
             help="c: a folder with a program for a C compiler; html: one page that samples in a "
-            "browser, offline.",
+            "browser, offline; model: a model file of half the size, to share.",
             show_default=False,
         ),
     ],
@@ -48,7 +48,7 @@ def export(
     checkpoints: CheckpointsOption = DEFAULT_CHECKPOINTS,
     quiet: QuietOption = False,
 ) -> None:
-    """Export a model as a program or a page that samples without charnn.
+    """Export a model as a program or page that samples without charnn, or to share.
 
     \b
     charnn export --to html

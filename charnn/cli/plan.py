@@ -51,15 +51,18 @@ def show_plan(
     texts: list[str], options: TrainOptions, checkpoints: Path, as_json: bool, quiet: bool
 ) -> None:
     """Prints what would be trained and what to expect, and leaves nothing behind."""
+    from charnn.bases import SCRATCH
+    from charnn.bases.choose import BaseChooser
     from charnn.ngrams.add import NGramStep
     from charnn.ngrams.expected_loss import expect
     from charnn.runs import find_model
     from charnn.training import launch
 
-    if options.from_model is not None:
+    if options.from_model not in (None, SCRATCH):
         # A path, since the plan's own folder of runs is empty.
         options = replace(options, from_model=str(find_model(options.from_model, checkpoints)))
     step = NGramStep(options.ngram)
+    chooser = BaseChooser(step)
     with (
         tempfile.TemporaryDirectory(prefix="charnn-") as root,
         launch.start(
@@ -70,12 +73,13 @@ def show_plan(
             notify=no_talk if quiet else note,
             progress=None if quiet else progress_lines("reading the text"),
             final_step=step,
+            choose_base=chooser,
         ) as (trainer, planned),
     ):
         expected = expect(trainer.token_file, planned.model, planned.epochs, step.order or 0)
-        # The expected loss is that of running text, trained from scratch.
-        if options.from_model or options.lines:
-            expected = replace(expected, cold_256=None)
+        # The rule is that of running text, trained from scratch.
+        if trainer.origin is not None or options.lines:
+            expected = replace(expected, cold_256=chooser.choice.fine_tuned)
         if as_json:
             print_json(_as_json(trainer, planned, expected))
         else:

@@ -24,6 +24,7 @@ def show(
     json: JsonOption = False,
 ) -> None:
     """Print the facts of a model: shape, tokenizer, recipe, history, size, digest."""
+    from charnn.bases import base_of
     from charnn.checkpoint import load
     from charnn.engines.compiled import kernels
     from charnn.runs import find_model
@@ -31,7 +32,7 @@ def show(
 
     there = kernels()
     path = find_model(model, checkpoints)
-    saved = load(path)
+    saved, shipped = load(path), base_of(path)
     tokenizer = tokenizer_from_dict(saved.tokenizer, saved.config.vocab_size)
     facts: dict[str, Any] = {
         "model": str(path),
@@ -44,12 +45,22 @@ def show(
         "engine": {"name": "native" if there else "numpy", "kernel": there[0] if there else None},
         "lines": saved.lines,
         "ngrams": saved.ngram_facts(),
+        "base": shipped
+        and {
+            "name": shipped[0],
+            "language": shipped[1].language,
+            "read": shipped[1].read,
+            "licence": shipped[1].licence,
+        },
         **saved.info,
     }
     if json:
         print_json(facts)
         return
     put(f"{path}")
+    if shipped:
+        name, base = shipped
+        put(f"  base {name!r}: {base.language}; read {base.read} ({base.licence}); docs/base.md")
     for line in _describe(saved, tokenizer, facts["bytes"]):
         put(f"  {line}")
     built = f"native, {there[0]}" if there else "numpy (the native engine was not built)"
@@ -85,7 +96,8 @@ def _counted(saved: Checkpoint) -> list[str]:
 def _history(info: dict[str, Any]) -> Iterator[str]:
     """Yields lines about the run, the scores, and the losses as a plot."""
     if origin := info.get("from"):
-        yield f"fine-tuned from the model with digest {origin['digest'][:16]}"
+        known = f"the base {origin['name']!r}, " if "name" in origin else "the model with "
+        yield f"fine-tuned from {known}digest {origin['digest'][:16]}"
     if recipe := info.get("recipe"):
         minutes = info["seconds"] / 60
         yield f"trained {info['step']:,} steps, {info['epoch']:.2f} passes, {minutes:.1f} minutes"

@@ -95,6 +95,7 @@ def train(
     if tensorboard and dry_run:
         raise ConfigError("--dry-run trains nothing that --tensorboard could show: leave one out")
     with OrderlyEnd() as end:
+        from charnn.bases.choose import BaseChooser
         from charnn.ngrams.add import NGramStep
         from charnn.training import launch
 
@@ -117,6 +118,7 @@ def train(
                 _run(trainer, end, json, quiet, tensorboard)
         else:
             progress = None if quiet else progress_lines("reading the text")
+            step = NGramStep(options.ngram)
             with launch.start(
                 texts or [],
                 options,
@@ -124,7 +126,8 @@ def train(
                 began=BEGAN,
                 notify=notify,
                 progress=progress,
-                final_step=NGramStep(options.ngram),
+                final_step=step,
+                choose_base=BaseChooser(step),
             ) as (trainer, plan):
                 if not quiet:
                     for line in describe(trainer, plan):

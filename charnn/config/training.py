@@ -182,7 +182,8 @@ class TrainOptions(TextOptions):
     name: str | None = setting(None, "Name of the run.", shown="the name of the text", section=RUN)
     from_model: str | None = setting(
         None,
-        "Fine-tune this model, with its shape and tokenizer; new characters are added.",
+        "Start from this model, from a base that ships (english) or from scratch.",
+        shown="by the loss to expect",
         flags=("--from",),
         metavar="MODEL",
         parse=str,

@@ -12,6 +12,7 @@ from typing import NamedTuple
 from charnn.checkpoint import Checkpoint
 from charnn.errors import ConfigError
 from charnn.export.c_program import write_program
+from charnn.export.model_file import write_model_file
 from charnn.export.page import write_page
 
 
@@ -31,6 +32,9 @@ class Exporter(NamedTuple):
 
 EXPORTERS: dict[str, Exporter] = {
     "c": Exporter("", write_program, "compile it: cc -std=c99 -O2 {path}/*.c -lm -o writer"),
+    "model": Exporter(
+        ".safetensors", write_model_file, "share it; start from it with: charnn train --from {path}"
+    ),
     "html": Exporter(".html", write_page, "open {path} in a browser; it needs no network"),
 }
 

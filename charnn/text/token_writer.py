@@ -49,8 +49,8 @@ def write_token_file(
     """Writes a text as ids and opens the file.
 
     Args:
-        tokenizer: the kind of tokenizer to learn from the text; or a tokenizer, extended by the
-            characters of the text that it lacks.
+        tokenizer: the kind of tokenizer to learn from the text; or a tokenizer, which then gets
+            the characters of the text if its tokens are characters.
         vocab_size: the largest vocabulary, for a kind that takes one; chosen by the text if None.
         split: percentages of train, valid and test, cut at floor(fraction x characters).
         valid: another text as the valid split; `split` is not used then.
@@ -72,7 +72,7 @@ def write_token_file(
     surveys = [Survey(text, kind.any_bytes, meter) for text in sources]
     text = _SurveyedText(sources, surveys, split, kind.any_bytes, meter)
     learnt = (
-        text.extend(tokenizer) if isinstance(tokenizer, Tokenizer) else text.learn(kind, vocab_size)
+        text.fit(tokenizer) if isinstance(tokenizer, Tokenizer) else text.learn(kind, vocab_size)
     )
     _check_space(path, learnt, surveys)
     with replacing(path) as file:
@@ -202,9 +202,9 @@ class _SurveyedText:
                 f"under --split {','.join(map(str, split))}: give more text"
             )
 
-    def extend(self, tokenizer: Tokenizer) -> Tokenizer:
-        """Returns a tokenizer that knows all characters of the text."""
-        return tokenizer if self.any_bytes else tokenizer.extended(self._characters())
+    def fit(self, tokenizer: Tokenizer) -> Tokenizer:
+        """Returns the tokenizer with the characters of the text."""
+        return tokenizer if self.any_bytes else tokenizer.for_characters(self._characters())
 
     def learn(self, kind: type[Tokenizer], vocab_size: int | None) -> Tokenizer:
         """Learns a tokenizer: the characters of the whole text, or pieces of the train split."""

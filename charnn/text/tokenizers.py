@@ -150,8 +150,8 @@ class Tokenizer(ABC):
         """The type of the ids that `encode` gives."""
         return id_dtype(self.vocab_size)
 
-    def extended(self, characters: Ids) -> Tokenizer:
-        """Returns a tokenizer that knows these code points too; `self` where it knows all."""
+    def for_characters(self, characters: Ids) -> Tokenizer:
+        """Returns the tokenizer of a text with these code points; `self` where it knows all."""
         return self
 
     def encode_bytes(self, data: bytes) -> Ids:
@@ -236,9 +236,9 @@ class CharTokenizer(Tokenizer):
             raise ConfigError("a character tokenizer needs a text of at least one character")
         return cls(characters)
 
-    def extended(self, characters: Ids) -> CharTokenizer:
-        """See `Tokenizer.extended`."""
-        return CharTokenizer(np.union1d(self.vocabulary, characters))
+    def for_characters(self, characters: Ids) -> CharTokenizer:
+        """See `Tokenizer.for_characters`."""
+        return CharTokenizer(characters)
 
     def encode(self, text: str, unknown: str = "error", offset: int = 0) -> Ids:
         """See `Tokenizer.encode`."""

@@ -1,7 +1,7 @@
 """Fine-tuning: a run on another text that starts from the weights of a trained model.
 
-Learning rates are those of any run: halved or doubled, the loss after 30 seconds was higher
-(NOTES.md).
+The method is that of ULMFiT (Howard and Ruder 2018): a network that has read much learns a small
+text with lower learning rates than a network from scratch (`charnn.training.plan.FINE_TUNING`).
 
 Shapes: V symbols of the model, W of the run, E embedding size, H hidden units.
 """
@@ -11,6 +11,7 @@ from __future__ import annotations
 import math
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -20,20 +21,33 @@ from charnn.config import TrainOptions
 from charnn.errors import ConfigError, TextError
 from charnn.model import LanguageModel
 from charnn.text.tokenizers import Ids, Tokenizer, tokenizer_from_dict
+from charnn.text.unknown_characters import nearest
 
 SHAPE = ("cell", "num_layers", "hidden_size", "embedding_size")
 SHOWN_CHARACTERS = 20
+NEW = -1  # stands for the id of a symbol that the model lacks
+RARER = 1.0  # nats by which a new symbol starts less probable than the symbol it is copied from
 
 
 class Base:
-    """The model that a run starts from; it gives shape, tokenizer and weights."""
+    """The model that a run starts from; it gives the shape, the kind of tokenizer and weights."""
 
-    def __init__(self, path: Path) -> None:
-        """Raises FileError if `path` is not a readable model."""
+    def __init__(self, path: Path, name: str = "") -> None:
+        """Loads a model; `name` is that of a base that ships.
+
+        Raises:
+            FileError: `path` is not a readable model.
+        """
         saved = checkpoint.load(path)
-        self.path, self.config, self.digest = path, saved.config, saved.digest
+        self.path, self.name = path, name
+        self.config, self.digest = saved.config, saved.digest
         self.weights = {name: torch.from_numpy(array) for name, array in saved.weights.items()}
         self.tokenizer = tokenizer_from_dict(saved.tokenizer, saved.config.vocab_size)
+
+    @property
+    def origin(self) -> dict[str, Any]:
+        """The facts that a fine-tuned model's file records about its base."""
+        return {"digest": self.digest, **({"name": self.name} if self.name else {})}
 
     def with_shape(self, options: TrainOptions) -> TrainOptions:
         """Returns the options with the shape of the model.
@@ -51,61 +65,69 @@ class Base:
                 )
         return replace(options, **shape)
 
-    def describe(self, tokenizer: Tokenizer) -> list[str]:
-        """Returns a note that names the symbols of the run that are new to the model.
+    def describe(self, tokenizer: Tokenizer) -> str:
+        """Returns a note that names the base and the symbols of the run that are new to it.
 
         Raises:
-            TextError: the tokenizer is of another kind, or lacks symbols of the model.
+            TextError: the tokenizer is of another kind.
         """
-        known = self._places(tokenizer)
-        begins = f"starts from the network of {self.path}"
-        new = np.delete(np.arange(tokenizer.vocab_size), known)
+        begins = f"starts from the network of {self.name or self.path}"
+        new = np.flatnonzero(self._sources(tokenizer) == NEW)
         if not len(new):
-            return [begins]
+            return begins
         shown = tokenizer.decode(new[:SHOWN_CHARACTERS])
         more = " …" if len(new) > SHOWN_CHARACTERS else ""
-        return [f"{begins}; {len(new):,} new characters: {shown}{more}"]
+        return f"{begins}; {len(new):,} new characters: {shown}{more}"
 
     @torch.no_grad()
     def initialise(self, network: LanguageModel, tokenizer: Tokenizer) -> None:
         """Copies the weights into a network fresh from `reset_parameters` with W symbols.
 
-        Rows of known symbols are copied, so the network predicts as the model did. The embedding of
-        a new symbol keeps its random direction and gets the median norm of the known ones, since
-        the norm matters in the residual stream. Its head row is zero, and its bias is the lowest
-        known bias less log V: about as rare as the rarest known symbol, whatever the context
-        (measured).
+        Rows of known symbols are copied. A new symbol gets the rows of its nearest known character
+        (e for é), a little less probable. Without one, its embedding keeps its random direction and
+        gets the median norm of the known ones, since the norm matters in the residual stream; its
+        head row is zero, and its bias is the lowest known bias less log V: about as rare as the
+        rarest known symbol, whatever the context (measured).
         """
-        places = torch.from_numpy(self._places(tokenizer))
+        sources = self._sources(tokenizer)
+        known = np.flatnonzero(sources != NEW)
         weights = dict(self.weights)
         embedding = network.embedding.weight.detach().cpu().clone()  # (W, E)
-        log_v = math.log(self.config.vocab_size)
         typical = weights["embedding.weight"].norm(dim=1).median()
         embedding *= typical / embedding.norm(dim=1, keepdim=True)
-        new_rows = {
+        rare = weights["head.bias"].min() - math.log(self.config.vocab_size)
+        rows = {
             "embedding.weight": embedding,
             "head.weight": torch.zeros(tokenizer.vocab_size, self.config.hidden_size),
-            "head.bias": (weights["head.bias"].min() - log_v).expand(tokenizer.vocab_size).clone(),
+            "head.bias": rare.expand(tokenizer.vocab_size).clone(),
         }
-        for name, rows in new_rows.items():
-            rows[places] = weights[name]
-            weights[name] = rows
+        near = self._nearest(tokenizer, np.flatnonzero(sources == NEW))
+        for name, new_rows in rows.items():
+            new_rows[known] = weights[name][sources[known]]
+            for symbol, source in near.items():
+                new_rows[symbol] = weights[name][source]
+            weights[name] = new_rows
+        for symbol in near:
+            weights["head.bias"][symbol] -= RARER
         network.load_state_dict(weights)
 
-    def _places(self, tokenizer: Tokenizer) -> Ids:
-        """Returns the id in `tokenizer` of each symbol of the model: (V,) int64."""
+    def _sources(self, tokenizer: Tokenizer) -> Ids:
+        """Returns the model's id of each symbol of the run, or `NEW`: (W,) int64."""
         if tokenizer.token_bytes == self.tokenizer.token_bytes:
             return np.arange(tokenizer.vocab_size)
-        if not (tokenizer.known and self.tokenizer.known):  # only known characters can be added to
+        if not (tokenizer.known and self.tokenizer.known):  # only characters come and go singly
             raise TextError(
                 "these tokens were made with another tokenizer than that of the model to "
                 "fine-tune: give the text itself"
             )
-        id_of = {token: id_ for id_, token in enumerate(tokenizer.token_bytes)}
-        lacking = [token for token in self.tokenizer.token_bytes if token not in id_of]
-        if lacking:
-            raise TextError(
-                f"these tokens have no place for {len(lacking):,} characters of the model to "
-                "fine-tune: give the text itself"
-            )
-        return np.array([id_of[token] for token in self.tokenizer.token_bytes], np.int64)
+        id_of = {token: id_ for id_, token in enumerate(self.tokenizer.token_bytes)}
+        return np.array([id_of.get(token, NEW) for token in tokenizer.token_bytes], np.int64)
+
+    def _nearest(self, tokenizer: Tokenizer, symbols: Ids) -> dict[int, int]:
+        """Returns the model's id of the nearest known character of each of `symbols`."""
+        found = {}
+        for symbol in symbols.tolist():
+            character = tokenizer.token_bytes[symbol].decode()
+            for near in nearest(character, self.tokenizer.known, 1):
+                found[symbol] = int(self.tokenizer.encode(near)[0])
+        return found

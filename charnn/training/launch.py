@@ -12,6 +12,7 @@ from dataclasses import replace
 from pathlib import Path
 
 from charnn import checkpoint as checkpoints
+from charnn.bases import SCRATCH, base_of
 from charnn.checkpoint import Checkpoint
 from charnn.config import (
     DEFAULT_MINUTES,
@@ -41,11 +42,21 @@ from charnn.training import machine
 from charnn.training.final_step import FinalStep
 from charnn.training.fine_tune import Base
 from charnn.training.machine import require_memory
-from charnn.training.plan import Plan, Text, make_plan, set_budget, step_shapes
+from charnn.training.plan import (
+    FINE_TUNING,
+    FROM_SCRATCH,
+    Plan,
+    Text,
+    make_plan,
+    set_budget,
+    step_shapes,
+)
 from charnn.training.trainer import Trainer
 
 Notify = Callable[[str], None]
 Progress = Callable[[int, int], None]
+# Returns the model to start from, None for scratch, and a note for people.
+ChooseBase = Callable[[TokenFile, TrainOptions], tuple[Base | None, str]]
 
 
 def _ignore(_: str) -> None:
@@ -62,6 +73,7 @@ def start(
     notify: Notify = _ignore,
     progress: Progress | None = None,
     final_step: FinalStep | None = None,
+    choose_base: ChooseBase | None = None,
 ) -> Iterator[tuple[Trainer, Plan]]:
     """Opens a new run on `texts`, locked while the block lasts and removed if nothing is trained.
 
@@ -70,6 +82,8 @@ def start(
         notify: called with each note for people.
         progress: called with bytes done and bytes in total while the text is read.
         final_step: completes the best model at the end, such as `NGramStep`.
+        choose_base: chooses the model to start from where the options leave that open, such as
+            `BaseChooser`.
 
     Raises:
         CharnnError: a text, an option or the machine does not allow the run.
@@ -79,8 +93,11 @@ def start(
     if not texts:
         raise TextError("no text given: name a file, a folder, '-' for stdin, or a corpus")
     check_split(options.split)
-    base = Base(find_model(options.from_model, root)) if options.from_model is not None else None
-    if base:
+    base = None
+    if options.from_model not in (None, SCRATCH):
+        path = find_model(options.from_model, root)
+        shipped = base_of(path)
+        base = Base(path, shipped[0] if shipped else "")
         options = base.with_shape(options)
     tokenizer = base.tokenizer if base else options.tokenizer or DEFAULT_TOKENIZER
     tokenizer_class(tokenizer, options.vocab_size)  # refuses what does not fit
@@ -96,11 +113,20 @@ def start(
             for warning in warnings:
                 notify(warning)
             tokens = _tokens_of(texts, options, tokenizer, run, progress)
-            for note in [*tokens.notes, *(base.describe(tokens.tokenizer) if base else [])]:
+            for note in tokens.notes:
                 notify(note)
             final_step.prepare(tokens)
+            if choose_base and options.from_model is None:
+                base, note = choose_base(tokens, options)
+                if note:
+                    notify(note)
+                options = base.with_shape(options) if base else options
+            if base:
+                notify(base.describe(tokens.tokenizer))
             text = Text.of(tokens, options.lines)
-            plan = make_plan(options, text, time.monotonic() - began, final_step.costs(text.train))
+            elapsed, costs = time.monotonic() - began, final_step.costs(text.train)
+            recipe = FINE_TUNING if base else FROM_SCRATCH
+            plan = make_plan(options, text, elapsed, costs, recipe)
             for note in plan.notes:
                 notify(note)
             trainer = Trainer(
@@ -108,7 +134,7 @@ def start(
             )
             if base:
                 base.initialise(trainer.network, tokens.tokenizer)
-                trainer.origin = {"digest": base.digest}
+                trainer.origin = base.origin
             yield trainer, plan
         finally:
             run.discard()

@@ -42,18 +42,55 @@ USUAL_WORK = 5e10  # per second on two ordinary cores; a first guess
 SAMPLES, SAMPLE_SECONDS = 8, 10.0
 SAVE_SECONDS, SAVES_SECONDS = 30.0, 1.0  # between saves; all saves together, about
 STREAM_WINDOWS = 4
-# Muon learns faster and overfits sooner: after more passes than this, AdamW ends lower.
-FEW_PASSES = 10.0
-# A run stops after this many passes, but not before this many steps: more would overfit.
-MOST_PASSES, ENOUGH_STEPS = 16, 1000
 ENOUGH_LINE_STEPS = 300  # lists overfit sooner: 16 passes ended lower than 40
 # Batch and window for runs of fewer steps than the first number: more steps are worth more than
 # their speed, and then so is a higher rate of Muon.
 SHORT_WINDOWS = ((300, 32, 32), (600, 32, 64))
-SHORT_MUON_RATE = 0.06
 # Lines up to this length are read whole; longer lines are cut into windows of the usual size.
 WHOLE_LINE = 128
 FEWEST_WINDOWS = 4  # in a pass; a smaller list takes fewer lines at once
+
+
+class Recipe(NamedTuple):
+    """Choices that depend on where a run starts; the values are measured (NOTES.md).
+
+    Attributes:
+        few_passes: Muon learns faster and overfits sooner; after more passes AdamW ends lower.
+        most_passes: a run stops then, but not before ``enough_steps``: more would overfit.
+        dropouts: pairs of passes and the dropout for as many or fewer.
+    """
+
+    learning_rate: float
+    muon_rate: float
+    short_muon_rate: float
+    few_passes: float
+    most_passes: int
+    enough_steps: int
+    dropouts: tuple[tuple[float, float], ...]
+
+    def dropout(self, epochs: float) -> float:
+        """Returns the dropout for a number of passes: more passes need more."""
+        return next(dropout for limit, dropout in self.dropouts if epochs <= limit)
+
+
+FROM_SCRATCH = Recipe(
+    learning_rate=TrainConfig.learning_rate,
+    muon_rate=TrainConfig.muon_rate,
+    short_muon_rate=0.06,
+    few_passes=10.0,
+    most_passes=16,
+    enough_steps=1000,
+    dropouts=((3.5, 0.0), (6, 0.1), (16, 0.2), (60, 0.3), (math.inf, 0.4)),
+)
+FINE_TUNING = Recipe(
+    learning_rate=2e-3,
+    muon_rate=0.02,
+    short_muon_rate=0.02,
+    few_passes=10.0,
+    most_passes=8,
+    enough_steps=100,
+    dropouts=((1.5, 0.0), (3, 0.1), (math.inf, 0.2)),
+)
 
 
 class Text(NamedTuple):
@@ -103,14 +140,6 @@ def choose_shape(options: TrainOptions, vocab_size: int, work: float) -> ModelCo
     return ModelConfig(vocab_size, **{"embedding_size": shape["hidden_size"]} | shape)
 
 
-def choose_dropout(epochs: float) -> float:
-    """Returns the dropout for a number of passes: more passes need more."""
-    for limit, dropout in ((3.5, 0.0), (6, 0.1), (16, 0.2), (60, 0.3)):
-        if epochs <= limit:
-            return dropout
-    return 0.4
-
-
 def fit_windows(tokens: int, batch_size: int, bptt: int) -> tuple[int, int]:
     """Returns batch size and window, reduced until each stream fills a few windows.
 
@@ -150,7 +179,11 @@ def fit_lines(lengths: Ids, options: TrainOptions, step_tokens: int) -> tuple[in
 
 
 def make_plan(
-    options: TrainOptions, text: Text, elapsed: float, costs: FinalCosts = NO_COSTS
+    options: TrainOptions,
+    text: Text,
+    elapsed: float,
+    costs: FinalCosts = NO_COSTS,
+    recipe: Recipe = FROM_SCRATCH,
 ) -> Plan:
     """Plans a run on `text`, `elapsed` seconds after the command began.
 
@@ -161,20 +194,20 @@ def make_plan(
         TrainingError: the run would not fit into memory.
     """
     began = time.monotonic() - elapsed
-    plan = _plan_with(options, text, began, costs)
+    plan = _plan_with(options, text, began, costs, recipe)
     # Optimizer, batch and window depend on the length of the run, so the plan may change once.
-    if options.optimizer is None and options.muon_rate is None and plan.epochs > FEW_PASSES:
-        plan = _plan_with(replace(options, optimizer="adamw"), text, began, costs)
+    if options.optimizer is None and options.muon_rate is None and plan.epochs > recipe.few_passes:
+        plan = _plan_with(replace(options, optimizer="adamw"), text, began, costs, recipe)
     elif plan.config.optimizer == "muon" and not options.given(("batch_size", "bptt", "max_steps")):
         for enough, batch_size, bptt in SHORT_WINDOWS:
             if plan.config.max_steps < enough and plan.step_tokens >= batch_size * TrainConfig.bptt:
-                rate = options.muon_rate or SHORT_MUON_RATE
+                rate = options.muon_rate or recipe.short_muon_rate
                 short = replace(options, muon_rate=rate)
                 if not options.lines:
                     short = replace(short, batch_size=batch_size, bptt=bptt)
-                plan = _plan_with(short, text, began, costs, batch_size * bptt)
+                plan = _plan_with(short, text, began, costs, recipe, batch_size * bptt)
                 break
-    dropout = choose_dropout(plan.epochs) if options.dropout is None else options.dropout
+    dropout = recipe.dropout(plan.epochs) if options.dropout is None else options.dropout
     if text.vocab_size == 1:
         plan.notes.append("the text repeats a single symbol: there is nothing else to learn")
     return replace(plan, model=replace(plan.model, dropout=dropout))
@@ -185,6 +218,7 @@ def _plan_with(
     text: Text,
     began: float,
     costs: FinalCosts,
+    recipe: Recipe,
     step_tokens: int | None = None,
 ) -> Plan:
     """Plans everything but dropout; `step_tokens` is the size of a step for a list of lines."""
@@ -196,6 +230,8 @@ def _plan_with(
             "precision": choose_precision(options),
             "batch_size": BATCH_SIZES[optimizer],
             "lines": options.lines,
+            "learning_rate": recipe.learning_rate,
+            "muon_rate": recipe.muon_rate,
             **options.given(TRAIN_OPTIONS),
         }
     )
@@ -211,8 +247,9 @@ def _plan_with(
                 f"{wanted.batch_size} of {wanted.bptt}"
             )
     config = replace(wanted, batch_size=batch_size, bptt=bptt)
-    model, speed = fit_shape(options, config, text)
-    plan = set_budget(options, model, config, speed, text, time.monotonic() - began, costs)
+    model, speed = fit_shape(options, config, text, recipe)
+    elapsed = time.monotonic() - began
+    plan = set_budget(options, model, config, speed, text, elapsed, costs, recipe)
     return replace(plan, notes=notes + plan.notes)
 
 
@@ -245,7 +282,9 @@ def choose_precision(options: TrainOptions) -> str:
     return "bfloat16" if has_bfloat16(options.device) else "float32"
 
 
-def fit_shape(options: TrainOptions, config: TrainConfig, text: Text) -> tuple[ModelConfig, Speed]:
+def fit_shape(
+    options: TrainOptions, config: TrainConfig, text: Text, recipe: Recipe = FROM_SCRATCH
+) -> tuple[ModelConfig, Speed]:
     """Chooses the network that the budget allows on this machine, and measures its speed.
 
     Raises:
@@ -267,7 +306,7 @@ def fit_shape(options: TrainOptions, config: TrainConfig, text: Text) -> tuple[M
     if options.max_steps is None and options.epochs is None:
         # A small text cannot use a long budget: the third of `SHAPES` ended higher than the
         # second there (NOTES.md).
-        useful = max(ENOUGH_STEPS * tokens_per_step, MOST_PASSES * text.train)
+        useful = max(recipe.enough_steps * tokens_per_step, recipe.most_passes * text.train)
         smallest = choose_shape(options, text.vocab_size, 0)
         work = min(work, max(useful * smallest.parameters, SHAPES[0][0]))
     model = choose_shape(options, text.vocab_size, work)
@@ -285,6 +324,7 @@ def set_budget(
     text: Text,
     elapsed: float,
     costs: FinalCosts = NO_COSTS,
+    recipe: Recipe = FROM_SCRATCH,
 ) -> Plan:
     """Turns the budget of `options` into steps, counted from ``config.schedule_start``.
 
@@ -311,8 +351,8 @@ def set_budget(
         left = (left - final_tokens * scoring - watched * completing) * (1 - WATCH_SHARE)
         steps = max(1, int(left / speed.step))
         if not config.schedule_start:
-            enough = ENOUGH_LINE_STEPS if config.lines else ENOUGH_STEPS
-            limit = max(enough, MOST_PASSES * pass_steps)
+            enough = ENOUGH_LINE_STEPS if config.lines else recipe.enough_steps
+            limit = max(enough, recipe.most_passes * pass_steps)
     ends_early = steps > limit
     steps = int(min(steps, limit))
     training = steps * speed.step

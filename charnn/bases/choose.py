@@ -1,0 +1,117 @@
+"""The choice between a base and a network from scratch, by the loss to expect of each."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import replace
+from typing import TYPE_CHECKING, NamedTuple
+
+import numpy as np
+
+from charnn.bases import BASES
+from charnn.config import DEFAULT_MINUTES, TrainConfig, TrainOptions
+from charnn.evaluation import TextSizes, cold
+from charnn.model import LanguageModel
+from charnn.ngrams.expected_loss import expect
+from charnn.training.fine_tune import Base
+from charnn.training.plan import USUAL_WORK, choose_shape
+
+if TYPE_CHECKING:
+    from charnn.ngrams.add import NGramStep
+    from charnn.text.token_file import TokenFile
+
+SAMPLE_TOKENS = 4096  # of the training split; the base is scored on them before training
+# Options that ask for a network other than the base.
+OTHER_NETWORK = ("cell", "num_layers", "hidden_size", "embedding_size", "tokenizer", "vocab_size")
+# Fitted to measured runs (NOTES.md): fine-tuning lowers the loss of the base on the text by the
+# factor exp(-FALL), once it has read a few times FAST million tokens.
+FALL, FAST = 0.37, 0.1
+
+
+class Choice(NamedTuple):
+    """What was chosen, and the loss to expect in nats per token; None where nothing was expected.
+
+    Attributes:
+        base: the model to start from; None: from scratch.
+        before: the loss of the base on the text, before training.
+        note: a line for people.
+    """
+
+    base: Base | None = None
+    before: float | None = None
+    fine_tuned: float | None = None
+    scratch: float | None = None
+    note: str = ""
+
+
+class BaseChooser:
+    """Chooses between the bases that ship and a network from scratch for a text.
+
+    Attributes:
+        choice: the latest choice.
+    """
+
+    def __init__(self, ngrams: NGramStep) -> None:
+        """Takes the step that will mix n-grams in, which lowers the loss to expect."""
+        self.ngrams = ngrams
+        self.choice = Choice()
+
+    def __call__(self, tokens: TokenFile, options: TrainOptions) -> tuple[Base | None, str]:
+        """Scores each base on a part of the text, and compares the losses to expect."""
+        self.choice = self._choose(tokens, options)
+        return self.choice.base, self.choice.note
+
+    def _choose(self, tokens: TokenFile, options: TrainOptions) -> Choice:
+        asked = [f"--{name.replace('_', '-')}" for name in options.given(OTHER_NETWORK)]
+        if options.lines:
+            asked.append("--lines")
+        if asked:
+            return Choice(note=f"starts from scratch, as {', '.join(asked)} asks")
+        if not tokens.tokenizer.known:
+            kind = tokens.tokenizer.kind
+            return Choice(note=f"starts from scratch: no base has the {kind} tokenizer")
+        found = [self._try(name, tokens, options) for name in BASES]
+        return min(found, key=lambda choice: choice.fine_tuned or math.inf, default=Choice())
+
+    def _try(self, name: str, tokens: TokenFile, options: TrainOptions) -> Choice:
+        base = Base(BASES[name].path, name)
+        before = _loss_before(base, tokens)
+        train = len(tokens.split("train"))
+        model = replace(base.config, vocab_size=tokens.tokenizer.vocab_size)
+        read = _tokens_read(options, train, model.parameters)
+        fine_tuned = expected_fine_tuned(before, read)
+        fresh = choose_shape(options, model.vocab_size, read * model.parameters)
+        epochs = _tokens_read(options, train, fresh.parameters) / train
+        scratch = expect(tokens, fresh, epochs, self.ngrams.order or 0).cold_256
+        better = scratch is None or fine_tuned < scratch
+        start, other = (f"the base {name!r}", "scratch") if better else ("scratch", name)
+        note = f"starts from {start}: expected loss {fine_tuned:.2f} nats/token from {name!r}"
+        note += f", {scratch:.2f} from scratch" if scratch is not None else ""
+        note += f"; the other way: --from {other}"
+        return Choice(base if better else None, before, fine_tuned, scratch, note)
+
+
+def expected_fine_tuned(before: float, read: float) -> float:
+    """Estimates the loss after fine-tuning on `read` tokens, from the loss `before` it."""
+    return before * math.exp(-FALL * (1 - math.exp(-read / 1e6 / FAST)))
+
+
+def _tokens_read(options: TrainOptions, train: int, parameters: int) -> float:
+    """Estimates the tokens that a network of this size reads within the budget."""
+    if options.max_steps is not None:
+        return float(options.max_steps * TrainConfig.batch_size * TrainConfig.bptt)
+    if options.epochs is not None:
+        return options.epochs * train
+    return 60 * (options.minutes or DEFAULT_MINUTES) * USUAL_WORK / parameters
+
+
+def _loss_before(base: Base, tokens: TokenFile) -> float:
+    """Returns the cold-256 loss of the base on a sample of the training split."""
+    tokenizer = tokens.tokenizer
+    network = LanguageModel(replace(base.config, vocab_size=tokenizer.vocab_size))
+    base.initialise(network, tokenizer)
+    sizes = TextSizes(tokenizer.chars_per_token, tokenizer.bytes_per_token)
+    train = np.asarray(tokens.split("train"))
+    if len(train) < 2:
+        return math.inf
+    return cold(network, train, sizes, SAMPLE_TOKENS).nats_per_token
