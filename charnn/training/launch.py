@@ -90,7 +90,7 @@ def start(
     """
     began = time.monotonic() if began is None else began
     final_step = final_step or FinalStep()
-    if not texts:
+    if not texts or "" in texts:  # an unset variable of the shell gives ""
         raise TextError("no text given: name a file, a folder, '-' for stdin, or a corpus")
     check_split(options.split)
     base = None
