@@ -93,15 +93,19 @@ def expanded(command: Callable[..., None]) -> Callable[..., None]:
 
 def option(name: str, setting: Setting, default: Any = None) -> Any:
     """Makes an option of a setting; `default` is for the help text."""
-    plain = setting.kind is bool or setting.choices
+    plain = setting.kind is bool or (isinstance(setting.choices, tuple) and setting.choices)
     return typer.Option(
         *(setting.flags or (f"--{name.replace('_', '-')}",)),
         help=_help(setting, default),
-        metavar=None if plain else setting.metavar or METAVARS[setting.kind],
+        metavar=None if plain else _metavar(setting),
         parser=None if plain else _parser(setting),
         show_default=False,
         rich_help_panel=setting.section or None,
     )
+
+
+def _metavar(setting: Setting) -> str:
+    return setting.metavar or "|".join(setting.choices) or METAVARS[setting.kind]
 
 
 def option_of(config: type, name: str) -> Any:
@@ -111,7 +115,7 @@ def option_of(config: type, name: str) -> Any:
 
 def _annotated(setting: Setting, info: Any) -> Any:
     kind: Any = setting.kind
-    if setting.choices:
+    if isinstance(setting.choices, tuple) and setting.choices:
         kind = Literal[setting.choices]
     elif setting.several:
         kind = list[str]

@@ -76,7 +76,7 @@ class ModelConfig:
     """
 
     vocab_size: int = whole(REQUIRED, 1, MAX_VOCAB_SIZE, "Different tokens.")
-    cell: str = choice("lstm", tuple(GATES), "Recurrent cell.", section=NETWORK)
+    cell: str = choice("lstm", GATES, "Recurrent cell.", section=NETWORK)
     embedding_size: int = whole(256, 1, MAX_HIDDEN_SIZE, "Features of a token.", section=NETWORK)
     hidden_size: int = whole(256, 1, MAX_HIDDEN_SIZE, "Units of a layer.", section=NETWORK)
     num_layers: int = whole(3, 1, MAX_LAYERS, "Recurrent layers.", section=NETWORK)

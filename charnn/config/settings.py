@@ -5,7 +5,7 @@ The check of a value, the option of the command line and its help text are made 
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection, Mapping
 from dataclasses import MISSING, dataclass, field, fields, replace
 from typing import Any, TypeVar
 
@@ -28,7 +28,8 @@ class Setting:
         kind: the type of a value: int, float, str or bool.
         low: the lowest number.
         high: the highest number.
-        choices: the strings to choose from, if they are limited.
+        choices: the strings to choose from, if they are limited; the table of a family, such as
+            that of the cells, is read whenever a value is checked.
         several: whether the field is a tuple, filled by giving the option several times.
         shown: the default for people, where it is not the field's own.
         flags: spellings of the option; left out: the field's name.
@@ -41,7 +42,7 @@ class Setting:
     kind: type = str
     low: float = -float("inf")
     high: float = float("inf")
-    choices: tuple[str, ...] = ()
+    choices: Collection[str] = ()
     several: bool = False
     shown: str = ""
     flags: tuple[str, ...] = ()
@@ -105,7 +106,7 @@ def number(default: float | None, low: float, high: float, help: str, **more: An
     return setting(default, help, kind=float, low=low, high=high, **more)
 
 
-def choice(default: str | None, choices: tuple[str, ...], help: str, **more: Any) -> Any:
+def choice(default: str | None, choices: Collection[str], help: str, **more: Any) -> Any:
     """Makes a dataclass field of one of a few strings."""
     return setting(default, help, choices=choices, **more)
 
