@@ -96,7 +96,7 @@ def test_few_passes_are_for_muon_and_many_for_adamw():
     few, many = plan(minutes=2.0), plan(minutes=2.0, train=50_000)
     assert ("muon", 64) == (few.config.optimizer, few.config.batch_size)
     assert ("adamw", 32) == (many.config.optimizer, many.config.batch_size)
-    assert few.epochs < plan_module.FEW_PASSES < many.epochs
+    assert few.epochs < plan_module.FROM_SCRATCH.few_passes < many.epochs
     assert "muon" == plan(minutes=2.0, train=50_000, optimizer="muon").config.optimizer
     assert "adamw" == plan(minutes=2.0, optimizer="adamw").config.optimizer
 
@@ -111,7 +111,7 @@ def test_the_size_of_the_network_follows_what_the_machine_can_do(monkeypatch):
 
 
 def test_more_passes_mean_more_dropout():
-    dropouts = [plan_module.choose_dropout(passes) for passes in (0.5, 3, 6, 12, 24, 50, 200)]
+    dropouts = [plan_module.FROM_SCRATCH.dropout(passes) for passes in (0.5, 3, 6, 12, 24, 50, 200)]
     assert 0.0 == dropouts[0]
     assert dropouts == sorted(dropouts)
     assert dropouts[-1] < 0.6
@@ -123,8 +123,8 @@ def test_a_short_budget_takes_small_windows_unless_told_otherwise():
         return config.batch_size, config.bptt, config.muon_rate
 
     usual = TrainConfig.muon_rate
-    assert (32, 32, plan_module.SHORT_MUON_RATE) == windows(minutes=0.4)
-    assert (32, 64, plan_module.SHORT_MUON_RATE) == windows(minutes=0.8)
+    assert (32, 32, plan_module.FROM_SCRATCH.short_muon_rate) == windows(minutes=0.4)
+    assert (32, 64, plan_module.FROM_SCRATCH.short_muon_rate) == windows(minutes=0.8)
     assert (64, 64, usual) == windows(minutes=2.0)
     assert (32, 32, 0.01) == windows(minutes=0.4, muon_rate=0.01)
     assert (64, 128, usual) == windows(minutes=0.4, bptt=128)
@@ -141,10 +141,10 @@ def test_a_rate_of_muon_contradicts_adamw():
         TrainOptions(optimizer="adamw", muon_rate=0.03)
 
 
-def test_a_text_is_read_as_often_as_it_bears_and_no_more():
+def test_a_run_stops_before_it_overfits_the_text():
     found = plan(minutes=60.0, train=200_000)
-    assert plan_module.MOST_PASSES == pytest.approx(found.epochs, rel=0.01)
+    assert plan_module.FROM_SCRATCH.most_passes == pytest.approx(found.epochs, rel=0.01)
     assert "--epochs" in found.notes[-1]
-    assert plan_module.ENOUGH_STEPS == plan(minutes=60.0, train=5_000).config.max_steps
+    assert plan_module.FROM_SCRATCH.enough_steps == plan(minutes=60.0, train=5_000).config.max_steps
     assert [] == plan(minutes=0.05, elapsed=5.0).notes, "too little time is not too little text"
     assert 40 == pytest.approx(plan(epochs=40.0, train=200_000).epochs, rel=0.01)

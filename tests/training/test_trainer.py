@@ -17,7 +17,7 @@ from charnn.errors import ConfigError, TextError, TrainingError
 from charnn.model import CELLS
 from charnn.training import events, machine
 from charnn.training.optimizer import schedule
-from charnn.training.plan import choose_dropout, fit_windows
+from charnn.training.plan import fit_windows
 
 
 @pytest.mark.parametrize("cell", CELLS)
@@ -218,12 +218,6 @@ def test_windows_shrink_only_as_far_as_the_text_needs():
     batch, bptt = fit_windows(3000, 32, 64)
     assert (3000 - 1) // batch >= 4 * bptt
     assert (1, 1) == fit_windows(2, 32, 64)
-
-
-def test_more_passes_get_more_dropout():
-    values = [choose_dropout(epochs) for epochs in (1, 5, 10, 20, 100)]
-    assert values == sorted(values)
-    assert 0.0 == values[0]
 
 
 def test_what_would_not_fit_into_memory_is_refused_beforehand(monkeypatch):
