@@ -75,14 +75,21 @@ class Checkpoint:
     lines: bool = False
     ngrams: NGramSection | None = None
 
-    def ngram_facts(self) -> dict[str, Any] | None:
-        """Returns count, order and mixture weights of the n-grams as JSON values, or None."""
-        return self.ngrams.facts() if self.ngrams else None
+    @property
+    def mixture(self) -> str | None:
+        """Description of what the network is mixed with, for people; None for a network alone."""
+        return self.ngrams.describe() if self.ngrams else None
+
+    def mixture_facts(self) -> dict[str, Any]:
+        """Returns a JSON key for what the network can be mixed with, and its facts or None."""
+        return {"ngrams": self.ngrams.facts() if self.ngrams else None}
 
     def size_facts(self) -> dict[str, Any]:
-        """Returns the number of parameters, and the facts of n-grams if there are any, for JSON."""
-        ngrams = self.ngram_facts()
-        return {"parameters": self.config.parameters} | ({"ngrams": ngrams} if ngrams else {})
+        """Returns the number of parameters and the facts of a mixture, for JSON."""
+        return {
+            "parameters": self.config.parameters,
+            **(self.mixture_facts() if self.ngrams else {}),
+        }
 
 
 def save(path: Path, checkpoint: Checkpoint, dtype: str = "F32") -> None:

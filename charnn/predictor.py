@@ -8,17 +8,13 @@ from __future__ import annotations
 import math
 from abc import abstractmethod
 from collections.abc import Iterable, Sequence
-from typing import TYPE_CHECKING, Protocol
+from typing import Any, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
 
 from charnn.config import ModelConfig
 from charnn.errors import CharnnError
-
-if TYPE_CHECKING:
-    from charnn.ngrams.section import MixtureWeights
-    from charnn.ngrams.tree import NGramTree
 
 Array = NDArray[np.float32]
 NOT_FINITE = "the model's output is not finite: its weights are too large; use another model"
@@ -78,8 +74,8 @@ class Predictor(Protocol):
         """Returns a stream that goes on from `logits` and `state`."""
         return Stream(self, logits, state)
 
-    def mixed(self, tree: NGramTree, weights: MixtureWeights) -> Predictor | None:
-        """Returns a predictor that mixes in n-grams itself; None if it cannot."""
+    def mixed(self, other: Any, weights: Any) -> Predictor | None:
+        """Returns a predictor that mixes in the model `other` itself; None if it cannot."""
         return None
 
 

@@ -29,7 +29,7 @@ MAY_IMPORT = {
     "runs": PLAIN | {"bases", "config", "tensor_file"},
     "bases": GROUND | {"evaluation", "model", "ngrams", "training"},
     "model": {"config", "errors"},
-    "predictor": {"config", "errors", "ngrams.section", "ngrams.tree"},
+    "predictor": {"config", "errors"},
     "engines": GROUND | {"predictor", "ngrams.section", "ngrams.tree"},
     "ngrams": GROUND | {"predictor", "engines", "model", "evaluation", "training.final_step"},
     "evaluation": GROUND | {"model", "ngrams.tree", "ngrams.mixture_torch"},
@@ -86,11 +86,11 @@ TORCH_ROOMS = PACKAGES["torch"]
 
 # Modules outside charnn/ngrams that mention n-grams. The list may only get shorter.
 KNOW_NGRAMS = {
-    *("__init__", "cli.train", "cli.plan", "training.launch"),  # choose the final step
-    *("checkpoint", "evaluation", "generation.model", "predictor"),  # carry and read a mixture
+    *("__init__", "cli.train", "cli.plan"),  # choose the final step
+    *("checkpoint", "evaluation", "generation.model"),  # carry and read a mixture
     *("engines.native", "engines.compiled", "export.c_program", "export.page"),  # repeat it
     *("config", "config.training", "bases.choose"),  # --ngram, and the loss to expect with it
-    *("cli.console", "cli.runs", "cli.show", "report.history", "report.page"),  # report it
+    "report.history",  # reports it
     *("scoring.baselines", "report.facts", "cli.evaluate"),  # n-grams as a baseline
 }
 

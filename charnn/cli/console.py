@@ -223,9 +223,9 @@ def set_threads(threads: int | None) -> None:
 
 
 def note_alone(saved: Checkpoint, what: str) -> None:
-    """Notes that `what` ignores the n-grams of a model that has some."""
-    if saved.ngrams is not None:
-        note(f"{what} is of the network alone, without the n-grams that it is mixed with")
+    """Notes that `what` ignores what the network of a model is mixed with."""
+    if saved.mixture:
+        note(f"{what} is of the network alone, without what it is mixed with: {saved.mixture}")
 
 
 def note_unknown(

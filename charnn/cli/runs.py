@@ -50,7 +50,7 @@ def describe(name: str, path: Path) -> dict[str, Any]:
         model, info = metadata["model"], metadata["info"]
         training = metadata.get("training")
         best_loss = training["progress"]["best_loss"] if training else None
-        # A finished run's results are those of its best file, n-grams included.
+        # The results of a finished run are those of its best file, mixture included.
         final = info["results"].get("cold_256", info["results"].get("lines"))
         valid_loss = final["nats_per_token"] if final else best_loss
         return {

@@ -44,7 +44,7 @@ def show(
         "training_state": saved.training is not None,
         "engine": {"name": "native" if there else "numpy", "kernel": there[0] if there else None},
         "lines": saved.lines,
-        "ngrams": saved.ngram_facts(),
+        **saved.mixture_facts(),
         "base": shipped
         and {
             "name": shipped[0],
@@ -79,18 +79,9 @@ def _describe(saved: Checkpoint, tokenizer: Tokenizer, size: int) -> list[str]:
         f"dropout {shape.dropout:g}: {shape.parameters:,} parameters",
         f"{tokenizer.kind} tokenizer, {tokenizer.vocab_size:,} symbols{_symbols(tokenizer)}",
         f"{size:,} bytes, digest {saved.digest[:16]}",
-        *_counted(saved),
+        *([f"mixed with {saved.mixture}"] if saved.mixture else []),
         *(["a model of lines: each begins from the initial state"] if saved.lines else []),
     ]
-
-
-def _counted(saved: Checkpoint) -> list[str]:
-    from charnn.ngrams.add import describe_ngrams
-
-    facts = saved.ngram_facts()
-    if not facts:
-        return []
-    return [f"mixed with {describe_ngrams(facts)}"]
 
 
 def _history(info: dict[str, Any]) -> Iterator[str]:

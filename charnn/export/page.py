@@ -180,7 +180,7 @@ def facts(checkpoint: Checkpoint, tokenizer: Tokenizer) -> list[tuple[str, str]]
         listed.append(("Held-out loss", f"{bits:.2f} bits per byte"))
     numbers = config.parameters + 3 * config.vocab_size * config.embedding_size
     listed.append(("Weights", f"{numbers / 1e6:,.1f} MB, int8"))
-    if ngrams := checkpoint.ngram_facts():
+    if ngrams := checkpoint.mixture_facts()["ngrams"]:
         listed.append(("N-grams", f"{ngrams['count']:,}, up to {ngrams['order']} long"))
     return listed
 

@@ -119,14 +119,8 @@ class NGramStep(FinalStep):
             best.ngrams = None
             return Completed({}, "n-grams: left out, since they hardly lower the held-out loss")
         best.ngrams = tree.section(weights)
-        note = f"mixed in: {describe_ngrams(best.ngrams.facts())}; they lower the held-out loss by "
         return Completed(
             {"ngrams": {**best.ngrams.facts(), "gain": gain}},
-            f"{note}{gain:.3f} nats/token (weights fitted on one half, checked on the other)",
+            f"mixed in: {best.mixture}; they lower the held-out loss by {gain:.3f} nats/token "
+            "(weights fitted on one half, checked on the other)",
         )
-
-
-def describe_ngrams(facts: dict[str, Any]) -> str:
-    """Describes the facts of `NGramSection.facts` in words."""
-    weights = "network {network:.2f}, n-grams {ngrams:.2f}".format(**facts["weights"])
-    return f"{facts['count']:,} n-grams, up to {facts['order']} long; mixture weights: {weights}"

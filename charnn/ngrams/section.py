@@ -59,3 +59,10 @@ class NGramSection:
     def facts(self) -> dict[str, Any]:
         """Returns the number of n-grams, their order and the mixture weights, as JSON values."""
         return {"count": len(self.arrays["symbols"]), **self.to_metadata()}
+
+    def describe(self) -> str:
+        """Returns `facts` in words."""
+        return (
+            f"{len(self.arrays['symbols']):,} n-grams, up to {self.order} long; mixture weights: "
+            f"network {self.weights.network:.2f}, n-grams {self.weights.ngrams:.2f}"
+        )

@@ -58,7 +58,7 @@ def make_report(facts: Facts) -> str:
         "history": history,
         "title": plain_name(facts.name),
         "symbol": facts.tokenizer.unit,
-        "ngrams": facts.model.ngram_facts(),
+        **facts.model.mixture_facts(),
         "alphabet": alphabet(facts),
         "style": style,
         "policy": f"default-src 'none'; style-src {source_hash(style)}; base-uri 'none'; "

@@ -81,7 +81,7 @@ def start(
         began: start of the budget on the clock of `time.monotonic`.
         notify: called with each note for people.
         progress: called with bytes done and bytes in total while the text is read.
-        final_step: completes the best model at the end, such as `NGramStep`.
+        final_step: completes the best model at the end; by default nothing does.
         choose_base: chooses the model to start from where the options leave that open, such as
             `BaseChooser`.
 

@@ -169,7 +169,7 @@ def test_it_writes_what_it_has_read_and_repeats(run: Path) -> None:
 def test_without_a_word_ten_symbols_are_counted_and_0_counts_none(run: Path) -> None:
     for ngram, expected in ((None, 10), (0, None)):
         saved = checkpoint.load(train(run.parent, f"asked-{ngram}", ngram) / "best.safetensors")
-        facts = saved.ngram_facts()
+        facts = saved.mixture_facts()["ngrams"]
         assert expected == (facts and facts["order"])
 
 
@@ -223,13 +223,13 @@ def test_a_training_that_goes_on_keeps_them_and_weighs_them_anew(run: Path) -> N
     assert isinstance(event, Ended)
     interrupted = checkpoint.load(path)
     assert "interrupted" == event.reason
-    assert interrupted.ngram_facts() == mixed_in(event)
+    assert interrupted.mixture_facts()["ngrams"] == mixed_in(event)
     assert interrupted.ngrams is not None
     assert ODD != interrupted.ngrams.weights
     with launch.resume("further", TrainOptions(), run.parent, final_step=NGramStep()) as trainer:
         events = list(trainer.run())
     best = checkpoint.load(path)
-    assert best.ngram_facts() == mixed_in(events[-1])
+    assert best.mixture_facts()["ngrams"] == mixed_in(events[-1])
     assert best.ngrams is not None
     assert best.ngrams.weights not in {ODD, interrupted.ngrams.weights}
 
@@ -248,7 +248,7 @@ def test_an_interrupted_training_has_them_and_ends_as_one_that_was_not(run: Path
     assert isinstance(event, Ended)
     cut = checkpoint.load(run.parent / "cut" / "best.safetensors")
     assert "interrupted" == event.reason
-    assert cut.ngram_facts() == mixed_in(event) is not None
+    assert cut.mixture_facts()["ngrams"] == mixed_in(event) is not None
     assert {} == cut.info["results"]
     with launch.resume("cut", TrainOptions(), run.parent, final_step=NGramStep()) as trainer:
         list(trainer.run())
