@@ -79,7 +79,9 @@ def show_plan(
         expected = expect(trainer.token_file, planned.model, planned.epochs, step.order or 0)
         # The rule is that of running text, trained from scratch.
         if trainer.origin is not None or options.lines:
-            expected = replace(expected, cold_256=chooser.choice.fine_tuned)
+            known = expected.ngrams is not None and not options.lines
+            loss = chooser.choice.fine_tuned if known else None
+            expected = replace(expected, cold_256=loss)
         if as_json:
             print_json(_as_json(trainer, planned, expected))
         else:

@@ -51,6 +51,9 @@ WHOLE_LINE = 128
 FEWEST_WINDOWS = 4  # in a pass; a smaller list takes fewer lines at once
 
 
+LOWEST_SHARE = 0.25
+
+
 class Recipe(NamedTuple):
     """Choices that depend on where a run starts; the values are measured (NOTES.md).
 
@@ -58,6 +61,8 @@ class Recipe(NamedTuple):
         few_passes: Muon learns faster and overfits sooner; after more passes AdamW ends lower.
         most_passes: a run stops then, but not before ``enough_steps``: more would overfit.
         dropouts: pairs of passes and the dropout for as many or fewer.
+        full_rate_tokens: learning rates are lower in proportion for a text with fewer tokens, but
+            not below `LOWEST_SHARE` of them.
     """
 
     learning_rate: float
@@ -67,10 +72,20 @@ class Recipe(NamedTuple):
     most_passes: int
     enough_steps: int
     dropouts: tuple[tuple[float, float], ...]
+    full_rate_tokens: int = 1
 
     def dropout(self, epochs: float) -> float:
         """Returns the dropout for a number of passes: more passes need more."""
         return next(dropout for limit, dropout in self.dropouts if epochs <= limit)
+
+    def for_text(self, tokens: int) -> Recipe:
+        """Returns the recipe with the learning rates for a text of this size."""
+        share = min(1.0, max(LOWEST_SHARE, tokens / self.full_rate_tokens))
+        return self._replace(
+            learning_rate=share * self.learning_rate,
+            muon_rate=share * self.muon_rate,
+            short_muon_rate=share * self.short_muon_rate,
+        )
 
 
 FROM_SCRATCH = Recipe(
@@ -86,10 +101,11 @@ FINE_TUNING = Recipe(
     learning_rate=2e-3,
     muon_rate=0.02,
     short_muon_rate=0.02,
-    few_passes=10.0,
-    most_passes=8,
-    enough_steps=100,
-    dropouts=((1.5, 0.0), (3, 0.1), (math.inf, 0.2)),
+    few_passes=1.5,
+    most_passes=4,
+    enough_steps=50,
+    dropouts=((math.inf, 0.0),),
+    full_rate_tokens=100_000,
 )
 
 
@@ -194,6 +210,7 @@ def make_plan(
         TrainingError: the run would not fit into memory.
     """
     began = time.monotonic() - elapsed
+    recipe = recipe.for_text(text.train)
     plan = _plan_with(options, text, began, costs, recipe)
     # Optimizer, batch and window depend on the length of the run, so the plan may change once.
     if options.optimizer is None and options.muon_rate is None and plan.epochs > recipe.few_passes:
