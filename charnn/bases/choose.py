@@ -12,7 +12,7 @@ from charnn.bases import BASES
 from charnn.config import DEFAULT_MINUTES, TrainConfig, TrainOptions
 from charnn.evaluation import TextSizes, cold
 from charnn.model import LanguageModel
-from charnn.ngrams.expected_loss import expect
+from charnn.ngrams.expected_loss import expect, mixed_loss
 from charnn.training.fine_tune import Base
 from charnn.training.plan import USUAL_WORK, choose_shape
 
@@ -82,7 +82,10 @@ class BaseChooser:
         fine_tuned = expected_fine_tuned(before, read)
         fresh = choose_shape(options, model.vocab_size, read * model.parameters)
         epochs = _tokens_read(options, train, fresh.parameters) / train
-        scratch = expect(tokens, fresh, epochs, self.ngrams.order or 0).cold_256
+        expected = expect(tokens, fresh, epochs, self.ngrams.order or 0)
+        scratch = expected.cold_256
+        if self.ngrams.order and expected.ngrams:
+            fine_tuned = mixed_loss(fine_tuned, expected.ngrams)
         better = scratch is None or fine_tuned < scratch
         start, other = (f"the base {name!r}", "scratch") if better else ("scratch", name)
         note = f"starts from {start}: expected loss {fine_tuned:.2f} nats/token from {name!r}"

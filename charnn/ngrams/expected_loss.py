@@ -58,11 +58,16 @@ def expect(tokens: TokenFile, model: ModelConfig, epochs: float, ngram: int) -> 
         return ExpectedLoss(None, ngrams, order, advice, size)
     expected = ngrams * ratio
     if ngram:
-        gain = MIXED * math.exp(-abs(math.log(ratio)) / APART)
-        expected = min(expected, ngrams) * (1 - gain)
+        expected = mixed_loss(expected, ngrams)
     elif ratio > 1:
         advice.append(f"n-grams alone have a lower loss: mix them in with --ngram {DEFAULT_NGRAM}")
     return ExpectedLoss(expected, ngrams, order, advice, size)
+
+
+def mixed_loss(network: float, ngrams: float) -> float:
+    """Estimates the loss of a mixture from the losses of its parts."""
+    gain = MIXED * math.exp(-abs(math.log(network / ngrams)) / APART)
+    return min(network, ngrams) * (1 - gain)
 
 
 def _advise(tokens: TokenFile, epochs: float) -> list[str]:

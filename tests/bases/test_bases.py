@@ -30,7 +30,8 @@ NAMES = (
     "".join(f"{a}{b}\n" for a in ("Xo", "Qui", "Zsa", "Vri", "Ngu") for b in ("zt", "qk", "wx"))
     * 30
 )
-NUMBERS = "".join(f"{n * n % 9973:04d};{n * 7 % 1000:03d}\n" for n in range(900))
+WORDS = "la casa que ya no tiene puerta mira hacia el mar donde nadie sabe cuándo volverán los barcos"
+SPANISH = " ".join(np.random.default_rng(1).choice(WORDS.split(), 3000))
 
 
 @pytest.fixture(autouse=True)
@@ -104,7 +105,7 @@ def test_an_english_text_starts_from_the_base(tmp_path: Path) -> None:
     assert "--from scratch" in choice.note
 
 
-@pytest.mark.parametrize("text", [NAMES, NUMBERS], ids=["names", "numbers"])
+@pytest.mark.parametrize("text", [NAMES, SPANISH], ids=["names", "Spanish"])
 def test_a_text_unlike_the_base_starts_from_scratch(text: str, tmp_path: Path) -> None:
     choice = choose(text, tmp_path)
     assert choice.base is None
