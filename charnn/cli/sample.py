@@ -30,8 +30,7 @@ from charnn.cli.options import (
     given_flags,
 )
 from charnn.config import LineConfig, SamplingConfig
-from charnn.config.lines import LINES
-from charnn.config.sampling import CHOICE, CONTENT, ENDS, NARROWING
+from charnn.config.sampling import CHOICE, CONTENT, ENDS, LINES, NARROWING
 from charnn.config.settings import choice, setting, switch, whole
 from charnn.errors import ConfigError, FileError
 

@@ -1,9 +1,143 @@
-"""Defaults of the commands that look into a network."""
+"""Settings of the commands that look into a network."""
 
 from __future__ import annotations
+
+from dataclasses import dataclass
+
+from charnn.config.model import GATE_ROLES
+from charnn.config.settings import (
+    MAX_SEED,
+    Config,
+    Setting,
+    choice,
+    number,
+    require,
+    setting,
+    whole,
+    whole_numbers,
+)
 
 LABELS = ("quotes", "brackets", "indent", "line", "number", "name")  # what a parser can mark
 EFFECT_CHARS = 8_000  # characters sampled for each setting of the clamped units
 SHOWN_UNITS = 5
 LAGS = (1, 2, 4, 8, 16, 32, 64, 128, 256)
 HORIZON_SAMPLES = 400  # positions of the text whose losses are averaged
+
+# The rates with the lowest mean loss on parts of two other texts, Python's sources and names of
+# villages. With three times the rate, one of them scores worse than with fixed weights.
+DYNAMIC_RATES = {"rms": 3e-4, "sgd": 0.01}
+
+
+@dataclass(frozen=True)
+class DynamicConfig(Config):
+    """Dynamic evaluation: after each segment, a step down the gradient of its loss."""
+
+    rule: str = choice("rms", tuple(DYNAMIC_RATES), "Rule by which the weights adapt.")
+    rate: float = number(DYNAMIC_RATES["rms"], 0, 10, "Size of a step.")
+    segment: int = whole(20, 1, 4096, "Tokens between two steps.")
+    decay: float = number(0.002, 0, 1, "Share of the way back to the fixed weights at each step.")
+
+
+# By task: the name of its sizes, the default sizes, the lowest and the highest size.
+LAB_SIZES: dict[str, tuple[str, tuple[int, ...], int, int]] = {
+    "recall": ("delay", (10, 20, 50, 100, 200), 1, 10_000),
+    "adding": ("length", (10, 20, 50, 100, 200), 2, 10_000),
+    "brackets": ("depth", (2, 4, 5, 6), 1, 64),
+    "reber": ("strings", (1, 2, 4, 8), 1, 1_000),
+}
+LAB_STEPS = 1000  # steps of a trial without a budget; the same for all cells and machines
+
+
+def can_have_chrono(cell: str) -> bool:
+    """Tells whether a cell has a gate whose bias chrono initialisation sets."""
+    return bool(GATE_ROLES[cell].keep or GATE_ROLES[cell].write)
+
+
+@dataclass(frozen=True)
+class LabOptions(Config):
+    """One experiment of the lab: each cell is trained from each seed at each size.
+
+    A row of the table is a cell with all its sizes and seeds.
+    """
+
+    task: str = "recall"
+    cells: tuple[str, ...] = setting(
+        ("rnn", "gru", "lstm"),
+        "Cells to compare.",
+        shown="rnn,gru,lstm",
+        metavar="CELL,CELL",
+        parse=lambda word: tuple(part.strip() for part in word.split(",") if part.strip()),
+    )
+    sizes: tuple[int, ...] | None = setting(
+        None,
+        "Delays, or other sizes of the task.",
+        shown="those of the task",
+        flags=("--delays", "--sizes"),
+        metavar="N,N",
+        parse=whole_numbers,
+        form="whole numbers such as 10,20,50",
+    )
+    seeds: int = whole(3, 1, 100, "Trials for each cell and size.")
+    chrono: bool | None = setting(
+        None,
+        "Initialise the gates' biases by chrono, or not. [default: both]",
+        kind=bool,
+        flags=("--chrono/--no-chrono",),
+    )
+    orthogonal: bool = setting(
+        True,
+        "Initialise recurrent matrices orthogonally, or with normal numbers.",
+        kind=bool,
+        shown="--orthogonal",
+        flags=("--orthogonal/--no-orthogonal",),
+    )
+    clip: float = number(1.0, 0, 1e9, "Highest norm of a gradient; 0: any.")
+    minutes: float | None = number(
+        None, 0.001, 1e6, "Budget of a row in minutes, instead of steps."
+    )
+    max_steps: int | None = whole(
+        None,
+        1,
+        2**40,
+        "Budget of a trial in steps; solved trials stop early.",
+        shown=f"{LAB_STEPS}",
+    )
+    hidden_size: int = whole(64, 1, 4096, "Hidden units.")
+    batch_size: int = whole(32, 1, 1 << 16, "Sequences a step.")
+    learning_rate: float = number(3e-3, 1e-9, 1e9, "Constant learning rate of Adam.")
+    seed: int = whole(0, 0, MAX_SEED, "First of the seeds.")
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        tasks, cells = ", ".join(LAB_SIZES), ",".join(self.cells)
+        require(self.task in LAB_SIZES, f"unknown task {self.task!r}: choose from {tasks}")
+        name, _, low, high = LAB_SIZES[self.task]
+        require(
+            0 < len(self.cells) == len({*self.cells} & {*GATE_ROLES}),
+            f"--cells takes each of {','.join(GATE_ROLES)} at most once, got {cells!r}",
+        )
+        for size in self.sizes or ():
+            problem = Setting("", kind=int, low=low, high=high).problem(size)
+            require(not problem, f"{name} of {self.task} {problem}")
+        require(
+            self.sizes is None or () != self.sizes == tuple(sorted({*self.sizes})),
+            f"--delays takes rising numbers such as 10,20,50, got {self.sizes}",
+        )
+        require(
+            not self.chrono or any(map(can_have_chrono, self.cells)),
+            f"--chrono sets the bias of a gate, {cells} has none: add gru or lstm to --cells",
+        )
+        require(
+            self.minutes is None or self.max_steps is None,
+            "--minutes and --max-steps are both budgets: give one of them",
+        )
+
+    @property
+    def all_sizes(self) -> tuple[int, ...]:
+        """The given sizes, or those of the task."""
+        return self.sizes or LAB_SIZES[self.task][1]
+
+    @property
+    def size_name(self) -> str:
+        """The name of a size: "delay", "length", "depth" or "strings"."""
+        return LAB_SIZES[self.task][0]

@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass
-from typing import Any, NamedTuple, TypeVar
+from dataclasses import dataclass
+from typing import NamedTuple, TypeVar
 
-from charnn.config.settings import REQUIRED, build, check, choice, number, whole
+from charnn.config.settings import REQUIRED, Config, choice, number, whole
 from charnn.errors import ConfigError
 
-# Gates of each cell, in the order in which their rows lie in the weights.
+# Gates of each cell, in the order of their rows in the weights.
 GATES = {"rnn": ("h",), "gru": ("r", "z", "n"), "lstm": ("i", "f", "g", "o")}
 STATES = {"rnn": ("h",), "gru": ("h",), "lstm": ("h", "c")}
 # Biases (H,) of a cell besides the one that has a row for each gate.
@@ -20,9 +20,9 @@ EXTRA_BIASES = {"gru": ("bias_hn",)}
 class GateRoles(NamedTuple):
     """Roles of a cell's gates.
 
-    ``sigmoid`` gates lie between 0 (shut) and 1 (open). ``keep`` is the gate that keeps the state
-    when open, ``write`` the gate that lets new values in, if that is another gate, ``output`` the
-    gate between the state and what the layer shows of it. The other gates are new values (tanh).
+    ``sigmoid`` gates range from 0 (shut) to 1 (open). ``keep`` is the gate that keeps the state
+    when open; ``write`` the gate that lets new values in, if that is another gate; ``output`` the
+    gate between the state and the output of the layer. The other gates are new values (tanh).
     """
 
     sigmoid: tuple[str, ...] = ()
@@ -68,7 +68,7 @@ def is_gate_matrix(name: str) -> bool:
 
 
 @dataclass(frozen=True)
-class ModelConfig:
+class ModelConfig(Config):
     """The shape of a language model: everything needed to rebuild its tensors.
 
     V is ``vocab_size``, E ``embedding_size``, H ``hidden_size``; layer 0 reads E features, the
@@ -83,9 +83,6 @@ class ModelConfig:
     dropout: float = number(
         0.0, 0, 0.95, "Share of the units dropped in training.", section=NETWORK
     )
-
-    def __post_init__(self) -> None:
-        check(self)
 
     def input_size(self, layer: int) -> int:
         """Returns the features that a layer reads: E for layer 0, H above it."""
@@ -118,16 +115,3 @@ class ModelConfig:
     def parameters(self) -> int:
         """The number of learnt numbers."""
         return sum(math.prod(shape) for shape in self.tensor_shapes().values())
-
-    def to_dict(self) -> dict[str, Any]:
-        """Returns the shape as JSON values."""
-        return asdict(self)
-
-    @classmethod
-    def from_dict(cls, values: Mapping[str, Any]) -> ModelConfig:
-        """Inverse of `to_dict`.
-
-        Raises:
-            ConfigError: a setting is missing, unknown or out of range.
-        """
-        return build(cls, values)

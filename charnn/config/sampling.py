@@ -1,4 +1,4 @@
-"""How text is sampled from a model."""
+"""Settings of sampling: texts and lines."""
 
 from __future__ import annotations
 
@@ -7,34 +7,37 @@ from dataclasses import dataclass
 from typing import Any
 
 from charnn.config.model import MAX_VOCAB_SIZE
-from charnn.config.settings import Setting, build, check, choice, number, require, setting, whole
-from charnn.errors import ConfigError
+from charnn.config.settings import (
+    Config,
+    Setting,
+    choice,
+    number,
+    require,
+    setting,
+    switch,
+    whole,
+)
 
 UNTIL = ("sentence", "line", "paragraph")
 MAX_COPY = 200  # characters; four bytes each and one more stay below the depth of the index
 RECENT = 64  # the latest tokens, prompt included, that the penalties look at
 NARROWING = ("top_k", "top_p", "typical_p", "min_p")  # without effect at temperature 0
 BIAS = Setting("", kind=float, low=-100, high=100)
+COUNT = Setting("", kind=int, low=1, high=2**32)
+MAX_LENGTH = 2**20  # characters of a line
 
 # Sections of the help.
-CHOICE, CONTENT, ENDS = "What is likely", "What is written", "How long"
+CHOICE, CONTENT, ENDS, LINES = "What is likely", "What is written", "How long", "Lines"
 
 
 def parse_bias(word: str) -> tuple[str, float]:
-    """Returns text and number of TEXT=X.
-
-    Raises:
-        ConfigError: the word has another form.
-    """
+    """Parses TEXT=NUMBER; raises ValueError for any other word."""
     text, _, value = word.rpartition("=")
-    try:
-        return text, float(value if text else "")
-    except ValueError:
-        raise ConfigError(f"must be TEXT=NUMBER, such as 'e=-2', got {word[:80]!r}") from None
+    return text, float(value if text else "")
 
 
 @dataclass(frozen=True)
-class SamplingConfig:
+class SamplingConfig(Config):
     """How text is sampled: its length, the filters on each choice, where it stops.
 
     The defaults of all settings but ``max_tokens`` and ``temperature`` switch them off.
@@ -114,6 +117,7 @@ class SamplingConfig:
         several=True,
         metavar="TEXT=X",
         parse=parse_bias,
+        form="TEXT=NUMBER, such as 'e=-2'",
         section=CHOICE,
     )
     ban: tuple[str, ...] = setting(
@@ -136,7 +140,7 @@ class SamplingConfig:
     until: str | None = choice(None, UNTIL, "End after the first whole one.", section=ENDS)
 
     def __post_init__(self) -> None:
-        check(self)
+        super().__post_init__()
         biased = [text for text, _ in self.bias]
         for name, texts in {"stop": self.stop, "bias": biased, "ban": self.ban}.items():
             require("" not in texts, f"{name} must be a string of at least one character, got ''")
@@ -170,9 +174,49 @@ class SamplingConfig:
                 given[name] = [given[name]]
         if isinstance(given.get("bias"), Mapping):
             given["bias"] = list(given["bias"].items())
-        return build(cls, {name: _as_tuples(value) for name, value in given.items()})
+        return super().from_dict({name: _as_tuples(value) for name, value in given.items()})
 
 
 def _as_tuples(value: Any) -> Any:
     """Turns lists, also nested ones, into tuples."""
     return tuple(map(_as_tuples, value)) if isinstance(value, list) else value
+
+
+@dataclass(frozen=True)
+class LineConfig(Config):
+    """How many lines, and what each of them must be; lengths include the prefix.
+
+    The model ends a line. It cannot end a line before ``min_length``; a line longer than
+    ``max_length`` is sampled again.
+    """
+
+    count: int = 1
+    prefix: str = setting("", "With --lines: beginning of every line.", section=LINES)
+    min_length: int = whole(
+        1, 1, MAX_LENGTH, "With --lines: lowest length in characters.", section=LINES
+    )
+    max_length: int = whole(
+        1000,
+        1,
+        MAX_LENGTH,
+        "With --lines: highest length in characters; longer lines are sampled again.",
+        section=LINES,
+    )
+    unique: bool = switch("With --lines: no line twice.", section=LINES)
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        problem = COUNT.problem(self.count)
+        require(not problem, f"lines {problem}")
+        require(
+            self.min_length <= self.max_length,
+            f"min_length {self.min_length} is above max_length {self.max_length}: no line fits",
+        )
+        require(
+            "\n" not in self.prefix, "prefix must be the beginning of one line, without a newline"
+        )
+        require(
+            len(self.prefix) <= self.max_length,
+            f"the prefix has {len(self.prefix)} characters, and max_length is {self.max_length}: "
+            "give a shorter prefix or a higher max_length",
+        )

@@ -6,7 +6,7 @@ The check of a value, the option of the command line and its help text are made 
 from __future__ import annotations
 
 from collections.abc import Callable, Collection, Mapping
-from dataclasses import MISSING, dataclass, field, fields, replace
+from dataclasses import MISSING, asdict, dataclass, field, fields, replace
 from typing import Any, TypeVar
 
 from charnn.errors import ConfigError
@@ -35,7 +35,9 @@ class Setting:
         flags: spellings of the option; left out: the field's name.
         metavar: the name of the value in help; left out: by `kind`.
         section: the title under which help lists the option.
-        parse: a function that makes the value of a word, where `kind` does not.
+        parse: a function that makes the value of a word, where `kind` does not; it raises
+            ValueError for any other word.
+        form: the words that `parse` takes, such as "TEXT=NUMBER".
     """
 
     help: str
@@ -49,6 +51,7 @@ class Setting:
     metavar: str = ""
     section: str = ""
     parse: Callable[[str], Any] | None = None
+    form: str = ""
 
     def problem(self, value: object) -> str | None:
         """Returns what is wrong with a value, such as "must be …, got 3"; None if it is fine."""
@@ -67,15 +70,15 @@ class Setting:
         return None if good else f"must be {wanted}, got {value!r}"
 
     def read(self, word: str) -> Any:
-        """Returns the value that a word stands for; of one that fills a tuple, an element.
+        """Returns the value of a word; for a setting of several values, one element.
 
         Raises:
             ConfigError: the word is no such value, or it is out of range.
         """
-        convert = self.parse or self.kind
         try:
-            value = convert(word)
+            value = (self.parse or self.kind)(word)
         except ValueError:
+            require(not self.form, f"must be {self.form}, got {word[:80]!r}")
             value = word
         if problem := self.problem(value):
             raise ConfigError(problem)
@@ -91,8 +94,13 @@ class Setting:
         return "above 0" if 0 < self.low < 1e-3 else f"from {spelt(self.low)}"
 
 
+def whole_numbers(word: str) -> tuple[int, ...]:
+    """Parses numbers such as "10,20,50"; raises ValueError for any other word."""
+    return tuple(int(part) for part in word.split(","))
+
+
 def setting(default: Any, help: str, **more: Any) -> Any:
-    """Makes a dataclass field of a text, or of what `Setting` says in `more`."""
+    """Makes a dataclass field of a string; `more` are other attributes of `Setting`."""
     return field(default=default, metadata={KEY: Setting(help, **more)})
 
 
@@ -151,19 +159,31 @@ def require(condition: bool, message: str) -> None:
         raise ConfigError(message)
 
 
-def build(cls: type[T], values: Mapping[str, Any]) -> T:
-    """Makes a dataclass from values by field name.
+class Config:
+    """Base of the config dataclasses: checks the settings when it is built, and maps to JSON."""
 
-    Raises:
-        ConfigError: a setting is missing, unknown or out of range.
-    """
-    known = {field.name for field in fields(cls)}  # type: ignore[arg-type]  # always a dataclass
-    unknown = sorted(set(values) - known)
-    require(not unknown, f"unknown settings: {', '.join(map(str, unknown))}")
-    try:
-        return cls(**values)
-    except TypeError as error:
-        raise ConfigError(f"incomplete settings: {error}") from None
+    def __post_init__(self) -> None:
+        check(self)
+
+    def to_dict(self) -> dict[str, Any]:
+        """Returns the settings as JSON values."""
+        values: dict[str, Any] = asdict(self)  # type: ignore[call-overload]  # always a dataclass
+        return values
+
+    @classmethod
+    def from_dict(cls: type[T], values: Mapping[str, Any]) -> T:
+        """Makes the dataclass from values by field name; a missing setting has its default.
+
+        Raises:
+            ConfigError: a setting is unknown, out of range, or missing without a default.
+        """
+        known = {field.name for field in fields(cls)}  # type: ignore[arg-type]
+        unknown = sorted(set(values) - known)
+        require(not unknown, f"unknown settings: {', '.join(map(str, unknown))}")
+        try:
+            return cls(**values)
+        except TypeError as error:
+            raise ConfigError(f"incomplete settings: {error}") from None
 
 
 def spelt(value: object) -> str:

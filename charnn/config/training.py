@@ -2,16 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from dataclasses import asdict, dataclass, fields
+from dataclasses import dataclass, fields
 from typing import Any
 
 from charnn.config.model import MAX_VOCAB_SIZE, STATES, ModelConfig, is_gate_matrix
 from charnn.config.settings import (
     MAX_SEED,
     REQUIRED,
-    build,
-    check,
+    Config,
     choice,
     number,
     optional,
@@ -20,8 +18,8 @@ from charnn.config.settings import (
     settings_of,
     switch,
     whole,
+    whole_numbers,
 )
-from charnn.errors import ConfigError
 
 OPTIMIZERS = ("muon", "adamw")
 BATCH_SIZES = {"muon": 64, "adamw": 32}  # streams that suit them, for a text that has enough
@@ -41,7 +39,7 @@ PROGRESS, MACHINE, RUN = "Progress", "Machine", "Run"
 
 
 @dataclass(frozen=True)
-class TrainConfig:
+class TrainConfig(Config):
     """How a model is trained; every number of steps is decided before step 1.
 
     Attributes:
@@ -93,7 +91,7 @@ class TrainConfig:
     )
 
     def __post_init__(self) -> None:
-        check(self)
+        super().__post_init__()
         require(
             self.schedule_start < self.max_steps,
             f"schedule_start must be below max_steps {self.max_steps}, got {self.schedule_start}",
@@ -111,36 +109,9 @@ class TrainConfig:
                 shapes[f"state.{layer}.{part}"] = (self.batch_size, model.hidden_size)
         return shapes
 
-    def to_dict(self) -> dict[str, Any]:
-        """Returns the settings as JSON values."""
-        return asdict(self)
-
-    @classmethod
-    def from_dict(cls, values: Mapping[str, Any]) -> TrainConfig:
-        """Inverse of `to_dict`.
-
-        Raises:
-            ConfigError: a setting is missing, unknown or out of range.
-        """
-        return build(cls, values)
-
-
-def parse_split(word: str) -> tuple[int, ...]:
-    """Returns a split such as "90,10" as numbers.
-
-    Raises:
-        ConfigError: the word is not a list of whole numbers.
-    """
-    try:
-        return tuple(int(part) for part in word.split(","))
-    except ValueError:
-        raise ConfigError(
-            f"must be whole percentages that add up to 100, such as 90,10; got {word!r}"
-        ) from None
-
 
 @dataclass(frozen=True)
-class TextOptions:
+class TextOptions(Config):
     """How a text becomes tokens and splits."""
 
     tokenizer: str | None = setting(
@@ -162,7 +133,8 @@ class TextOptions:
         "Percent of the text for training, validation[, test].",
         shown="90,10",
         metavar="N,N",
-        parse=parse_split,
+        parse=whole_numbers,
+        form="whole percentages that add up to 100, such as 90,10",
         section=TEXT,
     )
     valid: str | None = setting(
@@ -242,7 +214,7 @@ class TrainOptions(TextOptions):
     device: str = choice("auto", DEVICES, "Device that trains.", section=MACHINE)
 
     def __post_init__(self) -> None:
-        check(self)
+        super().__post_init__()
         budgets = {"minutes": self.minutes, "epochs": self.epochs, "max_steps": self.max_steps}
         given = [
             f"--{name.replace('_', '-')}" for name, value in budgets.items() if value is not None
@@ -253,15 +225,6 @@ class TrainOptions(TextOptions):
             "--muon-rate is for --optimizer muon, got --optimizer adamw: leave one of them out",
         )
         require(self.ngram != 1, "ngram must be 0 or a whole number from 2 to 16, got 1")
-
-    @classmethod
-    def from_dict(cls, values: Mapping[str, Any]) -> TrainOptions:
-        """Makes the options from values by name; charnn chooses the others.
-
-        Raises:
-            ConfigError: an option is unknown or out of range.
-        """
-        return build(cls, values)
 
     def given(self, names: tuple[str, ...]) -> dict[str, Any]:
         """Returns those of the named options that are not None."""

@@ -17,21 +17,18 @@ from charnn.config import (
     TrainConfig,
     TrainOptions,
 )
-from charnn.config.settings import check, choice, number, optional, setting, settings_of, whole
+from charnn.config.settings import Config, choice, number, optional, setting, settings_of, whole
 from charnn.errors import ConfigError
 
 
 @dataclass(frozen=True)
-class Example:
+class Example(Config):
     """A setting of each kind."""
 
     count: int = whole(1, 0, 9, "Things.")
     share: float | None = number(None, 0, 1, "Part of them.")
     colour: str = choice("red", ("red", "green"), "Colour.")
     names: tuple[str, ...] = setting((), "Name.", several=True)
-
-    def __post_init__(self) -> None:
-        check(self)
 
 
 @pytest.mark.parametrize(
@@ -77,11 +74,8 @@ def test_a_word_of_the_command_line_becomes_a_checked_value() -> None:
 
 def test_an_optional_setting_has_the_range_of_the_original() -> None:
     @dataclass(frozen=True)
-    class Choice:
+    class Choice(Config):
         count: int | None = optional(Example, "count")
-
-        def __post_init__(self) -> None:
-            check(self)
 
     assert Choice().count is None
     with pytest.raises(ConfigError):

@@ -23,7 +23,7 @@ import torch
 from torch import Tensor, nn
 
 from charnn.config import GATE_ROLES, GATES, LAB_STEPS, LabOptions
-from charnn.config.lab import can_have_chrono
+from charnn.config.analysis import can_have_chrono
 from charnn.errors import TrainingError
 from charnn.inspection.lab.tasks import TASKS, LabBatch, LabTask
 from charnn.model.cells import CELLS
