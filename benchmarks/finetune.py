@@ -1,13 +1,13 @@
-"""Compares fine-tuning a trained model on a new text with training from scratch.
+"""Compares starts of training on new texts: from a base and from scratch, at equal budgets.
 
-    python benchmarks/finetune.py tinyshakespeare.txt corpora/lighthouse.txt
+    python benchmarks/finetune.py english corpora/lighthouse.txt --minutes 0.3,1,2
     python benchmarks/finetune.py checkpoints/book/best.safetensors chapter.txt --seeds 1
 
-A BASE that is a text is trained on once. The first 100,000 characters of NEW are the new text: the
-arms learn its first nine tenths, in turn, seed by seed, and a scorer that is independent of
-charnn's own scores the last tenth. A run is the whole command with defaults, timed from outside.
-The defaults take about ten minutes; leave the machine idle meanwhile. A table in markdown goes to
-stdout, talk to stderr.
+BASE is a base that ships, a model file, or a text that is trained on once. The arms learn the first
+nine tenths of each NEW, in turn, seed by seed, and a scorer that is independent of charnn's own
+scores the last tenth. A run is the whole command with defaults, timed from outside; leave the
+machine idle meanwhile. "default" is what `charnn train` does without --from. A table in markdown
+goes to stdout, talk to stderr.
 """
 
 from __future__ import annotations
@@ -25,8 +25,7 @@ import scorer
 from harness import say, spread
 
 COLD = 256
-CHARACTERS = 100_000
-FINE_TUNED, FROM_SCRATCH = "fine-tuned", "from scratch"
+SCRATCH, DEFAULT = "scratch", "default"
 
 
 @dataclass(frozen=True)
@@ -45,16 +44,17 @@ def parser() -> argparse.ArgumentParser:
     made = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    made.add_argument(
-        "base", type=Path, metavar="BASE", help="a text in UTF-8, or a .safetensors model"
-    )
-    made.add_argument("new", type=Path, metavar="NEW", help="another text in UTF-8")
+    made.add_argument("base", metavar="BASE", help="a base's name, a model file, or a text")
+    made.add_argument("new", type=Path, nargs="+", metavar="NEW", help="new texts in UTF-8")
     made.add_argument("--pretrain", type=float, default=2.0, help="minutes on BASE [default: 2]")
-    made.add_argument("--tune", type=float, default=0.5, help="minutes on NEW [default: 0.5]")
     made.add_argument(
-        "--anew", type=float, default=2.0, help="minutes on NEW from scratch [default: 2]"
+        "--minutes", default="0.5,2", help="budgets on NEW, with commas [default: 0.5,2]"
     )
+    made.add_argument("--characters", type=int, help="read only so many of each NEW")
     made.add_argument("--seeds", type=int, default=3, help="runs of each arm [default: 3]")
+    made.add_argument(
+        "--default", action="store_true", help="also train without --from, as charnn chooses"
+    )
     return made
 
 
@@ -98,42 +98,45 @@ def row(name: str, results: list[Result]) -> list[str]:
 
 
 def main() -> None:
-    """Pretrains, runs the arms, and prints the table."""
+    """Pretrains where asked, runs the arms, and prints the table."""
     made = parser()
     options = made.parse_args()
-    for path in (options.base, options.new):
-        if not path.is_file():
-            made.error(f"there is no file {path}")
-    text = options.new.read_bytes().decode("utf-8-sig")[:CHARACTERS]
-    valid = text[len(text) * 90 // 100 :]
-    if len(valid) <= COLD:
-        made.error(f"the last tenth of NEW must have more than {COLD} characters")
+    base, budgets = options.base, [float(word) for word in options.minutes.split(",")]
     with tempfile.TemporaryDirectory(prefix="charnn-bench-") as temporary:
-        root, new = Path(temporary), Path(temporary) / "new.txt"
-        new.write_text(text, "utf-8", newline="")
-        base, source = options.base, options.base.name
-        if base.suffix != ".safetensors":
-            base, seconds = train(base, options.pretrain, 0, root)
-            source = f"{options.pretrain:g} min of {source}"
-            say(f"pretrained in {seconds:.1f} s")
-        arms = {
-            f"{FINE_TUNED}, {options.tune:g} min": (options.tune, ("--from", str(base))),
-            f"{FROM_SCRATCH}, {options.anew:g} min": (options.anew, ()),
-        }
-        results: dict[str, list[Result]] = {name: [] for name in arms}
-        for seed in range(options.seeds):
-            for name, (minutes, more) in arms.items():
-                result = score(*train(new, minutes, seed, root, *more), valid)
-                results[name].append(result)
-                say(f"{name}, seed {seed}: {result.seconds:.1f} s, {result.cold:.4f} nats/char")
+        root = Path(temporary)
+        if Path(base).is_file() and Path(base).suffix != ".safetensors":
+            model, seconds = train(Path(base), options.pretrain, 0, root, "--from", SCRATCH)
+            say(f"pretrained on {base} in {seconds:.1f} s")
+            base = str(model)
+        starts = {Path(base).stem: ("--from", base), SCRATCH: ("--from", SCRATCH)}
+        if options.default:
+            starts[DEFAULT] = ()
+        rows = []
+        for path in options.new:
+            text = path.read_bytes().decode("utf-8-sig")[: options.characters]
+            valid = text[len(text) * 90 // 100 :]
+            if len(valid) <= COLD:
+                made.error(f"the last tenth of {path} must have more than {COLD} characters")
+            new = root / path.name
+            new.write_text(text, "utf-8", newline="")
+            arms = [(start, minutes) for minutes in budgets for start in starts]
+            results: dict[tuple[str, float], list[Result]] = {arm: [] for arm in arms}
+            for seed in range(options.seeds):
+                for start, minutes in arms:
+                    result = score(*train(new, minutes, seed, root, *starts[start]), valid)
+                    results[start, minutes].append(result)
+                    say(f"{path.name}, {start}, {minutes:g} min, seed {seed}: {result.cold:.4f}")
+            rows += [
+                row(f"{path.stem}, {minutes:g} min, from {start}", found)
+                for (start, minutes), found in results.items()
+            ]
     heads = ["run", "wall s", "steps", "passes", "cold-256", "bits", "carried", "bits"]
-    print(harness.table(heads, [row(name, found) for name, found in results.items()]))
+    print(harness.table(heads, rows))
     print(
-        f"\nFine-tuned from {source}. New text: {len(text):,} characters of {options.new.name}, "
-        f"scored on their last {len(valid):,}: nats a character, median (lowest..highest) of "
-        f"{options.seeds}, then the median in bits a character. Steps and passes are those of the "
-        "best model. cold-256: windows of 256, each from the initial state; carried: one pass "
-        "that carries the state."
+        f"\nLast tenth of each text: nats a character, median (lowest..highest) of {options.seeds},"
+        " then the median in bits a character. Steps and passes are those of the best model; step 0"
+        " is the base itself. cold-256: windows of 256, each from the initial state; carried: one"
+        " pass that carries the state."
     )
     print(f"\n{harness.machine()}.")
 

@@ -22,6 +22,7 @@ import quality
 import scorer
 import speed
 import torch
+import verbatim
 
 from charnn import checkpoint, evaluation
 from charnn.config import GATES, ModelConfig
@@ -430,11 +431,28 @@ def test_finetune_trains_both_arms_with_the_whole_command_and_prints_its_table(
     (tmp_path / "old.txt").write_text("To be, or not to be.\n" * 300)
     (tmp_path / "new.txt").write_text("Très bien, & not a goat.\n" * 300, "utf-8")
     texts = [str(tmp_path / "old.txt"), str(tmp_path / "new.txt")]
-    minutes = ["--pretrain", "0.02", "--tune", "0.02", "--anew", "0.02", "--seeds", "1"]
+    minutes = ["--pretrain", "0.02", "--minutes", "0.02", "--seeds", "1"]
     monkeypatch.setattr(sys, "argv", ["finetune.py", *texts, *minutes])
     finetune.main()
     lines = capsys.readouterr().out.splitlines()
     assert lines[0].startswith("| run | wall s | steps | passes | cold-256 | bits | carried")
-    assert lines[2].startswith("| fine-tuned, 0.02 min | ")
-    assert lines[3].startswith("| from scratch, 0.02 min | ")
-    assert all(word in lines[5] for word in ("old.txt", "7,500", "new.txt"))
+    assert lines[2].startswith("| new, 0.02 min, from best | ")
+    assert lines[3].startswith("| new, 0.02 min, from scratch | ")
+
+
+def test_verbatim_finds_a_copied_span_and_its_length(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    class Copier:
+        def generate(self, seed: int, **settings: object) -> str:
+            return f"{seed}~" + "the old man tied the rope to the" + "~" * 40
+
+    monkeypatch.setattr(verbatim.charnn, "load", lambda name: Copier())
+    (tmp_path / "text.txt").write_text("so the old man tied the rope to the quay. " * 9)
+    arguments = ["verbatim.py", "model", str(tmp_path / "text.txt"), "--samples", "2"]
+    monkeypatch.setattr(sys, "argv", arguments)
+    verbatim.main()
+    rows = [line.split("|")[1:3] for line in capsys.readouterr().out.splitlines()[2:]]
+    found = {int(length): float(share.split()[0]) for length, share in rows}
+    assert found[20] > found[30] > 0
+    assert 0 == found[40]

@@ -102,9 +102,9 @@ FINE_TUNING = Recipe(
     muon_rate=0.02,
     short_muon_rate=0.02,
     few_passes=1.5,
-    most_passes=4,
+    most_passes=6,
     enough_steps=50,
-    dropouts=((math.inf, 0.0),),
+    dropouts=((3, 0.0), (math.inf, 0.1)),
     full_rate_tokens=100_000,
 )
 

@@ -30,7 +30,7 @@ NAMES = (
     "".join(f"{a}{b}\n" for a in ("Xo", "Qui", "Zsa", "Vri", "Ngu") for b in ("zt", "qk", "wx"))
     * 30
 )
-WORDS = "la casa que ya no tiene puerta mira hacia el mar donde nadie sabe cuándo volverán los barcos"
+WORDS = "la casa que ya no tiene puerta mira hacia el mar donde nadie sabe cuándo volverán barcos"
 SPANISH = " ".join(np.random.default_rng(1).choice(WORDS.split(), 3000))
 
 
