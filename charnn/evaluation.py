@@ -112,7 +112,7 @@ class TextSizes:
         self.is_text = is_text
 
     def score(self, batches: Batches, progress: Progress | None = None) -> Score:
-        """Returns the score of all batches together."""
+        """Returns the score of all batches together; `progress` gets targets done and in all."""
         score = NOTHING
         for logits, targets, _, total in batches:
             nats = float(_cross_entropy(logits, targets, "sum"))
@@ -161,36 +161,6 @@ def predictor_of(saved: Checkpoint, device: str = "cpu") -> Predictor:
     network = network_of(saved, device)
     counts = tree_and_weights(saved.ngrams, saved.config.vocab_size)
     return MixedLanguageModel(network, *counts) if counts else network
-
-
-def cold(
-    model: Predictor,
-    tokens: Ids,
-    sizes: TextSizes,
-    max_tokens: int | None = None,
-    progress: Progress | None = None,
-) -> Score:
-    """Scores tokens (N,) under cold-256, see `cold_batches`."""
-    return sizes.score(cold_batches(model, tokens, max_tokens), progress)
-
-
-def carried(
-    model: Predictor, tokens: Ids, sizes: TextSizes, progress: Progress | None = None
-) -> Score:
-    """Scores tokens (N,) under carried, see `carried_batches`."""
-    return sizes.score(carried_batches(model, tokens), progress)
-
-
-def lines(
-    model: Predictor,
-    tokens: Ids,
-    newline: int,
-    sizes: TextSizes,
-    max_tokens: int | None = None,
-    progress: Progress | None = None,
-) -> Score:
-    """Scores tokens (N,) under lines, see `line_batches`."""
-    return sizes.score(line_batches(model, tokens, newline, max_tokens), progress)
 
 
 def evaluation_batch(vocab_size: int) -> int:

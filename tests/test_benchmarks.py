@@ -109,8 +109,8 @@ def test_the_scorer_agrees_with_the_evaluation_of_charnn(cell: str, tmp_path: Pa
     ids = loaded.encode(TEXT)
     ones = np.ones(model.config.vocab_size, np.int64)
     sizes = evaluation.TextSizes(ones, ones)
-    cold = evaluation.cold(model, ids.numpy(), sizes).nats_per_token
-    carried = evaluation.carried(model, ids.numpy(), sizes).nats_per_token
+    cold = sizes.score(evaluation.cold_batches(model, ids.numpy())).nats_per_token
+    carried = sizes.score(evaluation.carried_batches(model, ids.numpy())).nats_per_token
     assert cold == pytest.approx(scorer.cold(loaded.network, ids, 256), rel=1e-6)
     assert carried == pytest.approx(scorer.carried(loaded.network, ids), rel=1e-6)
     assert abs(cold - carried) > 1e-5  # else the comparison would prove little
@@ -127,11 +127,15 @@ def test_the_scorer_mixes_n_grams_as_the_evaluation_does(tmp_path: Path) -> None
     checkpoint.save(path, saved)
     ones = np.ones(saved.config.vocab_size, np.int64)
     sizes = evaluation.TextSizes(ones, ones)
-    expected = evaluation.carried(evaluation.predictor_of(saved), ids, sizes).nats_per_token
+    expected = sizes.score(
+        evaluation.carried_batches(evaluation.predictor_of(saved), ids)
+    ).nats_per_token
     loaded = scorer.load_charnn(path)
     found = scorer.carried(loaded.network, loaded.encode(TEXT))
     assert expected == pytest.approx(found, rel=1e-6)
-    alone = evaluation.carried(evaluation.network_of(saved), ids, sizes).nats_per_token
+    alone = sizes.score(
+        evaluation.carried_batches(evaluation.network_of(saved), ids)
+    ).nats_per_token
     assert found < alone - 0.1
 
 

@@ -1,4 +1,4 @@
-"""Both protocols against a scorer of ten lines."""
+"""The protocols against scorers that read token by token."""
 
 from __future__ import annotations
 
@@ -10,11 +10,11 @@ import torch
 
 from charnn.config import ModelConfig
 from charnn.errors import TextError
-from charnn.evaluation import TextSizes, carried, cold, lines
+from charnn.evaluation import TextSizes, carried_batches, cold_batches, line_batches
 from charnn.model import CELLS, LanguageModel
 
 V = 7
-ONES = TextSizes(np.ones(V, int), np.ones(V, int))
+score = TextSizes(np.ones(V, int), np.ones(V, int)).score
 
 
 def model_and_ids(cell: str, count: int):
@@ -27,7 +27,7 @@ def model_and_ids(cell: str, count: int):
 
 @torch.no_grad()
 def score_naively(model: LanguageModel, ids: np.ndarray, window: int | None) -> tuple[float, int]:
-    """Token by token; with a window, the state starts anew at each, a partial one is left out."""
+    """Reads token by token; in windows from the initial state, if given, without a partial one."""
     model.eval()
     total, count = 0.0, 0
     last = len(ids) - 1 if window is None else (len(ids) - 1) // window * window
@@ -43,16 +43,16 @@ def score_naively(model: LanguageModel, ids: np.ndarray, window: int | None) -> 
 @pytest.mark.parametrize("cell", CELLS)
 def test_both_protocols_equal_a_naive_scorer(cell):
     model, ids = model_and_ids(cell, 1400)
-    for score, window in ((cold, 256), (carried, None)):
+    for read, window in ((cold_batches, 256), (carried_batches, None)):
         expected, targets = score_naively(model, ids, window)
-        found = score(model, ids, ONES)
+        found = score(read(model, ids))
         assert targets == found.targets
         assert expected == pytest.approx(found.nats_per_token, rel=1e-5)
 
 
 def test_a_text_shorter_than_a_window_is_one_short_window():
     model, ids = model_and_ids("lstm", 100)
-    found = cold(model, ids, ONES)
+    found = score(cold_batches(model, ids))
     assert 99 == found.targets
     assert score_naively(model, ids, None)[0] == pytest.approx(found.nats_per_token, rel=1e-5)
 
@@ -60,46 +60,48 @@ def test_a_text_shorter_than_a_window_is_one_short_window():
 @pytest.mark.parametrize("count", [0, 1])
 def test_a_text_with_nothing_to_predict_is_refused(count):
     model, ids = model_and_ids("rnn", count)
-    for score in (cold, carried):
+    for read in (cold_batches, carried_batches):
         with pytest.raises(TextError, match=str(count)):
-            score(model, ids, ONES)
+            score(read(model, ids))
 
 
-def test_a_subset_is_spread_over_the_whole_text_and_of_the_size_asked_for():
+def test_a_subset_of_windows_is_spread_over_the_whole_text():
     model, ids = model_and_ids("rnn", 256 * 40 + 1)
     seen = []
-    found = cold(model, ids, ONES, max_tokens=256 * 4 + 10, progress=lambda *p: seen.append(p))
+    found = score(cold_batches(model, ids, 256 * 4 + 10), lambda *p: seen.append(p))
     assert 256 * 4 == found.targets
     assert (256 * 4, 256 * 4) == seen[-1]
-    parts = [cold(model, ids[256 * k : 256 * k + 257], ONES).nats for k in (0, 13, 26, 39)]
+    windows = [ids[256 * k : 256 * k + 257] for k in (0, 13, 26, 39)]
+    parts = [score(cold_batches(model, window)).nats for window in windows]
     assert sum(parts) == pytest.approx(found.nats, rel=1e-5)
 
 
 def test_bits_use_the_characters_and_bytes_of_the_counted_targets():
     model, ids = model_and_ids("lstm", 300)
     chars, size = np.arange(V), np.arange(V) * 2
-    found = cold(model, ids, TextSizes(chars, size))
+    found = TextSizes(chars, size).score(cold_batches(model, ids))
     targets = ids[1:257]
     assert chars[targets].sum() == found.chars
     bits = found.nats / math.log(2)
     assert bits / chars[targets].sum() == pytest.approx(found.bits_per_char)
     assert bits / size[targets].sum() == pytest.approx(found.bits_per_byte)
-    assert cold(model, ids, TextSizes(chars, size, is_text=False)).bits_per_char is None
+    bytes_only = TextSizes(chars, size, is_text=False).score(cold_batches(model, ids))
+    assert bytes_only.bits_per_char is None
 
 
 def test_scoring_leaves_the_mode_and_the_weights_as_they_were():
     model, ids = model_and_ids("gru", 600)
     model.train()
     before = {name: weight.clone() for name, weight in model.state_dict().items()}
-    cold(model, ids, ONES)
-    carried(model, ids, ONES)
+    score(cold_batches(model, ids))
+    score(carried_batches(model, ids))
     assert model.training
     assert all(torch.equal(before[name], weight) for name, weight in model.state_dict().items())
 
 
 @torch.no_grad()
 def score_lines_naively(model: LanguageModel, lines: list[list[int]]) -> tuple[float, int]:
-    """Each line token by token after a newline, 0, up to the newline that ends it."""
+    """Reads each line token by token after a newline, 0, up to the newline that ends it."""
     model.eval()
     total, count = 0.0, 0
     for line in lines:
@@ -112,33 +114,33 @@ def score_lines_naively(model: LanguageModel, lines: list[list[int]]) -> tuple[f
 
 
 @pytest.mark.parametrize("cell", CELLS)
-def test_lines_are_scored_as_by_a_naive_scorer(cell, monkeypatch):
+def test_lines_equal_a_naive_scorer(cell, monkeypatch):
     monkeypatch.setattr("charnn.evaluation.LINE_WINDOW", 16)
     monkeypatch.setattr("charnn.evaluation.MAX_LINES", 5)
     model, _ = model_and_ids(cell, 2)
     rng = np.random.default_rng(3)
     texts = [rng.integers(1, V, size).tolist() for size in (1, 15, 16, 17, 2, 40, 3, 31, 0, 1, 9)]
     tokens = np.array([token for text in texts for token in (*text, 0)], np.uint8)
-    found = lines(model, tokens, 0, ONES)
+    found = score(line_batches(model, tokens, 0))
     expected, targets = score_lines_naively(model, [text for text in texts if text])
     assert targets == found.targets == found.chars
     assert expected == pytest.approx(found.nats_per_token, rel=1e-5)
 
 
-def test_the_last_line_counts_without_its_newline_too():
+def test_a_last_line_without_a_newline_counts_as_one_with_it():
     model, _ = model_and_ids("gru", 2)
-    whole = lines(model, np.array([1, 2, 0, 3, 0]), 0, ONES)
-    assert whole == lines(model, np.array([1, 2, 0, 3]), 0, ONES)
+    whole = score(line_batches(model, np.array([1, 2, 0, 3, 0]), 0))
+    assert whole == score(line_batches(model, np.array([1, 2, 0, 3]), 0))
     assert 5 == whole.targets
 
 
-def test_a_subset_of_lines_is_spread_over_all_of_them():
+def test_a_subset_of_lines_is_spread_over_the_whole_text():
     model, _ = model_and_ids("rnn", 2)
     tokens = np.array([[1 + n % 6, 1 + n % 5, 0] for n in range(100)]).ravel()
     seen = []
-    found = lines(model, tokens, 0, ONES, max_tokens=31, progress=lambda *p: seen.append(p))
+    found = score(line_batches(model, tokens, 0, 31), lambda *p: seen.append(p))
     picked = np.array([[1 + n % 6, 1 + n % 5, 0] for n in (0, 11, 22, 33, 44, 55, 66, 77, 88, 99)])
-    assert lines(model, picked.ravel(), 0, ONES).nats == pytest.approx(found.nats, rel=1e-5)
+    assert score(line_batches(model, picked.ravel(), 0)).nats == pytest.approx(found.nats, rel=1e-5)
     assert (30, 30) == seen[-1]
 
 
@@ -146,4 +148,4 @@ def test_a_subset_of_lines_is_spread_over_all_of_them():
 def test_a_text_without_lines_is_refused(tokens):
     model, _ = model_and_ids("rnn", 2)
     with pytest.raises(TextError):
-        lines(model, np.array(tokens, np.uint8), 0, ONES)
+        score(line_batches(model, np.array(tokens, np.uint8), 0))

@@ -10,7 +10,7 @@ import numpy as np
 
 from charnn.bases import BASES
 from charnn.config import DEFAULT_MINUTES, TrainConfig, TrainOptions
-from charnn.evaluation import TextSizes, cold
+from charnn.evaluation import TextSizes, cold_batches
 from charnn.model import LanguageModel
 from charnn.ngrams.expected_loss import expect, mixed_loss
 from charnn.training.fine_tune import Base
@@ -117,4 +117,4 @@ def _loss_before(base: Base, tokens: TokenFile) -> float:
     train = np.asarray(tokens.split("train"))
     if len(train) < 2:
         return math.inf
-    return cold(network, train, sizes, SAMPLE_TOKENS).nats_per_token
+    return sizes.score(cold_batches(network, train, SAMPLE_TOKENS)).nats_per_token

@@ -253,9 +253,11 @@ class Trainer:
         read, device = self.validator.batches, self.config.device
         completed = self.final_step.apply(best, self.token_file, read, device)
         if used_up and self.validator.tokens is not None:
-            predictor = predictor_of(best, device)
-            final = self.validator.final().items()
-            scores = {name: score(predictor) for name, score in final if not self.stopping}
+            final, score = (
+                self.validator.final(predictor_of(best, device)),
+                self.validator.sizes.score,
+            )
+            scores = {name: score(batches) for name, batches in final.items() if not self.stopping}
             self.results = {name: score.to_dict() for name, score in scores.items()}
             best.info["results"] = self.results
         checkpoints.save(self.home.best, best)

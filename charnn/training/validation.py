@@ -1,8 +1,6 @@
-"""Validation of a run: cold-256 during training, carried too at its end; lines for a list."""
+"""Validation of a run: cold-256, at its end also carried; "lines" for a model of lines."""
 
 from __future__ import annotations
-
-from collections.abc import Callable
 
 import numpy as np
 
@@ -13,11 +11,9 @@ from charnn.evaluation import (
     Predictor,
     Score,
     TextSizes,
-    carried,
-    cold,
+    carried_batches,
     cold_batches,
     line_batches,
-    lines,
 )
 from charnn.text.token_file import TokenFile
 
@@ -40,27 +36,24 @@ class Validator:
         self.protocol = "lines" if config.lines else "cold_256"
 
     def score(self, model: Predictor) -> Score:
-        """Returns the score that `best` is chosen by, on a part spread over the split."""
+        """Returns the score that `best` is chosen by, on a sample spread over the split."""
         return self.sizes.score(self.batches(model))
 
     def batches(self, model: Predictor) -> Batches:
-        """Yields the logits of a predictor on that part."""
+        """Yields the logits of a predictor on that sample."""
         valid = self._split()
         if self.config.lines:
             return line_batches(model, valid, self.newline, self.config.valid_tokens)
         return cold_batches(model, valid, self.config.valid_tokens)
 
-    def final(self) -> dict[str, Callable[[Predictor], Score]]:
-        """Returns the scoring functions of the end by protocol, for the start of the split."""
-        limit, sizes = self.config.final_tokens, self.sizes
+    def final(self, model: Predictor) -> dict[str, Batches]:
+        """Returns the logits of a finished model on the start of the split, by protocol."""
+        valid, limit = self._split(), self.config.final_tokens
         if self.config.lines:
-            part = first_lines(self._split(), self.newline, limit)
-            return {"lines": lambda model: lines(model, part, self.newline, sizes)}
-        part = self._split()[:limit]
-        return {
-            "cold_256": lambda model: cold(model, part, sizes),
-            "carried": lambda model: carried(model, part, sizes),
-        }
+            part = first_lines(valid, self.newline, limit)
+            return {"lines": line_batches(model, part, self.newline)}
+        part = valid[:limit]
+        return {"cold_256": cold_batches(model, part), "carried": carried_batches(model, part)}
 
     def _split(self) -> Ids:
         return np.zeros(0, np.uint8) if self.tokens is None else self.tokens

@@ -61,7 +61,9 @@ def losses(home: Path) -> tuple[float, float]:
     ids = np.asarray(TokenFile.open(home / "checkpoints" / "counted" / "tokens").split("valid"))
     ones = evaluation.TextSizes(np.ones(99, int), np.ones(99, int))
     both = evaluation.predictor_of(saved(home)), evaluation.network_of(saved(home))
-    mixed, alone = (evaluation.carried(each, ids, ones).bits_per_char for each in both)
+    mixed, alone = (
+        ones.score(evaluation.carried_batches(each, ids)).bits_per_char for each in both
+    )
     assert mixed is not None
     assert alone is not None
     assert mixed < 0.7 * alone

@@ -117,7 +117,7 @@ def test_what_writes_and_what_scores_agree(run: Path, engine: str, int8: bool) -
     ids = split(run, "valid")[:300]
     bits = TokenScorer(network, int(ids[0])).read(ids[1:]).bits
     tokens = evaluation.TextSizes(np.ones(99, int), np.ones(99, int))
-    score = evaluation.carried(evaluation.predictor_of(saved), ids, tokens)
+    score = tokens.score(evaluation.carried_batches(evaluation.predictor_of(saved), ids))
     found = float(bits.sum() * np.log(2))
     assert score.nats == pytest.approx(found, rel=0.01 if int8 else 1e-5)
 
@@ -198,8 +198,8 @@ def test_lines_are_weighed_as_lines(tmp_path: Path) -> None:
     saved = checkpoint.load(run / "best.safetensors")
     valid, newline = split(run, "valid"), saved.start_token
     sizes = evaluation.TextSizes(np.ones(99, int), np.ones(99, int))
-    mixed = evaluation.lines(evaluation.predictor_of(saved), valid, newline, sizes)
-    alone = evaluation.lines(evaluation.network_of(saved), valid, newline, sizes)
+    mixed = sizes.score(evaluation.line_batches(evaluation.predictor_of(saved), valid, newline))
+    alone = sizes.score(evaluation.line_batches(evaluation.network_of(saved), valid, newline))
     assert saved.info["results"]["lines"]["nats_per_token"] == pytest.approx(mixed.nats_per_token)
     assert mixed.nats < 0.8 * alone.nats
 

@@ -139,8 +139,8 @@ def test_the_page_shows_the_scores_that_eval_computes(prose):
     network = evaluation.network_of(saved)
     part = read(section(make_report(facts), "held-out")).text
     for score in (
-        evaluation.carried(network, tokens, sizes),
-        evaluation.cold(network, tokens, sizes),
+        sizes.score(evaluation.carried_batches(network, tokens)),
+        sizes.score(evaluation.cold_batches(network, tokens)),
     ):
         assert f"{score.bits_per_char:.4f}{score.bits_per_byte:.4f}" in part
     for row in baseline_rows(tokenizer, tokens, sizes, file.split("train")):

@@ -242,9 +242,8 @@ def test_a_line_model_is_known_by_its_file_and_scored_under_lines(launch):
     best = checkpoint.load(run.best)
     tokens = trainer.token_file
     sizes = trainer.validator.sizes
-    score = evaluation.lines(
-        evaluation.network_of(best), tokens.split("valid"), tokens.start_token, sizes
-    )
+    network, valid = evaluation.network_of(best), tokens.split("valid")
+    score = sizes.score(evaluation.line_batches(network, valid, tokens.start_token))
     assert score.to_dict() == best.info["results"]["lines"]
     assert score.targets == len(tokens.split("valid"))
     logged = [json.loads(line) for line in run.metrics.read_text().splitlines()]
