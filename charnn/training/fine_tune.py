@@ -65,19 +65,16 @@ class Base:
                 )
         return replace(options, **shape)
 
-    def describe(self, tokenizer: Tokenizer) -> str:
-        """Returns a note that names the base and the symbols of the run that are new to it.
+    def describe_new(self, tokenizer: Tokenizer) -> str:
+        """Returns a note that names the symbols of the run that are new to the base, or "".
 
         Raises:
             TextError: the tokenizer is of another kind.
         """
-        begins = f"starts from the network of {self.name or self.path}"
         new = np.flatnonzero(self._sources(tokenizer) == NEW)
-        if not len(new):
-            return begins
         shown = tokenizer.decode(new[:SHOWN_CHARACTERS])
         more = " …" if len(new) > SHOWN_CHARACTERS else ""
-        return f"{begins}; {len(new):,} new characters: {shown}{more}"
+        return f"{len(new):,} characters are new to the network: {shown}{more}" if shown else ""
 
     @torch.no_grad()
     def initialise(self, network: LanguageModel, tokenizer: Tokenizer) -> None:

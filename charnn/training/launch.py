@@ -116,13 +116,15 @@ def start(
             for note in tokens.notes:
                 notify(note)
             final_step.prepare(tokens)
-            if choose_base and options.from_model is None:
+            if base:
+                notify(f"starts from the network of {base.name or base.path}")
+            elif choose_base and options.from_model is None:
                 base, note = choose_base(tokens, options)
                 if note:
                     notify(note)
                 options = base.with_shape(options) if base else options
-            if base:
-                notify(base.describe(tokens.tokenizer))
+            if base and (note := base.describe_new(tokens.tokenizer)):
+                notify(note)
             text = Text.of(tokens, options.lines)
             elapsed, costs = time.monotonic() - began, final_step.costs(text.train)
             recipe = FINE_TUNING if base else FROM_SCRATCH
