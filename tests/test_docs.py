@@ -64,6 +64,7 @@ import sys
 from dataclasses import replace
 
 def make_quick():
+    from charnn.bases import BASES
     from charnn.training import launch, machine
 
     start, resume = launch.start, launch.resume
@@ -71,7 +72,10 @@ def make_quick():
     shape = {"hidden_size": 16, "num_layers": 1, "embedding_size": None, "precision": "float32"}
     machine.MEASURE_SECONDS = 0.0
     launch.start = lambda texts, options, *rest, **named: start(
-        texts, replace(options, **budget, **shape), *rest, **named
+        texts,
+        replace(options, **budget, **({} if options.from_model in BASES else shape)),
+        *rest,
+        **named,
     )
     launch.resume = lambda name, options, *rest, **named: resume(
         name, replace(options, **budget), *rest, **named
