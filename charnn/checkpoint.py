@@ -85,9 +85,10 @@ class Checkpoint:
         return {"ngrams": self.ngrams.facts() if self.ngrams else None}
 
     def size_facts(self) -> dict[str, Any]:
-        """Returns the number of parameters and the facts of a mixture, for JSON."""
+        """Returns the number of parameters and, where it has them, its base and mixture."""
         return {
             "parameters": self.config.parameters,
+            **({"from": self.info["from"]} if "from" in self.info else {}),
             **(self.mixture_facts() if self.ngrams else {}),
         }
 

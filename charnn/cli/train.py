@@ -185,6 +185,7 @@ def _result(trainer: Trainer, ended: Ended) -> dict[str, Any]:
         "seconds": trainer.seconds,
         "parameters": trainer.network.config.parameters,
         "seed": trainer.config.seed,
+        **({"from": trainer.origin} if trainer.origin else {}),
         **ended.completed.facts,
         **{key: score.to_dict() for key, score in ended.scores.items()},
     }

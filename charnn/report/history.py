@@ -10,6 +10,7 @@ import re
 import shlex
 from typing import Any
 
+from charnn.bases import BASES
 from charnn.pages import find_number, find_value, plain_name
 from charnn.report.charts import Series
 from charnn.report.facts import SEED, Facts
@@ -53,7 +54,9 @@ def budget_rows(info: dict[str, Any]) -> Rows:
         short = seconds < 120
         rows.append(("Time", f"{seconds:,.0f} s" if short else f"{seconds / 60:,.1f} minutes"))
     if find_value(info, "from"):
-        rows.append(("Started from", "another model (fine-tuning)"))
+        name = find_value(info, "from", "name")
+        base = f"the base {name!r}" if name in list(BASES) else "another model"
+        rows.append(("Started from", f"{base} (fine-tuning)"))
     return rows
 
 
