@@ -15,7 +15,7 @@ from pathlib import Path
 from charnn.errors import TextError
 from charnn.text import encodings
 from charnn.text.sources import TextSource, temporary_copy
-from charnn.text.splits import cut_points
+from charnn.text.token_file import cut_points
 
 BLOCK_LINES = 10_000  # written at once
 

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import hashlib
 import os
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, BinaryIO, NamedTuple
@@ -30,10 +30,10 @@ from charnn.tensor_file import (
     pack_header,
     read_header,
 )
-from charnn.text.splits import SPLIT_NAMES
 from charnn.text.tokenizers import Ids, Tokenizer, tokenizer_from_dict
 from charnn.version import __version__
 
+SPLIT_NAMES = ("train", "valid", "test")
 KIND = "tokens"
 FORMAT = 1
 TOKENIZER_PREFIX = "tokenizer."
@@ -49,6 +49,22 @@ class Split(NamedTuple):
     stop: int
     chars: int | None
     bytes: int
+
+
+def check_split(split: Sequence[int]) -> None:
+    """Raises ConfigError unless `split` is one to three whole percentages that add up to 100."""
+    whole = all(type(n) is int and n > 0 for n in split)
+    if not (1 <= len(split) <= len(SPLIT_NAMES) and whole and sum(split) == 100):
+        given = ",".join(map(str, split))
+        raise ConfigError(
+            "--split takes one to three whole percentages for train, valid and test that add up "
+            f"to 100, such as 90,10; got {given}"
+        )
+
+
+def cut_points(total: int, split: Sequence[int]) -> list[int]:
+    """Returns where each split but the first begins: floor(fraction x total)."""
+    return [total * sum(split[:count]) // 100 for count in range(1, len(split))]
 
 
 @dataclass(frozen=True)

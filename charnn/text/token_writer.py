@@ -11,24 +11,26 @@ import shutil
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import Any, BinaryIO
+from typing import BinaryIO
 
 import numpy as np
 
 from charnn.errors import FileError, TextError, UnknownCharacter
 from charnn.tensor_file import pack_header, replacing, seal
 from charnn.text.encodings import count_characters
-from charnn.text.sources import Piece, TextSource
-from charnn.text.splits import SPLIT_NAMES, check_split, cut_pieces, cut_points
+from charnn.text.sources import TextSource
 from charnn.text.token_file import (
+    SPLIT_NAMES,
     Split,
     TokenFile,
+    check_split,
+    cut_points,
     header_size,
     metadata_of,
     tensors_of,
     tokenizer_arrays,
 )
-from charnn.text.tokenizers import Ids, Tokenizer, code_points, tokenizer_class
+from charnn.text.tokenizers import Tokenizer, code_points, tokenizer_class
 
 MANY_CHARACTERS = 10_000
 
@@ -67,19 +69,16 @@ def write_token_file(
     kind = tokenizer_class(tokenizer, vocab_size)
     sources = [text for text in (source, valid, test) if text is not None]
     _check_target(path, sources)
-    passes = 2 if isinstance(tokenizer, Tokenizer) else kind.passes
-    meter = _Meter(progress, passes, sum(text.size for text in sources))
-    surveys = [Survey(text, kind.any_bytes, meter) for text in sources]
-    text = _SurveyedText(sources, surveys, split, kind.any_bytes, meter)
-    learnt = (
-        text.fit(tokenizer) if isinstance(tokenizer, Tokenizer) else text.learn(kind, vocab_size)
-    )
-    _check_space(path, learnt, surveys)
+    ready = isinstance(tokenizer, Tokenizer)
+    text = _SurveyedText(sources, split, kind.any_bytes, 2 if ready else kind.passes, progress)
+    if isinstance(tokenizer, Tokenizer):
+        learnt = tokenizer.for_characters(text.vocabulary)
+    else:
+        learnt = kind.from_text(text.training(), text.vocabulary, text.training_chars, vocab_size)
+    _check_space(path, (learnt.token_count(text.chars, text.size) or 0) * learnt.dtype.itemsize)
     with replacing(path) as file:
         splits = _write(file, learnt, text)
-    notes = text.notes() + [
-        f"the {name} split is empty" for name, s in splits.items() if s.start == s.stop
-    ]
+    notes = text.notes + [f"the {n} split is empty" for n, s in splits.items() if s.start == s.stop]
     if learnt.known and learnt.vocab_size > MANY_CHARACTERS:
         notes.append(
             f"{learnt.vocab_size:,} different characters make a large model: "
@@ -88,51 +87,30 @@ def write_token_file(
     return replace(TokenFile.open(path), notes=notes)
 
 
-class _Meter:
-    """Counts the bytes read in all passes and reports them."""
-
-    def __init__(self, report: Progress | None, passes: int, size: int) -> None:
-        self.report, self.passes = report, passes
-        self.done, self.expected = 0, passes * size
-
-    def __call__(self, size: int) -> None:
-        self.done += size
-        if self.report:
-            self.report(self.done, max(self.done, self.expected))
-
-
-class Survey:
-    """The facts of a text from a first pass over it.
+class _Survey:
+    """The facts of one text from a first pass over it.
 
     Attributes:
         size: the number of bytes.
         chars: the number of characters, without the byte order mark at the start of a file, so
             that a text is split at the same place with and without a mark; None if not UTF-8.
-        marks: the number of byte order marks at the start of files.
-        vocabulary: the code points, rising; none where `any_bytes`.
+        seen: (0x110000,) whether each code point occurs; all False where `any_bytes`.
         notes: oddities of the text, one line each.
     """
 
     def __init__(
         self, source: TextSource, any_bytes: bool, progress: Callable[[int], None]
     ) -> None:
-        """Reads the text once.
-
-        Args:
-            any_bytes: the tokenizer takes bytes that are not UTF-8.
-
-        Raises:
-            TextError: the text is not UTF-8, and must be.
-        """
-        self.size, self.marks = 0, 0
+        """Reads the text once; raises TextError if it is empty, or is not UTF-8 and must be."""
+        self.size = marks = 0
         chars: int | None = 0
-        seen, seen_ascii = np.zeros(0x110000, np.bool_), b""
+        self.seen, seen_ascii = np.zeros(0x110000, np.bool_), b""
         pairs = returns = zeros = separators = 0
         ends_in_cr = False
         for piece in source.pieces():
             data = piece.data
             self.size += len(data)
-            self.marks += piece.has_mark
+            marks += piece.has_mark
             if here := data.count(b"\r"):
                 returns += here
                 pairs += data.count(b"\r\n")
@@ -144,105 +122,124 @@ class Survey:
                 text = piece.text()
                 chars = (chars or 0) + len(text)
                 if not text.isascii():
-                    seen[code_points(text)] = True
+                    self.seen[code_points(text)] = True
                 elif new := text.encode().translate(None, seen_ascii):
                     seen_ascii = bytes({*seen_ascii, *new})
             elif chars is not None:
                 here_chars = count_characters(data)
                 chars = None if here_chars is None else chars + here_chars - piece.has_mark
             progress(len(data))
-        self.chars = chars
         if chars == 0:
             raise TextError(f"the text {source.name!r} is empty: give one with some characters")
-        seen[list(seen_ascii)] = True
-        self.vocabulary = np.flatnonzero(seen)
-        marks = f"{self.marks:,} byte order mark{'s' * (self.marks > 1)}"
-        self.notes = [f"{marks} {'kept' if any_bytes else 'dropped'}"] if self.marks else []
-        oddities = {
+        self.chars = chars
+        self.seen[list(seen_ascii)] = True
+        kept = {
             "CRLF line ends": pairs,
             "carriage returns": returns - pairs,
             "NUL characters": zeros,
             "U+2028 line separators": separators,
         }
-        self.notes += [f"{n:,} {what} kept as they are" for what, n in oddities.items() if n]
+        self.notes = [f"{n:,} {what} kept as they are" for what, n in kept.items() if n]
+        if marks:
+            fate = "kept" if any_bytes else "dropped"
+            self.notes.insert(0, f"{marks:,} byte order mark{'s' * (marks > 1)} {fate}")
         if chars is None:
             self.notes.append("not UTF-8: split by bytes, and no figures per character")
 
 
 class _SurveyedText:
-    """A text, or one for each split, after the survey: where it is cut, and the later passes.
+    """A text, or one for each split: surveyed when made, then read again in later passes.
 
     Attributes:
         utf8: whether all of it is UTF-8.
-        split_names: of the splits, in order.
-        cuts: where each split but the first begins, where one text holds all splits.
+        size, chars: as in `_Survey`, of all texts; ``chars`` is None unless ``utf8``.
+        vocabulary: the code points, rising; none where `any_bytes`.
+        split_names: the names of the splits, in order.
+        training_chars: the number of characters of the train split.
+        notes: remarks on the text, one line each.
     """
 
     def __init__(
         self,
         sources: Sequence[TextSource],
-        surveys: Sequence[Survey],
         split: Sequence[int],
         any_bytes: bool,
-        meter: _Meter,
+        passes: int,
+        progress: Progress | None,
     ) -> None:
-        self.sources, self.surveys = sources, surveys
-        self.any_bytes, self.meter = any_bytes, meter
-        self.utf8 = all(found.chars is not None for found in surveys)
+        """Reads all texts once; raises TextError if they cannot be used, or `split` as given."""
+        self.sources, self._any_bytes, self._report = sources, any_bytes, progress
+        self._done, self._expected = 0, passes * sum(source.size for source in sources)
+        surveys = [_Survey(source, any_bytes, self._progress) for source in sources]
         self.size = sum(found.size for found in surveys)
+        self._expected = passes * self.size  # the system knows no size of stdin
+        self.utf8 = all(found.chars is not None for found in surveys)
         self.chars = sum(found.chars or 0 for found in surveys) if self.utf8 else None
-        meter.expected = meter.passes * self.size
+        self.vocabulary = np.flatnonzero(np.any([found.seen for found in surveys], axis=0))
         one = len(sources) == 1
         total = (surveys[0].chars if self.utf8 else None) or surveys[0].size
-        self.cuts = cut_points(total, split) if one else []
+        self._cuts = cut_points(total, split) if one else []
+        self.training_chars = self._cuts[0] if self._cuts else total
         self.split_names = SPLIT_NAMES[: len(split) if one else len(sources)]
-        if self.cuts and not self.cuts[0]:
+        if not self.training_chars:
             raise TextError(
                 f"a text of {total} character{'s' * (total > 1)} leaves nothing to train on "
                 f"under --split {','.join(map(str, split))}: give more text"
             )
+        self.notes: list[str] = []
+        for source, found in zip(sources, surveys, strict=True):
+            where = "" if one else f"{source.name}: "
+            self.notes += [where + note for note in (*source.notes, *found.notes)]
 
-    def fit(self, tokenizer: Tokenizer) -> Tokenizer:
-        """Returns the tokenizer with the characters of the text."""
-        return tokenizer if self.any_bytes else tokenizer.for_characters(self._characters())
+    def _progress(self, size: int) -> None:
+        self._done += size
+        if self._report:
+            self._report(self._done, max(self._done, self._expected))
 
-    def learn(self, kind: type[Tokenizer], vocab_size: int | None) -> Tokenizer:
-        """Learns a tokenizer: the characters of the whole text, or pieces of the train split."""
-        train = (
-            content if isinstance(content, str) else content.decode("utf-8", "surrogateescape")
-            for index, content, _ in self.contents()
-            if index == 0
-        )
-        total = self.cuts[0] if self.cuts else self.surveys[0].chars or 0
-        return kind.from_text(train, self._characters(), total, vocab_size)
+    def training(self) -> Iterator[str]:
+        """Reads the train split once more."""
+        for index, content in self.contents():
+            if index == 0 and isinstance(content, str):
+                yield content
 
-    def _characters(self) -> Ids:
-        return np.unique(np.concatenate([found.vocabulary for found in self.surveys]))
+    def contents(self, text_hash: hashlib._Hash | None = None) -> Iterator[tuple[int, str | bytes]]:
+        """Reads the text once more; adds its bytes to `text_hash`.
 
-    def contents(self, data_hash: Any = None) -> Iterator[tuple[int, str | bytes, int]]:
-        """Reads the text once more: the number of the split, content, number of characters."""
+        Yields:
+            The number of the split and some of its content: bytes if the text is not UTF-8, else
+            characters. Byte order marks at the start of files are dropped, or yielded alone if the
+            tokenizer takes any bytes, so that they do not move a cut.
 
-        def metered(source: TextSource) -> Iterator[Piece]:
-            for piece in source.pieces():
-                if data_hash is not None:
-                    data_hash.update(piece.data)
-                yield piece
-                self.meter(len(piece.data))
-
+        Raises:
+            TextError: the text has changed since the survey.
+        """
+        size = chars = 0
         for number, source in enumerate(self.sources):
-            for index, content, chars in cut_pieces(
-                metered(source), self.cuts, self.any_bytes, self.utf8
-            ):
+            done = index = 0
+            for piece in source.pieces():
+                if text_hash:
+                    text_hash.update(piece.data)
+                size += len(piece.data)
+                content: str | bytes
+                if not self._any_bytes:
+                    content = piece.text()
+                elif self.utf8:
+                    content = piece.data.decode("utf-8", "surrogateescape")
+                    if piece.has_mark:
+                        yield number + index, content[:1]
+                        content = content[1:]
+                else:
+                    content = piece.data
+                chars += len(content)
+                while index < len(self._cuts) and done + len(content) > self._cuts[index]:
+                    ahead = self._cuts[index] - done
+                    if ahead:
+                        yield number + index, content[:ahead]
+                    done, index, content = self._cuts[index], index + 1, content[ahead:]
                 if content:
-                    yield number + index, content, chars
-
-    def check_unchanged(self, chars: int, size: int) -> None:
-        """Raises TextError where encoding met another text than the survey."""
-        marks = sum(found.marks for found in self.surveys)
-        if self.any_bytes:
-            chars -= marks if self.utf8 else 0
-        else:
-            size += 3 * marks
+                    yield number + index, content
+                done += len(content)
+                self._progress(len(piece.data))
         if size != self.size or (self.utf8 and chars != self.chars):
             raise self.changed()
 
@@ -250,14 +247,6 @@ class _SurveyedText:
         """Returns the error for a text that changes between the passes."""
         names = " and ".join(repr(source.name) for source in self.sources)
         return TextError(f"the text {names} changed while it was read: try again when it is whole")
-
-    def notes(self) -> list[str]:
-        """Returns remarks on the text, one line each."""
-        notes = []
-        for source, found in zip(self.sources, self.surveys, strict=True):
-            where = f"{source.name}: " if len(self.sources) > 1 else ""
-            notes += [where + note for note in (*source.notes, *found.notes)]
-        return notes
 
 
 def _check_target(path: Path, sources: Sequence[TextSource]) -> None:
@@ -271,9 +260,7 @@ def _check_target(path: Path, sources: Sequence[TextSource]) -> None:
         raise FileError(f"cannot write {path}: it is the text itself; name another file")
 
 
-def _check_space(path: Path, tokenizer: Tokenizer, surveys: Sequence[Survey]) -> None:
-    counts = [tokenizer.token_count(found.chars, found.size) for found in surveys]
-    needed = sum(count or 0 for count in counts) * tokenizer.dtype.itemsize
+def _check_space(path: Path, needed: int) -> None:
     free = shutil.disk_usage(path.parent).free
     if needed > free:
         raise FileError(
@@ -292,28 +279,30 @@ def _write(file: BinaryIO, tokenizer: Tokenizer, text: _SurveyedText) -> dict[st
         file.write(array.data)
         data_hash.update(array.data)
     tokens, chars, sizes, first = [0] * count, [0] * count, [0] * count, -1
-    for index, content, characters in text.contents(text_hash):
+    for index, content in text.contents(text_hash):
+        chars[index] += len(content)
         if isinstance(content, bytes):
-            ids, content_size = tokenizer.encode_bytes(content), len(content)
+            ids = tokenizer.encode_bytes(content)
+            sizes[index] += len(content)
         else:
             try:
                 ids = tokenizer.encode(content)
             except UnknownCharacter:  # the survey met no such character
                 raise text.changed() from None
-            content_size = len(content) if content.isascii() else len(content.encode())
+            sizes[index] += (
+                len(content)
+                if content.isascii()
+                else len(content.encode("utf-8", "surrogateescape"))
+            )
         first = int(ids[0]) if first < 0 else first
         tokens[index] += len(ids)
-        chars[index] += characters
-        sizes[index] += content_size
         data_hash.update(ids.data)
         file.write(ids.data)
-    text.check_unchanged(sum(chars), sum(sizes))
     splits, start = {}, 0
-    for split, n, characters, split_size in zip(
-        text.split_names, tokens, chars, sizes, strict=True
-    ):
-        splits[split] = Split(start, start + n, characters if text.utf8 else None, split_size)
-        start += n
+    for index, split in enumerate(text.split_names):
+        stop = start + tokens[index]
+        splits[split] = Split(start, stop, chars[index] if text.utf8 else None, sizes[index])
+        start = stop
     digest = text_hash.hexdigest()
     source = {"name": name, "sha256": digest, "bytes": text.size, "chars": text.chars}
     start_token = first if tokenizer.newline is None else tokenizer.newline

@@ -34,8 +34,7 @@ from charnn.tensor_file import os_error_line, replacing
 from charnn.text.list_of_lines import line_sources
 from charnn.text.sources import TextSource, open_source
 from charnn.text.sources import run_name as name_of_text
-from charnn.text.splits import check_split
-from charnn.text.token_file import TokenFile
+from charnn.text.token_file import TokenFile, check_split
 from charnn.text.token_writer import write_token_file
 from charnn.text.tokenizers import Tokenizer, tokenizer_class
 from charnn.training import machine
