@@ -30,14 +30,16 @@ class Predictor(Protocol):
     Attributes:
         config: the shape of the network.
         exact: whether `step_batch` gives each stream the bits that `step` gives it.
+        start: the state at the start of a text: zeros, but for clamped units.
     """
 
     config: ModelConfig
     exact: bool = False
+    start: Array
 
-    @abstractmethod
     def initial_state(self) -> Array:
-        """Returns the state at the start of a text."""
+        """Returns a copy of ``start``."""
+        return self.start.copy()
 
     @abstractmethod
     def step(self, token: int, state: Array) -> tuple[Array, Array]:

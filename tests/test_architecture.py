@@ -100,8 +100,7 @@ KNOW_NGRAMS = {
     *("checkpoint", "evaluation", "generation.model"),  # carry and read a mixture
     *("engines.native", "engines.compiled", "export.c_program", "export.page"),  # repeat it
     *("config", "config.training", "bases.choose"),  # --ngram, and the loss to expect with it
-    "report.history",  # reports it
-    *("scoring.baselines", "report.facts", "cli.evaluate"),  # n-grams as a baseline
+    *("scoring.baselines", "cli.evaluate"),  # n-grams as a baseline
 }
 
 

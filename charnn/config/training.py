@@ -232,6 +232,13 @@ class TrainOptions(TextOptions):
         return {name: value for name, value in values.items() if value is not None}
 
 
+# Options of `charnn train` that repeat a recipe, each with the value that it has in a recipe of an
+# older charnn without its key; None: the option is left out.
+REPEATED: dict[str, Any] = {
+    **dict.fromkeys(("max_steps", "batch_size", "bptt", "optimizer", "learning_rate", "seed")),
+    "ngram": 0,
+}
+
 # Options that are settings of `TrainConfig`, decided by charnn where they are None.
 TRAIN_OPTIONS = tuple(
     each.name

@@ -25,9 +25,10 @@ from abc import ABC, abstractmethod
 from collections.abc import Iterable, Sequence
 from copy import copy
 from functools import partial
+from typing import Any
 
 import numpy as np
-from numpy.typing import NDArray
+from numpy.typing import DTypeLike, NDArray
 
 from charnn.config import for_cell
 from charnn.engines.weights import Arrangement, Layer
@@ -180,7 +181,7 @@ class Float32Predictor(Predictor):
         for layer in layers:
             matrices += [cell_type.arrange(m.weights).T for m in (layer.inputs, layer.recurrent)]
         matrices.append(head.weights.T)
-        packed = aligned([matrix.shape for matrix in matrices])
+        packed: list[Array] = aligned([matrix.shape for matrix in matrices])
         for room, matrix in zip(packed, matrices, strict=True):
             room[...] = matrix
         self._projections, self._head = packed[:-1:2], packed[-1]
@@ -193,10 +194,6 @@ class Float32Predictor(Predictor):
         self._first_limit = MAX_TABLE_BYTES // (4 * sum(packed[0].shape))
         self._mean = np.full(config.hidden_size, 1 / config.hidden_size, np.float32)
         (self._inputs,) = aligned([self._biases[0].shape])
-
-    def initial_state(self) -> Array:
-        """Returns zeros (L, P, H), but for clamped units."""
-        return self.start.copy()
 
     @quiet()
     def step(self, token: int, state: Array) -> tuple[Array, Array]:
@@ -278,13 +275,14 @@ class Float32Predictor(Predictor):
         return first
 
 
-def aligned(shapes: Iterable[tuple[int, ...]]) -> list[Array]:
+def aligned(shapes: Sequence[tuple[int, ...]], dtype: DTypeLike = np.float32) -> list[Any]:
     """Returns uninitialised arrays in one block of memory, each from the start of a cache line."""
-    shapes = list(shapes)
-    sizes = [-(-4 * math.prod(shape) // CACHE_LINE) * CACHE_LINE for shape in shapes]
-    block = np.empty(sum(sizes) + CACHE_LINE, np.uint8)
-    start, arrays = -block.ctypes.data % CACHE_LINE, []
+    kind = np.dtype(dtype)
+    sizes = [math.prod(shape) * kind.itemsize for shape in shapes]
+    block = np.empty(sum(sizes) + CACHE_LINE * (len(sizes) + 1), np.uint8)
+    start, at, arrays = block.ctypes.data, 0, []
     for shape, size in zip(shapes, sizes, strict=True):
-        arrays.append(block[start : start + 4 * math.prod(shape)].view(np.float32).reshape(shape))
-        start += size
+        at += -(start + at) % CACHE_LINE
+        arrays.append(block[at : at + size].view(kind).reshape(shape))
+        at += size
     return arrays

@@ -160,10 +160,6 @@ class Int8Predictor(Predictor):
         ]
         self._head = Product(arrangement.head)
 
-    def initial_state(self) -> Array:
-        """Returns zeros (L, P, H), but for clamped units."""
-        return self.start.copy()
-
     def step(self, token: int, state: Array) -> tuple[Array, Array]:
         """See `Predictor.step`."""
         after = np.empty_like(state)

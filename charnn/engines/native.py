@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 from charnn.config import GATES, for_cell
 from charnn.engines import compiled
 from charnn.engines.compiled import CLayer, CMatrix, CModel, CNGrams, CNumbers
-from charnn.engines.float32 import CACHE_LINE, MAX_TABLE_BYTES
+from charnn.engines.float32 import MAX_TABLE_BYTES, aligned
 from charnn.engines.weights import Arrangement, Matrix
 from charnn.errors import CharnnError, ConfigError
 from charnn.predictor import NOT_FINITE, Predictor, Stream
@@ -67,14 +67,18 @@ class NativePredictor(Predictor):
         self.c_model.head = self._matrix(arrangement.head)
         self.start: Array = np.zeros(config.state_shape, np.float32)
         self._allocate(1)
-        self._make_table()
+        rows = len(GATES[config.cell]) * config.hidden_size
+        if 4 * config.vocab_size * rows <= MAX_TABLE_BYTES:
+            # The engine computes layer 0's input of each token once.
+            table = np.empty((config.vocab_size, rows), np.float32)
+            found.charnn_make_table(self.c_model, address(table), self.scratch_at)
+            self.c_model.table = self._keep(table)
 
     def _allocate(self, streams: int) -> None:
         """Allocates scratch memory for B streams."""
         size = self.compiled.charnn_scratch_bytes(self.c_model, streams)
-        self._scratch = np.empty(size + CACHE_LINE, np.uint8)
-        start = address(self._scratch)
-        self.scratch_at, self._streams = start + -start % CACHE_LINE, streams
+        (self._scratch,) = aligned([(size,)], np.uint8)
+        self.scratch_at, self._streams = address(self._scratch), streams
 
     def twin(self, streams: int) -> NativePredictor:
         """See `Predictor.twin`."""
@@ -100,10 +104,6 @@ class NativePredictor(Predictor):
         other.start = np.concatenate([self.start.ravel(), tree.start().astype(np.float32)])
         other._allocate(1)
         return other
-
-    def initial_state(self) -> Array:
-        """Returns zeros (L, P, H), but for clamped units and `mixed`."""
-        return self.start.copy()
 
     def step(self, token: int, state: Array) -> tuple[Array, Array]:
         """See `Predictor.step`."""
@@ -140,21 +140,11 @@ class NativePredictor(Predictor):
         """See `Predictor.open`."""
         return NativeStream(self, logits, state)
 
-    def _make_table(self) -> None:
-        """Lets the engine compute layer 0's input of each token, once."""
-        config = self.config
-        rows = len(GATES[config.cell]) * config.hidden_size
-        if 4 * config.vocab_size * rows > MAX_TABLE_BYTES:
-            return
-        table = np.empty((config.vocab_size, rows), np.float32)
-        self.compiled.charnn_make_table(self.c_model, address(table), self.scratch_at)
-        self.c_model.table = self._keep(table)
-
     def _matrix(self, matrix: Matrix) -> CMatrix:
         rows, columns = matrix.weights.shape
         stride = -(-columns // STRIDE) * STRIDE
-        padded = _aligned_zeros((rows, stride), matrix.weights.dtype)
-        padded[:, :columns] = matrix.weights
+        (padded,) = aligned([(rows, stride)], matrix.weights.dtype)
+        padded[:, :columns], padded[:, columns:] = matrix.weights, 0
         row_sum = None
         if matrix.scale is not None:
             row_sum = self._keep(matrix.weights.sum(axis=1, dtype=np.int32))
@@ -212,11 +202,3 @@ def address(array: NDArray[Any]) -> int:
     """Returns the address of an array's first number."""
     place: int = array.__array_interface__["data"][0]
     return place
-
-
-def _aligned_zeros(shape: tuple[int, int], dtype: np.dtype[Any]) -> NDArray[Any]:
-    """Returns zeros that start on a cache line."""
-    size = shape[0] * shape[1] * dtype.itemsize
-    block = np.zeros(size + CACHE_LINE, np.uint8)
-    start = -address(block) % CACHE_LINE
-    return block[start : start + size].view(dtype).reshape(shape)

@@ -33,11 +33,8 @@ class Mixture(Predictor):
     def __init__(self, network: Predictor, tree: NGramTree, weights: MixtureWeights) -> None:
         self.network, self.tree, self.weights = network, tree, weights
         self.config, self.exact = network.config, network.exact
-        self._shape = network.initial_state().shape
-
-    def initial_state(self) -> Array:
-        """The state at the start of a text."""
-        return self._packed(self.network.initial_state(), self.tree.start())
+        state = network.initial_state()
+        self._shape, self.start = state.shape, self._packed(state, tree.start())
 
     def step(self, token: int, state: Array) -> tuple[Array, Array]:
         """Reads one token: logits (V,) of the next one, and the new state."""

@@ -33,7 +33,7 @@ Progress = Callable[[str, int, int], None]
 # Sizes with which a report on three layers of 256 units takes about a minute.
 HELD_OUT_TOKENS = 50_000  # of the validation split, from its start
 LINE_TOKENS = 20_000  # the same for a model of lines
-TRAIN_TOKENS = 1_000_000  # the last ones of the training text, for the n-gram baseline
+TRAIN_TOKENS = 1_000_000  # the last ones of the training text, for the baselines that learn from it
 UNIT_TOKENS = 12_000  # for the ranking of units
 PLACES, GRADIENT_PLACES, JACOBIAN_PLACES = 48, 12, 2  # of the text, for the memory horizon
 PASSAGE_CHARS = 1_200  # coloured by surprisal
@@ -65,7 +65,7 @@ class HeldOut(NamedTuple):
 class Scores(NamedTuple):
     """Scores on held-out text: by protocol, baselines, by kind of character and by position.
 
-    ``trained_on`` is the number of training tokens that the n-gram baseline is counted on;
+    ``trained_on`` is the number of training tokens that the baselines learn from;
     ``passage`` holds characters with their bits.
     """
 

@@ -11,13 +11,13 @@ import shlex
 from typing import Any
 
 from charnn.bases import BASES
+from charnn.config.training import REPEATED
 from charnn.pages import find_number, find_value, plain_name
 from charnn.report.charts import Series
 from charnn.report.facts import SEED, Facts
 
 PLAIN_WORD = re.compile(r"[\w.:-]{1,40}\Z", re.ASCII)
 DIGEST = re.compile(r"[0-9a-f]{64}\Z")
-TRAIN_FLAGS = ("max_steps", "batch_size", "bptt", "optimizer", "learning_rate", "seed")
 CORPUS_NUMBERS = {  # (keys, name, unit)
     ("chars",): ("Characters", ""),
     ("bytes",): ("Bytes", ""),
@@ -109,11 +109,10 @@ def _train_command(facts: Facts) -> str:
     words = [f"charnn train TEXT --cell {config.cell} --num-layers {config.num_layers}"]
     words.append(f"--hidden-size {config.hidden_size} --embedding-size {config.embedding_size}")
     words.append(f"--dropout {config.dropout:g} --tokenizer {facts.tokenizer.kind}")
-    for key in TRAIN_FLAGS:
+    for key, missing in REPEATED.items() if recipe else ():
         value = find_value(recipe, key)
-        plain = isinstance(value, str) and PLAIN_WORD.match(value)
-        if plain or find_number(recipe, key) is not None:
+        if not (isinstance(value, str) and PLAIN_WORD.match(value)):
+            value = missing if find_number(recipe, key) is None else value
+        if value is not None:
             words.append(f"--{key.replace('_', '-')} {value}")
-    if find_value(recipe, "max_steps"):  # a recipe without the key was trained without n-grams
-        words.append(f"--ngram {find_number(recipe, 'ngram') or 0:g}")
     return " ".join([*words, *(["--lines"] if facts.model.lines else [])])
