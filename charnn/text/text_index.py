@@ -21,7 +21,6 @@ from numpy.typing import NDArray
 from charnn.errors import DamagedFile, FileError, TextError
 from charnn.tensor_file import check_digest, layout, pack_header, read_header, replacing, seal
 from charnn.text.token_file import TokenFile
-from charnn.text.tokenizers import Ids, Tokenizer
 from charnn.version import __version__
 
 KIND, FORMAT = "text index", 1
@@ -44,20 +43,15 @@ class TextIndex:
         text = np.frombuffer(data, np.uint8)
         return cls(text, order_of_suffixes(text))
 
-    def interval(self, query: bytes, low: int = 0, high: int | None = None) -> tuple[int, int]:
-        """Returns the first rank, and one past the last, of the positions where `query` occurs.
-
-        Args:
-            low, high: the ranks to search; all by default.
-        """
+    def interval(self, query: bytes) -> tuple[int, int]:
+        """Returns the first rank, and one past the last, of the positions where `query` occurs."""
         text, size = self._text, len(query)
 
         def beginning(place: int) -> bytes:
             return bytes(text[place : place + size])
 
-        high = len(self._order) if high is None else high
-        low = bisect_left(self._order, query, low, high, key=beginning)
-        return low, bisect_right(self._order, query, low, high, key=beginning)
+        low = bisect_left(self._order, query, key=beginning)
+        return low, bisect_right(self._order, query, low, key=beginning)
 
     def __contains__(self, query: bytes) -> bool:
         text, order, size = self._text, self._order, len(query)
@@ -65,7 +59,7 @@ class TextIndex:
         return rank < len(order) and bytes(text[order[rank] : order[rank] + size]) == query
 
     def after(self, low: int, high: int, skip: int, size: int) -> set[bytes]:
-        """Returns the strings of `size` bytes that stand `skip` bytes after these ranks."""
+        """Returns the strings of `size` bytes, `skip` bytes after the positions of these ranks."""
         starts = (place + skip for place in self._order[low:high])
         return {bytes(self._text[start : start + size]) for start in starts}
 
@@ -134,20 +128,13 @@ def open_index(path: Path, tokens: TokenFile) -> TextIndex:
             f"{MAX_BYTES:,} that can be indexed: sample without --max-copy"
         )
     tokens.verify()
-    text = np.frombuffer(text_of(tokens.split("train"), tokens.tokenizer), np.uint8)
+    ids, table = tokens.split("train"), tokens.tokenizer.token_bytes
+    blocks = (ids[start : start + BLOCK].tolist() for start in range(0, len(ids), BLOCK))
+    text = np.frombuffer(b"".join(table[token] for ids in blocks for token in ids), np.uint8)
     order = order_of_suffixes(text)
     with suppress(FileError):
         write_index(path, text, order, tokens.digest)
     return TextIndex(text, order)
-
-
-def text_of(ids: Ids, tokenizer: Tokenizer) -> bytes:
-    """Returns the bytes that ids stand for."""
-    table = tokenizer.token_bytes
-    return b"".join(
-        b"".join([table[token] for token in ids[start : start + BLOCK].tolist()])
-        for start in range(0, len(ids), BLOCK)
-    )
 
 
 def _metadata(tokens: str) -> dict[str, Any]:
@@ -172,10 +159,9 @@ def write_index(
 def _read(path: Path, tokens: str) -> TextIndex:
     with path.open("rb") as file:
         header = read_header(file, path)
-        expected = {"order": "U32", "text": "U8"}
         metadata = {key: value for key, value in header.metadata.items() if key != "digest"}
-        found = {name: tensor.dtype for name, tensor in header.tensors.items()}
-        if metadata != _metadata(tokens) or found != expected:
+        types = {name: tensor.dtype for name, tensor in header.tensors.items()}
+        if metadata != _metadata(tokens) or types != {"order": "U32", "text": "U8"}:
             raise DamagedFile(f"{path} is the index of another text")
         whole = np.memmap(file, np.uint8, "r", offset=header.data_start)
     check_digest(header, hashlib.sha256(whole.data), path)

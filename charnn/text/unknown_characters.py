@@ -38,29 +38,26 @@ def nearest(character: str, known: Collection[str], count: int = 3) -> list[str]
     """
     if unicodedata.category(character) == "Cs":
         return []
-    plain = PLAIN.get(character, "")
-    base = [c for c in unicodedata.normalize("NFKD", character) if not unicodedata.combining(c)]
-    candidates = [*_cases(character), plain, *base[:1], *(_cases(base[0]) if base else [])]
-    found = [c for c in dict.fromkeys(candidates) if c in known and c != character]
+    marks_off = (
+        c for c in unicodedata.normalize("NFKD", character) if not unicodedata.combining(c)
+    )
+    base = next(marks_off, "")
+    candidates = [*_cases(character), PLAIN.get(character, ""), base, *_cases(base)]
+    found = [c for c in dict.fromkeys(candidates) if len(c) == 1 and c in known and c != character]
     if len(found) < count:
         words = set(unicodedata.name(character, "").split())
-        found += [c for c in _by_name(words, known) if c not in found]
+        scored = []
+        for other in known:
+            others = set(unicodedata.name(other, "").split())
+            shared = len(words & others) / max(1, len(words | others))
+            if shared >= ENOUGH_SHARED_WORDS and other not in found:
+                scored.append((-shared, other))
+        found += [other for _, other in sorted(scored)]
     return found[:count]
 
 
 def _cases(character: str) -> list[str]:
-    changed = (character.swapcase(), character.lower(), character.upper(), character.casefold())
-    return [c for c in changed if len(c) == 1]
-
-
-def _by_name(words: set[str], known: Collection[str]) -> list[str]:
-    scored = []
-    for character in known:
-        others = set(unicodedata.name(character, "").split())
-        shared = len(words & others) / max(1, len(words | others))
-        if shared >= ENOUGH_SHARED_WORDS:
-            scored.append((-shared, character))
-    return [character for _, character in sorted(scored)]
+    return [character.swapcase(), character.lower(), character.upper(), character.casefold()]
 
 
 def unknown_character(
