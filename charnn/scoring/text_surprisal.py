@@ -145,15 +145,14 @@ def score_text(
     ends_line = np.array([token.endswith(b"\n") for token in tokenizer.token_bytes])
     newlines = np.array([token.count(b"\n") for token in tokenizer.token_bytes], np.int64)
     parts, document = list(source.parts), 0
-    for part, pieces in groupby(
-        encode_pieces(tokenizer, source, unknown), lambda piece: piece.part
-    ):
+    encoded = encode_pieces(tokenizer, source, unknown)
+    for part, pieces in groupby(encoded, lambda pair: pair[0]):
         document = parts.index(part, document)
         if reset != "never":
             scorer.reset()
         characters, missing = CharacterBits(tokenizer), Counter[str]()
         line, char, in_line = 1, 1, False
-        for piece in pieces:
+        for _, piece in pieces:
             ids = piece.ids
             missing.update(piece.unknown)  # reported with the next block: this piece may yield none
             by_line = reset == "line"

@@ -10,6 +10,7 @@ from __future__ import annotations
 import hashlib
 from collections import Counter
 from collections.abc import Iterable, Sequence
+from itertools import pairwise
 from pathlib import Path
 
 from charnn.errors import TextError
@@ -81,10 +82,9 @@ def line_sources(
         notes.append(f"{len(lines):,} lines, {copies:,} of them repeat another")
     if valid is None:
         cuts = [0]
-        for done, cut in enumerate(cut_points(len(shuffled), split), 1):
-            cuts.append(min(max(cut, cuts[-1] + 1, done), len(shuffled)))
-        groups = [shuffled[a:b] for a, b in zip(cuts, [*cuts[1:], len(shuffled)], strict=True)]
-        groups = [group for group in groups if group]
+        for cut in cut_points(len(shuffled), split):
+            cuts.append(min(max(cut, cuts[-1] + 1), len(shuffled)))
+        groups = [shuffled[a:b] for a, b in pairwise([*cuts, len(shuffled)]) if a < b]
         if len(groups) < len(split):
             notes.append("too few different lines: no line is left for validation")
         sources = [_source(source.name, group, counts, folder) for group in groups]

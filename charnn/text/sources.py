@@ -40,14 +40,13 @@ class Part(NamedTuple):
 
     def read(self) -> Iterator[bytes]:
         """Yields the bytes in chunks; each call starts at the first byte."""
-        if self.copy is not None:
-            offset = 0
-            while data := os.pread(self.copy.fileno(), CHUNK_BYTES, offset):
-                yield data
-                offset += len(data)
-        else:
-            with _opened(self.path) as file:
-                yield from _blocks(file, self.path)
+        if self.copy is None:
+            yield from _blocks(self.path)
+            return
+        offset = 0
+        while data := os.pread(self.copy.fileno(), CHUNK_BYTES, offset):
+            yield data
+            offset += len(data)
 
     @property
     def size(self) -> int:
@@ -96,8 +95,8 @@ class Piece(NamedTuple):
 
     def _not_utf8(self, place: int, cut_off: bool) -> TextError:
         """Reads the part again, for the line of the wrong byte and the likely encodings."""
-        what = f"{self.part.name} is not UTF-8: byte 0x{self.data[place - self.offset]:02x} at "
-        what += f"offset {place:,}"
+        byte = f"byte 0x{self.data[place - self.offset]:02x}"
+        what = f"{self.part.name} is not UTF-8: {byte} at offset {place:,}"
         path = self.part.path
         if self.part.copy is None and path is not None and not path.is_file():
             return TextError(f"{what}; give its --encoding")  # a FIFO cannot be read twice
@@ -111,13 +110,10 @@ class Piece(NamedTuple):
                 break
         what += f", line {line:,}"
         wrong, beyond = encodings.wrong_bytes(self.part.read())
+        as_bytes = "or take the bytes as they are: --tokenizer byte"
         if 2 * beyond >= wrong and beyond:  # another encoding would garble the rest
-            rest = (
-                "all else in it is UTF-8: correct it"
-                if wrong == 1
-                else f"the first of {wrong:,} such bytes, all else is UTF-8: correct them"
-            )
-            return TextError(f"{what}; {rest}, or take all bytes as they are: --tokenizer byte")
+            rest = "correct it" if wrong == 1 else f"correct all {wrong:,} such bytes"
+            return TextError(f"{what}; all else is UTF-8: {rest}, {as_bytes}")
         if other := encodings.unmarked_utf16(around, 0.1):
             return TextError(f"{what}; it looks like {other}: use --encoding {other}")
         start = around.rfind(b"\n", 0, place - low) + 1 if low else 0
@@ -126,10 +122,7 @@ class Piece(NamedTuple):
         readings = [f"--encoding {name} would read {word!r}" for name, word in likely.items()]
         advice = ", ".join(readings) or "give its --encoding if you know it"
         choose = "; choose the right one" if len(readings) > 1 else " if that is right, use it"
-        return TextError(
-            f"{what}; {advice}{choose if readings else ''}, or take the bytes as they are: "
-            "--tokenizer byte"
-        )
+        return TextError(f"{what}; {advice}{choose if readings else ''}, {as_bytes}")
 
 
 class TextSource:
@@ -232,13 +225,11 @@ def open_source(
     try:
         for part in parts:
             if part.path is None or not part.path.is_file() or not utf8:
-                with _opened(part.path) as file:
-                    blocks = _blocks(file, part.path)
-                    if not utf8:
-                        blocks = _transcode(blocks, part.name, encoding)
-                    part = temporary_copy(part.name, blocks, temporary_folder)._replace(
-                        path=part.path
-                    )
+                blocks = _blocks(part.path)
+                if not utf8:
+                    blocks = _transcode(blocks, part.name, encoding)
+                copied = temporary_copy(part.name, blocks, temporary_folder)
+                part = copied._replace(path=part.path)
             opened.append(part)
     except BaseException:
         _close_copies(opened)
@@ -256,21 +247,19 @@ def temporary_copy(
     Raises:
         FileError: the disk is full, or the folder cannot be written to.
     """
-    where = Path(folder if folder is not None else "the temporary folder") / "copy"
+    copy = None
     try:
         copy = tempfile.TemporaryFile(dir=folder, buffering=0)  # noqa: SIM115  # outlives this call
-    except OSError as error:
-        raise FileError(os_error_line(error, where, f"copy {name} to")) from error
-    try:
         for data in blocks:
             view = memoryview(data)
             while view:
                 view = view[copy.write(view) :]
-    except OSError as error:
-        copy.close()
-        raise FileError(os_error_line(error, where, f"copy {name} to")) from error
-    except BaseException:
-        copy.close()
+    except BaseException as error:
+        if copy is not None:
+            copy.close()
+        if isinstance(error, OSError):
+            where = Path(folder if folder is not None else "the temporary folder") / "copy"
+            raise FileError(os_error_line(error, where, f"copy {name} to")) from error
         raise
     return Part(name, None, copy)
 
@@ -328,8 +317,7 @@ def _text_files(folder: Path, binary_too: bool, notes: list[str]) -> list[Part]:
     files = sorted((path for path in files if path.is_file()), key=lambda path: path.parts)
     kept = []
     for path in files:
-        with _opened(path) as file:
-            start = file.read(PROBE_BYTES)
+        start = next(_blocks(path, PROBE_BYTES), b"")
         # A file that is marked as UTF-16 holds zeros too; reading it names the encoding to use.
         if start and (binary_too or b"\0" not in start or encodings.marked_encoding(start)):
             kept.append(Part(str(path), path))
@@ -343,22 +331,16 @@ def _text_files(folder: Path, binary_too: bool, notes: list[str]) -> list[Part]:
     return kept
 
 
-def _opened(path: Path | None) -> AbstractContextManager[IO[bytes]]:
-    """Opens a file, or stdin where `path` is None."""
-    if path is None:
-        if sys.stdin is None or sys.stdin.closed:
-            raise TextError("stdin is closed: there is no text to read")
-        return nullcontext(sys.stdin.buffer)
+def _blocks(path: Path | None, size: int = 0) -> Iterator[bytes]:
+    """Yields the bytes of a file, or of stdin where `path` is None, `size` or a chunk at a time."""
+    if path is None and (sys.stdin is None or sys.stdin.closed):
+        raise TextError("stdin is closed: there is no text to read")
+    opened: AbstractContextManager[IO[bytes]]
     try:
-        return path.open("rb", buffering=0)
-    except OSError as error:
-        raise FileError(os_error_line(error, path, "read")) from error
-
-
-def _blocks(file: IO[bytes], path: Path | None) -> Iterator[bytes]:
-    try:
-        while data := file.read(CHUNK_BYTES):
-            yield data
+        opened = path.open("rb", buffering=0) if path else nullcontext(sys.stdin.buffer)
+        with opened as file:
+            while data := file.read(size or CHUNK_BYTES):
+                yield data
     except OSError as error:
         raise FileError(os_error_line(error, path or Path("stdin"), "read")) from error
 

@@ -6,7 +6,6 @@ from collections import Counter
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import NamedTuple
 
 import numpy as np
 
@@ -19,44 +18,30 @@ from charnn.text.token_file import TokenFile
 from charnn.text.tokenizers import Ids, Tokenizer
 
 
-class EncodedPiece(NamedTuple):
-    """About a megabyte of a text, as ids.
-
-    Attributes:
-        part: the file that it comes from.
-        chars: the number of characters; None where the bytes are not UTF-8.
-        bytes: the number of bytes.
-        unknown: the characters that were skipped, and how often each.
-    """
-
-    part: Part
-    ids: Ids
-    chars: int | None
-    bytes: int
-    unknown: Counter[str]
-
-
 @dataclass(frozen=True)
 class EncodedText:
-    """A whole text as ids; `split` is None unless the ids come from a token file.
+    """A text, or about a megabyte of one, as ids.
 
     Attributes:
         chars: the number of characters; None where the bytes are not UTF-8.
         bytes: the number of bytes.
         unknown: the characters that were skipped, and how often each.
+        split: the split of a token file that the ids are; None without a token file.
     """
 
     ids: Ids
-    split: str | None
     chars: int | None
     bytes: int
     unknown: Counter[str] = field(default_factory=Counter)
+    split: str | None = None
 
 
 def encode_pieces(
     tokenizer: Tokenizer, source: TextSource, unknown: str = "error", of_lines: bool = False
-) -> Iterator[EncodedPiece]:
+) -> Iterator[tuple[Part, EncodedText]]:
     """Encodes a text piece by piece, in constant memory unless `of_lines`.
+
+    Each piece comes with the file that it is from.
 
     Args:
         unknown: "error", "skip", or "replace"; see `Tokenizer.encode`.
@@ -65,7 +50,7 @@ def encode_pieces(
     Raises:
         TextError: the text is not UTF-8, holds an unknown character, or has no line.
     """
-    part, offset = None, 0
+    part, offset = source.parts[0], 0
     pieces = _line_pieces(source, tokenizer.any_bytes) if of_lines else source.pieces()
     for piece in pieces:
         if piece.part is not part:
@@ -84,7 +69,7 @@ def encode_pieces(
             offset += chars
             if unknown == "skip":
                 missing.update(tokenizer.unknown_in(text))
-        yield EncodedPiece(piece.part, ids, chars, len(piece.data), missing)
+        yield part, EncodedText(ids, chars, len(piece.data), missing)
 
 
 def read_text(
@@ -126,39 +111,30 @@ def read_text(
         if split is None and "valid" not in tokens.splits:
             raise TextError(f"{path} has no validation split: name a TEXT to read, or a --split")
         name = split or "valid"
-        ids = tokens.split(name)[:most]
-        found = EncodedText(ids, name, tokens.splits[name].chars, tokens.splits[name].bytes)
+        ids, whole = tokens.split(name), tokens.splits[name]
+        found = EncodedText(ids[:most], whole.chars, whole.bytes, split=name)
     elif split is not None:
         raise ConfigError(
             f"--split {split} is for the run's own text or a .tokens file: leave it out for a TEXT"
         )
     else:
-        found = _encode(texts, tokenizer, encoding, unknown, of_lines, most)
+        pieces, count = [EncodedText(np.zeros(0, tokenizer.dtype), 0, 0)], 0
+        with open_source(texts, encoding) as source:
+            for _, piece in encode_pieces(tokenizer, source, unknown, of_lines):
+                pieces.append(piece)
+                count += len(piece.ids)
+                if most is not None and count >= most:
+                    break
+        counts = [piece.chars for piece in pieces]
+        found = EncodedText(
+            np.concatenate([piece.ids for piece in pieces])[:most],
+            None if None in counts else sum(chars or 0 for chars in counts),
+            sum(piece.bytes for piece in pieces),
+            sum((piece.unknown for piece in pieces), Counter()),
+        )
     if len(found.ids) < 2:
         raise TextError(f"the text has {len(found.ids)} token(s), and at least 2 are needed")
     return found
-
-
-def _encode(
-    texts: Sequence[str],
-    tokenizer: Tokenizer,
-    encoding: str,
-    unknown: str,
-    of_lines: bool,
-    most: int | None,
-) -> EncodedText:
-    parts, count, size = [np.zeros(0, tokenizer.dtype)], 0, 0
-    chars: int | None = 0
-    missing: Counter[str] = Counter()
-    with open_source(texts, encoding) as source:
-        for piece in encode_pieces(tokenizer, source, unknown, of_lines):
-            parts.append(piece.ids)
-            count, size = count + len(piece.ids), size + piece.bytes
-            chars = None if chars is None or piece.chars is None else chars + piece.chars
-            missing.update(piece.unknown)
-            if most is not None and count >= most:
-                break
-    return EncodedText(np.concatenate(parts)[:most], None, chars, size, missing)
 
 
 def _line_pieces(source: TextSource, any_bytes: bool) -> Iterator[Piece]:

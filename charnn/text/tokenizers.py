@@ -428,15 +428,17 @@ def tokenizer_class(tokenizer: str | Tokenizer, vocab_size: int | None = None) -
     Raises:
         ConfigError: there is no such kind, or it takes no `vocab_size`.
     """
-    kind = tokenizer if isinstance(tokenizer, str) else tokenizer.kind
-    if isinstance(tokenizer, str) and kind not in TOKENIZERS:
-        raise ConfigError(f"unknown --tokenizer {kind!r}: choose from {', '.join(TOKENIZERS)}")
-    found = TOKENIZERS[kind] if isinstance(tokenizer, str) else type(tokenizer)
+    if isinstance(tokenizer, Tokenizer):
+        found = type(tokenizer)
+    elif tokenizer in TOKENIZERS:
+        found = TOKENIZERS[tokenizer]
+    else:
+        raise ConfigError(f"unknown --tokenizer {tokenizer!r}: choose from {', '.join(TOKENIZERS)}")
     if vocab_size is not None and not found.takes_vocab_size:
         sized = ", ".join(name for name, each in TOKENIZERS.items() if each.takes_vocab_size)
         raise ConfigError(
-            f"--vocab-size {vocab_size} does not go with --tokenizer {kind}, whose vocabulary is "
-            f"given: leave it out, or choose --tokenizer {sized}"
+            f"--vocab-size {vocab_size} is not for --tokenizer {found.kind}: leave it out, or "
+            f"choose --tokenizer {sized}"
         )
     return found
 
