@@ -228,6 +228,15 @@ def free_name(root: Path, wanted: str) -> str:
     return name
 
 
+def no_run_yet(root: Path) -> str:
+    """Returns the message for a folder without runs."""
+    bases = " or ".join(f"-m {name}" for name in BASES)
+    return (
+        f"no run in {root}/ yet: start one with 'charnn train TEXT', or use a base that ships "
+        f"with {bases}"
+    )
+
+
 def find_run(root: Path, name: str | None) -> Run:
     """Returns the run of that name, or the newest.
 
@@ -238,10 +247,7 @@ def find_run(root: Path, name: str | None) -> Run:
     if name is None:
         if runs:
             return runs[0]
-        raise FileError(
-            f"no run in {root}/ yet: start with 'charnn train TEXT', or use the base 'english' "
-            "with -m english"
-        )
+        raise FileError(no_run_yet(root))
     run = Run(root, name)
     if run.exists:
         return run

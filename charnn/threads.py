@@ -1,8 +1,16 @@
-"""Thread settings of OpenMP and OpenBLAS, which both read when they are loaded."""
+"""Thread settings of OpenMP and the linear algebra libraries, which read them when loaded."""
 
 from __future__ import annotations
 
 import os
+
+# OpenBLAS, OpenMP, MKL and Apple's Accelerate, which are under numpy and torch.
+VARIABLES = (
+    "OPENBLAS_NUM_THREADS",
+    "OMP_NUM_THREADS",
+    "MKL_NUM_THREADS",
+    "VECLIB_MAXIMUM_THREADS",
+)
 
 
 def set_defaults() -> None:
@@ -15,3 +23,16 @@ def set_defaults() -> None:
     """
     os.environ.setdefault("GOMP_SPINCOUNT", "2000")
     os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")
+
+
+def set_numpy_threads(threads: int | None) -> None:
+    """Sets how many threads numpy uses; must run before numpy is loaded.
+
+    None keeps what the environment says, or sets one thread: a second thread that shares its core
+    with another program makes a step several times slower.
+    """
+    for name in VARIABLES:
+        if threads is not None:
+            os.environ[name] = str(threads)
+        else:
+            os.environ.setdefault(name, "1")

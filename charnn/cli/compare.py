@@ -6,20 +6,22 @@ from collections import Counter
 from collections.abc import Iterator, Sequence
 from contextlib import nullcontext
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, Literal
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from charnn.cli.console import note_unknown, print_json, put, say, set_threads
+from charnn.cli.console import note, note_unknown, print_json, put
+from charnn.cli.model import model_path
 from charnn.cli.options import (
     DEFAULT_CHECKPOINTS,
     CheckpointsOption,
     EncodingOption,
     EngineOption,
     JsonOption,
-    QuietOption,
+    SkipUnknownOption,
 )
 from charnn.errors import CharnnError, ConfigError, TextError, UnknownCharacter
+from charnn.threads import set_numpy_threads
 
 if TYPE_CHECKING:
     from charnn.scoring.authorship import Calibration, Candidate, LineBits
@@ -49,10 +51,7 @@ def compare(
             show_default=False,
         ),
     ] = None,
-    unknown: Annotated[
-        Literal["error", "skip"],
-        typer.Option(help="Characters that a model does not know: error, or skip for all models."),
-    ] = "error",
+    unknown: SkipUnknownOption = "error",
     encoding: EncodingOption = "utf-8",
     engine: EngineOption = "auto",
     checkpoints: CheckpointsOption = DEFAULT_CHECKPOINTS,
@@ -60,7 +59,6 @@ def compare(
     jsonl: Annotated[
         bool, typer.Option("--jsonl", help="Print a JSON object for each line of TEXT, no summary.")
     ] = False,
-    quiet: QuietOption = False,
 ) -> None:
     """Tell which model wrote a text, line by line, by the bits that each model needs for it.
 
@@ -75,17 +73,16 @@ def compare(
         raise ConfigError("--json prints a summary and --jsonl rows: use one of them")
     if jsonl and not texts:
         raise ConfigError("--jsonl prints a row for each line of a TEXT: name a TEXT")
-    set_threads(1)
+    set_numpy_threads(1)
 
     import numpy as np
 
     from charnn.generation import Model
-    from charnn.runs import find_model
     from charnn.scoring.authorship import Candidate, calibrate, shared_characters, verdicts
     from charnn.scoring.surprisal import TokenScorer
     from charnn.text.sources import open_source
 
-    files = [find_model(name, checkpoints) for name in names]
+    files = [model_path(name, checkpoints) for name in names]
     if len(set(files)) < len(files):
         raise ConfigError("a model is given twice: name different ones")
     candidates: list[Candidate] = []
@@ -101,7 +98,7 @@ def compare(
     with open_source(texts, encoding) if texts else nullcontext() as source:
         if source and unknown == "error":
             _check_alphabets(source, candidates, names)
-        held_out = _held_out(candidates, files, known, newline, quiet)
+        held_out = _held_out(candidates, files, known, newline)
         found = calibrate(held_out) if held_out else None
         offsets = found.offsets if found else np.zeros(len(files))
         keep = known if unknown == "skip" else None
@@ -112,8 +109,7 @@ def compare(
             if jsonl:
                 for row in _rows(some, winners, offsets, names):
                     print_json(row)
-    if not quiet:
-        note_unknown(missing, known or (), unknown)
+    note_unknown(missing, known or (), unknown)
     if texts and not lines:
         raise TextError("nothing to compare: the text has no line that is not empty")
     if jsonl:
@@ -235,7 +231,6 @@ def _held_out(
     files: list[Path],
     known: set[str] | None,
     newline: bool,
-    quiet: bool,
 ) -> list[LineBits]:
     """Returns each model's validation lines scored by all models; [] if one model has none."""
     from charnn.scoring.authorship import line_bits
@@ -251,11 +246,10 @@ def _held_out(
             if tokens.source["chars"] is None or len(lines) < 2:
                 raise TextError("too few lines of text")
         except CharnnError:
-            if not quiet:
-                say(
-                    f"note: {file} has no held-out text beside it: the models are compared without "
-                    "calibration, by the fewest bits"
-                )
+            note(
+                f"{file} has no held-out text beside it: the models are compared without "
+                "calibration, by the fewest bits"
+            )
             return []
         found.append(line_bits(candidates, lines, newline))
     return found

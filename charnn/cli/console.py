@@ -1,4 +1,4 @@
-"""The streams of all commands: talk on stderr, reports and text on stdout.
+"""The streams of all commands: messages on stderr, reports and text on stdout.
 
 Nothing heavy is imported here: `charnn --help` and the first sampled character wait for it.
 """
@@ -10,23 +10,15 @@ import sys
 import time
 from collections.abc import Callable, Collection, Iterator, Mapping
 from contextlib import contextmanager
-from typing import TYPE_CHECKING, Any, TextIO
+from contextvars import ContextVar
+from typing import Any, TextIO
 
 from charnn.errors import FileError
 
-if TYPE_CHECKING:
-    from charnn.checkpoint import Checkpoint
-
+QUIET = ContextVar("quiet", default=False)  # set by --quiet; silences `tell` and `note`
 # Bidirectional controls reorder what a terminal shows; line separators break lines.
 HIDDEN = {0x061C, 0x200E, 0x200F, 0x2028, 0x2029, *range(0x202A, 0x202F), *range(0x2066, 0x206A)}
 
-# Variables that the linear algebra libraries under numpy read when they are loaded.
-THREAD_VARIABLES = (
-    "OPENBLAS_NUM_THREADS",
-    "OMP_NUM_THREADS",
-    "MKL_NUM_THREADS",
-    "VECLIB_MAXIMUM_THREADS",
-)
 SECONDS_BETWEEN_LINES = 2.0
 # Waking the reader of a pipe for each piece costs up to a fifth of the speed; nobody sees 5 ms.
 FLUSH_SECONDS = 0.005
@@ -80,13 +72,15 @@ def warn(message: str) -> None:
     say(f"warning: {message}", "33")
 
 
+def tell(message: str, style: str = "") -> None:
+    """Prints as `say` does, unless --quiet was given."""
+    if not QUIET.get():
+        say(message, style)
+
+
 def note(message: str) -> None:
-    """Prints a note."""
-    say(f"note: {message}")
-
-
-def no_talk(_: str) -> None:
-    """Prints nothing, for --quiet."""
+    """Prints a note, unless --quiet was given."""
+    tell(f"note: {message}")
 
 
 def put(line: str) -> None:
@@ -184,58 +178,39 @@ def give_up_stdout() -> None:
 
 
 def progress_lines(doing: str) -> Callable[[int, int], None]:
-    """Returns a function of work done and work in all (0: unknown) that prints a line at times."""
+    """Returns a function of work done and in total (0: unknown) that prints a line at times."""
     last = time.monotonic()
 
     def progress(done: int, total: int) -> None:
         nonlocal last
         if time.monotonic() - last >= SECONDS_BETWEEN_LINES:
             last = time.monotonic()
-            say(f"{doing}: {done / total:.0%}" if total else f"{doing}: {done / 1e6:,.1f} MB")
+            tell(f"{doing}: {done / total:.0%}" if total else f"{doing}: {done / 1e6:,.1f} MB")
 
     return progress
 
 
 def progress_of_tasks() -> Callable[[str, int, int], None]:
-    """Returns a function that names each task on stderr, and prints lines for those that last."""
+    """Returns a function that names each task once, and prints the progress of long tasks."""
     lines: dict[str, Callable[[int, int], None]] = {}
 
     def progress(doing: str, done: int, total: int) -> None:
         if doing not in lines:
-            say(doing)
+            tell(doing)
             lines[doing] = progress_lines(doing)
         lines[doing](done, total)
 
     return progress
 
 
-def set_threads(threads: int | None) -> None:
-    """Sets how many threads numpy uses; numpy must not be loaded yet.
-
-    The default is one, unless the environment says otherwise: a second thread that shares its core
-    with another program makes a step several times slower.
-    """
-    for name in THREAD_VARIABLES:
-        if threads is not None:
-            os.environ[name] = str(threads)
-        else:
-            os.environ.setdefault(name, "1")
-
-
-def note_alone(saved: Checkpoint, what: str) -> None:
-    """Notes that `what` ignores what the network of a model is mixed with."""
-    if saved.mixture:
-        note(f"{what} is of the network alone, without what it is mixed with: {saved.mixture}")
-
-
 def note_unknown(
     missing: Mapping[str, int],
     known: Collection[str],
     unknown: str,
-    say_it: Callable[[str], None] = note,
+    show: Callable[[str], None] = note,
 ) -> None:
     """Notes what --unknown skip or replace changed, if it changed anything."""
     if missing and unknown != "error":
         from charnn.text.unknown_characters import what_changed
 
-        say_it(what_changed(missing, known, unknown))
+        show(what_changed(missing, known, unknown))

@@ -6,8 +6,8 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from charnn.cli.console import print_json, progress_lines, put, say
-from charnn.cli.options import JsonOption, QuietOption
+from charnn.cli.console import print_json, progress_lines, put, tell
+from charnn.cli.options import JsonOption
 from charnn.cli.signals import OrderlyEnd
 from charnn.errors import TextError
 
@@ -23,7 +23,6 @@ def corpus(
         ),
     ] = None,
     as_json: JsonOption = False,
-    quiet: QuietOption = False,
 ) -> None:
     """List the known corpora, or build or download one into corpora/.
 
@@ -51,15 +50,15 @@ def corpus(
     doing = "downloading" if chosen.kind == "download" else "building"
     with OrderlyEnd() as end:
         try:
-            get(chosen, progress=None if quiet else progress_lines(f"{doing} {name}"))
+            get(chosen, progress=progress_lines(f"{doing} {name}"))
         except KeyboardInterrupt:
             raise typer.Exit(end.code) from None
     facts = _describe(chosen)
     if as_json:
         print_json(facts)
-    elif not quiet:
-        say(f"{facts['path']}: {facts['bytes']:,} bytes; train on it with:")
-        say(f"  charnn train {name}")
+    else:
+        tell(f"{facts['path']}: {facts['bytes']:,} bytes; train on it with:")
+        tell(f"  charnn train {name}")
 
 
 def _describe(corpus: Corpus) -> dict[str, Any]:
@@ -78,13 +77,9 @@ def _describe(corpus: Corpus) -> dict[str, Any]:
 
 def _list(rows: list[dict[str, Any]]) -> None:
     width = max(len(row["name"]) for row in rows)
-    lines = [f"{'name':<{width}}  {'kind':<8}  {'bytes':>10}  {'here':<4}  what it is"]
+    put(f"{'name':<{width}}  {'kind':<8}  {'bytes':>10}  {'here':<4}  description")
     for row in rows:
         size = "-" if row["bytes"] is None else f"{row['bytes']:,}"
         here = "yes" if row["path"] else "no"
-        lines.append(
-            f"{row['name']:<{width}}  {row['kind']:<8}  {size:>10}  {here:<4}  {row['about']}"
-        )
-    for line in lines:
-        put(line)
-    say("get one with 'charnn corpus NAME', train on it with 'charnn train NAME'")
+        put(f"{row['name']:<{width}}  {row['kind']:<8}  {size:>10}  {here:<4}  {row['about']}")
+    tell("get one with 'charnn corpus NAME', train on it with 'charnn train NAME'")

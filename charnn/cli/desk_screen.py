@@ -8,7 +8,7 @@ from collections.abc import Callable, Generator, Iterable, Iterator
 from contextlib import closing
 from typing import TYPE_CHECKING, NamedTuple
 
-from charnn.cli.console import Output, say, visible
+from charnn.cli.console import QUIET, Output, say, visible
 from charnn.cli.marks import BITS, COPIED_SPAN, UNDERLINE, style_of
 
 if TYPE_CHECKING:
@@ -71,8 +71,8 @@ class Screen:
         at_text: whether the cursor is still where the text ended when it was last shown.
     """
 
-    def __init__(self, output: Output, quiet: bool = False) -> None:
-        self.output, self.quiet = output, quiet
+    def __init__(self, output: Output) -> None:
+        self.output = output
         self.colouring = OFF
         self.interrupted = self.at_text = False
         self._shown_to: Passage | None = None
@@ -87,7 +87,7 @@ class Screen:
 
     def note(self, message: str) -> None:
         """Shows a message that `--quiet` leaves out."""
-        if not self.quiet:
+        if not QUIET.get():
             self.say(message)
 
     def until_interrupted(self, pieces: Iterable[TextPiece]) -> Iterator[TextPiece]:

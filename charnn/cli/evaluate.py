@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, Literal, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
-import typer
-
-from charnn.cli.console import note_unknown, print_json, progress_lines, put, say
+from charnn.cli.console import note, note_unknown, print_json, progress_lines, put
+from charnn.cli.model import load_model
 from charnn.cli.options import (
     DEFAULT_CHECKPOINTS,
     CheckpointsOption,
@@ -16,112 +15,88 @@ from charnn.cli.options import (
     EncodingOption,
     JsonOption,
     ModelOption,
-    QuietOption,
+    ReadTextsArgument,
     SkipUnknownOption,
     ThreadsOption,
 )
 from charnn.config import DYNAMIC_RATES, DynamicConfig
-from charnn.errors import CharnnError, ConfigError, TextError
+from charnn.config.settings import Config, choice, number, require, setting, switch
+from charnn.errors import CharnnError, TextError
 
 if TYPE_CHECKING:
     from charnn.evaluation import Batches, Predictor, TextSizes, TokenLosses
     from charnn.text.tokenizers import Ids, Tokenizer
 
-EXTRA_PANEL = "Extra reports"
+EXTRA = "Extra reports"  # a section of the help
 STREAM_PROTOCOLS = ("carried", "cold-256")  # for a text in one piece
 PROTOCOLS = (*STREAM_PROTOCOLS, "lines")
 
 
+@dataclass(frozen=True)
+class EvalOptions(Config):
+    """Options of `charnn eval` alone: the protocols, the split and extra reports."""
+
+    protocol: tuple[str, ...] | None = choice(
+        None,
+        PROTOCOLS,
+        f"Protocols, separated by commas: {', '.join(PROTOCOLS)}.",
+        listed=True,
+        metavar="NAME,NAME",
+        shown=f"{','.join(STREAM_PROTOCOLS)}; lines for a model trained with --lines",
+    )
+    split: str | None = setting(
+        None, "Split of the run's text or of a .tokens file.", metavar="NAME", shown="valid"
+    )
+    dynamic: bool = switch(
+        "Also score with weights that adapt to the text while it is read (Krause et al. 2018); "
+        "the model file is not changed.",
+        section=EXTRA,
+    )
+    dynamic_rule: str | None = choice(
+        None,
+        tuple(DYNAMIC_RATES),
+        "Update rule of --dynamic; rms needs the run's training text.",
+        shown="rms if that text is there, else sgd",
+        section=EXTRA,
+    )
+    dynamic_rate: float | None = number(
+        None,
+        0,
+        10,
+        "Learning rate of --dynamic.",
+        shown=", ".join(f"{rate:g} with {rule}" for rule, rate in DYNAMIC_RATES.items()),
+        section=EXTRA,
+    )
+    baselines: bool = switch(
+        "Also score the text with n-grams of the run's training text, gzip, xz and zstd.",
+        section=EXTRA,
+    )
+    positions: bool = switch(
+        "Loss at positions 1, 2, 4 ... 256 of a window; with a model of lines, of a line.",
+        section=EXTRA,
+    )
+    classes: bool = switch(
+        "Loss by class of character: letters, spaces, digits and so on.", section=EXTRA
+    )
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        require(
+            self.dynamic or (self.dynamic_rule is None and self.dynamic_rate is None),
+            "--dynamic-rule and --dynamic-rate need --dynamic: add it",
+        )
+
+
 def evaluate(
-    texts: Annotated[
-        list[str] | None,
-        typer.Argument(
-            metavar="[TEXT]...",
-            help="Text to score: files, folders, '-' for stdin, a .tokens file, or a corpus by "
-            "name. [default: the run's own validation split]",
-            show_default=False,
-        ),
-    ] = None,
+    texts: ReadTextsArgument = None,
     model: ModelOption = None,
-    protocol: Annotated[
-        str | None,
-        typer.Option(
-            help=f"{', '.join(PROTOCOLS)}, or several with commas. [default: lines for a model "
-            f"trained with --lines, else {','.join(STREAM_PROTOCOLS)}]",
-            show_default=False,
-        ),
-    ] = None,
-    split: Annotated[
-        str | None,
-        typer.Option(
-            help="Split of the run's text or of a .tokens file. [default: valid]",
-            show_default=False,
-        ),
-    ] = None,
+    options: EvalOptions = EvalOptions(),
     unknown: SkipUnknownOption = "error",
-    dynamic: Annotated[
-        bool,
-        typer.Option(
-            "--dynamic",
-            help="Also score with weights that adapt to the text while it is read (Krause et al. "
-            "2018); the model file is not changed.",
-            rich_help_panel=EXTRA_PANEL,
-        ),
-    ] = False,
-    dynamic_rule: Annotated[
-        Literal["rms", "sgd"] | None,
-        typer.Option(
-            "--dynamic-rule",
-            help="Update rule of --dynamic: sgd, or rms, which needs the run's training text. "
-            "[default: rms if that text is there, else sgd]",
-            show_default=False,
-            rich_help_panel=EXTRA_PANEL,
-        ),
-    ] = None,
-    dynamic_rate: Annotated[
-        float | None,
-        typer.Option(
-            "--dynamic-rate",
-            metavar="X",
-            min=0,
-            max=10,
-            help="Learning rate of --dynamic. "
-            f"[default: {DYNAMIC_RATES['rms']:g} with rms, {DYNAMIC_RATES['sgd']:g} with sgd]",
-            show_default=False,
-            rich_help_panel=EXTRA_PANEL,
-        ),
-    ] = None,
-    baselines: Annotated[
-        bool,
-        typer.Option(
-            "--baselines",
-            help="Also score the text with n-grams of the run's training text, gzip, xz and zstd.",
-            rich_help_panel=EXTRA_PANEL,
-        ),
-    ] = False,
-    positions: Annotated[
-        bool,
-        typer.Option(
-            "--positions",
-            help="Loss at positions 1, 2, 4 ... 256 of a window, or of a line for a model of "
-            "lines.",
-            rich_help_panel=EXTRA_PANEL,
-        ),
-    ] = False,
-    classes: Annotated[
-        bool,
-        typer.Option(
-            "--classes",
-            help="Loss by class of character: letters, spaces, digits and so on.",
-            rich_help_panel=EXTRA_PANEL,
-        ),
-    ] = False,
     encoding: EncodingOption = "utf-8",
     threads: ThreadsOption = None,
     device: DeviceOption = "auto",
     checkpoints: CheckpointsOption = DEFAULT_CHECKPOINTS,
     json: JsonOption = False,
-    quiet: QuietOption = False,
 ) -> None:
     """Score a text: loss, bits per character, bits per byte.
 
@@ -131,37 +106,22 @@ def evaluate(
     charnn eval --protocol lines       each line by itself, from the initial state
     charnn eval --baselines --classes  also n-grams and gzip, and loss by class of character
     """
-    chosen = [name.strip() for name in protocol.split(",")] if protocol else []
-    if bad := [name for name in chosen if name not in PROTOCOLS]:
-        raise ConfigError(f"unknown protocol {bad[0]!r}: choose from {', '.join(PROTOCOLS)}")
-    if threads is not None and threads < 1:
-        raise ConfigError(f"--threads must be 1 or more, got {threads}")
-    if not dynamic and (dynamic_rule or dynamic_rate is not None):
-        raise ConfigError("--dynamic-rule and --dynamic-rate need --dynamic: add it")
-    extras = ExtraReports(dynamic, dynamic_rule, dynamic_rate, baselines, positions, classes)
-
     from charnn import evaluation
-    from charnn.checkpoint import load
-    from charnn.runs import find_model
     from charnn.text.text_reader import read_text
-    from charnn.text.tokenizers import tokenizer_from_dict
     from charnn.training import machine
 
-    path = find_model(model, checkpoints)
-    saved = load(path)
-    tokenizer = tokenizer_from_dict(saved.tokenizer, saved.config.vocab_size)
+    path, saved, tokenizer = load_model(model, checkpoints)
     text = read_text(
         texts or [],
         tokenizer,
         path.parent / "tokens",
-        split=split,
+        split=options.split,
         encoding=encoding,
         unknown=unknown,
         of_lines=saved.lines,
     )
-    if not quiet:
-        note_unknown(text.unknown, tokenizer.known, unknown)
-    chosen = chosen or (["lines"] if saved.lines else list(STREAM_PROTOCOLS))
+    note_unknown(text.unknown, tokenizer.known, unknown)
+    chosen = options.protocol or (("lines",) if saved.lines else STREAM_PROTOCOLS)
     newline = tokenizer.newline
     if newline is None and (saved.lines or "lines" in chosen):
         raise TextError(
@@ -172,15 +132,13 @@ def evaluate(
         tokenizer.chars_per_token, tokenizer.bytes_per_token, text.chars is not None
     )
     predictor = evaluation.predictor_of(saved, machine.choose_device(device))
-    task = Task(
-        predictor, tokenizer, text.ids, sizes, newline or 0, saved.lines, path.parent, quiet
-    )
+    task = Task(predictor, tokenizer, text.ids, sizes, newline or 0, saved.lines, path.parent)
     with machine.prepared(threads or machine.default_threads()):
         found = {
-            name.replace("-", "_"): sizes.score(task.batches(name), task.progress(name)).to_dict()
+            name.replace("-", "_"): sizes.score(task.batches(name), progress_lines(name)).to_dict()
             for name in chosen
         }
-        found |= compute_extras(extras, task)
+        found |= compute_extras(options, task)
     if json:
         print_json(
             {
@@ -204,17 +162,6 @@ def evaluate(
     _put_extras(found)
 
 
-class ExtraReports(NamedTuple):
-    """The reports to add to the protocols; `rule` and `rate` are those of `dynamic`."""
-
-    dynamic: bool
-    rule: Literal["rms", "sgd"] | None
-    rate: float | None
-    baselines: bool
-    positions: bool
-    classes: bool
-
-
 class Task(NamedTuple):
     """A model and the text that it is scored on; `run` is the folder of the model."""
 
@@ -225,7 +172,6 @@ class Task(NamedTuple):
     newline: int
     of_lines: bool
     run: Path
-    quiet: bool
 
     def batches(self, protocol: str) -> Batches:
         """Returns the pass of the model over the text under a protocol."""
@@ -242,29 +188,25 @@ class Task(NamedTuple):
         from charnn.evaluation import token_losses
 
         batches = self.batches("lines" if self.of_lines else protocol)
-        return token_losses(batches, self.progress(report))
-
-    def progress(self, what: str) -> Callable[[int, int], None] | None:
-        """Returns a function that reports progress on stderr; None if quiet."""
-        return None if self.quiet else progress_lines(what)
+        return token_losses(batches, progress_lines(report))
 
 
-def compute_extras(extras: ExtraReports, task: Task) -> dict[str, Any]:
+def compute_extras(options: EvalOptions, task: Task) -> dict[str, Any]:
     """Returns the extra reports as JSON values."""
     found: dict[str, Any] = {}
-    train = _training_tokens(task) if extras.dynamic or extras.baselines else None
-    if extras.dynamic:
-        found["dynamic"] = _dynamic(extras, task, train)
-    if extras.baselines:
+    train = _training_tokens(task) if options.dynamic or options.baselines else None
+    if options.dynamic:
+        found["dynamic"] = _dynamic(options, task, train)
+    if options.baselines:
         from charnn.scoring.baselines import MAX_TRAIN_TOKENS, baseline_rows, zstd
 
-        if not task.quiet and not zstd():
-            say("note: no zstd here: Python has it from 3.14 on, or the package zstandard")
+        if not zstd():
+            note("no zstd here: Python has it from 3.14 on, or the package zstandard")
         found["baselines"] = {
             "trained_on": None if train is None else min(len(train), MAX_TRAIN_TOKENS),
             "rows": baseline_rows(task.tokenizer, task.tokens, task.sizes, train),
         }
-    if extras.positions:
+    if options.positions:
         from charnn.scoring.breakdown import by_position
 
         losses = task.losses("cold-256", "positions")
@@ -275,7 +217,7 @@ def compute_extras(extras: ExtraReports, task: Task) -> dict[str, Any]:
             "positions": table.positions.tolist(),
             "bits": table.bits.tolist(),
         }
-    if extras.classes:
+    if options.classes:
         from charnn.scoring.breakdown import bits_of_characters, class_rows
 
         before = "\n" if task.of_lines else task.tokenizer.decode(task.tokens[:1])
@@ -284,16 +226,16 @@ def compute_extras(extras: ExtraReports, task: Task) -> dict[str, Any]:
     return found
 
 
-def _dynamic(extras: ExtraReports, task: Task, train: Ids | None) -> dict[str, Any]:
+def _dynamic(options: EvalOptions, task: Task, train: Ids | None) -> dict[str, Any]:
     from charnn.evaluation import NOTHING
     from charnn.scoring.dynamic_evaluation import dynamic_losses
 
-    rule = extras.rule or ("sgd" if train is None else "rms")
-    rate = DYNAMIC_RATES[rule] if extras.rate is None else extras.rate
+    rule = options.dynamic_rule or ("sgd" if train is None else "rms")
+    rate = DYNAMIC_RATES[rule] if options.dynamic_rate is None else options.dynamic_rate
     config = DynamicConfig(rule, rate)
     newline = task.newline if task.of_lines else None
     losses = dynamic_losses(
-        task.predictor, task.tokens, config, train, task.progress("dynamic"), newline
+        task.predictor, task.tokens, config, train, progress_lines("dynamic"), newline
     )
     return {
         **task.sizes.add(NOTHING, float(losses.nats.sum()), losses.targets).to_dict(),
@@ -314,8 +256,7 @@ def _training_tokens(task: Task) -> Ids | None:
         tokens.verify()
         return tokens.split("train")
     except CharnnError as error:
-        if not task.quiet:
-            say(f"note: the run's training text is not used: {error}")
+        note(f"the run's training text is not used: {error}")
         return None
 
 

@@ -8,13 +8,13 @@ from typing import Annotated, Any
 
 import typer
 
-from charnn.cli.console import print_json, say
+from charnn.cli.console import print_json, tell
+from charnn.cli.model import model_path
 from charnn.cli.options import (
     DEFAULT_CHECKPOINTS,
     CheckpointsOption,
     JsonOption,
     ModelArgument,
-    QuietOption,
 )
 from charnn.errors import ConfigError, FileError
 
@@ -46,7 +46,6 @@ def export(
     ] = False,
     as_json: JsonOption = False,
     checkpoints: CheckpointsOption = DEFAULT_CHECKPOINTS,
-    quiet: QuietOption = False,
 ) -> None:
     """Export a model as a program or page that samples without charnn, or to share.
 
@@ -57,10 +56,9 @@ def export(
     """
     from charnn.checkpoint import load
     from charnn.export import exporter
-    from charnn.runs import find_model
 
     chosen = exporter(to)
-    path = find_model(model, checkpoints)
+    path = model_path(model, checkpoints)
     name = name_of(path)
     target = output or Path((re.sub(r"[^\w.-]+", "-", name).strip("-.") or "model") + chosen.suffix)
     if not target.name:
@@ -84,9 +82,9 @@ def export(
     }
     if as_json:
         print_json(facts)
-    elif not quiet:
-        say(f"wrote {target}, {facts['bytes']:,} bytes, from {path}")
-        say(chosen.then.format(path=target))
+    else:
+        tell(f"wrote {target}, {facts['bytes']:,} bytes, from {path}")
+        tell(chosen.then.format(path=target))
 
 
 def name_of(path: Path) -> str:

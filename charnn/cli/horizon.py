@@ -5,24 +5,24 @@ from __future__ import annotations
 import math
 import tempfile
 from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Any
 
-import typer
-
-from charnn.cli.console import note, note_alone, print_json, progress_of_tasks, put, say
+from charnn.cli.console import note, print_json, progress_of_tasks, put, tell
+from charnn.cli.model import load_model, note_network_alone
 from charnn.cli.options import (
     DEFAULT_CHECKPOINTS,
     CheckpointsOption,
     EncodingOption,
     JsonOption,
     ModelOption,
-    QuietOption,
     ReadTextsArgument,
     ThreadsOption,
 )
 from charnn.cli.plot import over_lags
 from charnn.config import GATES, HORIZON_SAMPLES, MAX_SEED, TrainOptions
+from charnn.config.settings import Config, choice, number, require, switch, whole
 from charnn.errors import ConfigError
 
 if TYPE_CHECKING:
@@ -31,59 +31,59 @@ if TYPE_CHECKING:
     from charnn.inspection.horizon import Horizon
     from charnn.model import LanguageModel
 
-MOST_MINUTES = 1.0
 CELLS_MINUTES = 0.5  # for each of the cells that are compared
 COMPARED_UNITS, COMPARED_EMBEDDING = 128, 64  # hidden and embedding size of --cells, one layer
+
+
+@dataclass(frozen=True)
+class HorizonOptions(Config):
+    """Options of `charnn horizon` alone."""
+
+    fresh: bool = switch("Measure an untrained network of the model's shape.")
+    cells: tuple[str, ...] | None = choice(
+        None,
+        GATES,
+        f"Train a small network of each cell on TEXT and compare them: {', '.join(GATES)}.",
+        listed=True,
+        metavar="CELL,CELL",
+    )
+    minutes: float | None = number(
+        None,
+        0.01,
+        1,
+        "With --cells: minutes of training for each cell.",
+        shown=f"{CELLS_MINUTES}",
+    )
+    samples: int = whole(
+        HORIZON_SAMPLES,
+        8,
+        100_000,
+        "Positions of the text whose losses are averaged; the time grows with N.",
+    )
+    seed: int = whole(0, 0, MAX_SEED, "Seed that draws the samples.")
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        cells = self.cells or ()
+        require(
+            self.cells is not None or self.minutes is None,
+            "--minutes is the budget of --cells: add --cells rnn,gru,lstm",
+        )
+        require(len({*cells}) == len(cells), f"--cells names a cell twice: {','.join(cells)}")
+        require(
+            not (cells and self.fresh),
+            "--cells trains its own networks, so --fresh has no effect: leave it out",
+        )
 
 
 def horizon(
     texts: ReadTextsArgument = None,
     model: ModelOption = None,
-    fresh: Annotated[
-        bool, typer.Option("--fresh", help="Measure a new network of the model's shape.")
-    ] = False,
-    cells: Annotated[
-        str | None,
-        typer.Option(
-            "--cells",
-            metavar="CELLS",
-            help="Train a small network of each cell on TEXT and compare them: "
-            f"{', '.join(GATES)}, several with commas.",
-            show_default=False,
-        ),
-    ] = None,
-    minutes: Annotated[
-        float | None,
-        typer.Option(
-            "--minutes",
-            metavar="X",
-            min=0.01,
-            max=MOST_MINUTES,
-            help=f"With --cells: minutes of training for each cell. [default: {CELLS_MINUTES}]",
-            show_default=False,
-        ),
-    ] = None,
-    samples: Annotated[
-        int,
-        typer.Option(
-            "--samples",
-            metavar="N",
-            min=8,
-            max=100_000,
-            help="Tokens of the text whose losses are averaged; the time grows with N.",
-        ),
-    ] = HORIZON_SAMPLES,
-    seed: Annotated[
-        int,
-        typer.Option(
-            "--seed", metavar="N", min=0, max=MAX_SEED, help="Seed that draws the samples."
-        ),
-    ] = 0,
+    options: HorizonOptions = HorizonOptions(),
     encoding: EncodingOption = "utf-8",
     threads: ThreadsOption = None,
     checkpoints: CheckpointsOption = DEFAULT_CHECKPOINTS,
     as_json: JsonOption = False,
-    quiet: QuietOption = False,
 ) -> None:
     """Measure how far back a network remembers, in four ways.
 
@@ -94,72 +94,60 @@ def horizon(
 
     Norms that overflow 32 bits are shown as inf, and are null with --json.
     """
-    if threads is not None and threads < 1:
-        raise ConfigError(f"--threads must be 1 or more, got {threads}")
-    if cells is None and minutes is not None:
-        raise ConfigError("--minutes is the budget of --cells: add --cells rnn,gru,lstm")
-    chosen = [name.strip() for name in cells.split(",")] if cells is not None else []
-    if bad := [name for name in chosen if name not in GATES]:
-        raise ConfigError(f"unknown cell {bad[0]!r}: choose from {', '.join(GATES)}")
-    if len(set(chosen)) < len(chosen):
-        raise ConfigError(f"--cells names a cell twice: {cells}")
-    if chosen and (model is not None or fresh):
-        raise ConfigError("--cells trains its own networks: leave --model and --fresh out")
-    if chosen and not texts:
-        raise ConfigError("--cells trains on a text: name a TEXT")
-
-    from charnn.runs import find_model
+    if options.cells and model is not None:
+        raise ConfigError("--cells trains its own networks: leave --model out")
+    if options.cells and not texts:
+        raise ConfigError("--cells trains on a text: add a TEXT")
     from charnn.training import machine
 
     with machine.prepared(threads or machine.default_threads()):
         from charnn.inspection.horizon import measure_horizon
 
-        found: dict[str, Horizon] = {}
-        if chosen:
-            budget = minutes or CELLS_MINUTES
-            networks = _train_cells(chosen, texts or [], budget, encoding, seed, quiet)
-        else:
-            path = find_model(model, checkpoints)
-            networks = iter([_load_network(path, texts or [], fresh, encoding, quiet)])
-        for name, network, ids, newline in networks:
-            progress = None if quiet else progress_of_tasks()
-            found[name] = measure_horizon(
-                network, ids, seed, samples, progress=progress, newline=newline
+        networks = (
+            _train_cells(options, texts or [], encoding)
+            if options.cells
+            else iter([_load_network(model, checkpoints, texts or [], options.fresh, encoding)])
+        )
+        found: dict[str, Horizon] = {
+            name: measure_horizon(
+                network,
+                ids,
+                options.seed,
+                options.samples,
+                progress=progress_of_tasks(),
+                newline=newline,
             )
+            for name, network, ids, newline in networks
+        }
     if as_json:
         print_json({name: _to_json(each) for name, each in found.items()})
-    elif chosen:
+    elif options.cells:
         _show_side_by_side(found)
     else:
         for name, each in found.items():
             _show(name, each)
-    if not quiet:
-        for name, each in found.items():
-            if each.too_far:
-                lags = ", ".join(map(str, each.too_far))
-                note(f"{name}: too little of the text reaches back as far as lag {lags}")
+    for name, each in found.items():
+        if each.too_far:
+            lags = ", ".join(map(str, each.too_far))
+            note(f"{name}: too little of the text reaches back as far as lag {lags}")
 
 
 # A name, a network, the text it reads, and the newline of a model of lines.
 Subject = tuple[str, "LanguageModel", "np.ndarray", int | None]
 
 
-def _load_network(path: Path, texts: list[str], fresh: bool, encoding: str, quiet: bool) -> Subject:
+def _load_network(
+    model: str | None, checkpoints: Path, texts: list[str], fresh: bool, encoding: str
+) -> Subject:
     """Loads the network of a model, or makes a new one of its shape."""
-    from charnn.checkpoint import load
     from charnn.evaluation import network_of
     from charnn.model import LanguageModel
     from charnn.text.text_reader import read_text
-    from charnn.text.tokenizers import tokenizer_from_dict
 
-    saved = load(path)
-    tokenizer = tokenizer_from_dict(saved.tokenizer, saved.config.vocab_size)
-    if not quiet:
-        note_alone(saved, "the horizon")
-        if saved.lines:
-            note(
-                "a model of lines: lags count tokens of a line, each context starts with a newline"
-            )
+    path, saved, tokenizer = load_model(model, checkpoints)
+    note_network_alone(saved, "the horizon")
+    if saved.lines:
+        note("a model of lines: lags count tokens of a line, each context starts with a newline")
     ids = read_text(
         texts, tokenizer, path.parent / "tokens", encoding=encoding, of_lines=saved.lines
     ).ids
@@ -168,28 +156,21 @@ def _load_network(path: Path, texts: list[str], fresh: bool, encoding: str, quie
     return name, network, ids, saved.start_token if saved.lines else None
 
 
-def _train_cells(
-    cells: Sequence[str],
-    texts: list[str],
-    minutes: float,
-    encoding: str,
-    seed: int,
-    quiet: bool,
-) -> Iterator[Subject]:
+def _train_cells(asked: HorizonOptions, texts: list[str], encoding: str) -> Iterator[Subject]:
     """Trains a small network of each cell on the same text, in a temporary folder."""
     from charnn.text.token_file import TokenFile
     from charnn.training.launch import start
 
+    minutes = asked.minutes or CELLS_MINUTES
     with tempfile.TemporaryDirectory() as folder:
-        for cell in cells:
-            if not quiet:
-                say(f"training {cell} for {minutes:g} minutes")
+        for cell in asked.cells or ():
+            tell(f"training {cell} for {minutes:g} minutes")
             options = TrainOptions(
                 name=cell,
                 cell=cell,
                 minutes=minutes,
                 encoding=encoding,
-                seed=seed,
+                seed=asked.seed,
                 num_layers=1,
                 hidden_size=COMPARED_UNITS,
                 embedding_size=COMPARED_EMBEDDING,
@@ -257,8 +238,8 @@ def _show_side_by_side(found: dict[str, Horizon]) -> None:
             {name: each.singular for name, each in found.items()},
         ),
     ]
-    for number, (title, style, curves) in enumerate(reports):
-        if number:
+    for place, (title, style, curves) in enumerate(reports):
+        if place:
             put("")
         put(title)
         put(f"{'lag':>5}" + _row(curves, "12"))

@@ -3,22 +3,13 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
+from dataclasses import dataclass
 from itertools import groupby
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Any
 
-import typer
-
-from charnn.cli.console import (
-    Output,
-    note,
-    note_alone,
-    print_json,
-    progress_lines,
-    put,
-    say,
-    set_threads,
-)
+from charnn.cli.console import Output, note, print_json, progress_lines, put, tell
+from charnn.cli.model import load_model, note_network_alone
 from charnn.cli.options import (
     DEFAULT_CHECKPOINTS,
     CheckpointsOption,
@@ -26,12 +17,13 @@ from charnn.cli.options import (
     JsonOption,
     ModelOption,
     OneThreadOption,
-    QuietOption,
     ReadTextsArgument,
     SeedOption,
 )
 from charnn.config import EFFECT_CHARS, LABELS, SHOWN_UNITS
-from charnn.errors import ConfigError, TextError
+from charnn.config.settings import Config, choice, require, setting, switch, whole
+from charnn.errors import TextError
+from charnn.threads import set_numpy_threads
 
 if TYPE_CHECKING:
     import numpy as np
@@ -42,7 +34,7 @@ if TYPE_CHECKING:
     from charnn.inspection.labels import Labeller
     from charnn.inspection.units import Detector, Finding, GateShares
 
-MOST_CHARS = 1_000_000
+MOST_CHARS, MANY_UNITS = 1_000_000, 1 << 24
 # ANSI colours, black on a light ground: from this |value| on, below and above zero.
 GROUNDS = {0.2: ("30;48;5;195", "30;48;5;224"), 0.5: ("30;48;5;117", "30;48;5;217"),
            0.8: ("1;30;48;5;75", "1;30;48;5;209")}  # fmt: skip
@@ -52,87 +44,85 @@ INSPECT_CHARS = 20_000  # characters of the text that units are ranked on
 UNIT_CHARS = 2_000  # characters over which one unit is shown
 
 
+@dataclass(frozen=True)
+class InspectOptions(Config):
+    """Options of `charnn inspect` alone: the report, and how much is read and shown."""
+
+    find: tuple[str, ...] | None = choice(
+        None,
+        ("all", *LABELS),
+        f"Rank all units by how well they predict labels, separated by commas: {', '.join(LABELS)}"
+        " or all.",
+        listed=True,
+        metavar="LABEL,LABEL",
+        shown="all",
+    )
+    label_regex: str | None = setting(
+        None,
+        "Rank by a label of your own: inside a match of this Python regular expression; "
+        "^ and $ match at lines.",
+        metavar="PATTERN",
+    )
+    effect: bool = switch(
+        "With one label: clamp the best unit to its value inside the label, then outside, and "
+        "compare how much of the label samples have."
+    )
+    together: int = whole(1, 1, MANY_UNITS, "With --effect: clamp the N best units at once.")
+    effect_chars: int = whole(
+        EFFECT_CHARS,
+        100,
+        MOST_CHARS,
+        "With --effect: tokens sampled with each of the three settings.",
+    )
+    unit: str | None = setting(
+        None,
+        "Show one unit over the text: 0:37 is unit 37 of layer 0, both counted from 0. Of an LSTM "
+        "that is c; 0:37:h is h.",
+        metavar="LAYER:UNIT",
+    )
+    gates: bool = switch("Show how often each gate is below 0.1 and above 0.9.")
+    chars: int | None = whole(
+        None,
+        2,
+        MOST_CHARS,
+        "Read the first N tokens of the text.",
+        shown=f"{INSPECT_CHARS:,}; {UNIT_CHARS:,} with --unit",
+    )
+    top: int = whole(SHOWN_UNITS, 1, MANY_UNITS, "Units shown for each label.")
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        finding = self.find is not None or self.label_regex is not None
+        modes = {"--find": finding, "--unit": self.unit is not None, "--gates": self.gates}
+        given = [name for name, there in modes.items() if there]
+        require(len(given) < 2, f"{' and '.join(given)} are different reports: give one of them")
+        require(
+            not self.effect or (finding and len(self.labels) == 1),
+            "--effect needs one label: add --find quotes, or another one",
+        )
+        require(
+            self.effect or self.together == 1,
+            "--together is the number of units that --effect clamps: add --effect",
+        )
+
+    @property
+    def labels(self) -> tuple[str, ...]:
+        """The labels to rank by."""
+        own = ("regex",) * (self.label_regex is not None)
+        named = self.find or (() if own else ("all",))
+        every = (label for name in named for label in (LABELS if name == "all" else (name,)))
+        return tuple(dict.fromkeys([*every, *own]))
+
+
 def inspect(
     texts: ReadTextsArgument = None,
     model: ModelOption = None,
-    find: Annotated[
-        str | None,
-        typer.Option(
-            "--find",
-            metavar="LABEL",
-            help=f"Rank all units by how well they predict a label: {', '.join(LABELS)}, several "
-            "with commas, or all. [default: all]",
-            show_default=False,
-        ),
-    ] = None,
-    label_regex: Annotated[
-        str | None,
-        typer.Option(
-            "--label-regex",
-            metavar="PATTERN",
-            help="Rank by a label of your own: inside a match of this Python regular expression; "
-            "^ and $ match at lines.",
-            show_default=False,
-        ),
-    ] = None,
-    effect: Annotated[
-        bool,
-        typer.Option(
-            "--effect",
-            help="With one label: clamp the best unit to its value inside the label, then outside, "
-            "and compare how much of the label samples have.",
-        ),
-    ] = False,
-    together: Annotated[
-        int,
-        typer.Option(
-            "--together", metavar="N", min=1, help="With --effect: clamp the N best units at once."
-        ),
-    ] = 1,
-    effect_chars: Annotated[
-        int,
-        typer.Option(
-            "--effect-chars",
-            metavar="N",
-            min=100,
-            max=MOST_CHARS,
-            help="With --effect: tokens sampled with each of the three settings.",
-        ),
-    ] = EFFECT_CHARS,
-    unit: Annotated[
-        str | None,
-        typer.Option(
-            "--unit",
-            metavar="LAYER:UNIT",
-            help="Show one unit over the text, such as 0:37, counted from 0; of an LSTM this is c, "
-            "and 0:37:h is h.",
-            show_default=False,
-        ),
-    ] = None,
-    gates: Annotated[
-        bool, typer.Option("--gates", help="Show how often each gate is below 0.1 and above 0.9.")
-    ] = False,
-    chars: Annotated[
-        int | None,
-        typer.Option(
-            "--chars",
-            metavar="N",
-            min=2,
-            max=MOST_CHARS,
-            help=f"Read the first N tokens. [default: {INSPECT_CHARS:,}; {UNIT_CHARS:,} with "
-            "--unit]",
-            show_default=False,
-        ),
-    ] = None,
-    top: Annotated[
-        int, typer.Option("--top", metavar="N", min=1, help="Units shown for each label.")
-    ] = SHOWN_UNITS,
+    options: InspectOptions = InspectOptions(),
     seed: SeedOption = None,
     encoding: EncodingOption = "utf-8",
     threads: OneThreadOption = None,
     checkpoints: CheckpointsOption = DEFAULT_CHECKPOINTS,
     as_json: JsonOption = False,
-    quiet: QuietOption = False,
 ) -> None:
     """Find the hidden units that track quotes, brackets, numbers and other labels.
 
@@ -142,42 +132,24 @@ def inspect(
     charnn inspect --unit 1:37              one unit over the text, in colour
     charnn inspect --gates                  how often gates are shut and open
     """
-    finding = find is not None or label_regex is not None
-    modes = {"--find": finding, "--unit": unit is not None, "--gates": gates}
-    if len(given := [name for name, there in modes.items() if there]) > 1:
-        raise ConfigError(f"{' and '.join(given)} are different reports: give one of them")
-    names = _label_names(find, label_regex)
-    if effect and (not finding or len(names) != 1):
-        raise ConfigError("--effect needs one label: add --find quotes, or another one")
-    if together != 1 and not effect:
-        raise ConfigError("--together is the number of units that --effect clamps: add --effect")
-    set_threads(threads)
+    set_numpy_threads(threads)
     # numpy is loaded from here on, with the threads just set.
-    from charnn.checkpoint import load
     from charnn.engines import make_predictor
     from charnn.engines.clamps import parse_unit
     from charnn.inspection import units as core
     from charnn.inspection.labels import make_labeller
-    from charnn.runs import find_model
     from charnn.text.text_reader import read_text
-    from charnn.text.tokenizers import tokenizer_from_dict
 
-    def progress(doing: str) -> Callable[[int, int], None] | None:
-        return None if quiet else progress_lines(doing)
-
-    path = find_model(model, checkpoints)
-    saved = load(path)
-    if not quiet:
-        note_alone(saved, "the analysis")
+    path, saved, tokenizer = load_model(model, checkpoints)
+    note_network_alone(saved, "the analysis")
     config = saved.config
-    tokenizer = tokenizer_from_dict(saved.tokenizer, config.vocab_size)
-    shown = parse_unit(unit, config) if unit is not None else None
-    if label_regex is not None:
-        make_labeller("regex", "", label_regex)  # refuses a bad pattern before anything is read
-    wanted = chars or (UNIT_CHARS if shown else INSPECT_CHARS)
+    shown = parse_unit(options.unit, config) if options.unit is not None else None
+    if options.label_regex is not None:
+        # Raises here, before anything is read, for a bad pattern.
+        make_labeller("regex", "", options.label_regex)
+    wanted = options.chars or (UNIT_CHARS if shown else INSPECT_CHARS)
     if wanted > (most := core.most_tokens(config)):
-        if not quiet:
-            note(f"reads {most:,} tokens instead of {wanted:,}: the network is large")
+        note(f"reads {most:,} tokens instead of {wanted:,}: the network is large")
         wanted = most
     ids = read_text(
         texts or [],
@@ -189,9 +161,9 @@ def inspect(
     ).ids
     newline = saved.start_token if saved.lines else None
     predictor = make_predictor(config, saved.weights)
-    activity = core.record(predictor, ids, newline, progress("reading"))
+    activity = core.record(predictor, ids, newline, progress_lines("reading"))
     head = {"model": str(path), "tokens": len(ids)}
-    if gates:
+    if options.gates:
         _show_gates(core.gate_shares(activity, config, saved.weights, newline), head, as_json)
         return
     if shown:
@@ -199,19 +171,21 @@ def inspect(
         _show_unit(shown, pieces, core.values_of(activity, config, shown), head, as_json)
         return
     text = tokenizer.decode(ids)
-    labellers = [make_labeller(name, text, label_regex) for name in names]
-    found = core.find_units(activity, config, tokenizer, labellers, top, progress("ranking"))
-    _note_missing(names, found, len(ids), quiet)
+    labellers = [make_labeller(name, text, options.label_regex) for name in options.labels]
+    found = core.find_units(
+        activity, config, tokenizer, labellers, options.top, progress_lines("ranking")
+    )
+    _note_missing(options.labels, found, len(ids))
     measured = None
-    if effect:
+    if options.effect:
         labeller, flags, ranking, _ = found[0]
-        held = core.distinct(ranking.units, together)
-        fitted = [(each, core.detector(activity, config, each, flags)) for each in held]
-        measured = _measure_effect(saved, labeller, fitted, effect_chars, seed, quiet)
+        clamped = core.distinct(ranking.units, options.together)
+        fitted = [(each, core.detector(activity, config, each, flags)) for each in clamped]
+        measured = _measure_effect(saved, labeller, fitted, options.effect_chars, seed)
     if as_json:
         labels = {each.labeller.name: _finding_json(each) for each in found}
-        clamped = {"effect": _effect_json(*measured)} if measured else {}
-        print_json({**head, "labels": labels, **clamped})
+        effect = {"effect": _effect_json(*measured)} if measured else {}
+        print_json({**head, "labels": labels, **effect})
         return
     put(f"{path}: {len(ids):,} tokens; units are chosen on one half, measured on the other")
     for each in found:
@@ -220,17 +194,17 @@ def inspect(
         _show_effect(found[0], *measured)
 
 
-def _note_missing(names: list[str], found: list[Finding], tokens: int, quiet: bool) -> None:
+def _note_missing(names: Sequence[str], found: list[Finding], tokens: int) -> None:
     """Notes the labels that no unit can be ranked by.
 
     Raises:
-        TextError: that is all of them.
+        TextError: no unit can be ranked by any of the labels.
     """
     missing = [name for name in names if name not in {each.labeller.name for each in found}]
     message = f"too rare or too common in these {tokens:,} tokens: {', '.join(missing)}"
     if not found:
         raise TextError(f"{message}; give another TEXT or more --chars")
-    if missing and not quiet:
+    if missing:
         note(message)
 
 
@@ -240,29 +214,16 @@ def _measure_effect(
     fitted: list[tuple[Unit, Detector]],
     chars: int,
     seed: int | None,
-    quiet: bool,
 ) -> tuple[Effect, int]:
     """Measures the effect of clamping units; returns it with the seed of the samples."""
     from charnn.generation.sampler import draw_seed
     from charnn.inspection.effect import measure_effect
 
     drawn = draw_seed() if seed is None else seed
-    if seed is None and not quiet:
-        say(f"seed {drawn}")
-    progress = None if quiet else progress_lines("sampling")
+    if seed is None:
+        tell(f"seed {drawn}")
+    progress = progress_lines("sampling")
     return measure_effect(saved, labeller, fitted, drawn, chars, progress=progress), drawn
-
-
-def _label_names(find: str | None, pattern: str | None) -> list[str]:
-    own = ["regex"] if pattern is not None else []
-    if find is None:
-        return own or list(LABELS)
-    names = [name.strip() for name in find.split(",")]
-    if names == ["all"]:
-        names = list(LABELS)
-    if bad := [name for name in names if name not in LABELS]:
-        raise ConfigError(f"unknown label {bad[0]!r}: choose from all, {', '.join(LABELS)}")
-    return list(dict.fromkeys([*names, *own]))
 
 
 def _show_finding(found: Finding) -> None:

@@ -12,8 +12,8 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from charnn.cli.console import flush_stdout, note, print_json, put, say
-from charnn.cli.options import JsonOption, QuietOption
+from charnn.cli.console import flush_stdout, note, print_json, put, tell
+from charnn.cli.options import JsonOption, threads_option
 from charnn.cli.plot import columns_of
 from charnn.cli.signals import OrderlyEnd
 from charnn.config import LAB_SIZES, LabOptions
@@ -36,18 +36,9 @@ def lab(
     ] = None,
     options: LabOptions = LabOptions(),
     threads: Annotated[
-        int | None,
-        typer.Option(
-            "--threads",
-            metavar="N",
-            min=1,
-            max=4096,
-            help="Trials at a time, with one thread each. [default: auto]",
-            show_default=False,
-        ),
+        int | None, threads_option("Trials at a time, with one thread each.", "one for each core")
     ] = None,
     json: JsonOption = False,
-    quiet: QuietOption = False,
 ) -> None:
     """Train each cell on a synthetic task, and find the largest delay that it solves.
 
@@ -61,7 +52,7 @@ def lab(
         return
     options = replace(options, task=task)
     with OrderlyEnd() as end:
-        report = _run(options, threads or os.cpu_count() or 1, quiet, json, end)
+        report = _run(options, threads or os.cpu_count() or 1, json, end)
     if json:
         print_json(as_json(report))
     else:
@@ -96,7 +87,7 @@ def _list_tasks(json: bool) -> None:
     put("try one with: charnn lab recall")
 
 
-def _run(options: LabOptions, threads: int, quiet: bool, json: bool, end: OrderlyEnd) -> LabReport:
+def _run(options: LabOptions, threads: int, json: bool, end: OrderlyEnd) -> LabReport:
     """Runs the experiment, with a line on stderr for each trial.
 
     If the experiment is interrupted or fails, people get the table of the trials so far.
@@ -111,8 +102,7 @@ def _run(options: LabOptions, threads: int, quiet: bool, json: bool, end: Orderl
         try:
             for trial in run_trials(options, threads):
                 report.trials.append(trial)
-                if not quiet:
-                    say(f"{len(report.trials)}/{total} {_progress(report, trial)}")
+                tell(f"{len(report.trials)}/{total} {_progress(report, trial)}")
         except (KeyboardInterrupt, CharnnError) as error:
             if report.trials and not json:
                 note(f"the table is partial: {len(report.trials)} of {total} trials are done")

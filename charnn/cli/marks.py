@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from itertools import groupby
-from typing import TYPE_CHECKING, Protocol
+from collections.abc import Iterable, Iterator
+from itertools import groupby, islice
+from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
     from charnn.generation import Model, Writing
@@ -19,64 +20,16 @@ LEGEND = "bits: below 1 plain, from 1 green, from 2 brown, from 4 red, from 8 bo
 UNDERLINE = "4"
 
 
-class Marks(Protocol):
-    """Adds styles to the pieces of a text."""
-
-    def push(self, piece: str) -> list[Styled]:
-        """Returns the parts that can be shown now."""
-
-    def flush(self) -> list[Styled]:
-        """Returns the parts that were held back, after the last piece."""
-
-
-class SurprisalMarks:
-    """Colours each character by its surprisal under the unfiltered model."""
-
-    def __init__(self, writing: Writing, prompted: bool) -> None:
-        self._writing, self._prompted = writing, prompted
-        self._shown = 0
-
-    def push(self, piece: str) -> list[Styled]:
-        """Returns the piece, coloured; the prompt is not coloured, since nothing was chosen."""
-        if self._prompted:
-            self._prompted = False
-            return [(piece, "")]
-        assert self._writing.surprisals is not None
-        bits = self._writing.surprisals[self._shown : self._shown + len(piece)]
-        self._shown += len(piece)
-        pairs = zip(piece, map(style_of, bits), strict=True)
-        return [
-            ("".join(text for text, _ in run), style)
-            for style, run in groupby(pairs, key=lambda pair: pair[1])
-        ]
-
-    def flush(self) -> list[Styled]:
-        """Returns nothing: no part is held back."""
-        return []
-
-
-class CopyMarks:
-    """Underlines the spans that occur in the training text."""
-
-    def __init__(self, finder: CopyFinder, prompt: str, prompted: bool) -> None:
-        self._finder, self._prompted = finder, prompted
-        finder.feed(prompt)
-
-    def push(self, piece: str) -> list[Styled]:
-        """Returns whole spans; the prompt is not underlined, but may begin a span."""
-        if self._prompted:
-            self._prompted = False
-            return [(piece, "")]
-        return [(text, UNDERLINE if copied else "") for text, copied in self._finder.push(piece)]
-
-    def flush(self) -> list[Styled]:
-        """Returns the end of the text, too short for a span."""
-        return [(text, "") for text, _ in self._finder.flush()]
-
-
 def style_of(bits: float) -> str:
     """Returns the style of a character with a surprisal of `bits`."""
     return next((style for least, style in reversed(BITS.items()) if bits >= least), "")
+
+
+def coloured_text(text: str, bits: Iterable[float]) -> Iterator[Styled]:
+    """Yields a text in parts, coloured by the surprisal of each character."""
+    pairs = zip(text, map(style_of, bits), strict=True)
+    for style, part in groupby(pairs, key=lambda pair: pair[1]):
+        yield "".join(character for character, _ in part), style
 
 
 class Copies:
@@ -112,12 +65,36 @@ class Copies:
         )
 
 
-def marks_for(
-    show: str | None, writing: Writing, prompted: bool, copies: Copies | None
-) -> Marks | None:
-    """Returns the marks for `--show`; `prompted`: the first piece is the prompt."""
-    if show == "surprisal":
-        return SurprisalMarks(writing, prompted)
-    if show == "copied" and copies:
-        return CopyMarks(copies.finder(), writing.prompt, prompted)
-    return None
+def marked(
+    pieces: Iterable[str], writing: Writing, show: str | None, prompted: bool, copies: Copies | None
+) -> Iterator[Styled]:
+    """Yields the pieces of a text with the marks of `--show`.
+
+    With `prompted` the first piece is the prompt, which gets no marks: the model did not choose it.
+    """
+    pieces = iter(pieces)
+    finder = copies.finder() if copies and show == "copied" else None
+    if finder:
+        finder.feed(writing.prompt)  # a copied span may begin in the prompt
+    if prompted:
+        yield from ((piece, "") for piece in islice(pieces, 1))
+    shown = 0
+    try:
+        for piece in pieces:
+            if finder:
+                yield from _underlined(finder.push(piece))
+            elif writing.surprisals is not None and show:
+                yield from coloured_text(piece, writing.surprisals[shown : shown + len(piece)])
+                shown += len(piece)
+            else:
+                yield piece, ""
+    except KeyboardInterrupt:
+        if finder:
+            yield from _underlined(finder.flush())
+        raise
+    if finder:
+        yield from _underlined(finder.flush())
+
+
+def _underlined(spans: Iterable[tuple[str, bool]]) -> Iterator[Styled]:
+    return ((text, UNDERLINE if copied else "") for text, copied in spans)

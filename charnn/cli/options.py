@@ -5,26 +5,34 @@ from __future__ import annotations
 import functools
 import inspect
 import os
+import re
 from collections.abc import Callable
 from dataclasses import is_dataclass, replace
+from importlib import import_module
 from pathlib import Path
 from typing import Annotated, Any, Literal, get_type_hints
 
 import typer
 from typer.core import TyperCommand
 
-from charnn.config import TrainOptions
-from charnn.config.settings import MAX_SEED, Setting, settings_of, spelt
+from charnn.cli.console import QUIET
+from charnn.config import TrainConfig, TrainOptions
+from charnn.config.settings import Setting, settings_of, spelt
+from charnn.config.training import DEVICES
 from charnn.errors import ConfigError
 
 DEFAULT_CHECKPOINTS = Path("checkpoints")
 DISPLAY = "What is shown"  # a section of the help
-NEWEST = "[default: the newest run's best]"
+TABLE = re.compile(r"\{([\w.]+):(\w+)\}")  # a table in a help text, as in "{module:TABLE}"
 METAVARS = {int: "N", float: "X", str: "TEXT"}
 
 
 class Sectioned(TyperCommand):
     """A command whose help lists options under the sections that they name, the others last."""
+
+    def collect_usage_pieces(self, ctx: Any) -> list[str]:
+        """Returns the parts of the usage line, without braces around what is required."""
+        return [piece.strip("{}") for piece in super().collect_usage_pieces(ctx)]
 
     def format_options(self, ctx: Any, formatter: Any) -> None:
         """Writes arguments, then the sections in the order in which the options name them."""
@@ -35,6 +43,8 @@ class Sectioned(TyperCommand):
             is_argument = parameter.param_type_name == "argument"
             name = "Arguments" if is_argument else getattr(parameter, "rich_help_panel", None)
             if record:
+                flags, text = record
+                record = flags, TABLE.sub(_names_in, text)
                 (sections.setdefault(name, []) if name else others).append(record)
         for name, records in {**sections, "Options": others}.items():
             if records:
@@ -42,38 +52,40 @@ class Sectioned(TyperCommand):
                     formatter.write_dl(records, col_max=30 if formatter.width > 50 else 12)
 
 
-def expanded(command: Callable[..., None]) -> Callable[..., None]:
-    """Gives a command an option for each setting of the config dataclasses that it takes.
+def _names_in(found: re.Match[str]) -> str:
+    """Returns the names in the table of a family, which help reads so that it lists them all."""
+    return ", ".join(getattr(import_module(found[1]), found[2]))
 
-    A parameter whose default is a config dataclass becomes one option a setting, and the command
-    receives the dataclass filled. Options that are not given keep the value of the default.
+
+def expanded(command: Callable[..., None]) -> Callable[..., None]:
+    """Gives a command --quiet, and an option for each setting of the config dataclasses it takes.
+
+    A parameter whose default is a config dataclass becomes one option for each setting, and the
+    command receives the dataclass filled. Options that are not given keep the value of the default.
     """
     signature = inspect.signature(command)
-    bases: dict[str, Any] = {
-        name: each.default
-        for name, each in signature.parameters.items()
-        if is_dataclass(each.default)
-    }
-    if not bases:
-        return command
     hints = get_type_hints(command, include_extras=True)
+    bases: dict[str, Any] = {}
     parameters: list[inspect.Parameter] = []
     for name, parameter in signature.parameters.items():
-        if base := bases.get(name):
-            parameters += [
-                inspect.Parameter(
-                    key,
-                    parameter.kind,
-                    default=None,
-                    annotation=_annotated(setting, option(key, setting, getattr(base, key))),
-                )
-                for key, setting in settings_of(type(base)).items()
-            ]
-        else:
+        if not is_dataclass(parameter.default):
             parameters.append(parameter.replace(annotation=hints[name]))
+            continue
+        base = bases[name] = parameter.default
+        for key, setting in settings_of(type(base)).items():
+            kind: Any = list[str] if setting.several else setting.kind
+            info = option(key, setting, getattr(base, key))
+            annotation = Annotated.__class_getitem__((kind | None, info))  # type: ignore[attr-defined]
+            parameters.append(parameter.replace(name=key, default=None, annotation=annotation))
+    parameters.append(
+        inspect.Parameter(
+            "quiet", inspect.Parameter.KEYWORD_ONLY, default=False, annotation=QuietOption
+        )
+    )
 
     @functools.wraps(command)
-    def run(**values: Any) -> None:
+    def run(quiet: bool, **values: Any) -> None:
+        QUIET.set(quiet)
         for name, base in bases.items():
             given = {key: values.pop(key) for key in settings_of(type(base))}
             values[name] = replace(
@@ -93,33 +105,23 @@ def expanded(command: Callable[..., None]) -> Callable[..., None]:
 
 def option(name: str, setting: Setting, default: Any = None) -> Any:
     """Makes an option of a setting; `default` is for the help text."""
-    plain = setting.kind is bool or (isinstance(setting.choices, tuple) and setting.choices)
+    switch = setting.kind is bool
+    metavar = setting.metavar or "|".join(setting.choices) or METAVARS.get(setting.kind)
     return typer.Option(
         *(setting.flags or (f"--{name.replace('_', '-')}",)),
         help=_help(setting, default),
-        metavar=None if plain else _metavar(setting),
-        parser=None if plain else _parser(setting),
+        metavar=None if switch else metavar,
+        parser=None if switch else _parser(setting),
+        autocompletion=(lambda: list(setting.choices)) if setting.choices else None,
         show_default=False,
         rich_help_panel=setting.section or None,
     )
 
 
-def _metavar(setting: Setting) -> str:
-    return setting.metavar or "|".join(setting.choices) or METAVARS[setting.kind]
-
-
 def option_of(config: type, name: str) -> Any:
-    """Makes an option of one setting of a config dataclass, for a parameter that may be None."""
-    return option(name, settings_of(config)[name], getattr(config, name))
-
-
-def _annotated(setting: Setting, info: Any) -> Any:
-    kind: Any = setting.kind
-    if isinstance(setting.choices, tuple) and setting.choices:
-        kind = Literal[setting.choices]
-    elif setting.several:
-        kind = list[str]
-    return Annotated.__class_getitem__((kind | None, info))  # type: ignore[attr-defined]
+    """Makes an option of one setting of a config dataclass, outside the sections of the help."""
+    setting = replace(settings_of(config)[name], section="")
+    return option(name, setting, getattr(config, name))
 
 
 def _help(setting: Setting, default: Any) -> str:
@@ -162,61 +164,54 @@ def as_typed(text: str) -> str:
     return os.fsencode(text).decode("utf-8", "surrogateescape")
 
 
-TextsArgument = Annotated[
-    list[str],
-    typer.Argument(
-        metavar="TEXT...",
-        help="Files, folders, '-' for stdin, one .tokens file, or a corpus by name.",
-        show_default=False,
-    ),
-]
-OptionalTextsArgument = Annotated[
-    list[str] | None,
-    typer.Argument(
-        metavar="[TEXT]...",
-        help="Files, folders, '-' for stdin, one .tokens file, or a corpus by name.",
-        show_default=False,
-    ),
-]
+def threads_option(help: str, shown: str) -> Any:
+    """Makes the option --threads."""
+    setting = settings_of(TrainConfig)["threads"]
+    return option("threads", replace(setting, help=help, section="", shown=shown))
+
+
+def _argument(metavar: str, help: str, **more: Any) -> Any:
+    return typer.Argument(metavar=metavar, help=help, show_default=False, **more)
+
+
+TEXTS = "Files, folders, '-' for stdin, one .tokens file, or a corpus by name."
+MODEL = "A run's name, a run's folder, a model file, or a base that ships: {charnn.bases:BASES}."
+NEWEST = "[default: the newest run's best model]"
+TextsArgument = Annotated[list[str], _argument("TEXT...", TEXTS)]
+OptionalTextsArgument = Annotated[list[str] | None, _argument("[TEXT]...", TEXTS)]
 ReadTextsArgument = Annotated[
     list[str] | None,
-    typer.Argument(
-        metavar="[TEXT]...",
-        help="Text that the network reads. [default: the run's validation split]",
-        show_default=False,
-    ),
+    _argument("[TEXT]...", f"{TEXTS} [default: the validation split of the model's run]"),
 ]
-ModelArgument = Annotated[
-    str | None,
-    typer.Argument(
-        metavar="[MODEL]",
-        help=f"A run's name, its folder or a file. {NEWEST}",
-        show_default=False,
-    ),
+ModelArgument = Annotated[str | None, _argument("[MODEL]", f"{MODEL} {NEWEST}")]
+PromptArgument = Annotated[
+    str, _argument("[PROMPT]", "Beginning of the text. [default: the start token]", parser=as_typed)
 ]
 ModelOption = Annotated[
     str | None,
-    typer.Option(
-        "-m",
-        "--model",
-        metavar="MODEL",
-        help=f"A run's name, its folder or a file. {NEWEST}",
-        show_default=False,
+    typer.Option("-m", "--model", metavar="MODEL", help=f"{MODEL} {NEWEST}", show_default=False),
+]
+EncodingOption = Annotated[str, option_of(TrainOptions, "encoding")]
+ThreadsOption = Annotated[int | None, threads_option("Processor threads.", "auto")]
+OneThreadOption = Annotated[
+    int | None,
+    threads_option(
+        "Processor threads; 2 can help a model with over a million weights a layer.", "1"
     ),
 ]
-TokenizerOption = Annotated[str | None, option_of(TrainOptions, "tokenizer")]
-VocabSizeOption = Annotated[int | None, option_of(TrainOptions, "vocab_size")]
-EncodingOption = Annotated[
-    str, typer.Option("--encoding", metavar="TEXT", help="Encoding of the text.")
-]
-ThreadsOption = Annotated[int | None, option_of(TrainOptions, "threads")]
 DeviceOption = Annotated[
-    Literal["auto", "cpu", "cuda", "mps"], typer.Option("--device", help="Device that computes.")
+    str, option("device", Setting("Device that computes.", choices=DEVICES, shown="auto"))
 ]
 EngineOption = Annotated[
-    Literal["auto", "native", "numpy"],
-    typer.Option(
-        "--engine", help="Code that computes the network; auto: native where it was built."
+    str,
+    option(
+        "engine",
+        Setting(
+            "Code that computes the network: {charnn.engines:ENGINES}; auto: native where it was "
+            "built, else numpy.",
+            metavar="ENGINE",
+            shown="auto",
+        ),
     ),
 ]
 Int8Option = Annotated[
@@ -236,51 +231,41 @@ CheckpointsOption = Annotated[
     ),
 ]
 JsonOption = Annotated[bool, typer.Option("--json", help="Print JSON on stdout.")]
-QuietOption = Annotated[bool, typer.Option("-q", "--quiet", help="Print only errors on stderr.")]
+QuietOption = Annotated[
+    bool, typer.Option("-q", "--quiet", help="Print only warnings and errors on stderr.")
+]
 SeedOption = Annotated[
     int | None,
     option(
         "seed",
-        Setting(
-            "The same seed gives the same text.",
-            kind=int,
-            low=0,
-            high=MAX_SEED,
-            shown="drawn, and shown on stderr",
+        replace(
+            settings_of(TrainConfig)["seed"],
+            help="The same seed gives the same text.",
+            section="",
+            shown="drawn, and printed on stderr",
         ),
     ),
 ]
 SkipUnknownOption = Annotated[
     Literal["error", "skip"],
-    typer.Option("--unknown", help="What to do with characters that the model does not know."),
-]
-UnknownOption = Annotated[
-    Literal["error", "skip", "replace"],
-    typer.Option(
-        "--unknown",
-        help="What to do with characters of the prompt that the model does not know; replace: "
-        "take the nearest known ones.",
-    ),
-]
-OneThreadOption = Annotated[
-    int | None,
     option(
-        "threads",
+        "unknown",
         Setting(
-            "Processor threads; 2 can help a model with over a million weights a layer.",
-            kind=int,
-            low=1,
-            high=4096,
-            shown="1",
+            "Characters that the model does not know: stop with an error, or skip them.",
+            choices=("error", "skip"),
+            shown="error",
         ),
     ),
 ]
-PromptArgument = Annotated[
-    str,
-    typer.Argument(
-        metavar="[PROMPT]",
-        help="Beginning of the text. [default: the start token]",
-        parser=as_typed,
-        show_default=False,
+UnknownOption = Annotated[
+    Literal["error", "skip", "replace"],
+    option(
+        "unknown",
+        Setting(
+            "Characters of the prompt that the model does not know: stop with an error, skip "
+            "them, or replace each by the nearest known one.",
+            choices=("error", "skip", "replace"),
+            shown="error",
+        ),
     ),
 ]

@@ -9,12 +9,12 @@ from typing import TYPE_CHECKING, Any
 
 import typer
 
-from charnn.cli.console import BEGAN, no_talk, note, print_json, progress_lines, put
+from charnn.cli.console import BEGAN, note, print_json, progress_lines, put
+from charnn.cli.model import model_path
 from charnn.cli.options import (
     DEFAULT_CHECKPOINTS,
     CheckpointsOption,
     JsonOption,
-    QuietOption,
     TextsArgument,
 )
 from charnn.cli.signals import OrderlyEnd
@@ -31,7 +31,6 @@ def plan(
     options: TrainOptions = TrainOptions(),
     checkpoints: CheckpointsOption = DEFAULT_CHECKPOINTS,
     as_json: JsonOption = False,
-    quiet: QuietOption = False,
 ) -> None:
     """Print what 'charnn train' would do with a text, and the loss to expect.
 
@@ -42,25 +41,22 @@ def plan(
     charnn plan book.txt --minutes 10
     """
     with OrderlyEnd() as end:
-        show_plan(texts, replace(options, seed=options.seed or 0), checkpoints, as_json, quiet)
+        show_plan(texts, replace(options, seed=options.seed or 0), checkpoints, as_json)
     if end.code:
         raise typer.Exit(end.code)
 
 
-def show_plan(
-    texts: list[str], options: TrainOptions, checkpoints: Path, as_json: bool, quiet: bool
-) -> None:
+def show_plan(texts: list[str], options: TrainOptions, checkpoints: Path, as_json: bool) -> None:
     """Prints what would be trained and what to expect, and leaves nothing behind."""
     from charnn.bases import SCRATCH
     from charnn.bases.choose import BaseChooser
     from charnn.ngrams.add import NGramStep
     from charnn.ngrams.expected_loss import expect
-    from charnn.runs import find_model
     from charnn.training import launch
 
     if options.from_model not in (None, SCRATCH):
         # A path, since the plan's own folder of runs is empty.
-        options = replace(options, from_model=str(find_model(options.from_model, checkpoints)))
+        options = replace(options, from_model=str(model_path(options.from_model, checkpoints)))
     step = NGramStep(options.ngram)
     chooser = BaseChooser(step)
     with (
@@ -70,8 +66,8 @@ def show_plan(
             options,
             Path(root),
             began=BEGAN,
-            notify=no_talk if quiet else note,
-            progress=None if quiet else progress_lines("reading the text"),
+            notify=note,
+            progress=progress_lines("reading the text"),
             final_step=step,
             choose_base=chooser,
         ) as (trainer, planned),

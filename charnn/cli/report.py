@@ -8,14 +8,14 @@ from typing import Annotated
 
 import typer
 
-from charnn.cli.console import note, print_json, progress_of_tasks, say
+from charnn.cli.console import note, print_json, progress_of_tasks, tell
 from charnn.cli.export import name_of
+from charnn.cli.model import load_model
 from charnn.cli.options import (
     DEFAULT_CHECKPOINTS,
     CheckpointsOption,
     JsonOption,
     ModelArgument,
-    QuietOption,
     ThreadsOption,
 )
 from charnn.errors import ConfigError, FileError
@@ -33,7 +33,6 @@ def report(
     threads: ThreadsOption = None,
     checkpoints: CheckpointsOption = DEFAULT_CHECKPOINTS,
     as_json: JsonOption = False,
-    quiet: QuietOption = False,
 ) -> None:
     """Write one page about a model: recipe, losses, samples, hidden units.
 
@@ -41,8 +40,6 @@ def report(
     charnn report -o report.html             the newest run
     charnn report lighthouse -o report.html  a run by its name
     """
-    if threads is not None and threads < 1:
-        raise ConfigError(f"--threads must be 1 or more, got {threads}")
     if not output.name.endswith(".html"):
         raise ConfigError(f"-o {output}: the page must end in .html; try -o {output}.html")
     if output.is_dir():
@@ -56,17 +53,14 @@ def report(
             f"cannot write {output}: make the folder {output.parent} first, or give another -o"
         )
 
-    from charnn.checkpoint import load
     from charnn.report.facts import find_facts
     from charnn.report.page import write_report
-    from charnn.runs import find_model
     from charnn.training import machine
 
     began = time.monotonic()
-    path = find_model(model, checkpoints)
-    saved = load(path)
+    path, saved, _ = load_model(model, checkpoints)
     with machine.prepared(threads or machine.default_threads()):
-        facts = find_facts(saved, path, name_of(path), None if quiet else progress_of_tasks())
+        facts = find_facts(saved, path, name_of(path), progress_of_tasks())
     write_report(facts, output)
     size = output.stat().st_size
     if as_json:
@@ -84,8 +78,7 @@ def report(
                 "left_out": facts.left_out,
             }
         )
-    if not quiet:
-        for why in dict.fromkeys(facts.left_out.values()):
-            sections = ", ".join(key for key, each in facts.left_out.items() if each == why)
-            note(f"{sections}: {why}")
-        say(f"wrote {output}, {size:,} bytes, from {path}")
+    for why in dict.fromkeys(facts.left_out.values()):
+        sections = ", ".join(key for key, each in facts.left_out.items() if each == why)
+        note(f"{sections}: {why}")
+    tell(f"wrote {output}, {size:,} bytes, from {path}")

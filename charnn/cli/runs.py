@@ -5,14 +5,14 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-from charnn.cli.console import print_json, put, say
+from charnn.cli.console import print_json, put, tell
 from charnn.cli.options import DEFAULT_CHECKPOINTS, CheckpointsOption, JsonOption
 from charnn.errors import FileError
 
 
 def runs(checkpoints: CheckpointsOption = DEFAULT_CHECKPOINTS, json: JsonOption = False) -> None:
     """List the runs, the newest first."""
-    from charnn.runs import list_runs
+    from charnn.runs import list_runs, no_run_yet
 
     found = [
         {
@@ -25,7 +25,7 @@ def runs(checkpoints: CheckpointsOption = DEFAULT_CHECKPOINTS, json: JsonOption 
         print_json({"runs": found})
         return
     if not found:
-        say(f"no runs in {checkpoints}/ yet: start with 'charnn train TEXT'")
+        tell(no_run_yet(checkpoints))
         return
     width = max(len(row["name"]) for row in found)
     put(f"{'name':<{width}}  {'model':<12}{'steps':>16}  {'valid':>7}  status")

@@ -12,8 +12,9 @@ from typing import TYPE_CHECKING
 
 import typer
 
-from charnn.cli.console import Output, no_talk, note, note_unknown, print_json, say, set_threads
-from charnn.cli.marks import COPIED_SPAN, LEGEND, Copies, Marks, Styled, marks_for
+from charnn.cli.console import Output, note, note_unknown, print_json, tell
+from charnn.cli.marks import COPIED_SPAN, LEGEND, Copies, Styled, marked
+from charnn.cli.model import model_path
 from charnn.cli.options import (
     DEFAULT_CHECKPOINTS,
     DISPLAY,
@@ -24,7 +25,6 @@ from charnn.cli.options import (
     ModelOption,
     OneThreadOption,
     PromptArgument,
-    QuietOption,
     SeedOption,
     UnknownOption,
     given_flags,
@@ -33,6 +33,7 @@ from charnn.config import LineConfig, SamplingConfig
 from charnn.config.sampling import CHOICE, CONTENT, ENDS, LINES, NARROWING
 from charnn.config.settings import choice, setting, switch, whole
 from charnn.errors import ConfigError, FileError
+from charnn.threads import set_numpy_threads
 
 if TYPE_CHECKING:
     from charnn.generation import Model, Writing
@@ -108,7 +109,6 @@ def sample(
     threads: OneThreadOption = None,
     as_json: JsonOption = False,
     checkpoints: CheckpointsOption = DEFAULT_CHECKPOINTS,
-    quiet: QuietOption = False,
 ) -> None:
     """Write text in the style of a trained model, each piece as soon as it is known.
 
@@ -124,33 +124,30 @@ def sample(
         if sys.stdin is None:
             raise FileError("stdin is closed: give the prompt as an argument, or pipe it in")
         prompt = sys.stdin.buffer.read().decode("utf-8", "surrogateescape")
-    set_threads(threads)
+    set_numpy_threads(threads)
     # numpy is loaded from here on, with these threads.
     from charnn.generation import Model
     from charnn.generation.sampler import draw_seed
-    from charnn.runs import find_model
 
-    path = find_model(model, checkpoints)
+    path = model_path(model, checkpoints)
     loaded = Model.load(path, engine, int8, wanted.clamp)
-    talk = no_talk if quiet else note
     missing = loaded.tokenizer.unknown_in(prompt if wanted.lines is None else limits.prefix)
-    note_unknown(missing, loaded.tokenizer.known, unknown, talk)
+    note_unknown(missing, loaded.tokenizer.known, unknown)
     drawn = draw_seed() if seed is None else seed
-    before = [f"seed {drawn}"] if seed is None else []
     if wanted.lines is not None:
         if not loaded.of_lines:
-            talk("this model was not trained with --lines: its lines are those after a newline")
+            note("the model was not trained with --lines: each line starts after a newline")
         known = training_lines(loaded, path) if wanted.new else frozenset()
         limits = replace(limits, count=wanted.lines)
-        writer = loaded.lines(limits, config, drawn, known, unknown)
-        _say_all(before, quiet)
-        _write_lines(writer, output, drawn, as_json)
+        lines = loaded.lines(limits, config, drawn, known, unknown)
+        _tell_seed(drawn, seed)
+        _write_lines(lines, output, drawn, as_json)
         return
     if loaded.of_lines:
-        talk("this model was trained with --lines: 'charnn sample --lines 20' writes lines")
+        note("the model was trained with --lines: 'charnn sample --lines 20' writes lines")
     show = wanted.show if output.colour else None
     if wanted.show and not show:
-        talk("--show needs a terminal with colour: the text is shown without marks")
+        note("--show needs a terminal with colour: the text is shown without marks")
     counted = wanted.copied or config.max_copy > 0 or wanted.show == "copied"
     copies = Copies(loaded, config.max_copy or COPIED_SPAN) if counted else None
     together = wanted.num_samples >= SIDE_BY_SIDE and wanted.best_of == 1 and not show
@@ -167,10 +164,12 @@ def sample(
         )
         for index in range(wanted.num_samples * wanted.best_of)
     )
-    first = next(writings)  # refuses settings that leave nothing to write
-    _say_all([*before, *[LEGEND] * (show == "surprisal")], quiet)
-    prompted = bool(prompt) and not wanted.no_echo
+    first = next(writings)  # raises here for settings that leave nothing to write
+    _tell_seed(drawn, seed)
+    if show == "surprisal":
+        tell(LEGEND)
     workers = (loaded.predictor, threads) if together else None
+    prompted = bool(prompt) and not wanted.no_echo
     texts = _texts(chain([first], writings), wanted.best_of, workers)
     for number, (writing, pieces) in enumerate(texts):
         if as_json:
@@ -179,16 +178,16 @@ def sample(
         if number:
             output.end_line()
             output.write(f"{RULE}\n")
-        _write_text(pieces, output, marks_for(show, writing, prompted, copies))
+        _write_text(marked(pieces, writing, show, prompted, copies), output)
         if copies:
             copies.share(writing)
     if copies and not as_json:
-        _say_all([copies.report()], quiet)
+        tell(copies.report())
 
 
-def _say_all(lines: list[str], quiet: bool) -> None:
-    for line in [] if quiet else lines:
-        say(line)
+def _tell_seed(seed: int, given: int | None) -> None:
+    if given is None:
+        tell(f"seed {seed}")
 
 
 def _texts(
@@ -280,24 +279,14 @@ def _refuse_contradictions(given: dict[str, str], config: SamplingConfig, best_o
             )
 
 
-def _write_text(pieces: Iterable[str], output: Output, marks: Marks | None) -> None:
+def _write_text(parts: Iterable[Styled], output: Output) -> None:
     try:
-        for piece in pieces:
-            if marks:
-                _write_styled(output, marks.push(piece))
-            else:
-                output.write(piece)
+        for text, style in parts:
+            output.write(text, style)
     finally:
-        if marks:
-            _write_styled(output, marks.flush())
         if output.terminal:
             output.end_line()
         output.flush()
-
-
-def _write_styled(output: Output, parts: Iterable[Styled]) -> None:
-    for text, style in parts:
-        output.write(text, style)
 
 
 def _print_sample(

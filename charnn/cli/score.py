@@ -8,14 +8,15 @@ import time
 from collections import Counter
 from collections.abc import Iterable, Iterator
 from contextlib import closing
-from itertools import groupby
+from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, Literal
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from charnn.cli.console import Output, has_colour, note_unknown, say, set_threads
-from charnn.cli.marks import LEGEND, style_of
+from charnn.cli.console import Output, has_colour, note, note_unknown, tell
+from charnn.cli.marks import LEGEND, coloured_text
+from charnn.cli.model import model_path
 from charnn.cli.options import (
     DEFAULT_CHECKPOINTS,
     CheckpointsOption,
@@ -24,11 +25,12 @@ from charnn.cli.options import (
     Int8Option,
     JsonOption,
     ModelOption,
-    QuietOption,
     SkipUnknownOption,
 )
 from charnn.config import TOKENS_SUFFIX
+from charnn.config.settings import Config, choice, require, whole
 from charnn.errors import ConfigError, TextError
+from charnn.threads import set_numpy_threads
 
 if TYPE_CHECKING:
     from charnn.scoring.text_surprisal import ScoredBlock, TextSpan
@@ -47,6 +49,44 @@ ESCAPES = {
 }
 
 
+@dataclass(frozen=True)
+class ScoreOptions(Config):
+    """Options of `charnn score` alone: the rows, their format, and when the state is reset."""
+
+    per: str = choice(
+        "token",
+        ("token", "word", "line", "document"),
+        "One row for each token, word, line or document.",
+    )
+    format: str | None = choice(
+        None,
+        ("jsonl", "tsv"),
+        "jsonl: one JSON object per line; tsv: a table with tabs.",
+        shown="the text in colour on a terminal, else jsonl",
+    )
+    top: int = whole(0, 0, 100, "With --per token: add the K likeliest tokens.", metavar="K")
+    reset: str | None = choice(
+        None,
+        ("line", "document", "never"),
+        "Return to the initial state at each line, at each document (a file), or never.",
+        shown="line for a model trained with --lines, else document",
+    )
+    threads: int | None = whole(
+        None,
+        1,
+        4096,
+        "Processor threads, used with --reset line.",
+        shown="one for each core",
+    )
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        require(
+            not self.top or self.per == "token",
+            f"--top works only with --per token, got --per {self.per}: leave out one",
+        )
+
+
 def score(
     texts: Annotated[
         list[str],
@@ -57,56 +97,13 @@ def score(
         ),
     ],
     model: ModelOption = None,
-    per: Annotated[
-        Literal["token", "word", "line", "document"],
-        typer.Option("--per", help="One row for each token, word, line or document."),
-    ] = "token",
-    form: Annotated[
-        Literal["jsonl", "tsv"] | None,
-        typer.Option(
-            "--format",
-            help="jsonl: one JSON object per line; tsv: a table with tabs. [default: the text in "
-            "colour on a terminal, else jsonl]",
-            show_default=False,
-        ),
-    ] = None,
+    options: ScoreOptions = ScoreOptions(),
     json: JsonOption = False,
-    top: Annotated[
-        int,
-        typer.Option(
-            "--top",
-            metavar="K",
-            min=0,
-            max=100,
-            help="Add the K likeliest tokens to each row of a token.",
-        ),
-    ] = 0,
-    reset: Annotated[
-        Literal["line", "document", "never"] | None,
-        typer.Option(
-            "--reset",
-            help="Return to the initial state at each line, at each document (a file), or never. "
-            "[default: line for a model trained with --lines, else document]",
-            show_default=False,
-        ),
-    ] = None,
     unknown: SkipUnknownOption = "error",
     encoding: EncodingOption = "utf-8",
     engine: EngineOption = "auto",
     int8: Int8Option = False,
-    threads: Annotated[
-        int | None,
-        typer.Option(
-            "--threads",
-            metavar="N",
-            min=1,
-            max=4096,
-            help="Processor threads, used with --reset line. [default: one for each core]",
-            show_default=False,
-        ),
-    ] = None,
     checkpoints: CheckpointsOption = DEFAULT_CHECKPOINTS,
-    quiet: QuietOption = False,
 ) -> None:
     """Score a text token by token: surprisal in bits, for people and for programs.
 
@@ -115,48 +112,51 @@ def score(
     charnn score letter.txt --per word --format tsv        a table for statistics
     tail -f app.log | charnn score - --per line --json     each line as it arrives
     """
-    if json and form == "tsv":
+    per = options.per
+    if json and options.format == "tsv":
         raise ConfigError("--json means --format jsonl: leave out --json or --format tsv")
-    if top and per != "token":
-        raise ConfigError(f"--top works only with --per token, got --per {per}: leave out one")
-    coloured = form is None and not json and per == "token" and has_colour(sys.stdout)
-    if top and coloured:
+    rows = json or options.format is not None or per != "token"
+    coloured = not rows and has_colour(sys.stdout)
+    if options.top and coloured:
         raise ConfigError("--top is not shown in colour: add --format jsonl or --format tsv")
     output = Output()
-    set_threads(1)  # numpy's own; the scorer has threads for lines
+    set_numpy_threads(1)  # the scorer has threads for lines
 
     from charnn.generation import Model
-    from charnn.runs import find_model
     from charnn.scoring.surprisal import TokenScorer
     from charnn.scoring.text_surprisal import score_text, spans
 
-    loaded = Model.load(find_model(model, checkpoints), engine, int8)
+    loaded = Model.load(model_path(model, checkpoints), engine, int8)
     tokenizer = loaded.tokenizer
-    reset = reset or ("line" if loaded.of_lines else "document")
+    reset = options.reset or ("line" if loaded.of_lines else "document")
     details = per == "token" and not coloured
-    scorer = TokenScorer(loaded.predictor, loaded.start_token, details, top, threads)
+    scorer = TokenScorer(
+        loaded.predictor, loaded.start_token, details, options.top, options.threads
+    )
     totals = Totals()
     with closing(_open(texts, encoding)) as source:
-        if not quiet:
-            for each in source.notes:
-                say(f"note: {each}")
-            if coloured:
-                say(LEGEND)
+        for each in source.notes:
+            note(each)
+        if coloured:
+            tell(LEGEND)
         names = [part.name for part in source.parts]
         blocks = totals.count(score_text(scorer, tokenizer, source, reset, unknown))
         if coloured:
-            _colour(blocks, output)
+            for block in blocks:
+                for text, style in coloured_text(block.text, block.char_bits.tolist()):
+                    output.write(text, style)
+            output.end_line()
         elif per == "token":
-            _write(_token_rows(blocks, tokenizer, names), output, form)
+            _write(_token_rows(blocks, tokenizer, names), output, options.format)
         else:
-            _write(([_span_row(span, names)] for span in spans(blocks, per)), output, form)
+            span_rows = ([_span_row(span, names)] for span in spans(blocks, per))
+            _write(span_rows, output, options.format)
     output.flush()
     if not totals.tokens:
         why = "has no character that the model knows" if totals.unknown else "is empty"
         raise TextError(f"nothing to score: the text {why}")
-    if not quiet:
-        note_unknown(totals.unknown, tokenizer.known, unknown)
-        say(totals.report())
+    note_unknown(totals.unknown, tokenizer.known, unknown)
+    tell(totals.report())
 
 
 class Totals:
@@ -195,14 +195,6 @@ def _open(texts: list[str], encoding: str) -> TextSource:
     if files := [text for text in texts if text.endswith(TOKENS_SUFFIX)]:
         raise ConfigError(f"charnn score reads texts, got {files[0]}: give the text itself")
     return sources.open_source(texts, encoding)
-
-
-def _colour(blocks: Iterable[ScoredBlock], output: Output) -> None:
-    for block in blocks:
-        pairs = zip(block.text, map(style_of, block.char_bits.tolist()), strict=True)
-        for style, run in groupby(pairs, key=lambda pair: pair[1]):
-            output.write("".join(character for character, _ in run), style)
-    output.end_line()
 
 
 def _token_rows(

@@ -7,15 +7,13 @@ from collections.abc import Iterator
 from typing import TYPE_CHECKING, Any
 
 from charnn.cli.console import print_json, put, visible
+from charnn.cli.model import load_model
 from charnn.cli.options import DEFAULT_CHECKPOINTS, CheckpointsOption, JsonOption, ModelArgument
 from charnn.cli.plot import columns_of, learning_curves
 from charnn.errors import DamagedFile
 
 if TYPE_CHECKING:
-    from charnn.checkpoint import Checkpoint
     from charnn.text.tokenizers import Tokenizer
-
-INDENT = 2
 
 
 def show(
@@ -25,15 +23,11 @@ def show(
 ) -> None:
     """Print the facts of a model: shape, tokenizer, recipe, history, size, digest."""
     from charnn.bases import base_of
-    from charnn.checkpoint import load
     from charnn.engines.compiled import kernels
-    from charnn.runs import find_model
-    from charnn.text.tokenizers import tokenizer_from_dict
 
-    there = kernels()
-    path = find_model(model, checkpoints)
-    saved, shipped = load(path), base_of(path)
-    tokenizer = tokenizer_from_dict(saved.tokenizer, saved.config.vocab_size)
+    kernel = next(iter(kernels()), None)
+    path, saved, tokenizer = load_model(model, checkpoints)
+    name, base = base_of(path) or ("", None)
     facts: dict[str, Any] = {
         "model": str(path),
         "bytes": path.stat().st_size,
@@ -42,46 +36,37 @@ def show(
         "parameters": saved.config.parameters,
         "tokenizer": {"kind": tokenizer.kind, "vocab_size": tokenizer.vocab_size},
         "training_state": saved.training is not None,
-        "engine": {"name": "native" if there else "numpy", "kernel": there[0] if there else None},
+        "engine": {"name": "native" if kernel else "numpy", "kernel": kernel},
         "lines": saved.lines,
         **saved.mixture_facts(),
-        "base": shipped
-        and {
-            "name": shipped[0],
-            "language": shipped[1].language,
-            "read": shipped[1].read,
-            "licence": shipped[1].licence,
-        },
+        "base": base
+        and {"name": name, "language": base.language, "read": base.read, "licence": base.licence},
         **saved.info,
     }
     if json:
         print_json(facts)
         return
+    shape = saved.config
     put(f"{path}")
-    if shipped:
-        name, base = shipped
-        put(f"  base {name!r}: {base.language}; read {base.read} ({base.licence}); docs/base.md")
-    for line in _describe(saved, tokenizer, facts["bytes"]):
-        put(f"  {line}")
-    built = f"native, {there[0]}" if there else "numpy (the native engine was not built)"
+    if base:
+        put(f"  base {name!r}: {base.language}; trained on {base.read} ({base.licence})")
+    put(
+        f"  {shape.cell} {shape.num_layers}x{shape.hidden_size}, embedding {shape.embedding_size}, "
+        f"dropout {shape.dropout:g}: {shape.parameters:,} parameters"
+    )
+    put(f"  {tokenizer.kind} tokenizer, {tokenizer.vocab_size:,} symbols{_symbols(tokenizer)}")
+    put(f"  {facts['bytes']:,} bytes, digest {saved.digest[:16]}")
+    if saved.mixture:
+        put(f"  mixed with {saved.mixture}")
+    if saved.lines:
+        put("  trained with --lines: each line begins from the initial state")
+    built = f"native, {kernel}" if kernel else "numpy (the native engine was not built)"
     put(f"  engine: {built}")
     try:
         for line in _history(saved.info):
-            put(f"{' ' * INDENT}{line}")
+            put(f"  {line}")
     except (KeyError, TypeError, ValueError, AttributeError):
         raise DamagedFile(f"the history in {path} is damaged: charnn cannot read it") from None
-
-
-def _describe(saved: Checkpoint, tokenizer: Tokenizer, size: int) -> list[str]:
-    shape = saved.config
-    return [
-        f"{shape.cell} {shape.num_layers}x{shape.hidden_size}, embedding {shape.embedding_size}, "
-        f"dropout {shape.dropout:g}: {shape.parameters:,} parameters",
-        f"{tokenizer.kind} tokenizer, {tokenizer.vocab_size:,} symbols{_symbols(tokenizer)}",
-        f"{size:,} bytes, digest {saved.digest[:16]}",
-        *([f"mixed with {saved.mixture}"] if saved.mixture else []),
-        *(["a model of lines: each begins from the initial state"] if saved.lines else []),
-    ]
 
 
 def _history(info: dict[str, Any]) -> Iterator[str]:
@@ -96,7 +81,7 @@ def _history(info: dict[str, Any]) -> Iterator[str]:
     for name, score in info.get("results", {}).items():
         loss = f"{score['nats_per_token']:.4f} nats/token over {score['targets']:,} targets"
         yield f"validation, {name.replace('_', '-')}: {loss}"
-    yield from learning_curves(info, columns_of(sys.stdout) - INDENT)
+    yield from learning_curves(info, columns_of(sys.stdout) - 2)
 
 
 def _symbols(tokenizer: Tokenizer) -> str:

@@ -9,8 +9,8 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from charnn.cli.console import print_json, progress_lines, say
-from charnn.cli.options import JsonOption, QuietOption
+from charnn.cli.console import note, print_json, progress_lines, tell
+from charnn.cli.options import JsonOption
 from charnn.cli.signals import OrderlyEnd
 from charnn.config import DEFAULT_TOKENIZER, TOKENS_SUFFIX, TextOptions
 from charnn.errors import ConfigError, TextError
@@ -41,7 +41,6 @@ def tokenize(
     ],
     options: TextOptions = TextOptions(),
     as_json: JsonOption = False,
-    quiet: QuietOption = False,
 ) -> None:
     """Turn a text into token ids once, to train on them many times.
 
@@ -63,17 +62,26 @@ def tokenize(
     began = time.monotonic()
     with OrderlyEnd() as end:
         try:
-            file = _write(texts, output, options, quiet)
+            file = _write(texts, output, options)
         except KeyboardInterrupt:
             raise typer.Exit(end.code) from None
     facts = _describe(file, time.monotonic() - began)
     if as_json:
         print_json(facts)
-    elif not quiet:
-        _report(facts)
+        return
+    for each in facts["notes"]:
+        note(each)
+    chars = "" if facts["chars"] is None else f"{facts['chars']:,} characters, "
+    tell(f"text: {chars}{facts['bytes']:,} bytes")
+    sizes = ", ".join(f"{s['stop'] - s['start']:,} {name}" for name, s in facts["splits"].items())
+    tell(f"tokens: {sizes}; {facts['vocab_size']:,} different ({facts['tokenizer']})")
+    tell(
+        f"wrote {facts['path']}, {facts['file_bytes']:,} bytes, in {facts['seconds']:.1f} s "
+        f"({facts['megabytes_per_second']:,.0f} MB/s)"
+    )
 
 
-def _write(texts: list[str], output: Path, options: TextOptions, quiet: bool) -> TokenFile:
+def _write(texts: list[str], output: Path, options: TextOptions) -> TokenFile:
     from charnn.text.sources import open_source
     from charnn.text.token_writer import write_token_file
 
@@ -90,7 +98,7 @@ def _write(texts: list[str], output: Path, options: TextOptions, quiet: bool) ->
             vocab_size=options.vocab_size,
             split=options.split,
             valid=read([options.valid]) if options.valid else None,
-            progress=None if quiet else progress_lines("reading the text"),
+            progress=progress_lines("reading the text"),
         )
 
 
@@ -111,16 +119,3 @@ def _describe(file: TokenFile, seconds: float) -> dict[str, Any]:
         "seconds": round(seconds, 3),
         "megabytes_per_second": round(file.source["bytes"] / 1e6 / max(seconds, 1e-9), 1),
     }
-
-
-def _report(facts: dict[str, Any]) -> None:
-    for note in facts["notes"]:
-        say(f"note: {note}")
-    chars = "" if facts["chars"] is None else f"{facts['chars']:,} characters, "
-    say(f"text: {chars}{facts['bytes']:,} bytes")
-    sizes = ", ".join(f"{s['stop'] - s['start']:,} {name}" for name, s in facts["splits"].items())
-    say(f"tokens: {sizes}; {facts['vocab_size']:,} different ({facts['tokenizer']})")
-    say(
-        f"wrote {facts['path']}, {facts['file_bytes']:,} bytes, in {facts['seconds']:.1f} s "
-        f"({facts['megabytes_per_second']:,.0f} MB/s)"
-    )

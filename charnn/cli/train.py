@@ -8,21 +8,13 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from charnn.cli.console import (
-    BEGAN,
-    no_talk,
-    note,
-    print_json,
-    progress_lines,
-    say,
-    warn,
-)
+from charnn.cli.console import BEGAN, note, print_json, progress_lines, tell
+from charnn.cli.model import model_path
 from charnn.cli.options import (
     DEFAULT_CHECKPOINTS,
     CheckpointsOption,
     JsonOption,
     OptionalTextsArgument,
-    QuietOption,
     given_flags,
 )
 from charnn.cli.plan import describe, show_plan
@@ -75,7 +67,6 @@ def train(
     ] = False,
     checkpoints: CheckpointsOption = DEFAULT_CHECKPOINTS,
     json: JsonOption = False,
-    quiet: QuietOption = False,
 ) -> None:
     """Learn from a text; Ctrl-C saves, --resume continues.
 
@@ -95,6 +86,7 @@ def train(
     if tensorboard and dry_run:
         raise ConfigError("--dry-run trains nothing that --tensorboard could show: leave one out")
     with OrderlyEnd() as end:
+        from charnn.bases import SCRATCH
         from charnn.bases.choose import BaseChooser
         from charnn.ngrams.add import NGramStep
         from charnn.training import launch
@@ -103,36 +95,35 @@ def train(
             from charnn.training.tensorboard import writer_class
 
             writer_class()  # before the text is read: it may not be installed
-        notify = no_talk if quiet else note
         if dry_run:
-            show_plan(texts or [], options, checkpoints, json, quiet)
+            show_plan(texts or [], options, checkpoints, json)
         elif resume:
             with launch.resume(
                 options.name,
                 options,
                 checkpoints,
                 began=BEGAN,
-                notify=notify,
+                notify=note,
                 final_step=NGramStep(),
             ) as trainer:
-                _run(trainer, end, json, quiet, tensorboard)
+                _run(trainer, end, json, tensorboard)
         else:
-            progress = None if quiet else progress_lines("reading the text")
+            if options.from_model not in (None, SCRATCH):
+                model_path(options.from_model, checkpoints)  # for its note
             step = NGramStep(options.ngram)
             with launch.start(
                 texts or [],
                 options,
                 checkpoints,
                 began=BEGAN,
-                notify=notify,
-                progress=progress,
+                notify=note,
+                progress=progress_lines("reading the text"),
                 final_step=step,
                 choose_base=BaseChooser(step),
             ) as (trainer, plan):
-                if not quiet:
-                    for line in describe(trainer, plan):
-                        say(line)
-                _run(trainer, end, json, quiet, tensorboard)
+                for line in describe(trainer, plan):
+                    tell(line)
+                _run(trainer, end, json, tensorboard)
     if end.code:
         raise typer.Exit(end.code)
 
@@ -145,9 +136,9 @@ def _require_nothing_else(context: typer.Context, texts: list[str] | None) -> No
         raise ConfigError(f"--resume keeps the settings of the run: leave out {', '.join(other)}")
 
 
-def _run(trainer: Trainer, end: OrderlyEnd, json: bool, quiet: bool, tensorboard: bool) -> None:
+def _run(trainer: Trainer, end: OrderlyEnd, json: bool, tensorboard: bool) -> None:
     from charnn.cli.watch import watch
-    from charnn.training.events import Ended, Warned
+    from charnn.training.events import Ended
 
     end.stop = trainer.stop
     ended = None
@@ -156,20 +147,17 @@ def _run(trainer: Trainer, end: OrderlyEnd, json: bool, quiet: bool, tensorboard
         from charnn.training.tensorboard import recorded
 
         events = recorded(events, trainer.home, trainer.step)
-    for event in events if quiet else watch(events, trainer):
+    for event in watch(events, trainer):
         if isinstance(event, Ended):
             ended = event
-        elif isinstance(event, Warned) and quiet:
-            warn(event.message)
     assert ended is not None, "the events of a training end with Ended"
     if json:
         print_json(_result(trainer, ended))
-    if not quiet:
-        if not json:
-            info = {"recipe": trainer.config.to_dict(), "history": trainer.history}
-            for line in learning_curves(info, columns_of(sys.stderr), ENOUGH_POINTS):
-                say(line)
-        _say_what_next(trainer, ended)
+    else:
+        info = {"recipe": trainer.config.to_dict(), "history": trainer.history}
+        for line in learning_curves(info, columns_of(sys.stderr), ENOUGH_POINTS):
+            tell(line)
+    _tell_what_next(trainer, ended)
 
 
 def _result(trainer: Trainer, ended: Ended) -> dict[str, Any]:
@@ -191,27 +179,27 @@ def _result(trainer: Trainer, ended: Ended) -> dict[str, Any]:
     }
 
 
-def _say_what_next(trainer: Trainer, ended: Ended) -> None:
+def _tell_what_next(trainer: Trainer, ended: Ended) -> None:
     run = trainer.home
     where = (
         "" if run.root == DEFAULT_CHECKPOINTS else f" --checkpoints {shlex.quote(str(run.root))}"
     )
     if ended.completed.note:
-        say(ended.completed.note)
+        tell(ended.completed.note)
     if ended.reason == "interrupted":
-        say(f"saved at step {ended.step:,} of {trainer.config.max_steps:,}; continue with:")
-        say(f"  charnn train --resume --name {run.name}{where}")
+        tell(f"saved at step {ended.step:,} of {trainer.config.max_steps:,}; continue with:")
+        tell(f"  charnn train --resume --name {run.name}{where}")
         return
     whole = len(trainer.validator.tokens) if trainer.validator.tokens is not None else 0
     for key, score in ended.scores.items():
         bits = f", {score.bits_per_char:.3f} bits/char" if score.bits_per_char else ""
         label = key.replace("_", "-")
-        say(f"validation, {label}: {score.nats_per_token:.4f} nats/token{bits}")
+        tell(f"validation, {label}: {score.nats_per_token:.4f} nats/token{bits}")
     if ended.scores and trainer.config.final_tokens < whole:
-        say(
+        tell(
             f"  of the first {trainer.config.final_tokens:,} tokens of {whole:,}; "
             "'charnn eval' scores them all"
         )
-    say(f"done: {run.folder}/; sample with:")
+    tell(f"done: {run.folder}/; sample with:")
     many = " --lines 20" if trainer.config.lines else ""
-    say(f"  charnn sample{many} -m {run.name}{where}")
+    tell(f"  charnn sample{many} -m {run.name}{where}")

@@ -13,7 +13,7 @@ from rich.console import Console
 from rich.live import Live
 from rich.text import Text
 
-from charnn.cli.console import has_colour, say, visible, warn
+from charnn.cli.console import QUIET, has_colour, tell, visible, warn
 from charnn.training.events import Ended, Event, Sampled, StepDone, Validated, Warned
 
 if TYPE_CHECKING:
@@ -25,7 +25,7 @@ SMOOTHING = 0.98
 
 def watch(events: Iterator[Event], trainer: Trainer) -> Iterator[Event]:
     """Prints events on stderr and yields them."""
-    live_terminal = sys.stderr.isatty() and has_colour(sys.stderr)
+    live_terminal = not QUIET.get() and sys.stderr.isatty() and has_colour(sys.stderr)
     console = Console(stderr=True, highlight=False, markup=False)
     live = Live(console=console, transient=True, refresh_per_second=4) if live_terminal else None
     line = ProgressLine(trainer)
@@ -41,18 +41,18 @@ def watch(events: Iterator[Event], trainer: Trainer) -> Iterator[Event]:
                     live.update(Text(text))
                 elif time.monotonic() - shown >= LINE_SECONDS:
                     shown = time.monotonic()
-                    say(text)
+                    tell(text)
             elif isinstance(event, Validated):
                 score = event.score
                 bits = f", {score.bits_per_char:.3f} bits/char" if score.bits_per_char else ""
                 star = " (best)" if event.best else ""
                 loss = f"validation loss {score.nats_per_token:.4f}{bits}{star}"
-                say(f"step {event.step:,}: {loss}")
+                tell(f"step {event.step:,}: {loss}")
             elif isinstance(event, Sampled):
-                say(f"--- sample after step {event.step:,}:", "2")
+                tell(f"--- sample after step {event.step:,}:", "2")
                 for row in visible(event.text).split("\n"):
-                    say(row)
-                say("---", "2")
+                    tell(row)
+                tell("---", "2")
             elif isinstance(event, Warned):
                 warn(event.message)
             elif isinstance(event, Ended) and live:

@@ -14,7 +14,8 @@ from typing import TYPE_CHECKING
 
 import typer
 
-from charnn.cli.console import Output, say, set_threads
+from charnn.cli.console import Output, say, tell
+from charnn.cli.model import model_path
 from charnn.cli.options import (
     DEFAULT_CHECKPOINTS,
     CheckpointsOption,
@@ -23,12 +24,12 @@ from charnn.cli.options import (
     ModelOption,
     OneThreadOption,
     PromptArgument,
-    QuietOption,
     SeedOption,
     UnknownOption,
 )
 from charnn.cli.signals import SIGNALS
 from charnn.config import SamplingConfig
+from charnn.threads import set_numpy_threads
 
 if TYPE_CHECKING:
     from charnn.cli.desk_commands import Session
@@ -47,7 +48,6 @@ def write(
     int8: Int8Option = False,
     threads: OneThreadOption = None,
     checkpoints: CheckpointsOption = DEFAULT_CHECKPOINTS,
-    quiet: QuietOption = False,
 ) -> None:
     """Write a text together with a model: type, let it continue, undo, retry.
 
@@ -55,30 +55,29 @@ def write(
     stdin is no terminal, its lines are taken as if typed, and the exit code is 1 if one failed.
     """
     output = Output()
-    set_threads(threads)
-    # From here on numpy is loaded, with the threads just set.
+    set_numpy_threads(threads)
+    # numpy is loaded from here on, with these threads.
     from charnn.cli.desk_commands import Session
     from charnn.cli.desk_screen import Screen
     from charnn.cli.line_editor import has_editor
     from charnn.desk.desk import Desk
     from charnn.generation import Model
     from charnn.generation.sampler import draw_seed
-    from charnn.runs import find_model
 
-    path = find_model(model, Path(checkpoints))
+    path = model_path(model, checkpoints)
     loaded = Model.load(path, engine, int8)
     drawn = draw_seed() if seed is None else seed
     desk = Desk(loaded, drawn, settings, unknown)
     interactive = has_editor()
-    session = Session(desk, Screen(output, quiet), str(path), interactive)
-    if not quiet and interactive:
+    session = Session(desk, Screen(output), str(path), interactive)
+    if interactive:
         shape = loaded.config
-        say(f"{path}: {shape.cell} {shape.num_layers}x{shape.hidden_size}, seed {drawn}")
+        tell(f"{path}: {shape.cell} {shape.num_layers}x{shape.hidden_size}, seed {drawn}")
         if os.path.lexists(RESCUED):
-            say(f"A text was rescued here: /load {RESCUED} opens it.")
-        say("Type a beginning; Enter alone lets the model continue; /help lists the commands.")
-    elif not quiet and seed is None:
-        say(f"seed {drawn}")
+            tell(f"A text was rescued here: /load {RESCUED} opens it.")
+        tell("Type a beginning; Enter alone lets the model continue; /help lists the commands.")
+    elif seed is None:
+        tell(f"seed {drawn}")
     _converse(session, prompt)
     if session.failed and not interactive:
         raise typer.Exit(1)

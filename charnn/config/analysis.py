@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from charnn.config.model import GATE_ROLES
+from charnn.config.model import GATE_ROLES, GATES
 from charnn.config.settings import (
     MAX_SEED,
     Config,
@@ -14,7 +14,6 @@ from charnn.config.settings import (
     require,
     setting,
     whole,
-    whole_numbers,
 )
 
 LABELS = ("quotes", "brackets", "indent", "line", "number", "name")  # what a parser can mark
@@ -61,21 +60,23 @@ class LabOptions(Config):
     """
 
     task: str = "recall"
-    cells: tuple[str, ...] = setting(
+    cells: tuple[str, ...] = choice(
         ("rnn", "gru", "lstm"),
+        GATES,
         "Cells to compare.",
+        listed=True,
         shown="rnn,gru,lstm",
         metavar="CELL,CELL",
-        parse=lambda word: tuple(part.strip() for part in word.split(",") if part.strip()),
     )
-    sizes: tuple[int, ...] | None = setting(
+    sizes: tuple[int, ...] | None = whole(
         None,
+        1,
+        10_000,
         "Delays, or other sizes of the task.",
+        listed=True,
         shown="those of the task",
         flags=("--delays", "--sizes"),
         metavar="N,N",
-        parse=whole_numbers,
-        form="whole numbers such as 10,20,50",
     )
     seeds: int = whole(3, 1, 100, "Trials for each cell and size.")
     chrono: bool | None = setting(
@@ -113,8 +114,8 @@ class LabOptions(Config):
         require(self.task in LAB_SIZES, f"unknown task {self.task!r}: choose from {tasks}")
         name, _, low, high = LAB_SIZES[self.task]
         require(
-            0 < len(self.cells) == len({*self.cells} & {*GATE_ROLES}),
-            f"--cells takes each of {','.join(GATE_ROLES)} at most once, got {cells!r}",
+            0 < len(self.cells) == len({*self.cells}),
+            f"--cells takes each of {','.join(GATES)} at most once, got {cells!r}",
         )
         for size in self.sizes or ():
             problem = Setting("", kind=int, low=low, high=high).problem(size)

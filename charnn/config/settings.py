@@ -31,6 +31,7 @@ class Setting:
         choices: the strings to choose from, if they are limited; the table of a family, such as
             that of the cells, is read whenever a value is checked.
         several: whether the field is a tuple, filled by giving the option several times.
+        listed: whether the field is a tuple, filled from one word with commas.
         shown: the default for people, where it is not the field's own.
         flags: spellings of the option; left out: the field's name.
         metavar: the name of the value in help; left out: by `kind`.
@@ -46,6 +47,7 @@ class Setting:
     high: float = float("inf")
     choices: Collection[str] = ()
     several: bool = False
+    listed: bool = False
     shown: str = ""
     flags: tuple[str, ...] = ()
     metavar: str = ""
@@ -70,11 +72,17 @@ class Setting:
         return None if good else f"must be {wanted}, got {value!r}"
 
     def read(self, word: str) -> Any:
-        """Returns the value of a word; for a setting of several values, one element.
+        """Returns the value of a word; for a setting given several times, one element.
 
         Raises:
             ConfigError: the word is no such value, or it is out of range.
         """
+        if self.listed:
+            one = replace(self, listed=False)
+            try:
+                return tuple(one.read(part.strip()) for part in word.split(","))
+            except ConfigError as error:
+                raise ConfigError(f"{error}; separate values by commas: {self.metavar}") from None
         try:
             value = (self.parse or self.kind)(word)
         except ValueError:
@@ -94,17 +102,12 @@ class Setting:
         return "above 0" if 0 < self.low < 1e-3 else f"from {spelt(self.low)}"
 
 
-def whole_numbers(word: str) -> tuple[int, ...]:
-    """Parses numbers such as "10,20,50"; raises ValueError for any other word."""
-    return tuple(int(part) for part in word.split(","))
-
-
 def setting(default: Any, help: str, **more: Any) -> Any:
     """Makes a dataclass field of a string; `more` are other attributes of `Setting`."""
     return field(default=default, metadata={KEY: Setting(help, **more)})
 
 
-def whole(default: int | None, low: int, high: int, help: str, **more: Any) -> Any:
+def whole(default: Any, low: int, high: int, help: str, **more: Any) -> Any:
     """Makes a dataclass field of a whole number."""
     return setting(default, help, kind=int, low=low, high=high, **more)
 
@@ -114,7 +117,7 @@ def number(default: float | None, low: float, high: float, help: str, **more: An
     return setting(default, help, kind=float, low=low, high=high, **more)
 
 
-def choice(default: str | None, choices: Collection[str], help: str, **more: Any) -> Any:
+def choice(default: Any, choices: Collection[str], help: str, **more: Any) -> Any:
     """Makes a dataclass field of one of a few strings."""
     return setting(default, help, choices=choices, **more)
 
@@ -148,7 +151,7 @@ def check(config: Any) -> None:
     for each in fields(config):
         value, setting = getattr(config, each.name), each.metadata.get(KEY)
         if setting and not (value is None and each.default is None):
-            for one in value if setting.several else (value,):
+            for one in value if setting.several or setting.listed else (value,):
                 problem = setting.problem(one)
                 require(not problem, f"{each.name} {problem}")
 

@@ -18,7 +18,6 @@ from charnn.config.settings import (
     settings_of,
     switch,
     whole,
-    whole_numbers,
 )
 
 OPTIMIZERS = ("muon", "adamw")
@@ -128,13 +127,14 @@ class TextOptions(Config):
         shown="by the size of the text",
         section=TEXT,
     )
-    split: tuple[int, ...] = setting(
+    split: tuple[int, ...] = whole(
         (90, 10),
+        1,
+        100,
         "Percent of the text for training, validation[, test].",
+        listed=True,
         shown="90,10",
         metavar="N,N",
-        parse=whole_numbers,
-        form="whole percentages that add up to 100, such as 90,10",
         section=TEXT,
     )
     valid: str | None = setting(

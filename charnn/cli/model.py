@@ -1,0 +1,50 @@
+"""MODEL on the command line: a run, a file or a base that ships."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from charnn.cli.console import note
+
+if TYPE_CHECKING:
+    from charnn.checkpoint import Checkpoint
+    from charnn.text.tokenizers import Tokenizer
+
+
+def model_path(model: str | None, checkpoints: Path) -> Path:
+    """Returns the file that MODEL means; notes if a run hides the base of the same name.
+
+    Raises:
+        FileError: there is no such model.
+    """
+    from charnn.bases import BASES
+    from charnn.runs import find_model
+
+    path = find_model(model, checkpoints)
+    if model in BASES and path != BASES[model].path:
+        note(
+            f"{model!r} is the run in {path.parent}, not the base that ships; "
+            f"for the base, give its file: {BASES[model].path}"
+        )
+    return path
+
+
+def load_model(model: str | None, checkpoints: Path) -> tuple[Path, Checkpoint, Tokenizer]:
+    """Returns path, contents and tokenizer of the file that MODEL means.
+
+    Raises:
+        FileError: there is no such model, or its file is damaged.
+    """
+    from charnn.checkpoint import load
+    from charnn.text.tokenizers import tokenizer_from_dict
+
+    path = model_path(model, checkpoints)
+    saved = load(path)
+    return path, saved, tokenizer_from_dict(saved.tokenizer, saved.config.vocab_size)
+
+
+def note_network_alone(saved: Checkpoint, subject: str) -> None:
+    """Notes that `subject` ignores what the network of a model is mixed with."""
+    if saved.mixture:
+        note(f"{subject} is of the network alone, without what is mixed into it: {saved.mixture}")
