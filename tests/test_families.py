@@ -64,9 +64,6 @@ FAMILIES: dict[str, dict[str, list[tuple[str, str]]]] = {
             ("from __future__ import annotations\n", "from charnn.engines.next_id import NextId\n"),
             ('    "numpy": _numpy,\n', '    "next-id": NextId,\n'),
         ],
-        "charnn/cli/options.py": [
-            ("EngineOption = Annotated[\n    Literal[", '"next-id", '),
-        ],
     },
     "exporter": {
         "charnn/export/size.py": [
@@ -191,10 +188,12 @@ def test_a_new_engine_writes_and_scores(add, tmp_path: Path) -> None:
     words = ("--engine", "next-id", "-t", "0")
     assert ("abcdef" * 10)[1:] + "a" == charnn("sample", "a", "--no-echo", *words, *MODEL)
     assert charnn("write", *words, *MODEL, stdin="ab\n").startswith("abcdefab")
+    assert "next-id" in charnn("sample", "--help")
 
 
 def test_a_new_exporter_is_offered_and_used(add, tmp_path: Path) -> None:
     charnn = add("exporter")
+    assert "size" in charnn("export", "--help")
     charnn("export", "m.safetensors", "--to", "size")
     assert re.fullmatch(r"m: \d+", (tmp_path / "m.txt").read_text())
 

@@ -25,8 +25,9 @@ def export(
         typer.Option(
             "--to",
             metavar="FORMAT",
-            help="c: a folder with a program for a C compiler; html: one page that samples in a "
-            "browser, offline; model: a model file of half the size, to share.",
+            help="Format: {charnn.export:EXPORTERS}. c is a folder with a program for a C "
+            "compiler, html one page that samples in a browser, offline, model a model file of "
+            "half the size, to share.",
             show_default=False,
         ),
     ],

@@ -115,8 +115,9 @@ class TextOptions(Config):
 
     tokenizer: str | None = setting(
         None,
-        "Kind of tokens: char, byte or sentencepiece.",
+        "Kind of tokens: {charnn.text.tokenizers:TOKENIZERS}.",
         shown=DEFAULT_TOKENIZER,
+        metavar="KIND",
         section=TEXT,
     )
     vocab_size: int | None = whole(
@@ -154,7 +155,7 @@ class TrainOptions(TextOptions):
     name: str | None = setting(None, "Name of the run.", shown="the name of the text", section=RUN)
     from_model: str | None = setting(
         None,
-        "Start from this model, from a base that ships (english) or from scratch.",
+        "Start from this model, from a base that ships ({charnn.bases:BASES}) or from scratch.",
         shown="by the loss to expect",
         flags=("--from",),
         metavar="MODEL",
