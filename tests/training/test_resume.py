@@ -250,7 +250,6 @@ def test_a_stop_during_the_last_scores_is_kept_and_they_come_on_resume(
     launch, tmp_path, monkeypatch
 ):
     with launch(name="a") as trainer:
-        monkeypatch.setattr("charnn.training.validation.cold", lambda *_: trainer.stop())
         monkeypatch.setattr(trainer.validator, "tokens", None)  # no validation during training
         trainer.best_loss = 1.0
         for event in trainer.run():
