@@ -30,11 +30,12 @@ SCRATCH, DEFAULT = "scratch", "default"
 
 @dataclass(frozen=True)
 class Result:
-    """A scored run: losses in nats per character."""
+    """A scored run: losses in nats per character, ``alone`` that of the network under cold-256."""
 
     seconds: float
     steps: int
     passes: float
+    alone: float
     cold: float
     carried: float
 
@@ -70,12 +71,13 @@ def train(text: Path, minutes: float, seed: int, root: Path, *more: str) -> tupl
 
 def score(model: Path, seconds: float, valid: str) -> Result:
     """Scores a model on held-out text."""
-    loaded = scorer.load_charnn(model)
+    loaded, alone = scorer.load_charnn(model), scorer.load_charnn(model, ngrams=False)
     ids, info = loaded.encode(valid), loaded.info
     return Result(
         seconds,
         info["step"],
         info["epoch"],
+        scorer.cold(alone.network, ids, COLD),
         scorer.cold(loaded.network, ids, COLD),
         scorer.carried(loaded.network, ids),
     )
@@ -83,17 +85,14 @@ def score(model: Path, seconds: float, valid: str) -> Result:
 
 def row(name: str, results: list[Result]) -> list[str]:
     """Returns the row of an arm: medians, and the range of the losses."""
-    losses = [[r.cold for r in results], [r.carried for r in results]]
+    losses = [[getattr(r, name) for r in results] for name in ("alone", "cold", "carried")]
     return [
         name,
         f"{statistics.median(r.seconds for r in results):.1f}",
         f"{statistics.median(r.steps for r in results):,.0f}",
         f"{statistics.median(r.passes for r in results):.1f}",
-        *(
-            cell
-            for loss in losses
-            for cell in (spread(loss, 3), f"{statistics.median(loss) / math.log(2):.3f}")
-        ),
+        *(spread(loss, 3) for loss in losses),
+        f"{statistics.median(losses[1]) / math.log(2):.3f}",
     ]
 
 
@@ -130,13 +129,14 @@ def main() -> None:
                 row(f"{path.stem}, {minutes:g} min, from {start}", found)
                 for (start, minutes), found in results.items()
             ]
-    heads = ["run", "wall s", "steps", "passes", "cold-256", "bits", "carried", "bits"]
+    heads = ["run", "wall s", "steps", "passes", "network alone", "cold-256", "carried", "bits"]
     print(harness.table(heads, rows))
     print(
-        f"\nLast tenth of each text: nats a character, median (lowest..highest) of {options.seeds},"
-        " then the median in bits a character. Steps and passes are those of the best model; step 0"
-        " is the base itself. cold-256: windows of 256, each from the initial state; carried: one"
-        " pass that carries the state."
+        f"\nLast tenth of each text: nats a character, median (lowest..highest) of {options.seeds}:"
+        " of the network alone under cold-256, and with n-grams under cold-256 (then in bits) and"
+        " carried. Steps and passes are those of the best model; step 0 is the base itself."
+        " cold-256: windows of 256, each from the initial state; carried: one pass that carries"
+        " the state."
     )
     print(f"\n{harness.machine()}.")
 

@@ -92,8 +92,8 @@ class Loaded(NamedTuple):
     info: dict[str, Any]
 
 
-def load_charnn(path: Path) -> Loaded:
-    """Loads a checkpoint of charnn."""
+def load_charnn(path: Path, ngrams: bool = True) -> Loaded:
+    """Loads a checkpoint of charnn, with its n-grams or the network alone."""
     from charnn.checkpoint import load
     from charnn.model import LanguageModel
     from charnn.ngrams.tree import tree_and_weights
@@ -111,7 +111,7 @@ def load_charnn(path: Path) -> Loaded:
         return logits.transpose(0, 1), state
 
     counts = tree_and_weights(saved.ngrams, saved.config.vocab_size)
-    predictor = mix(network, *counts) if counts else network
+    predictor = mix(network, *counts) if counts and ngrams else network
 
     def encode(text: str) -> Tensor:
         return torch.from_numpy(tokenizer.encode(text).astype("int64"))

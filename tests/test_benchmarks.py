@@ -392,7 +392,9 @@ def test_quality_trains_with_the_whole_command_and_prints_its_table(
     quality.main()
     first = capsys.readouterr()
     table = first.out.splitlines()
-    assert table[0].startswith("| run | wall s | steps | passes | cold-256 | bits | carried")
+    assert table[0].startswith(
+        "| run | wall s | steps | passes | network alone | cold-256 | carried"
+    )
     names = ["charnn lstm, 0.02 min", "n-gram, order ", "charnn lstm, 0.02 min, mean of 2"]
     for name, line in zip(names, table[2:5], strict=True):
         assert line.startswith(f"| {name}")
@@ -421,11 +423,11 @@ def test_speed_prints_a_table_for_a_section(
 
 def test_a_row_of_finetune_shows_medians_and_the_range_of_the_losses() -> None:
     found = [
-        finetune.Result(seconds, 100, 4.0, cold, 1.2)
+        finetune.Result(seconds, 100, 4.0, 1.7, cold, 1.2)
         for seconds, cold in ((30.0, 1.5), (31.0, 1.4), (32.0, 1.6))
     ]
-    expected = ["x", "31.0", "100", "4.0", "1.500 (1.400..1.600)", "2.164"]
-    assert [*expected, "1.200 (1.200..1.200)", "1.731"] == finetune.row("x", found)
+    expected = ["x", "31.0", "100", "4.0", "1.700 (1.700..1.700)", "1.500 (1.400..1.600)"]
+    assert [*expected, "1.200 (1.200..1.200)", "2.164"] == finetune.row("x", found)
 
 
 @pytest.mark.slow
@@ -439,7 +441,9 @@ def test_finetune_trains_both_arms_with_the_whole_command_and_prints_its_table(
     monkeypatch.setattr(sys, "argv", ["finetune.py", *texts, *minutes])
     finetune.main()
     lines = capsys.readouterr().out.splitlines()
-    assert lines[0].startswith("| run | wall s | steps | passes | cold-256 | bits | carried")
+    assert lines[0].startswith(
+        "| run | wall s | steps | passes | network alone | cold-256 | carried"
+    )
     assert lines[2].startswith("| new, 0.02 min, from best | ")
     assert lines[3].startswith("| new, 0.02 min, from scratch | ")
 
