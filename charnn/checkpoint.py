@@ -7,10 +7,11 @@ lacks: exact names, types and shapes, a digest over everything, finite numbers.
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
 
 import numpy as np
 import safetensors.numpy
@@ -23,7 +24,6 @@ from charnn.tensor_file import (
     MAX_HEADER_BYTES,
     METADATA_KEY,
     Header,
-    Tensor,
     check_digest,
     check_kind,
     damaged,
@@ -60,9 +60,9 @@ class TrainingState:
 class Checkpoint:
     """The contents of a model file. ``info`` is JSON: corpus, recipe, history, results.
 
-    ``tokenizer`` is the result of `Tokenizer.to_dict`: a kind and arrays of one dimension. With
-    ``lines`` the model read lines, each from the initial state after the start token, a newline.
-    ``ngrams`` are those that the network is mixed with, if any.
+    ``tokenizer`` is the result of `Tokenizer.to_dict`: a kind and arrays of one dimension. A model
+    of ``lines`` read each line from the initial state after the start token, a newline. ``ngrams``
+    are those that the network is mixed with, if any.
     """
 
     config: ModelConfig
@@ -144,7 +144,10 @@ def save(path: Path, checkpoint: Checkpoint, dtype: str = "F32") -> None:
     )
     start = 8 + int.from_bytes(blob[:8], "little")
     if start - 8 > MAX_HEADER_BYTES:
-        raise FileError(f"{path} is not written: its history and the like take {start:,} bytes")
+        raise FileError(
+            f"{path} is not written: its header takes {start:,} bytes, more than the allowed "
+            f"{MAX_HEADER_BYTES:,}; shorten the history in its info"
+        )
     header = parse_header(bytes(blob[8:start]), len(blob), path)
     _check(header, path)
     digest = seal(hashlib.sha256(memoryview(blob)[start:]), header.tensors, metadata)
@@ -164,14 +167,10 @@ def load(path: Path) -> Checkpoint:
         FileError: the file cannot be read.
         DamagedFile: the file is damaged, hostile, made by a newer charnn, or no model.
     """
-    try:
-        with open(path, "rb") as file:
-            header = read_header(file, path)
-            config, train_config = _check(header, path)
-            file.seek(0)
-            blob = file.read(header.data_start + _data_size(header))
-    except OSError as error:
-        raise FileError(os_error_line(error, path, "read")) from error
+    with _opened(path) as (file, header):
+        config, train_config = _check(header, path)
+        file.seek(0)
+        blob = file.read(header.data_start + max(each.stop for each in header.tensors.values()))
     check_digest(header, hashlib.sha256(memoryview(blob)[header.data_start :]), path)
     try:
         arrays = safetensors.numpy.load(blob)
@@ -209,13 +208,18 @@ def peek(path: Path) -> dict[str, Any]:
         FileError: the file cannot be read.
         DamagedFile: the header is damaged, hostile, or of another kind.
     """
+    with _opened(path) as (_, header):
+        _check(header, path)
+        return header.metadata
+
+
+@contextmanager
+def _opened(path: Path) -> Iterator[tuple[BinaryIO, Header]]:
     try:
         with open(path, "rb") as file:
-            header = read_header(file, path)
+            yield file, read_header(file, path)
     except OSError as error:
         raise FileError(os_error_line(error, path, "read")) from error
-    _check(header, path)
-    return header.metadata
 
 
 def _is_array(value: Any) -> bool:
@@ -224,10 +228,6 @@ def _is_array(value: Any) -> bool:
 
 def _under(arrays: Mapping[str, np.ndarray], prefix: str) -> dict[str, np.ndarray]:
     return {name[len(prefix) :]: a for name, a in arrays.items() if name.startswith(prefix)}
-
-
-def _data_size(header: Header) -> int:
-    return max((tensor.stop for tensor in header.tensors.values()), default=0)
 
 
 def _check(header: Header, path: Path) -> tuple[ModelConfig, TrainConfig | None]:
@@ -257,17 +257,22 @@ def _check(header: Header, path: Path) -> tuple[ModelConfig, TrainConfig | None]
             training = _object(metadata, "training")
             train_config = TrainConfig.from_dict(_object(training, "config"))
             if train_config.lines != lines:
-                raise ValueError("its training is of lines and it is not, or the other way round")
+                raise ValueError("'lines' differs between the model and its training state")
             _object(training, "progress")
             for name, shape in train_config.tensor_shapes(config).items():
                 wanted[f"training.{name}"] = ("F32", shape)
     except (ConfigError, ValueError, RecursionError) as error:
         raise damaged(path, error) from None
+    # Arrays of one dimension and any length, with their types.
+    lists: dict[str, tuple[str, ...]] = {
+        name: TOKENIZER_DTYPES for name in header.tensors if name.startswith("tokenizer.")
+    }
+    if "ngrams" in metadata:
+        lists |= {f"ngrams.{name}": NGRAM_DTYPES for name in NGRAM_ARRAYS}
     found = {
         name: tensor
         for name, tensor in header.tensors.items()
-        if not _is_of_tokenizer(name, tensor)
-        and not ("ngrams" in metadata and _is_of_ngrams(name, tensor))
+        if tensor.dtype not in lists.get(name, ()) or len(tensor.shape) != 1
     }
     for name in [*wanted, *found]:
         if name not in found:
@@ -275,19 +280,6 @@ def _check(header: Header, path: Path) -> tuple[ModelConfig, TrainConfig | None]
         if name not in wanted or found[name][:2] != wanted[name]:
             raise damaged(path, f"{name!r} does not fit its configuration")
     return config, train_config
-
-
-def _is_of_tokenizer(name: str, tensor: Tensor) -> bool:
-    return name.startswith("tokenizer.") and _lies_flat(tensor, TOKENIZER_DTYPES)
-
-
-def _is_of_ngrams(name: str, tensor: Tensor) -> bool:
-    known = name in {f"ngrams.{each}" for each in NGRAM_ARRAYS}
-    return known and _lies_flat(tensor, NGRAM_DTYPES)
-
-
-def _lies_flat(tensor: Tensor, dtypes: tuple[str, ...]) -> bool:
-    return tensor.dtype in dtypes and len(tensor.shape) == 1
 
 
 def _object(metadata: Mapping[str, Any], key: str) -> dict[str, Any]:

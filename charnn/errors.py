@@ -1,15 +1,4 @@
-"""Every error a person can cause, as one line that says what to do next.
-
-CharnnError
-├── ConfigError         a setting out of its range
-├── TextError           a text, a corpus or a prompt that cannot be used as it is
-│   └── UnknownCharacter    a character that the tokenizer never saw
-├── FileError           a file or folder that cannot be read or written
-│   └── DamagedFile         a file that is not what it says, or not ours
-│       └── NewerFile           a file of a format that only a newer charnn reads
-├── BusyError           a run that another process is training
-└── TrainingError       training that cannot go on
-"""
+"""All errors that a person can cause; each is one line that says what to do next."""
 
 
 class CharnnError(Exception):

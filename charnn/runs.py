@@ -25,7 +25,7 @@ NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}\Z")
 SUFFIX = ".safetensors"
 LOCK_BYTES = 256
 HELD = (errno.EWOULDBLOCK, errno.EACCES)
-PATIENCE = 0.1  # seconds; reading `holder` takes the lock for far less
+PATIENCE = 0.1  # seconds; reading `Run.holder` takes the lock for far less
 # A folder from elsewhere may hold links, which files written in place must not follow.
 NO_LINKS = os.O_CLOEXEC | os.O_NOFOLLOW
 
@@ -40,8 +40,7 @@ class Run:
                 f"{name[:80]!r} cannot name a run: use letters, digits, '.', '_' and '-', "
                 "starting with a letter or digit, 64 at most"
             )
-        self.root, self.name = root, name
-        self.folder = root / name
+        self.root, self.name, self.folder = root, name, root / name
         if self.folder.is_symlink():
             raise FileError(
                 f"{self.folder} is a link to another folder; give the run another --name"
@@ -51,6 +50,7 @@ class Run:
         self.tokens = self.folder / "tokens"
         self.metrics = self.folder / "metrics.jsonl"
         self.lock_file = self.folder / "lock"
+        self._descriptor = -1  # of the lock file, while `lock` holds it
 
     @property
     def exists(self) -> bool:
@@ -78,7 +78,7 @@ class Run:
 
     @property
     def taken(self) -> bool:
-        """True if the folder holds a run, or files that an early crash does not leave."""
+        """True if the folder holds a run, or files other than those of an early crash."""
         ours = {self.tokens, self.metrics, self.lock_file, *leftovers(self.folder)}
         return self.folder.exists() and not ours.issuperset(self.folder.iterdir())
 
@@ -111,7 +111,7 @@ class Run:
         """Locks the run for this process; yields warnings for the caller to show.
 
         The run becomes the newest, or with `newest` False only when `mark_newest` is called. The
-        kernel releases the lock (flock) when the process ends. The file stays: it names the last
+        kernel releases the lock (flock) when the process ends; the file stays and names the last
         holder.
 
         Raises:
@@ -133,31 +133,25 @@ class Run:
                     f"{self.folder} cannot be locked ({error.strerror}): "
                     "make sure that no other process trains this run"
                 )
-            self._sign(descriptor, self._next_order() if newest else self.order)
+            self._descriptor = descriptor
+            if newest:
+                self.mark_newest()
+            else:
+                self._sign(self.order)
             sweep(self.folder)
             yield warnings
         finally:
             os.close(descriptor)
 
     def mark_newest(self) -> None:
-        """Makes this the newest run; the caller must hold its lock.
+        """Makes this the newest run; `lock` must hold it.
 
         Raises:
             FileError: the lock file cannot be written.
         """
-        try:
-            descriptor = os.open(self.lock_file, os.O_RDWR | NO_LINKS)
-        except OSError as error:
-            raise FileError(os_error_line(error, self.lock_file, "open")) from error
-        try:
-            self._sign(descriptor, self._next_order())
-        finally:
-            os.close(descriptor)
+        self._sign(1 + max((run.order for run in list_runs(self.root)), default=0))
 
-    def _next_order(self) -> int:
-        return 1 + max((run.order for run in list_runs(self.root)), default=0)
-
-    def _sign(self, descriptor: int, order: int) -> None:
+    def _sign(self, order: int) -> None:
         """Writes the holder and the order into the lock file."""
         holder = {
             "pid": os.getpid(),
@@ -168,8 +162,8 @@ class Run:
         try:
             # A single write: a kill between truncating and writing would lose the order.
             text = json.dumps(holder).encode().ljust(LOCK_BYTES)
-            os.pwrite(descriptor, text, 0)
-            os.ftruncate(descriptor, len(text))
+            os.pwrite(self._descriptor, text, 0)
+            os.ftruncate(self._descriptor, len(text))
         except OSError as error:
             raise FileError(os_error_line(error, self.lock_file, "write")) from error
 
@@ -296,7 +290,7 @@ def _nearest(name: str, runs: list[Run]) -> str:
 class MetricsLog:
     """metrics.jsonl: one object per line, no step twice.
 
-    A full disk loses lines of the log but does not stop the run; the first failure is reported.
+    On a full disk the log loses lines and the run continues; the first failure is reported.
     """
 
     def __init__(self, path: Path) -> None:
@@ -322,9 +316,7 @@ class MetricsLog:
             try:
                 size = os.fstat(descriptor).st_size
                 if os.write(descriptor, text) < len(text):
-                    os.ftruncate(
-                        descriptor, size
-                    )  # an incomplete line would damage the next one too
+                    os.ftruncate(descriptor, size)  # half a line would damage the next one
                     raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
             finally:
                 os.close(descriptor)

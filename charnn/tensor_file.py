@@ -9,6 +9,7 @@ from __future__ import annotations
 import errno
 import hashlib
 import json
+import math
 import os
 import re
 import secrets
@@ -43,10 +44,7 @@ DTYPE_NAMES = {dtype: name for name, dtype in DTYPES.items()}
 # Files of other kinds by their first bytes, for the error message.
 OTHER_KINDS = {
     b"PK\x03\x04": "a zip archive or a PyTorch .pt file, which charnn never unpickles",
-    b"\x80\x02": "a Python pickle, which charnn never loads",
-    b"\x80\x03": "a Python pickle, which charnn never loads",
-    b"\x80\x04": "a Python pickle, which charnn never loads",
-    b"\x80\x05": "a Python pickle, which charnn never loads",
+    **{bytes([0x80, n]): "a Python pickle, which charnn never loads" for n in range(2, 6)},
     b"<!DOCTY": "a web page; was the download an error page?",
     b"<!docty": "a web page; was the download an error page?",
     b"<html": "a web page; was the download an error page?",
@@ -144,7 +142,7 @@ def layout(tensors: Mapping[str, tuple[str, tuple[int, ...]]]) -> dict[str, Tens
     """Assigns consecutive bytes to tensors, given as name to (dtype, shape), in order."""
     placed, start = {}, 0
     for name, (dtype, shape) in tensors.items():
-        stop = start + DTYPES[dtype].itemsize * int(np.prod(shape, dtype=object))
+        stop = start + math.prod(shape, start=DTYPES[dtype].itemsize)
         placed[name] = Tensor(dtype, tuple(shape), start, stop)
         start = stop
     return placed
@@ -207,16 +205,15 @@ def _check_tensor(name: str, entry: Any, start: int) -> Tensor:
     dtype, shape, offsets = entry["dtype"], entry["shape"], entry["data_offsets"]
     if not isinstance(dtype, str) or dtype not in DTYPES:
         raise ValueError(f"tensor {name!r} has an unknown type")
-    numbers = (
-        [*shape, *offsets] if isinstance(shape, list) and isinstance(offsets, list) else [None]
-    )
-    if not all(type(n) is int and 0 <= n < 2**62 for n in numbers):
+    lists = isinstance(shape, list) and isinstance(offsets, list)
+    if (
+        not lists
+        or not all(type(n) is int and 0 <= n < 2**62 for n in [*shape, *offsets])
+        or len(shape) > 8
+        or len(offsets) != 2
+    ):
         raise ValueError(f"tensor {name!r} has an impossible size")
-    if len(shape) > 8 or len(offsets) != 2:
-        raise ValueError(f"tensor {name!r} has an impossible size")
-    size = DTYPES[dtype].itemsize
-    for n in shape:
-        size *= n
+    size = math.prod(shape, start=DTYPES[dtype].itemsize)
     if offsets != [start, start + size]:
         raise ValueError(f"tensor {name!r} should be at bytes {start} to {start + size}")
     return Tensor(dtype, tuple(shape), start, start + size)

@@ -1,3 +1,5 @@
+"""The folder of a run: names, lock, search, log."""
+
 from __future__ import annotations
 
 import errno
@@ -11,7 +13,6 @@ from typing import Any
 
 import pytest
 
-from charnn import runs
 from charnn.errors import BusyError, ConfigError, FileError
 from charnn.runs import (
     MetricsLog,
@@ -30,7 +31,7 @@ BAD_NAMES = [
 
 
 def saved(root: Path, name: str, best: bool = True) -> Run:
-    """A run that was locked once and has saved files."""
+    """Returns a run that was locked once and has saved files."""
     run = Run(root, name)
     with run.lock():
         run.last.write_bytes(b"last")
@@ -54,11 +55,11 @@ def test_a_name_that_could_be_a_path_or_an_option_is_refused(tmp_path: Path, nam
 
 
 @pytest.mark.parametrize("name", ["a", "A-1", "book.txt", "x" * 64, "1_2"])
-def test_a_plain_name_is_taken(tmp_path: Path, name: str) -> None:
+def test_a_plain_name_is_accepted(tmp_path: Path, name: str) -> None:
     assert tmp_path / name == Run(tmp_path, name).folder
 
 
-def test_a_link_that_leads_out_of_the_folder_is_no_run(tmp_path: Path) -> None:
+def test_a_link_to_another_folder_is_no_run(tmp_path: Path) -> None:
     outside = saved(tmp_path / "elsewhere", "real")
     root = tmp_path / "root"
     root.mkdir()
@@ -70,7 +71,7 @@ def test_a_link_that_leads_out_of_the_folder_is_no_run(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("wanted", ["../../etc", "-rf", "a b\nc", "", "...", "x" * 300, "é!"])
-def test_a_free_name_can_be_made_of_anything(tmp_path: Path, wanted: str) -> None:
+def test_any_text_gives_a_free_name(tmp_path: Path, wanted: str) -> None:
     for _ in range(3):
         run = Run(tmp_path, free_name(tmp_path, wanted))
         assert not run.folder.exists()
@@ -82,7 +83,7 @@ def test_a_free_name_can_be_made_of_anything(tmp_path: Path, wanted: str) -> Non
 # --- the folder
 
 
-def test_a_folder_that_cannot_be_written_to_is_found_before_the_work(tmp_path: Path) -> None:
+def test_create_refuses_a_folder_that_is_not_writable(tmp_path: Path) -> None:
     (tmp_path / "file").write_bytes(b"")
     for root in (tmp_path / "file", tmp_path / "file" / "below", Path("/proc/1/x")):
         with pytest.raises(FileError, match="cannot write to") as caught:
@@ -90,7 +91,7 @@ def test_a_folder_that_cannot_be_written_to_is_found_before_the_work(tmp_path: P
         assert str(root) in str(caught.value)
 
 
-def test_a_probe_that_fails_names_the_folder(
+def test_a_read_only_file_system_is_named_with_the_folder(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def refuses(**_: Any) -> None:
@@ -101,7 +102,7 @@ def test_a_probe_that_fails_names_the_folder(
         Run(tmp_path, "a").create()
 
 
-def test_a_folder_with_other_things_in_it_is_taken_and_never_discarded(tmp_path: Path) -> None:
+def test_a_folder_with_foreign_files_is_taken_and_never_discarded(tmp_path: Path) -> None:
     crashed, foreign, good = Run(tmp_path, "crashed"), Run(tmp_path, "foreign"), None
     good = saved(tmp_path, "good")
     with crashed.lock(), foreign.lock():
@@ -120,7 +121,7 @@ def test_a_folder_with_other_things_in_it_is_taken_and_never_discarded(tmp_path:
 # --- the lock
 
 
-def test_a_run_that_is_held_is_refused_and_its_holder_named(tmp_path: Path) -> None:
+def test_a_locked_run_is_refused_with_its_holder(tmp_path: Path) -> None:
     first, second = Run(tmp_path, "a"), Run(tmp_path, "a")
     with first.lock() as warnings:
         assert [] == warnings
@@ -133,7 +134,7 @@ def test_a_run_that_is_held_is_refused_and_its_holder_named(tmp_path: Path) -> N
         assert second.lock_file.exists()
 
 
-def test_who_asks_for_the_holder_does_not_keep_a_training_out(tmp_path: Path) -> None:
+def test_reading_the_holder_does_not_block_a_lock(tmp_path: Path) -> None:
     run = saved(tmp_path, "a")
     with run.lock_file.open("rb") as asking:
         fcntl.flock(asking, fcntl.LOCK_SH)
@@ -145,7 +146,7 @@ def test_who_asks_for_the_holder_does_not_keep_a_training_out(tmp_path: Path) ->
 
 
 @pytest.mark.parametrize("junk", [b"", b"{", b"[]", b"\xff\xfe", b'{"pid": "x"}', b"[" * 9000])
-def test_a_lock_of_junk_still_locks(tmp_path: Path, junk: bytes) -> None:
+def test_a_lock_file_of_junk_still_locks(tmp_path: Path, junk: bytes) -> None:
     run = Run(tmp_path, "a")
     run.create()
     run.lock_file.write_bytes(junk)
@@ -156,7 +157,7 @@ def test_a_lock_of_junk_still_locks(tmp_path: Path, junk: bytes) -> None:
             pass
 
 
-def test_a_shorter_holder_leaves_nothing_of_a_longer_one(tmp_path: Path) -> None:
+def test_a_new_holder_replaces_a_longer_one_completely(tmp_path: Path) -> None:
     run = Run(tmp_path, "a")
     run.create()
     run.lock_file.write_bytes(b"x" * 1000)
@@ -164,7 +165,7 @@ def test_a_shorter_holder_leaves_nothing_of_a_longer_one(tmp_path: Path) -> None
         assert os.getpid() == json.loads(run.lock_file.read_text())["pid"]
 
 
-def test_the_lock_sweeps_what_killed_writers_left(tmp_path: Path) -> None:
+def test_locking_removes_leftover_temporary_files(tmp_path: Path) -> None:
     run = saved(tmp_path, "a")
     (run.folder / ".last.safetensors.01234567.tmp").write_bytes(b"half")
     with run.lock():
@@ -183,7 +184,7 @@ def test_a_filesystem_without_locks_gives_a_warning(
         assert "cannot be locked (No locks available)" in warnings[0]
 
 
-def test_links_in_the_folder_of_a_stranger_are_not_written_through(tmp_path: Path) -> None:
+def test_links_in_a_foreign_folder_are_not_followed(tmp_path: Path) -> None:
     victim = tmp_path / "victim"
     victim.write_text("precious")
     run = Run(tmp_path / "root", "a")
@@ -196,7 +197,7 @@ def test_links_in_the_folder_of_a_stranger_are_not_written_through(tmp_path: Pat
     assert "precious" == victim.read_text()
 
 
-def test_a_run_says_who_holds_it_and_only_while_it_is_held(tmp_path: Path) -> None:
+def test_a_run_has_a_holder_only_while_it_is_locked(tmp_path: Path) -> None:
     run = saved(tmp_path, "a")
     assert run.holder is None
     with run.lock():
@@ -205,7 +206,7 @@ def test_a_run_says_who_holds_it_and_only_while_it_is_held(tmp_path: Path) -> No
     assert Run(tmp_path, "never").holder is None
 
 
-def test_a_name_whose_training_was_killed_before_its_first_save_is_free_again(
+def test_the_name_of_a_run_killed_before_its_first_save_is_free(
     tmp_path: Path,
 ) -> None:
     crashed = Run(tmp_path, "book")
@@ -222,7 +223,7 @@ def test_a_name_whose_training_was_killed_before_its_first_save_is_free_again(
 # --- finding
 
 
-def test_the_newest_run_is_the_one_worked_on_last_whatever_the_clock_says(
+def test_the_newest_run_is_the_last_locked_whatever_the_clock_says(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     clock = iter(range(10**9, 0, -(10**8)))
@@ -237,7 +238,7 @@ def test_the_newest_run_is_the_one_worked_on_last_whatever_the_clock_says(
     assert tmp_path / "c" / "best.safetensors" == find_model(None, tmp_path)
 
 
-def test_a_run_can_be_held_without_becoming_the_newest(tmp_path: Path) -> None:
+def test_a_run_can_be_locked_without_becoming_the_newest(tmp_path: Path) -> None:
     old, new = saved(tmp_path, "old"), saved(tmp_path, "new")
     with old.lock(newest=False):
         assert [new.name, old.name] == [run.name for run in list_runs(tmp_path)]
@@ -248,7 +249,7 @@ def test_a_run_can_be_held_without_becoming_the_newest(tmp_path: Path) -> None:
     assert old.name == find_run(tmp_path, None).name
 
 
-def test_what_has_saved_nothing_is_no_run(tmp_path: Path) -> None:
+def test_a_folder_without_a_checkpoint_is_no_run(tmp_path: Path) -> None:
     Run(tmp_path, "crashed").create()
     (tmp_path / "README.md").write_text("runs")
     assert [] == list_runs(tmp_path)
@@ -276,7 +277,7 @@ def test_a_wrong_name_lists_the_nearest_ones(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("model", [*BAD_NAMES, "missing.safetensors", "x" * 5000, "a/" * 3000])
-def test_a_model_that_is_not_there_is_one_line(tmp_path: Path, model: str) -> None:
+def test_a_missing_model_gives_a_one_line_error(tmp_path: Path, model: str) -> None:
     with pytest.raises(FileError) as caught:
         find_model(model, tmp_path / "root")
     assert "\n" not in str(caught.value)
@@ -286,7 +287,7 @@ def test_a_model_that_is_not_there_is_one_line(tmp_path: Path, model: str) -> No
 # --- metrics.jsonl
 
 
-def test_the_log_is_cut_where_the_training_goes_on(tmp_path: Path) -> None:
+def test_the_log_is_cut_at_the_resumed_step(tmp_path: Path) -> None:
     log = MetricsLog(tmp_path / "metrics.jsonl")
     log.cut(3)  # nothing there yet
     for step in range(1, 7):
@@ -300,7 +301,7 @@ def test_the_log_is_cut_where_the_training_goes_on(tmp_path: Path) -> None:
     assert [1, 2, 3, 4, 5] == [line["step"] for line in read_metrics(log.path)]
 
 
-def test_torn_and_foreign_lines_are_skipped(tmp_path: Path) -> None:
+def test_incomplete_and_foreign_lines_are_skipped(tmp_path: Path) -> None:
     path = tmp_path / "metrics.jsonl"
     lines = [b'{"step": 1}', b"", b"{", b"[1]", b'{"step": "2"}', b"7", b"\xff\xfe", b"[" * 99_999]
     path.write_bytes(b"\n".join([*lines, b'{"step": 3}']))
@@ -309,7 +310,7 @@ def test_torn_and_foreign_lines_are_skipped(tmp_path: Path) -> None:
     assert [] == read_metrics(tmp_path)
 
 
-def test_a_full_disk_is_told_once_and_leaves_no_torn_line(
+def test_a_full_disk_gives_one_warning_and_no_incomplete_line(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     log = MetricsLog(tmp_path / "metrics.jsonl")
@@ -330,4 +331,4 @@ def test_a_full_disk_is_told_once_and_leaves_no_torn_line(
 def test_a_number_that_is_not_finite_is_not_logged(tmp_path: Path) -> None:
     with pytest.raises(ValueError, match="JSON"):
         MetricsLog(tmp_path / "metrics.jsonl").append({"step": 1, "loss": float("nan")})
-    assert runs.read_metrics(tmp_path / "metrics.jsonl") == []
+    assert read_metrics(tmp_path / "metrics.jsonl") == []

@@ -1,3 +1,5 @@
+"""Durable writes and strict reads of safetensors files."""
+
 from __future__ import annotations
 
 import errno
@@ -55,13 +57,13 @@ def good(metadata: dict[str, Any] | None = None) -> bytes:
 
 
 def crafted(header: Any, data: bytes = DATA) -> bytes:
-    """A file with any header: JSON values, or text that stands as it is."""
+    """Returns a file with any header, given as JSON values or as raw bytes."""
     text = header if isinstance(header, bytes) else json.dumps(header).encode()
     return len(text).to_bytes(8, "little") + text + data
 
 
 def described(**changes: Any) -> dict[str, Any]:
-    """A good header as JSON values, with entries changed, added, or removed by None."""
+    """Returns a good header as JSON values, with changed or new entries; None removes one."""
     header = json.loads(good()[8 : -len(DATA)])
     header.update(changes)
     return {name: entry for name, entry in header.items() if entry is not None}
@@ -77,7 +79,7 @@ def read(path: Path, data: bytes) -> Header:
 
 
 def parse(data: bytes) -> Header:
-    """As `read`, without a file, for data whose length and header's length are good."""
+    """Like `read` without a file, for data of the right length."""
     path = Path("model.safetensors")
     header = parse_header(data[8 : -len(DATA)], len(data), path)
     check_digest(header, hashlib.sha256(data[-len(DATA) :]), path)
@@ -85,7 +87,7 @@ def parse(data: bytes) -> Header:
 
 
 def refusal(path: Path, data: bytes) -> str:
-    """The one line that refuses a file, quickly and without taking memory."""
+    """Returns the one-line error for a file; checks that time and memory stay small."""
     tracemalloc.start()
     began = time.monotonic()
     try:
@@ -98,8 +100,7 @@ def refusal(path: Path, data: bytes) -> str:
     assert str(path) in line
     assert "\n" not in line
     assert len(line) < len(str(path)) + 500
-    # The promise is 2 s, without a tracer that slows allocations down several times.
-    assert took < 10
+    assert took < 10  # about 2 s without the tracer
     assert peak < 16 * len(data) + (1 << 20)
     return line
 
@@ -107,7 +108,7 @@ def refusal(path: Path, data: bytes) -> str:
 # --- writing
 
 
-def test_a_file_is_written_aside_synced_renamed_and_its_folder_synced(
+def test_writing_syncs_a_temporary_file_renames_it_and_syncs_the_folder(
     target: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     calls: list[str] = []
@@ -138,7 +139,7 @@ def test_a_file_is_written_aside_synced_renamed_and_its_folder_synced(
 
 @pytest.mark.parametrize("code", [errno.ENOSPC, errno.EIO, errno.EDQUOT])
 @pytest.mark.parametrize("function", ["open", "fsync", "replace", "fchmod"])
-def test_a_failing_call_gives_one_line_and_keeps_the_old_file(
+def test_a_failed_system_call_gives_one_line_and_keeps_the_old_file(
     target: Path, monkeypatch: pytest.MonkeyPatch, function: str, code: int
 ) -> None:
     def fails(*_: Any, **__: Any) -> None:
@@ -155,11 +156,11 @@ def test_a_failing_call_gives_one_line_and_keeps_the_old_file(
     assert ("bytes free" in line) == (code != errno.EIO)
     assert b"the old file" == target.read_bytes()
     assert [target.name] == os.listdir(target.parent)
-    write(target)  # with another file aside, not with a second fsync of the one that failed
+    write(target)  # with another temporary file
     assert b"the new file" == target.read_bytes()
 
 
-def test_a_failing_sync_of_the_folder_is_told_and_leaves_one_whole_file(
+def test_a_failed_sync_of_the_folder_is_an_error_and_leaves_one_whole_file(
     target: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     fsync = os.fsync
@@ -177,7 +178,7 @@ def test_a_failing_sync_of_the_folder_is_told_and_leaves_one_whole_file(
 
 
 @pytest.mark.skipif(not os.path.exists("/dev/full"), reason="Linux has a disk that is always full")
-def test_a_disk_that_is_full_in_the_middle_of_a_write_leaves_nothing_behind(
+def test_a_disk_that_fills_up_during_a_write_keeps_the_old_file(
     target: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     fdopen = os.fdopen
@@ -209,9 +210,7 @@ def test_a_limit_on_file_size_gives_one_line_and_keeps_the_old_file(target: Path
 
 
 @pytest.mark.parametrize("error", [KeyboardInterrupt, ValueError])
-def test_an_interrupted_block_leaves_the_old_file_alone(
-    target: Path, error: type[BaseException]
-) -> None:
+def test_an_interrupted_write_keeps_the_old_file(target: Path, error: type[BaseException]) -> None:
     def interrupted() -> None:
         with replacing(target) as file:
             file.write(b"half")
@@ -240,7 +239,7 @@ def test_the_mode_of_an_existing_file_is_kept(target: Path, mode: int) -> None:
     assert mode == stat.S_IMODE(target.stat().st_mode)
 
 
-def test_a_target_that_cannot_be_is_named(tmp_path: Path) -> None:
+def test_an_impossible_target_is_named_in_the_error(tmp_path: Path) -> None:
     (tmp_path / "folder").mkdir()
     for name, reason in {
         "folder": "Is a directory",
@@ -252,7 +251,7 @@ def test_a_target_that_cannot_be_is_named(tmp_path: Path) -> None:
     assert ["folder"] == os.listdir(tmp_path)
 
 
-def test_a_sweep_removes_what_writers_left_and_nothing_else(tmp_path: Path) -> None:
+def test_a_sweep_removes_only_leftover_temporary_files(tmp_path: Path) -> None:
     kept = {"model.safetensors", "notes.tmp", ".mine.tmp", ".tmp", "tokens"}
     for name in [*kept, ".model.safetensors.0123abcd.tmp", ".tokens.00000000.tmp"]:
         (tmp_path / name).write_bytes(b"x")
@@ -263,7 +262,7 @@ def test_a_sweep_removes_what_writers_left_and_nothing_else(tmp_path: Path) -> N
 # --- reading
 
 
-def test_a_good_file_is_read_as_it_was_written(tmp_path: Path) -> None:
+def test_a_file_is_read_as_it_was_written(tmp_path: Path) -> None:
     metadata = {"kind": "model", "numbers": [1e-05, -0.0, 2**62], "text": "é\u2028\x1b"}
     header = read(tmp_path / "good", good(metadata))
     assert header.tensors == PLACED
@@ -272,7 +271,7 @@ def test_a_good_file_is_read_as_it_was_written(tmp_path: Path) -> None:
     assert 0 == header.data_start % 8
 
 
-def test_no_length_of_a_header_is_taken_for_another_kind_of_file(tmp_path: Path) -> None:
+def test_no_header_length_is_mistaken_for_another_kind_of_file(tmp_path: Path) -> None:
     path, seen = tmp_path / "file", set()
     for extra in range(0, 1200, 4):
         data = good({"kind": "model", "more": "x" * extra})
@@ -380,8 +379,8 @@ def test_a_hostile_header_is_refused(tmp_path: Path, what: str) -> None:
     assert "is damaged" in line or "is not a charnn file" in line
 
 
-def test_json_of_any_depth_is_read_or_refused(tmp_path: Path) -> None:
-    # Between what can be parsed and what can be written again lies a band of a few depths.
+def test_deep_json_is_read_or_refused(tmp_path: Path) -> None:
+    # A few depths can be parsed but not written again.
     for depth in [*range(900, 1000), *range(1000, 12_000, 1000)]:
         metadata = '{"a":' + "[" * depth + "]" * depth + ',"digest":""}'
         with pytest.raises(DamagedFile):
@@ -404,7 +403,7 @@ def test_json_of_any_depth_is_read_or_refused(tmp_path: Path) -> None:
     ],
 )
 @pytest.mark.parametrize("size", [12, 24, 5000, 30_000_000])
-def test_what_people_hand_over_by_mistake_is_called_by_its_name(
+def test_other_kinds_of_files_are_named(
     tmp_path: Path, first: bytes, expected: str, size: int
 ) -> None:
     path = tmp_path / "model.safetensors"
@@ -416,13 +415,13 @@ def test_what_people_hand_over_by_mistake_is_called_by_its_name(
     assert "\n" not in str(caught.value)
 
 
-def test_a_plain_file_of_another_tool_is_called_so(tmp_path: Path) -> None:
+def test_a_safetensors_file_of_another_tool_is_refused(tmp_path: Path) -> None:
     for metadata in (None, {}, {"format": "pt"}):
         line = refusal(tmp_path / "hub", crafted(described(__metadata__=metadata)))
         assert "charnn did not write" in line
 
 
-def test_a_header_that_does_not_fit_is_not_written() -> None:
+def test_a_header_that_is_too_long_is_not_written() -> None:
     with pytest.raises(FileError, match="shorten the metadata"):
         pack_header(PLACED, {"info": "x" * MAX_HEADER_BYTES}, "")
     with pytest.raises(FileError, match="more than fit"):
@@ -443,13 +442,13 @@ JSON = st.recursive(
 
 
 @given(st.dictionaries(st.text(max_size=8).filter(lambda key: key != "digest"), JSON, max_size=5))
-def test_any_metadata_comes_back(metadata: dict[str, Any]) -> None:
+def test_any_metadata_survives_a_round_trip(metadata: dict[str, Any]) -> None:
     header = parse(good(metadata))
     assert metadata == {key: value for key, value in header.metadata.items() if key != "digest"}
 
 
 @given(st.binary(max_size=60), st.integers(0, 400))
-def test_random_bytes_anywhere_are_read_or_refused(junk: bytes, at: int) -> None:
+def test_random_bytes_in_a_header_are_refused(junk: bytes, at: int) -> None:
     data = good()
     broken = data[:at] + junk + data[at + len(junk) :]
     try:
@@ -468,14 +467,14 @@ def test_json_has_one_spelling(value: Any) -> None:
 
 
 @pytest.mark.parametrize("value", [float("nan"), float("inf"), [float("-inf")]])
-def test_json_holds_no_number_that_is_not_finite(value: Any) -> None:
+def test_json_refuses_numbers_that_are_not_finite(value: Any) -> None:
     with pytest.raises(ValueError, match="JSON"):
         to_json(value)
     with pytest.raises(ValueError, match="not JSON"):
         parse_json(json.dumps(value))
 
 
-def test_the_digest_does_not_use_up_the_hash_of_the_data() -> None:
+def test_sealing_leaves_the_hash_of_the_data_as_it_was() -> None:
     data_hash = hashlib.sha256(DATA)
     assert seal(data_hash, PLACED, {}) == seal(data_hash, PLACED, {})
     assert hashlib.sha256(DATA).digest() == data_hash.digest()

@@ -190,7 +190,7 @@ def _tell_what_next(trainer: Trainer, ended: Ended) -> None:
         tell(f"saved at step {ended.step:,} of {trainer.config.max_steps:,}; continue with:")
         tell(f"  charnn train --resume --name {run.name}{where}")
         return
-    whole = len(trainer.validator.tokens) if trainer.validator.tokens is not None else 0
+    whole = len(trainer.validator.tokens)
     for key, score in ended.scores.items():
         bits = f", {score.bits_per_char:.3f} bits/char" if score.bits_per_char else ""
         label = key.replace("_", "-")

@@ -52,7 +52,7 @@ def make_page(checkpoint: Checkpoint, name: str) -> str:
     config = checkpoint.config
     counts = tree_and_weights(checkpoint.ngrams, config.vocab_size)
     vectors = config.vocab_size * config.embedding_size
-    counted = sum(array.nbytes for array in counts[0].to_arrays().values()) if counts else 0
+    counted = sum(array.nbytes for array in counts[0].arrays.values()) if counts else 0
     size = (config.parameters + 3 * vectors + counted) * 4 // 3
     if size > MAX_PAGE_BYTES:
         raise CharnnError(
@@ -127,7 +127,7 @@ def network_data(checkpoint: Checkpoint) -> dict[str, Any]:
 
 def ngrams_data(tree: NGramTree, weights: MixtureWeights) -> dict[str, Any]:
     """Returns the n-grams: order, weights, and arrays as base64 with the bytes of a number."""
-    arrays = tree.to_arrays()
+    arrays = tree.arrays
     return {
         "order": tree.order,
         "weights": weights._asdict(),

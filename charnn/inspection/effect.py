@@ -1,8 +1,8 @@
 """Ablation of hidden units: samples with units clamped, against samples without.
 
-A unit that predicts a label need not cause it. If text sampled with the unit clamped where it is
-inside the label has as much of the label as text sampled with it clamped outside, the unit is no
-cause.
+A unit that predicts a label need not cause it. Text is sampled with the unit clamped to its mean
+value inside the label, and outside it. If both texts have the same share of the label, the unit is
+no cause.
 """
 
 from __future__ import annotations
@@ -25,12 +25,12 @@ from charnn.inspection.units import Detector
 Numbers = NDArray[np.float64]
 Progress = Callable[[int, int], None]
 TEXTS = 8  # sampled with each setting; their spread gives the standard error
-MOST_LINES = 1 << 20  # more than any setting samples
+MOST_LINES = 1 << 20  # more lines than are ever sampled
 CLEAR = 3.0  # standard errors that make a difference clear
 
 
 class ClampedSamples(NamedTuple):
-    """Texts sampled with one setting of ``clamps``, which is empty for the network left alone.
+    """Texts sampled with the same ``clamps``, or without any.
 
     ``shares`` (texts,) are the shares of characters with the label, ``marks`` (texts,) the marks
     per 1,000 characters; ``text`` is the first text.
@@ -45,8 +45,8 @@ class ClampedSamples(NamedTuple):
 class Effect(NamedTuple):
     """Samples without clamps, clamped as inside the label, and clamped as outside it.
 
-    Text i comes from the same random generator in all three. For a model of lines, line i does; a
-    text is as many lines as make up its tokens.
+    Text i uses the same random numbers in all three. For a model of lines, line i does, and a text
+    consists of the lines that fill its tokens.
     """
 
     alone: ClampedSamples

@@ -7,9 +7,9 @@ embedding). **truncated**, **shuffled**: the loss when the network reads only th
 reads the tokens before them in shuffled order (Khandelwal et al. 2018). **by position**: the loss
 of the n-th token after a cold start (Kaplan et al. 2020).
 
-In running text a full context is as long as the longest lag. For a model of lines it is the line so
-far, after the newline that every line starts from; truncated and shuffled contexts start with that
-newline too, and lags count tokens of the line. Values that overflow float32 are infinite.
+In running text a full context has the length of the longest lag. For a model of lines it is the
+newline that every line starts from and the line so far; truncated and shuffled contexts start with
+that newline too, and lags count tokens of the line. Values that overflow float32 are infinite.
 
 Shapes: K lags, S samples (targets), T steps, L layers, P parts of a state, H units, N = L P H.
 """
@@ -39,12 +39,10 @@ Numbers = NDArray[np.float64]
 Progress = Callable[[str, int, int], None]
 
 GRADIENT_SAMPLES, JACOBIAN_SAMPLES = 32, 4
-SHUFFLED_SAMPLES = 100  # shuffled contexts take by far the most time; see `Horizon.shuffled`
+SHUFFLED_SAMPLES = 100  # few, since shuffled contexts take most of the time
 FEWEST_TOKENS = 8  # of a text
-FEWEST_DEEP_TOKENS = (
-    50  # tokens that must be as deep in their lines as a lag, for it to be measured
-)
-MOST_OF_A_LINE = 512  # tokens deeper in a line than this are not drawn
+FEWEST_DEEP_TOKENS = 50  # a lag is measured if this many tokens have it before them in their line
+MOST_OF_A_LINE = 512  # targets further into a line are not drawn
 MAX_TOKENS_AT_ONCE = 1 << 15
 
 
@@ -52,15 +50,15 @@ class Horizon(NamedTuple):
     """Results of `measure_horizon`; losses are means in nats per token.
 
     Attributes:
-        lags: (K,) the lags that enough of the text reaches back.
-        too_far: the lags left out because too little of the text reaches back so far.
+        lags: (K,) the lags that the text is long enough for.
+        too_far: the lags that are left out, since the text is too short.
         places: the number of samples.
         gradient: (L, K) norms, means over some of the samples.
         singular: (K,) largest singular values, geometric means over a few samples.
         whole: the loss after the full context.
         truncated: (K,) the loss after the last k tokens.
         shuffled: (K,) the loss after the full context, shuffled beyond k. The cost of shuffling is
-            measured on some of the samples and added to `whole`, so both curves meet.
+            measured on some of the samples and added to `whole`, so that both curves meet.
         by_position: (W,) the loss of the token after n tokens from a cold start, n from 1.
     """
 
@@ -315,9 +313,9 @@ def _state_before(model: LanguageModel, samples: Samples, lag: int) -> State:
 def full_context_losses(
     model: LanguageModel, samples: Samples, length: int, progress: Progress
 ) -> tuple[Numbers, Numbers]:
-    """Returns (S,) losses after the full context, and (length,) losses after n = 1 … of it.
+    """Returns losses (S,) after the full context, and means (length,) after its first n tokens.
 
-    The latter are means over contexts that begin at different positions.
+    Contexts that begin at the same position count once in the means.
     """
     rows = [np.append(*each) for each in zip(samples.full(), samples.targets, strict=True)]
     first = set(np.unique(samples.begins, return_index=True)[1].tolist())
@@ -358,9 +356,9 @@ def losses_by_lag(
 
 
 def _read(model: LanguageModel, rows: Sequence[Ids]) -> Iterator[tuple[slice, Tensor, Tensor, Ids]]:
-    """Reads rows of tokens from the initial state, as many at once as keep logits small.
+    """Reads rows of tokens from the initial state, some at once to limit the size of the logits.
 
-    Yields which rows, their tokens (T, S) padded at the end, logits (T, S, V) and lengths (S,).
+    Yields their slice, tokens (T, S) padded at the end, logits (T, S, V) and lengths (S,).
     """
     lengths = np.array([len(row) for row in rows])
     most = min(MAX_TOKENS_AT_ONCE, MAX_LOGITS // model.config.vocab_size)

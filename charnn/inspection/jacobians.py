@@ -22,7 +22,7 @@ from charnn.model import LanguageModel, State, map_state
 Progress = Callable[[str, int, int], None]
 ITERATIONS = 10
 CONVERGED = 2e-3  # relative change of every singular value from one iteration to the next
-NEGLIGIBLE = 1e-4  # a unit direction with less than this outside the basis is rounding error
+NEGLIGIBLE = 1e-4  # a unit vector's part outside the basis; a smaller one is rounding error
 
 
 def flat_state(state: State) -> Tensor:
@@ -47,16 +47,16 @@ def lagged_singular_values(
     """
     descending = sorted(lags, reverse=True)
     stops = [*descending[1:], 0]
-    stretches = [
+    segments = [
         read[len(read) - lag : len(read) - stop]
         for lag, stop in zip(descending, stops, strict=True)
     ]
     with torch.no_grad():
         starts = [state]
-        for tokens in stretches[:-1]:
+        for tokens in segments[:-1]:
             starts.append(_advance(model, tokens, starts[-1]))
     start = torch.stack(starts).requires_grad_()
-    final = partial(_final_states, model, stretches)
+    final = partial(_final_states, model, segments)
     end = final(start)
     direction = _unit(torch.randn(start.shape, generator=torch.Generator().manual_seed(seed)))
     basis: list[Tensor] = []
@@ -84,13 +84,13 @@ def _advance(model: LanguageModel, tokens: Tensor, rows: Tensor) -> Tensor:
     return flat_state(state)
 
 
-def _final_states(model: LanguageModel, stretches: Sequence[Tensor], start: Tensor) -> Tensor:
+def _final_states(model: LanguageModel, segments: Sequence[Tensor], start: Tensor) -> Tensor:
     """Returns the states (K, S, N) at the end of the text, each read on from its own `start`.
 
     The start of the longest lag comes first; each later start joins the batch where its lag begins.
     """
     rows = start[0, :0]
-    for number, tokens in enumerate(stretches):
+    for number, tokens in enumerate(segments):
         rows = _advance(model, tokens.repeat(1, number + 1), torch.cat([rows, start[number]]))
     return rows.view(start.shape)
 
@@ -120,7 +120,7 @@ def _largest(images: Tensor) -> Tensor:
 
 
 def _new_direction(rows: Tensor, basis: Sequence[Tensor]) -> Tensor:
-    """Returns the unit part of rows (K, S, N) outside the basis; zeros if none, or not finite."""
+    """Returns the normalised part of rows (K, S, N) outside the basis, or else zeros."""
     rest = _unit(torch.where(rows.isfinite().all(dim=2, keepdim=True), rows, 0.0))
     for _ in range(2):  # one pass of Gram-Schmidt leaves rounding errors
         for old in basis:

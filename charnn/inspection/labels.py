@@ -1,13 +1,14 @@
 """Labels of the characters of a text, made by small parsers: quotes, brackets, numbers.
 
-A label tells the state after a character: an opening mark is inside, a closing mark is not. Every
-text can be parsed; what never closes ends with its paragraph.
+A label describes the state after a character: an opening mark is inside, a closing mark outside.
+Every text can be parsed: a quote or bracket that never closes ends with its paragraph.
 """
 
 from __future__ import annotations
 
 import re
 from collections.abc import Callable, Iterator
+from functools import partial
 from typing import NamedTuple
 
 import numpy as np
@@ -20,8 +21,8 @@ Flags = NDArray[np.bool_]
 CLOSING = {'"': '"', "'": "'", "“": "”", "‘": "’", "«": "»", "„": "“"}
 TRIPLE = ('"""', "'''")
 BRACKETS = {"(": ")", "[": "]", "{": "}"}
-NUMBER = re.compile(r"\d+(?:[.,_:]\d+)*")
-INDENTED = re.compile(r"(?m)^[ \t][^\n]*")
+NUMBER = re.compile(r"\d+(?:[.,_:]\d+)*")  # with separators, as in 1,000.5
+INDENTED = re.compile(r"(?m)^[ \t][^\n]*")  # without the newline
 WORD = re.compile(r"[^\W\d_][^\W\d_'’-]+")
 SENTENCE_END = ".!?…:"
 
@@ -29,8 +30,8 @@ SENTENCE_END = ".!?…:"
 class Labeller(NamedTuple):
     """A label, and the function that reads it from a text.
 
-    ``phrase`` completes "a character …". The effect of a unit also counts the matches of ``marks``,
-    which ``mark`` names.
+    ``phrase`` completes "a character …". The effect of a unit is also counted in matches of
+    ``marks``, whose name is ``mark``.
     """
 
     name: str
@@ -43,7 +44,7 @@ class Labeller(NamedTuple):
 def make_labeller(name: str, text: str = "", pattern: str | None = None) -> Labeller:
     """Makes the labeller of a name in `LABELS`, or "regex": inside a match of `pattern`.
 
-    "line" is the label of characters past a column that half of the characters of `text` are past.
+    "line" labels characters past the median column of `text`.
 
     Raises:
         ConfigError: the label is unknown, or the pattern is not a regular expression.
@@ -105,16 +106,6 @@ def inside_brackets(text: str) -> Flags:
     return flags
 
 
-def in_an_indented_line(text: str) -> Flags:
-    """Marks lines that begin with a space or a tab, without their newline."""
-    return _matches(INDENTED, text)
-
-
-def in_a_number(text: str) -> Flags:
-    """Marks digits, and separators between them as in 1,000.5."""
-    return _matches(NUMBER, text)
-
-
 def in_a_name(text: str) -> Flags:
     """Marks capitalised words of two or more letters that start no line and no sentence."""
 
@@ -141,11 +132,11 @@ def _of_pattern(pattern: str) -> Labeller:
     if not pattern:
         raise ConfigError("--label-regex needs at least one character, got ''")
     phrase = f"inside a match of {pattern}"
-    return Labeller("regex", phrase, lambda text: _matches(compiled, text), "matches", compiled)
+    return Labeller("regex", phrase, partial(_matches, compiled), "matches", compiled)
 
 
 def _opens(before: str, after: str) -> bool:
-    """Tells whether a single quote between these opens, rather than closes or is an apostrophe."""
+    """Tells whether a single quote between these opens; else it closes or is an apostrophe."""
     return not before.isalnum() and after != "" and not after.isspace()
 
 
@@ -180,10 +171,10 @@ _FIXED = (
     Labeller(
         "indent",
         "in an indented line",
-        in_an_indented_line,
+        partial(_matches, INDENTED),
         "indented lines",
         re.compile(r"(?m)^[ \t]+(?=\S)"),
     ),
-    Labeller("number", "in a number", in_a_number, "digits", re.compile(r"\d")),
+    Labeller("number", "in a number", partial(_matches, NUMBER), "digits", re.compile(r"\d")),
     Labeller("name", "in a capitalised name", in_a_name, "capitals", re.compile("[A-Z]")),
 )

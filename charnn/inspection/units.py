@@ -42,8 +42,8 @@ class Activity(NamedTuple):
 class Ranking(NamedTuple):
     """All units by how well they predict a label, the best first; arrays are (N,).
 
-    The first half of the text chooses the order and the directions: 1 if high values go with the
-    label, -1 if low ones do. ``auc`` is the area under the ROC curve on the second half,
+    The first half of the text determines the order and the directions: 1 if the label has high
+    values, -1 if it has low ones. ``auc`` is the area under the ROC curve on the second half,
     ``chosen_auc`` on the first. ``share`` is the share of tokens that have the label.
     """
 
@@ -95,7 +95,7 @@ def record(
     newline: int | None = None,
     progress: Progress | None = None,
 ) -> Activity:
-    """Records the state after each of ids (T,); a model of lines starts afresh at each newline."""
+    """Records the state after each of ids (T,); with `newline`, each line starts a new text."""
     tokens = np.asarray(ids, np.int64)
     state = predictor.initial_state()
     states = np.empty((len(tokens), *state.shape), np.float32)
@@ -118,7 +118,7 @@ def pieces_of(tokenizer: Tokenizer, ids: NDArray[np.integer]) -> list[str]:
 def per_token(
     tokenizer: Tokenizer, ids: NDArray[np.integer], read: Callable[[str], Flags]
 ) -> Flags:
-    """Returns a label (T,) for each token: that of the last character complete by then."""
+    """Returns the label (T,) of each token: that of the last complete character."""
     pieces = pieces_of(tokenizer, ids)
     flags = np.concatenate([[False], read("".join(pieces))])
     return flags[np.cumsum([len(piece) for piece in pieces], dtype=np.int64)]
@@ -188,7 +188,7 @@ def find_units(
 
 
 def distinct(units: Sequence[Unit], count: int) -> list[Unit]:
-    """Returns the first `count` units, without h and c of the same hidden unit."""
+    """Returns the first `count` units; of h and c of the same hidden unit, only the first."""
     first: dict[tuple[int, int], Unit] = {}
     for unit in units:
         first.setdefault((unit.layer, unit.number), unit)
@@ -196,7 +196,7 @@ def distinct(units: Sequence[Unit], count: int) -> list[Unit]:
 
 
 def is_usable(flags: Flags) -> bool:
-    """Tells whether both halves have `FEWEST` tokens with the label, and without."""
+    """Tells whether both halves have at least `FEWEST` tokens with the label and without it."""
     half = len(flags) // 2
     return all(FEWEST <= part.sum() <= len(part) - FEWEST for part in (flags[:half], flags[half:]))
 

@@ -1,4 +1,4 @@
-"""The final step of a run: mixes n-grams of the training text into the best model."""
+"""The final step of a run that mixes n-grams of the training text into the best model."""
 
 from __future__ import annotations
 
@@ -10,13 +10,7 @@ from charnn.config import DEFAULT_NGRAM
 from charnn.errors import ConfigError, DamagedFile, TextError
 from charnn.ngrams.section import MAX_NGRAM, NGramSection
 from charnn.ngrams.tree import MAX_TOKENS, NGramTree
-from charnn.training.final_step import (
-    NO_COSTS,
-    NOTHING_DONE,
-    Completed,
-    FinalCosts,
-    FinalStep,
-)
+from charnn.training.final_step import NO_COSTS, NOTHING_DONE, Completed, FinalCosts, FinalStep
 
 if TYPE_CHECKING:
     from charnn.checkpoint import Checkpoint
@@ -26,7 +20,7 @@ if TYPE_CHECKING:
 # Longer n-grams are kept if they occur twice. The others would take half of the file and hardly
 # change the loss (NOTES.md), and text that occurs once would be in the file in long pieces.
 ONCE, ONCE_PIECES = 5, 2
-MIN_VALID = 100  # validation tokens, for n-grams by default
+MIN_VALID = 100  # validation tokens that n-grams by default need
 # Measured seconds: per token and length for counting, per target for reading probabilities.
 COUNTED_TOKEN, COUNTED_TARGET = 1.5e-7, 1.5e-5
 
@@ -48,7 +42,7 @@ class NGramStep(FinalStep):
 
     @property
     def settings(self) -> dict[str, Any]:
-        """The order, 0 for none."""
+        """The order; 0 for no n-grams."""
         return {"ngram": self.order or 0}
 
     @property
@@ -62,7 +56,7 @@ class NGramStep(FinalStep):
         Raises:
             TextError: there is no validation split to fit the mixture weights on.
         """
-        valid = len(tokens.split("valid")) if "valid" in tokens.splits else 0
+        valid = len(tokens.valid)
         if self.order is None:
             self.order = DEFAULT_NGRAM if valid >= MIN_VALID else 0
         elif self.order and valid < 2:
@@ -106,7 +100,7 @@ class NGramStep(FinalStep):
         read: Callable[[Predictor], Batches],
         device: str = "cpu",
     ) -> Completed:
-        """Mixes n-grams into `best`: weights from one half of the part, a check on the other."""
+        """Mixes n-grams into `best`, with weights fitted on half of the targets of `read`."""
         from charnn.evaluation import network_of
         from charnn.ngrams.fit import WORTH, fit_and_check
 

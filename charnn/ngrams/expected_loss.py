@@ -12,12 +12,12 @@ from charnn.ngrams.kneser_ney import NGram, choose_order
 from charnn.ngrams.tree import MAX_TOKENS
 from charnn.text.token_file import TokenFile
 
-# Fitted by benchmarks/fit_expected_loss.py to measured runs: ln(loss / loss of n-grams) is
-# A + B ln(millions of tokens read) + C ln(millions of tokens in the text), with errors below 0.1
-# nats on the three texts that the rule was fitted to.
-A, B, C = -0.099, -0.062, -0.061
-# Share of the lower of the two losses that mixing removes, less if they lie apart: within .05 nats
-# for eight runs on five texts (NOTES.md).
+# (a, b, c) of a cell: ln(loss / loss of n-grams) is a + b ln(millions of tokens read) +
+# c ln(millions of tokens in the text). Fitted to measured runs by benchmarks/fit_expected_loss.py,
+# with errors below 0.1 nats on three texts; cells without a rule have no expected loss.
+RULES = {"lstm": (-0.099, -0.062, -0.061)}
+# Mixing removes this share of the lower of two losses, and less the more they differ: within .05
+# nats for eight runs on five texts (NOTES.md).
 MIXED, APART = 0.045, 0.15
 NGRAM_BYTES = 4  # in the file per token of the text: 3 to 5 for six texts
 MIN_TRAIN, MAX_TRAIN, MAX_VALID = 100, 500_000, 50_000  # tokens that are counted
@@ -26,10 +26,10 @@ LITTLE_BYTES, LITTLE_READ, MUCH_READ = 200_000, 0.5, 30  # bytes of text; passes
 
 @dataclass(frozen=True)
 class ExpectedLoss:
-    """The loss to expect at the end and that of n-grams of this order, in nats per token.
+    """The expected loss of a run and the loss of n-grams of ``order``, in nats per token.
 
-    Both are None if there is too little text, or no validation split. ``file_bytes`` estimates the
-    size of the model file, n-grams included.
+    Both are None without a validation split or with too little text; ``cold_256`` is also None for
+    a cell that `RULES` lacks. ``file_bytes`` estimates the size of the model file with its n-grams.
     """
 
     cold_256: float | None
@@ -42,7 +42,7 @@ class ExpectedLoss:
 def expect(tokens: TokenFile, model: ModelConfig, epochs: float, ngram: int) -> ExpectedLoss:
     """Estimates the loss after `epochs` passes; `ngram` is the order to mix in, 0 for none."""
     train = np.asarray(tokens.split("train")[:MAX_TRAIN])
-    valid = np.asarray(tokens.split("valid")[:MAX_VALID] if "valid" in tokens.splits else train[:0])
+    valid = np.asarray(tokens.valid[:MAX_VALID])
     advice, size = _advise(tokens, epochs), 4 * model.parameters
     if ngram:
         size += NGRAM_BYTES * min(len(tokens.split("train")), MAX_TOKENS)
@@ -51,11 +51,11 @@ def expect(tokens: TokenFile, model: ModelConfig, epochs: float, ngram: int) -> 
     vocab_size = tokens.tokenizer.vocab_size
     order, _ = choose_order(train, vocab_size)
     ngrams = float(NGram(train, vocab_size, order).carried(valid)[-1])
-    text = len(tokens.split("train")) / 1e6
-    read = epochs * text
-    ratio = math.exp(A + B * math.log(read) + C * math.log(text))
-    if model.cell != "lstm":  # the rule was fitted to LSTMs alone
+    if model.cell not in RULES:
         return ExpectedLoss(None, ngrams, order, advice, size)
+    text = len(tokens.split("train")) / 1e6
+    a, b, c = RULES[model.cell]
+    ratio = math.exp(a + b * math.log(epochs * text) + c * math.log(text))
     expected = ngrams * ratio
     if ngram:
         expected = mixed_loss(expected, ngrams)
@@ -71,8 +71,7 @@ def mixed_loss(network: float, ngrams: float) -> float:
 
 
 def _advise(tokens: TokenFile, epochs: float) -> list[str]:
-    advice = []
-    size = int(tokens.source["bytes"])
+    advice, size = [], int(tokens.source["bytes"])
     if size < LITTLE_BYTES:
         shown = f"{size / 1000:.0f} kB" if size >= 1000 else f"{size} bytes"
         advice.append(f"{shown} of text is little: more text helps more than more minutes")

@@ -17,9 +17,9 @@ from charnn.ngrams.section import MAX_WEIGHT, MIN_WEIGHT, MixtureWeights
 from charnn.ngrams.tree import NGramTree
 
 WORTH = 0.005  # nats per token by which the loss must fall
-BLOCK = 64  # consecutive targets in one half
-MAX_NUMBERS, AT_ONCE = 1 << 23, 1 << 20  # of N x V: kept for the fit, and computed at once
-LEAST_FALL = 1e-6  # of the loss: float32 resolves no less
+BLOCK = 64  # consecutive targets that belong to the same half
+MAX_NUMBERS, AT_ONCE = 1 << 23, 1 << 20  # limits of N x V: kept, and read at once
+SMALLEST_FALL = 1e-6  # of the loss; float32 resolves no smaller one
 NETWORK_ONLY, NGRAMS_ONLY = MixtureWeights(1.0, 0.0), MixtureWeights(0.0, 1.0)  # never stored
 
 
@@ -28,21 +28,17 @@ def fit_and_check(
 ) -> tuple[MixtureWeights, float]:
     """Fits the weights on one half of held-out text and measures their gain on the other.
 
-    `read` yields a predictor's logits on that text. The halves are blocks of `BLOCK` targets in
-    turn, so both are alike. Returns the weights and the nats per token that mixing saves on the
-    second half.
+    `read` yields a predictor's logits on that text. Blocks of `BLOCK` targets belong to the halves
+    alternately, so that both resemble each other; a small text has smaller blocks. Returns the
+    weights and the nats per token that mixing saves on the second half.
     """
     own, targets = _log_probabilities(read(network))
     ngrams, _ = _log_probabilities(read(MixedLanguageModel(network, tree, NGRAMS_ONLY)))
-    first = first_half(len(targets))
+    count = len(targets)
+    first = torch.arange(count) // max(1, min(BLOCK, count // 4)) % 2 == 0
     weights = fit_weights(own[first], ngrams[first], targets[first])
     check = own[~first], ngrams[~first], targets[~first]
     return weights, mean_loss(*check, NETWORK_ONLY)[0] - mean_loss(*check, weights)[0]
-
-
-def first_half(count: int) -> Tensor:
-    """Returns a mask (count,) of every other block; small texts have smaller blocks."""
-    return torch.arange(count) // max(1, min(BLOCK, count // 4)) % 2 == 0
 
 
 def fit_weights(own: Tensor, ngrams: Tensor, targets: Tensor) -> MixtureWeights:
@@ -63,7 +59,7 @@ def fit_weights(own: Tensor, ngrams: Tensor, targets: Tensor) -> MixtureWeights:
                 weights, (loss, gradient, hessian) = ahead, found
                 break
             step = step / 2
-        if fallen < LEAST_FALL:
+        if fallen < SMALLEST_FALL:
             break
     return MixtureWeights(*weights.tolist())
 
@@ -115,7 +111,7 @@ def mean_loss(
 def _log_probabilities(batches: Batches) -> tuple[Tensor, Tensor]:
     """Returns log-probabilities (N, V) and targets (N,), stream by stream in the order of the text.
 
-    A large vocabulary leaves out targets at equal distances, so that N x V fits into memory.
+    With a large vocabulary only every k-th target is used, so that N x V stays below `MAX_NUMBERS`.
     """
     rows, wanted, seen = [], [], 0
     for logits, targets, _, total in batches:

@@ -1,4 +1,4 @@
-"""N-gram models of symbols, the baseline of every network.
+"""N-gram models of a sequence of ids: the baseline of every network.
 
 Interpolated modified Kneser-Ney smoothing (S. F. Chen, J. Goodman: An Empirical Study of Smoothing
 Techniques for Language Modeling, Harvard TR-10-98, 1998). Every distribution sums to 1.

@@ -1,9 +1,9 @@
-"""A network and the n-grams of its text, mixed: each says what comes next, and both are weighed.
+"""Log-linear interpolation of a network and n-grams: p ~ p_network ** a * p_ngrams ** b.
 
-p ~ network ** a * n-grams ** b
+N-grams memorise what the network had no time to learn. The more confident of the two dominates; a
+linear mixture has a loss up to .015 nats per character higher (NOTES.md).
 
-The counts know by heart what the network has not had the time to learn. Of either, what it is sure
-of counts most; a fixed share of each probability loses up to .015 nats a character (NOTES.md).
+Shapes: V symbols, B streams, K = order of the n-grams.
 """
 
 from __future__ import annotations
@@ -25,9 +25,9 @@ Array = NDArray[Any]
 
 
 class Mixture(Predictor):
-    """A network mixed with counts, itself what a sampler takes for a network; see `mix`.
+    """A network mixed with n-grams in numpy; `mix` prefers a predictor's own `mixed`.
 
-    A state is one array: that of the network, flat, and where the text stands in the tree.
+    A state is one array: that of the network, flat, then the nodes (K,) of the latest contexts.
     """
 
     def __init__(self, network: Predictor, tree: NGramTree, weights: MixtureWeights) -> None:
@@ -37,14 +37,14 @@ class Mixture(Predictor):
         self._shape, self.start = state.shape, self._packed(state, tree.start())
 
     def step(self, token: int, state: Array) -> tuple[Array, Array]:
-        """Reads one token: logits (V,) of the next one, and the new state."""
+        """See `Predictor.step`."""
         inner, nodes = self._unpacked(state)
         logits, inner = self.network.step(token, inner)
         nodes = self.tree.after(nodes, token)
         return self._mixed(logits, self.tree.probabilities(nodes)), self._packed(inner, nodes)
 
     def feed(self, tokens: Iterable[int], state: Array) -> tuple[Array, Array]:
-        """Reads tokens, at least one: logits (V,) of what comes next, and the new state."""
+        """See `Predictor.feed`."""
         tokens = list(tokens)
         inner, nodes = self._unpacked(state)
         logits, inner = self.network.feed(tokens, inner)
@@ -52,11 +52,11 @@ class Mixture(Predictor):
         return self._mixed(logits, self.tree.probabilities(nodes)), self._packed(inner, nodes)
 
     def twin(self, streams: int) -> Mixture:
-        """The same mixture, with scratch memory of its own for another thread; see `Predictor`."""
+        """See `Predictor.twin`."""
         return Mixture(self.network.twin(streams), self.tree, self.weights)
 
     def step_batch(self, tokens: Sequence[int], states: Array) -> Array:
-        """Reads a token in each of B streams; states (B, N) are changed; logits (B, V)."""
+        """See `Predictor.step_batch`."""
         size = states.shape[1] - self.tree.order
         inner = np.ascontiguousarray(states[:, :size]).reshape(len(states), *self._shape)
         logits = self.network.step_batch(tokens, inner)
@@ -64,14 +64,12 @@ class Mixture(Predictor):
         states[:, :size], states[:, size:] = inner.reshape(len(states), size), nodes
         return self._mixed(logits, self.tree.probabilities_at(nodes))
 
-    def _mixed(self, logits: Array, counted: Array) -> Array:
-        """Logits of the mixture: of logits (..., V) and what the counts say (..., V)."""
-        # What is not finite is told by whoever draws; it is no warning here.
-        with np.errstate(all="ignore"):
+    def _mixed(self, logits: Array, p: Array) -> Array:
+        """Returns the logits (..., V) of the mixture of logits and n-gram probabilities p."""
+        with np.errstate(all="ignore"):  # the reader of the logits reports what is not finite
             own = self.weights.network * logits.astype(np.float64)
-            theirs = self.weights.ngrams * np.log(np.maximum(counted, LEAST))
-            mixed: Array = (own + theirs).astype(np.float32)
-        return mixed
+            mixed: Array = own + self.weights.ngrams * np.log(np.maximum(p, LEAST))
+            return mixed.astype(np.float32)
 
     def _packed(self, inner: Array, nodes: Array) -> Array:
         return np.concatenate([inner.ravel(), nodes.astype(np.float32)])
@@ -82,24 +80,24 @@ class Mixture(Predictor):
 
 
 def _whole(nodes: Array) -> Array:
-    """Nodes as whole numbers; what is none, in a state from elsewhere, stands for no node."""
+    """Returns nodes as integers; impossible numbers, from a foreign state, become `NOWHERE`."""
     whole: Array = np.where(abs(nodes) <= MAX_NODES, nodes, NOWHERE).astype(np.int64)
     return whole
 
 
-def mix(network: Predictor, counts: tuple[NGramTree, MixtureWeights] | None) -> Predictor:
-    """A network mixed with a tree, by the predictor itself where it can."""
-    return network if counts is None else network.mixed(*counts) or Mixture(network, *counts)
+def mix(network: Predictor, ngrams: tuple[NGramTree, MixtureWeights] | None) -> Predictor:
+    """Returns a network mixed with n-grams, or the network alone without any."""
+    return network if ngrams is None else network.mixed(*ngrams) or Mixture(network, *ngrams)
 
 
 def predictor(
     saved: Checkpoint, engine: str = "auto", int8: bool = False, clamps: Sequence[Clamp] = ()
 ) -> Predictor:
-    """What a checkpoint predicts by; engine, int8 and clamps are those of `make_predictor`.
+    """Returns the predictor of a checkpoint; engine, int8 and clamps as in `make_predictor`.
 
     Raises:
-        ConfigError: there is no such engine, or not here, or a clamp is impossible.
-        DamagedFile: its n-grams are none.
+        ConfigError: the engine does not exist or was not built, or a clamp is impossible.
+        DamagedFile: the n-grams are damaged.
     """
     network = make_predictor(saved.config, saved.weights, engine, int8, clamps)
     return mix(network, tree_and_weights(saved.ngrams, saved.config.vocab_size))

@@ -14,7 +14,6 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from functools import cached_property
-from typing import Any
 
 import numpy as np
 
@@ -39,15 +38,7 @@ class NGramTree:
         discounts: discounts of counts 1, 2, and 3 or more, by length: (K, 3).
     """
 
-    def __init__(
-        self,
-        vocab_size: int,
-        order: int,
-        symbols: Array,
-        counts: Array,
-        children: Array,
-        dropped: Array,
-    ) -> None:
+    def __init__(self, vocab_size: int, order: int, arrays: Mapping[str, Array]) -> None:
         """Takes symbols (N,) and counts (N,) of all nodes but the first, children and dropped (C,).
 
         ``children`` and ``dropped`` are the numbers of kept and of not kept children of each
@@ -55,9 +46,12 @@ class NGramTree:
         for the shorter ones.
 
         Raises:
+            KeyError: an array is missing.
             ValueError: the arrays are no tree of n-grams.
         """
         self.vocab_size, self.order = vocab_size, order
+        self.arrays = {name: arrays[name] for name in NGRAM_ARRAYS}
+        symbols, counts, children, dropped = self.arrays.values()
         self.symbols, self.counts = symbols, counts
         self.children, self.dropped = children, dropped
         size = len(symbols) + 1
@@ -126,32 +120,18 @@ class NGramTree:
             np.bincount(each.keys // vocab_size, minlength=size)
             for each, size in zip(levels, contexts, strict=True)
         ]
-        return cls(
-            vocab_size,
-            len(levels),
-            _small(np.concatenate([each.keys % vocab_size for each in levels])),
-            _small(np.concatenate([each.before for each in levels])),
-            _small(np.concatenate(children)),
-            _small(np.concatenate([each.dropped for each in levels])),
-        )
+        arrays = {
+            "symbols": [each.keys % vocab_size for each in levels],
+            "counts": [each.before for each in levels],
+            "children": children,
+            "dropped": [each.dropped for each in levels],
+        }
+        small = {name: _small(np.concatenate(parts)) for name, parts in arrays.items()}
+        return cls(vocab_size, len(levels), small)
 
     def section(self, weights: MixtureWeights) -> NGramSection:
         """Returns the section of a checkpoint that `tree_and_weights` reads."""
-        return NGramSection(self.order, weights, self.to_arrays())
-
-    def to_arrays(self) -> dict[str, Array]:
-        """Returns the arrays that `from_arrays` takes, one dimension each."""
-        return {name: getattr(self, name) for name in NGRAM_ARRAYS}
-
-    @classmethod
-    def from_arrays(cls, vocab_size: int, order: int, arrays: Mapping[str, Any]) -> NGramTree:
-        """Inverse of `to_arrays`.
-
-        Raises:
-            KeyError: an array is missing.
-            ValueError: the arrays are no tree of n-grams.
-        """
-        return cls(vocab_size, order, *(arrays[name] for name in NGRAM_ARRAYS))
+        return NGramSection(self.order, weights, self.arrays)
 
     def start(self) -> Array:
         """Returns the nodes (K,) at the start of a text: the empty context alone."""
@@ -175,13 +155,11 @@ class NGramTree:
         return found
 
     def _children(self, nodes: Array, symbols: Array) -> Array:
-        """Returns the child of each node by symbol, or `NOWHERE` if it is no context."""
+        """Returns the child of each node by symbol, or `NOWHERE` without one that has children."""
         wanted = nodes * self.vocab_size + symbols
         places = np.minimum(self.keys.searchsorted(wanted), len(self.keys) - 1)
         found = (self.keys[places] == wanted) & (nodes >= 0)
-        found &= places + 1 < len(
-            self.children
-        )  # false for the deepest nodes, which a foreign state may hold
+        found &= places + 1 < len(self.children)  # a foreign state may hold the deepest nodes
         return np.where(found, places + 1, NOWHERE)
 
     def probabilities(self, nodes: Array) -> Array:
@@ -227,7 +205,7 @@ def tree_and_weights(
     if section is None:
         return None
     try:
-        return NGramTree.from_arrays(vocab_size, section.order, section.arrays), section.weights
+        return NGramTree(vocab_size, section.order, section.arrays), section.weights
     except (KeyError, ValueError) as error:
         raise DamagedFile(f"the n-grams of this model are damaged: {error}") from None
 

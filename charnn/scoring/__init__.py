@@ -1,1 +1,1 @@
-"""What a text costs a model: surprisal, comparison, adaptation, baselines."""
+"""Scores of texts: surprisal, comparison of models, dynamic evaluation, baselines."""

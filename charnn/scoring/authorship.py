@@ -131,7 +131,7 @@ def _fit_offsets(rates: Array, truth: Array, count: int) -> Array:
 def _best_offset(rates: Array, truth: Array, weights: Array, offsets: Array, model: int) -> float:
     """Returns the best offset of one model, with the offsets of the others fixed.
 
-    A line is attributed to `model` if its offset is above a threshold that belongs to the line.
+    Each line has a threshold: `model` gets the line if its offset is above the threshold.
     """
     others = np.delete(rates - offsets, model, axis=1)
     names = np.delete(np.arange(len(offsets)), model)
@@ -141,10 +141,10 @@ def _best_offset(rates: Array, truth: Array, weights: Array, offsets: Array, mod
     order = np.argsort(thresholds, kind="stable")
     sums = np.concatenate([[0.0], np.cumsum(gains[order])])
     thresholds = thresholds[order]
-    # No offset lies between two equal thresholds.
+    # There is no offset between two equal thresholds.
     possible = np.concatenate([[True], thresholds[1:] > thresholds[:-1], [True]])
     sums[~possible] = -np.inf
     best = np.flatnonzero(sums >= sums.max() - 1e-12)
     edges = np.concatenate([[thresholds[0] - 0.1], thresholds, [thresholds[-1] + 0.1]])
     middles = (edges[best] + edges[best + 1]) / 2
-    return float(middles[np.abs(middles).argmin()])  # of equally good offsets, the smallest
+    return float(middles[np.abs(middles).argmin()])  # the smallest of equally good offsets

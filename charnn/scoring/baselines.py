@@ -17,7 +17,7 @@ from charnn.scoring.surprisal import Array
 from charnn.text.tokenizers import Tokenizer
 
 ORDERS = (2, 3, 4, 5, 6)
-MAX_TRAIN_TOKENS = 10_000_000  # the latest ones; more take gigabytes of memory
+MAX_TRAIN_TOKENS = 10_000_000  # the last of a text; more tokens take gigabytes of memory
 ZSTD_MODULES = ("compression.zstd", "backports.zstd", "zstandard")  # Python 3.14, packages
 
 
@@ -26,8 +26,8 @@ def baseline_rows(
 ) -> list[dict[str, Any]]:
     """Returns the name, bits per character and bits per byte of each baseline.
 
-    Uniform and n-grams predict every token but the first, like a model. Compressors get the whole
-    text.
+    Uniform and n-grams predict every token but the first, as a model does. Compressors read the
+    whole text.
     """
     predicted = sizes.add(NOTHING, 0.0, tokens[1:])
     whole = sizes.add(predicted, 0.0, tokens[:1])

@@ -30,9 +30,9 @@ CHARACTER_CLASSES = (
 
 
 class PositionLosses(NamedTuple):
-    """Mean bits of the tokens at positions (P,) of windows or lines, from 1.
+    """Mean bits of the tokens at positions (P,) of windows or lines, counted from 1.
 
-    Each is a mean over `counts` (P,) of the `windows`: those that are long enough.
+    Of all ``windows`` (or lines), ``counts`` (P,) are long enough to have each position.
     """
 
     positions: Array
@@ -44,8 +44,8 @@ class PositionLosses(NamedTuple):
 def by_position(losses: TokenLosses, newline: int | None = None) -> PositionLosses:
     """Returns the mean loss at positions 1, 2, 4 and so on, up to `COLD_WINDOW`.
 
-    `losses` are those of cold-256; given `newline`, those of whole lines. Only long lines have the
-    further positions, so means over lines are not of one set of lines.
+    `losses` come from cold-256, or with `newline` from "lines". Only long lines have high
+    positions, so the means at two positions may be over different lines.
     """
     if newline is None:
         window = min(COLD_WINDOW, len(losses.nats))
@@ -63,8 +63,8 @@ def by_position(losses: TokenLosses, newline: int | None = None) -> PositionLoss
 def classify(text: str, before: str = "\n") -> Array:
     """Returns the class (C,) of each character, an index of `CHARACTER_CLASSES`.
 
-    `before` is the text before. The class "letter" contains every letter that is not upper case;
-    a letter after white space begins a word, any other is inside one, also after a hyphen.
+    `before` is the text before. A letter that is not upper case is "after space" or "inside a
+    word"; after a hyphen it is inside.
     """
     known, places = np.unique(code_points(text), return_inverse=True)
     characters = [chr(code) for code in known.tolist()]
@@ -91,7 +91,7 @@ def _class_of(character: str) -> int:
 
 
 def class_rows(text: str, bits: Array, before: str) -> list[dict[str, Any]]:
-    """Returns each class of characters with its share of the text and of its bits (C,)."""
+    """Returns the share of each class of characters in the text, and in its bits (C,)."""
     classes, count = classify(text, before), len(CHARACTER_CLASSES)
     numbers = np.bincount(classes, minlength=count).tolist()
     spent = np.bincount(classes, bits, minlength=count)

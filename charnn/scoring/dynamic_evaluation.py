@@ -1,11 +1,11 @@
 """Dynamic evaluation: the weights adapt to the text while it is scored.
 
 B. Krause, E. Kahembwe, I. Murray, S. Renals: Dynamic Evaluation of Neural Sequence Models (ICML
-2018). Each segment is scored before the weights learn from it. The loss is not comparable with the
+2018). Each segment is scored before the weights learn from it. The loss cannot be compared with the
 loss of fixed weights.
 
-In a model of lines the weights adapt from line to line, while each line begins at the initial state
-and ends its segment. Only the network adapts, not what is mixed into it.
+In a model of lines the weights adapt from line to line; each line starts from the initial state,
+and no segment crosses the end of a line. Only the network adapts, not the rest of a mixture.
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ from charnn.model.state import State, detach
 from charnn.scoring.surprisal import Array
 
 EPSILON = 1e-8
-RMS_SEGMENTS = 500  # of the training text, to measure the gradients of rule "rms"
+RMS_SEGMENTS = 500  # segments of the training text on which rule "rms" measures gradients
 
 
 def dynamic_losses(
@@ -44,9 +44,10 @@ def dynamic_losses(
 ) -> TokenLosses:
     """Scores every token but the first; given `newline`, the tokens of all non-empty lines.
 
-    Rule "sgd" moves a weight by `rate` times its gradient g, and `decay` of the way back to its
-    first value. Rule "rms" divides the step by the root mean square r of g on the training text
-    `train`, and multiplies the way back by r over its mean. The weights are restored at the end.
+    Rule "sgd" moves each weight by -`rate` times its gradient g, plus `decay` times the difference
+    to its original value. Rule "rms" divides the first term by the root mean square r of g on the
+    training text `train`, and multiplies the second by r over the mean of r. The weights are
+    restored at the end.
 
     Raises:
         ConfigError: the rule is "rms", and `train` is too short.
@@ -95,7 +96,7 @@ def dynamic_losses(
 
 
 def _segments(tokens: Array, size: int, newline: int | None) -> Iterator[tuple[Array, bool]]:
-    """Yields a token with at most `size` targets after it, and whether a text begins there."""
+    """Yields segments, a token and at most `size` targets, and True where a text begins."""
     if newline is None:
         require_targets(tokens)
         texts = [tokens]

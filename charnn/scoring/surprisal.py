@@ -43,8 +43,8 @@ class Surprisals(NamedTuple):
 class TokenScorer:
     """Scores texts token by token, each text from the state after the start token.
 
-    `lines` reads many texts at once, on `threads` threads. A line gets the bits that it would get
-    alone; with an engine that is not exact (numpy in float32), up to rounding.
+    `lines` reads many texts at once, on `threads` threads. The bits of a line do not depend on the
+    other lines; with an engine that is not exact (numpy in float32), they do by rounding errors.
     """
 
     def __init__(
@@ -55,7 +55,7 @@ class TokenScorer:
         top: int = 0,
         threads: int | None = None,
     ) -> None:
-        """`details` adds entropy and rank; `top` the likeliest tokens; `threads`: None is all."""
+        """`details` adds entropy and rank, `top` the likeliest tokens; by default all threads."""
         self.predictor, self.details = predictor, details
         self.top = min(top, predictor.config.vocab_size)
         self._start = predictor.step(start_token, predictor.initial_state())

@@ -20,7 +20,7 @@ from charnn.text.text_reader import encode_pieces
 from charnn.text.tokenizers import Tokenizer, code_points
 
 CHUNK_TOKENS = 1 << 14  # tokens scored before their block is yielded
-TEXT_KEPT = 10_000  # characters of a span's text; bits and characters are counted beyond them
+TEXT_KEPT = 10_000  # characters of a span's text; its bits and size include all characters
 SPAN_PARTS = {"word": r"\S+|\s+", "line": r"[^\n]*\n|[^\n]+", "document": r"(?s:.+)"}
 
 

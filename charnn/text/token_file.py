@@ -168,6 +168,11 @@ class TokenFile:
             raise ConfigError(f"{self.path} has no split {name!r}, only {', '.join(self.splits)}")
         return self.tokens[self.splits[name].start : self.splits[name].stop]
 
+    @property
+    def valid(self) -> Ids:
+        """The validation split, empty if there is none."""
+        return self.split("valid") if "valid" in self.splits else self.tokens[:0]
+
     def verify(self) -> None:
         """Reads the whole file and compares it with its digest.
 

@@ -18,15 +18,24 @@ import torch
 from charnn.errors import DamagedFile, TextError
 
 
-class Window(NamedTuple):
-    """Inputs (T, B) and targets (T, B), one token later.
+class WindowPart(NamedTuple):
+    """P streams of a window: their indices (P,), inputs and targets (T, P), padded at the end."""
 
-    ``first`` marks the first window of a pass, which starts from the initial state.
-    """
-
+    streams: torch.Tensor
     inputs: torch.Tensor
     targets: torch.Tensor
-    first: bool
+
+
+class Window(NamedTuple):
+    """One window of all streams.
+
+    ``fresh`` (B,) marks streams that start from the initial state; ``size`` is the number of
+    targets without padding.
+    """
+
+    parts: list[WindowPart]
+    fresh: torch.Tensor
+    size: int
 
 
 class StreamBatches:
@@ -46,29 +55,25 @@ class StreamBatches:
                 f"{bptt} need {batch_size * bptt + 1:,}: lower --batch-size or --bptt"
             )
 
-    @property
-    def tokens_per_window(self) -> int:
-        """Number of targets in a window."""
-        return self.batch_size * self.bptt
-
     def tokens_before(self, step: int) -> int:
         """Returns the number of targets in all windows before `step`."""
-        return step * self.tokens_per_window
+        return step * self.batch_size * self.bptt
 
     def window(self, step: int) -> Window:
-        """Returns the window of a step, counted from 0 over all passes.
+        """Returns the window of a step, counted from 0; the first of a pass is fresh.
 
         Raises:
             DamagedFile: an id is outside the vocabulary.
         """
         epoch, index = divmod(step, self.windows_per_epoch)
         starts = np.arange(self.batch_size) * self.stream_length + index * self.bptt
-        places = self._start(epoch) + starts[None, :] + np.arange(self.bptt + 1)[:, None]
-        ids = self.tokens[places % len(self.tokens)].astype(np.int64)
+        positions = self._start(epoch) + starts[None, :] + np.arange(self.bptt + 1)[:, None]
+        ids = self.tokens[positions % len(self.tokens)].astype(np.int64)
         if ids.max() >= self.vocab_size:
             raise DamagedFile("the token file holds an id outside its vocabulary: it is damaged")
-        both = torch.from_numpy(ids)
-        return Window(both[:-1], both[1:], index == 0)
+        both, streams = torch.from_numpy(ids), torch.arange(self.batch_size)
+        fresh = torch.full((self.batch_size,), index == 0)
+        return Window([WindowPart(streams, both[:-1], both[1:])], fresh, both[1:].numel())
 
     def _start(self, epoch: int) -> int:
         """Returns the offset of a pass: 0 for the first, random for the others."""

@@ -58,10 +58,6 @@ Progress = Callable[[int, int], None]
 ChooseBase = Callable[[TokenFile, TrainOptions], tuple[Base | None, str]]
 
 
-def _ignore(_: str) -> None:
-    """Drops a note."""
-
-
 @contextmanager
 def start(
     texts: Sequence[str],
@@ -69,7 +65,7 @@ def start(
     root: Path,
     *,
     began: float | None = None,
-    notify: Notify = _ignore,
+    notify: Notify = lambda _: None,
     progress: Progress | None = None,
     final_step: FinalStep | None = None,
     choose_base: ChooseBase | None = None,
@@ -81,8 +77,7 @@ def start(
         notify: called with each note for people.
         progress: called with bytes done and bytes in total while the text is read.
         final_step: completes the best model at the end; by default nothing does.
-        choose_base: chooses the model to start from where the options leave that open, such as
-            `BaseChooser`.
+        choose_base: chooses the model to start from if the options do not name one.
 
     Raises:
         CharnnError: a text, an option or the machine does not allow the run.
@@ -148,7 +143,7 @@ def resume(
     root: Path,
     *,
     began: float | None = None,
-    notify: Notify = _ignore,
+    notify: Notify = lambda _: None,
     final_step: FinalStep | None = None,
 ) -> Iterator[Trainer]:
     """Continues a run, the newest unfinished one if `name` is None; locked while the block lasts.
@@ -222,7 +217,7 @@ def resume(
 def _load_last(run: Run) -> Checkpoint:
     try:
         return checkpoints.load(run.last)
-    except NewerFile:  # the best model is too new as well
+    except NewerFile:  # the best model is too new too
         raise
     except DamagedFile as error:
         if not run.best.exists():
@@ -251,7 +246,7 @@ def _new_run(texts: Sequence[str], options: TrainOptions, root: Path) -> Run:
 def _newest_unfinished(root: Path, finished_too: bool) -> Run:
     runs = list_runs(root)
     if not runs:
-        return find_run(root, None)  # raises an error with the first command
+        return find_run(root, None)  # raises the error for an empty folder
     for run in runs:
         if finished_too or not _is_finished(run):
             return run
@@ -291,31 +286,7 @@ def _tokens_of(
 ) -> TokenFile:
     """Writes the token file of the run from the texts, or copies a given .tokens file."""
     if any(text.endswith(TOKENS_SUFFIX) for text in texts):
-        if options.lines:
-            raise ConfigError(
-                "--lines shuffles lines before the split, and a .tokens file is split already: "
-                "give the text itself"
-            )
-        standard = TrainOptions()
-        settled = ("tokenizer", "vocab_size", "split", "valid", "encoding")
-        other = [
-            f"--{n.replace('_', '-')}"
-            for n in settled
-            if getattr(options, n) != getattr(standard, n)
-        ]
-        if len(texts) > 1 or other:
-            raise ConfigError(
-                "a .tokens file is tokenized and split already: give it alone, without "
-                f"{', '.join(other) or 'other texts'}"
-            )
-        given = TokenFile.open(texts[0])
-        given.verify()
-        try:
-            with open(texts[0], "rb") as given_file, replacing(run.tokens) as copy:
-                shutil.copyfileobj(given_file, copy, 1 << 20)
-        except OSError as error:
-            raise FileError(os_error_line(error, Path(texts[0]), "read")) from error
-        return TokenFile.open(run.tokens)
+        return _copy_tokens(texts, options, run.tokens)
     if options.valid and options.split != TrainOptions.split:
         raise ConfigError("--valid and --split both choose the validation text: give one of them")
     with ExitStack() as opened:
@@ -332,8 +303,7 @@ def _tokens_of(
             for part in parts:
                 opened.enter_context(part)
             source, *others = parts
-            valid, test = (*others, None, None)[:2]
-            split = (100,)
+            valid, test, split = *(*others, None, None)[:2], (100,)
         return write_token_file(
             run.tokens,
             source,
@@ -344,3 +314,25 @@ def _tokens_of(
             test=test,
             progress=progress,
         )
+
+
+def _copy_tokens(texts: Sequence[str], options: TrainOptions, target: Path) -> TokenFile:
+    if options.lines:
+        raise ConfigError(
+            "--lines shuffles lines before the split, and a .tokens file is split already: give "
+            "the text itself"
+        )
+    standard, settled = TrainOptions(), ("tokenizer", "vocab_size", "split", "valid", "encoding")
+    changed = [name for name in settled if getattr(options, name) != getattr(standard, name)]
+    if len(texts) > 1 or changed:
+        flags = ", ".join(f"--{name.replace('_', '-')}" for name in changed) or "other texts"
+        raise ConfigError(
+            f"a .tokens file is tokenized and split already: give it alone, without {flags}"
+        )
+    TokenFile.open(texts[0]).verify()
+    try:
+        with open(texts[0], "rb") as given, replacing(target) as copy:
+            shutil.copyfileobj(given, copy, 1 << 20)
+    except OSError as error:
+        raise FileError(os_error_line(error, Path(texts[0]), "read")) from error
+    return TokenFile.open(target)

@@ -23,6 +23,7 @@ import torch
 
 from charnn.errors import DamagedFile, TextError
 from charnn.evaluation import IGNORED
+from charnn.training.batches import Window, WindowPart
 
 # A window is computed in parts of streams with similar lengths, so that short lines get little
 # padding; parts with fewer streams would be slower.
@@ -67,25 +68,6 @@ class LineLayout:
         self.streams = np.concatenate([streams, idle])
 
 
-class Part(NamedTuple):
-    """P streams of a window: their indices (P,), inputs and targets (T, P), padded at the end."""
-
-    streams: torch.Tensor
-    inputs: torch.Tensor
-    targets: torch.Tensor
-
-
-class LineWindow(NamedTuple):
-    """One window of all streams.
-
-    ``fresh`` (B,) marks streams that begin a line; ``size`` is the number of targets but padding.
-    """
-
-    parts: list[Part]
-    fresh: torch.Tensor
-    size: int
-
-
 class _Pass(NamedTuple):
     """Start and length, 0 if idle, of the piece of each window and stream: (W, B)."""
 
@@ -125,8 +107,8 @@ class LineBatches:
         whole = epoch * int(self.lengths.sum())
         return whole + (int(self._pass(epoch).before[index]) if index else 0)
 
-    def window(self, step: int) -> LineWindow:
-        """Returns the window of a step, counted from 0 over all passes.
+    def window(self, step: int) -> Window:
+        """Returns the window of a step, counted from 0; streams that begin a line are fresh.
 
         Raises:
             DamagedFile: an id lies outside the vocabulary.
@@ -140,9 +122,9 @@ class LineBatches:
         parts = [
             self._part(order[at : at + share], starts, counts) for at in range(0, len(order), share)
         ]
-        return LineWindow(parts, torch.from_numpy(drawn.fresh[index]), int(counts.sum()))
+        return Window(parts, torch.from_numpy(drawn.fresh[index]), int(counts.sum()))
 
-    def _part(self, streams: Ids, starts: Ids, counts: Ids) -> Part:
+    def _part(self, streams: Ids, starts: Ids, counts: Ids) -> WindowPart:
         steps = np.arange(counts[streams].max())[:, None]
         places = starts[streams] + steps
         real = steps < counts[streams]
@@ -153,7 +135,7 @@ class LineBatches:
         if max(inputs.max(), targets.max()) >= self.vocab_size:
             raise DamagedFile("the token file holds an id outside its vocabulary: it is damaged")
         targets[~real] = IGNORED
-        return Part(torch.from_numpy(streams), torch.from_numpy(inputs), torch.from_numpy(targets))
+        return WindowPart(*map(torch.from_numpy, (streams, inputs, targets)))
 
     def _draw_pass(self, epoch: int) -> _Pass:
         generator = torch.Generator().manual_seed((self.seed << 31) + epoch)

@@ -166,7 +166,7 @@ class Speed:
 def measure(
     model: ModelConfig, config: TrainConfig, shapes: Sequence[tuple[int, int]] = ()
 ) -> Speed:
-    """Times a temporary network; nothing of it reaches the run.
+    """Times a temporary network, which leaves no trace in the run.
 
     `shapes` holds (steps, streams) of each part of a window; by default the window is one part.
     """

@@ -69,11 +69,9 @@ class Optimizer:
         averages, squares = (self.moments[moment] for moment in ADAMW_MOMENTS)
         for names, decay in self.groups:
             weights: list[Tensor] = [self.network.get_parameter(name) for name in names]
-            gradients = [weight.grad for weight in weights if weight.grad is not None]
-            assert len(gradients) == len(weights), "a step follows a backward pass"
             adamw(
                 weights,
-                grads=gradients,
+                grads=[_gradient(weight) for weight in weights],
                 exp_avgs=[averages[name] for name in names],
                 exp_avg_sqs=[squares[name] for name in names],
                 max_exp_avg_sqs=[],
@@ -96,11 +94,11 @@ class Optimizer:
         by_shape: dict[torch.Size, list[tuple[Tensor, Tensor]]] = {}
         for turn, (name, momentum) in enumerate(self.momentum.items()):
             weight = self.network.get_parameter(name)
-            assert weight.grad is not None, "a step follows a backward pass"
-            momentum.lerp_(weight.grad, 1 - MOMENTUM)
+            gradient = _gradient(weight)
+            momentum.lerp_(gradient, 1 - MOMENTUM)
             if (self.updates - turn) % TURNS:
                 continue
-            ahead = weight.grad.lerp(momentum, MOMENTUM)  # Nesterov
+            ahead = gradient.lerp(momentum, MOMENTUM)  # Nesterov
             blocks = zip(torch.split(weight, size), torch.split(ahead, size), strict=True)
             by_shape.setdefault(weight.shape, []).extend(blocks)
         dtype = getattr(torch, self.config.precision)
@@ -124,6 +122,12 @@ class Optimizer:
         for kind, memory in {MUON_MOMENTUM: self.momentum, **self.moments}.items():
             for name, tensor in memory.items():
                 tensor.copy_(torch.from_numpy(arrays[f"{kind}.{name}"]))
+
+
+def _gradient(weight: Tensor) -> Tensor:
+    if weight.grad is None:
+        raise RuntimeError("a weight has no gradient: run a backward pass before a step")
+    return weight.grad
 
 
 def orthogonalize(matrices: Tensor) -> Tensor:

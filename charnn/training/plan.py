@@ -121,9 +121,8 @@ class Text(NamedTuple):
     def of(cls, tokens: TokenFile, lines: bool) -> Text:
         """Returns the sizes of a token file."""
         train = tokens.split("train")
-        valid = len(tokens.split("valid")) if "valid" in tokens.splits else 0
         lengths = line_lengths(train, tokens.start_token) if lines else None
-        return cls(len(train), valid, tokens.tokenizer.vocab_size, lengths)
+        return cls(len(train), len(tokens.valid), tokens.tokenizer.vocab_size, lengths)
 
 
 @dataclass(frozen=True)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from pathlib import Path
 from typing import Any
 
 from charnn.errors import CharnnError, FileError
@@ -12,7 +11,7 @@ from charnn.tensor_file import os_error_line
 from charnn.training.events import Ended, Event, StepDone, Validated, Warned
 
 FOLDER = "tensorboard"  # inside the folder of the run
-OF_A_STEP = {
+STEP_SCALARS = {
     "loss/train": "loss",
     "learning_rate": "learning_rate",
     "grad_norm": "grad_norm",
@@ -39,8 +38,8 @@ def writer_class() -> Any:
 def recorded(events: Iterator[Event], run: Run, step: int) -> Iterator[Event]:
     """Yields the events, and writes their numbers into the folder of the run.
 
-    Hides what an earlier session wrote for steps after `step`, where this one begins. A full disk
-    stops the record but not the run, with one warning.
+    Hides numbers of an earlier session for steps after `step`, where this session begins. A full
+    disk ends the record with one warning, but not the run.
 
     Raises:
         CharnnError: the package tensorboard is not installed.
@@ -60,22 +59,18 @@ def recorded(events: Iterator[Event], run: Run, step: int) -> Iterator[Event]:
                     for name, value, at in scalars_of(event):
                         writer.add_scalar(name, value, at)
                 except OSError as error:
-                    failed = True
-                    yield Warned(step, _without(error, folder))
+                    failed, line = True, os_error_line(error, folder, "write")
+                    yield Warned(step, f"{line}; the run continues without --tensorboard")
             yield event
     finally:
         if writer and not failed:
             writer.close()
 
 
-def _without(error: OSError, folder: Path) -> str:
-    return f"{os_error_line(error, folder, 'write')}; the run continues without --tensorboard"
-
-
 def scalars_of(event: Event) -> Iterator[tuple[str, float, int]]:
     """Yields name, value and step of each number in an event."""
     if isinstance(event, StepDone):
-        for name, attribute in OF_A_STEP.items():
+        for name, attribute in STEP_SCALARS.items():
             yield name, getattr(event, attribute), event.step
     elif isinstance(event, Validated):
         yield f"loss/{event.protocol}", event.score.nats_per_token, event.step

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import torch
@@ -42,8 +42,20 @@ from charnn.training.validation import Validator
 
 BAD_WINDOWS = 3
 MAX_HISTORY = 1000  # above this every second entry is dropped: the size of a header is limited
-OVERRUN = 1.15
+OVERRUN = 1.15  # of the remaining budget: an expected end beyond it is reported
 SAMPLE_TOKENS, SAMPLE_LINES = 200, 10
+# Attributes of a trainer that its training state holds, with their types.
+PROGRESS: dict[str, Callable[[Any], Any]] = {
+    "step": int,
+    "updates": int,
+    "bad_windows": int,
+    "rate_scale": float,
+    "seconds": float,
+    "loss_sum": float,
+    "loss_count": int,
+    "best_loss": lambda loss: loss,
+    "finished": bool,
+}
 
 
 class Trainer:
@@ -97,7 +109,7 @@ class Trainer:
         self.best_loss: float | None = None
         self.history: list[dict[str, Any]] = []
         self.results: dict[str, Any] = {}
-        self.origin: dict[str, Any] | None = None  # facts of the model that is fine-tuned
+        self.origin: dict[str, Any] | None = None  # facts of the base, for a fine-tuned model
         self.finished = False
 
     def stop(self) -> None:
@@ -111,7 +123,7 @@ class Trainer:
             TrainingError: the loss or its gradient was not finite three times in a row.
             FileError: a checkpoint could not be written; the previous one is intact.
         """
-        config, first_step, overrun_told = self.config, self.step, False
+        config, first_step, overrun_reported = self.config, self.step, False
         begin = clock = time.monotonic()
         if self.step == 0:
             yield from self._save()
@@ -128,11 +140,11 @@ class Trainer:
             yield from self._report(StepDone(**self._counters(), **done, tokens_per_second=speed))
             if self.bad_windows:
                 yield from self._guard(done["learning_rate"])
-            if self.deadline and not overrun_told and self.step - first_step >= 50:
+            if self.deadline and not overrun_reported and self.step - first_step >= 50:
                 pace = (now - begin) / (self.step - first_step)
                 late = now + (config.max_steps - self.step) * pace - self.deadline
                 if late > 5 + (OVERRUN - 1) * (self.deadline - begin):
-                    overrun_told = True
+                    overrun_reported = True
                     slow = f"slower than measured at the start: about {late:.0f} s over the budget"
                     yield from self._report(Warned(self.step, slow))
             last = self.step == config.max_steps
@@ -188,7 +200,7 @@ class Trainer:
         )
 
     def _validate(self) -> Iterator[Event]:
-        if self.validator.tokens is None:
+        if not len(self.validator.tokens):
             return
         score = self.validator.score(self.network)
         loss = score.nats_per_token
@@ -220,14 +232,14 @@ class Trainer:
                 text = "\n".join(line.text for line in drawn)
             else:
                 text = model.generate(max_tokens=SAMPLE_TOKENS, seed=self.config.seed)
-        except CharnnError as error:  # the weights overflowed: `_guard` deals with that
+        except CharnnError as error:  # the weights overflowed, which `_guard` handles
             yield from self._report(Warned(self.step, f"no sample: {error}"))
         else:
             yield from self._report(Sampled(self.step, text))
 
     def _save(self) -> Iterator[Event]:
         checkpoints.save(self.home.last, self.checkpoint())
-        if self.validator.tokens is None:
+        if not len(self.validator.tokens):
             checkpoints.save(self.home.best, self.checkpoint(training=False))
         yield from self._report(Saved(self.step, self.home.last))
 
@@ -252,7 +264,7 @@ class Trainer:
         best, scores = checkpoints.load(self.home.best), dict[str, Score]()
         read, device = self.validator.batches, self.config.device
         completed = self.final_step.apply(best, self.token_file, read, device)
-        if used_up and self.validator.tokens is not None:
+        if used_up and len(self.validator.tokens):
             final, score = (
                 self.validator.final(predictor_of(best, device)),
                 self.validator.sizes.score,
@@ -264,15 +276,13 @@ class Trainer:
         return scores, completed
 
     def checkpoint(self, training: bool = True) -> Checkpoint:
-        """Returns the current state of the run as a copy, or only its model."""
+        """Returns a copy of the model, and with `training` of the state of the run."""
         tokens, config = self.token_file, self.config
         weights = {name: copied(value) for name, value in self.network.state_dict().items()}
-        source = {key: tokens.source[key] for key in ("sha256", "bytes", "chars")}
+        corpus = {key: tokens.source[key] for key in ("sha256", "bytes", "chars")}
+        corpus["tokens"] = {name: part.stop - part.start for name, part in tokens.splits.items()}
         info = {
-            "corpus": {
-                **source,
-                "tokens": {name: split.stop - split.start for name, split in tokens.splits.items()},
-            },
+            "corpus": corpus,
             **({"from": self.origin} if self.origin else {}),
             "recipe": config.to_dict() | self.final_step.settings,
             **self._counters(),
@@ -282,15 +292,7 @@ class Trainer:
         state = None
         if training:
             progress = {
-                "step": self.step,
-                "updates": self.updates,
-                "bad_windows": self.bad_windows,
-                "rate_scale": self.rate_scale,
-                "seconds": self.seconds,
-                "loss_sum": self.loss_sum,
-                "loss_count": self.loss_count,
-                "best_loss": self.best_loss,
-                "finished": self.finished,
+                **{name: getattr(self, name) for name in PROGRESS},
                 "tokens_digest": tokens.digest,
                 "environment": environment(config),
                 "final_step": self.final_step.settings,
@@ -320,12 +322,8 @@ class Trainer:
             raise DamagedFile("this checkpoint holds no training state: start a run with --from")
         progress = saved.training.progress
         try:
-            self.step, self.updates = int(progress["step"]), int(progress["updates"])
-            self.bad_windows = int(progress["bad_windows"])
-            self.rate_scale = float(progress["rate_scale"])
-            self.seconds = float(progress["seconds"])
-            self.loss_sum, self.loss_count = progress["loss_sum"], progress["loss_count"]
-            self.best_loss, self.finished = progress["best_loss"], progress["finished"]
+            for name, convert in PROGRESS.items():
+                setattr(self, name, convert(progress[name]))
             self.history, self.results = saved.info["history"], saved.info["results"]
             self.origin = saved.info.get("from")
         except (KeyError, TypeError, ValueError) as error:

@@ -22,7 +22,7 @@ class Validator:
     """Scores predictors on the validation split of a run.
 
     Attributes:
-        tokens: the validation split (N,), or None with fewer than two tokens.
+        tokens: the validation split (N,), empty if it has fewer than two tokens.
         protocol: key of the protocol that `best` is chosen by: "cold_256" or "lines".
     """
 
@@ -30,8 +30,7 @@ class Validator:
         tokenizer = tokens.tokenizer
         is_text = tokens.source["chars"] is not None
         self.sizes = TextSizes(tokenizer.chars_per_token, tokenizer.bytes_per_token, is_text)
-        valid = tokens.split("valid") if "valid" in tokens.splits else None
-        self.tokens: Ids | None = valid if valid is not None and len(valid) > 1 else None
+        self.tokens: Ids = tokens.valid if len(tokens.valid) > 1 else tokens.valid[:0]
         self.newline, self.config = tokens.start_token, config
         self.protocol = "lines" if config.lines else "cold_256"
 
@@ -41,22 +40,18 @@ class Validator:
 
     def batches(self, model: Predictor) -> Batches:
         """Yields the logits of a predictor on that sample."""
-        valid = self._split()
         if self.config.lines:
-            return line_batches(model, valid, self.newline, self.config.valid_tokens)
-        return cold_batches(model, valid, self.config.valid_tokens)
+            return line_batches(model, self.tokens, self.newline, self.config.valid_tokens)
+        return cold_batches(model, self.tokens, self.config.valid_tokens)
 
     def final(self, model: Predictor) -> dict[str, Batches]:
         """Returns the logits of a finished model on the start of the split, by protocol."""
-        valid, limit = self._split(), self.config.final_tokens
+        limit = self.config.final_tokens
         if self.config.lines:
-            part = first_lines(valid, self.newline, limit)
+            part = first_lines(self.tokens, self.newline, limit)
             return {"lines": line_batches(model, part, self.newline)}
-        part = valid[:limit]
+        part = self.tokens[:limit]
         return {"cold_256": cold_batches(model, part), "carried": carried_batches(model, part)}
-
-    def _split(self) -> Ids:
-        return np.zeros(0, np.uint8) if self.tokens is None else self.tokens
 
 
 def first_lines(tokens: Ids, newline: int, limit: int) -> Ids:

@@ -53,7 +53,7 @@ def mixed(checkpoint, order=4, weights=MIXED, once=None, width=None, **arrays):
     """The same with the n-grams of `PARABLE`; `arrays` in place of what was counted."""
     ids = tokenizer_from_dict(checkpoint.tokenizer, checkpoint.config.vocab_size).encode(PARABLE)
     tree = NGramTree.of(ids, checkpoint.config.vocab_size, order, once)
-    found = {**tree.to_arrays(), **arrays}
+    found = {**tree.arrays, **arrays}
     found = {name: array.astype(width or array.dtype) for name, array in found.items()}
     return replace(checkpoint, ngrams=NGramSection(tree.order, weights, found))
 
@@ -268,7 +268,7 @@ def test_discounts_and_weights_are_written_exactly():
     files, _ = c_files(checkpoint)
     text = files["model.c"].split("ngram_discounts[12] = {")[1]
     values = [float(word) for word in text.split("}")[0].replace(",", " ").split()]
-    tree = NGramTree.from_arrays(checkpoint.config.vocab_size, 4, checkpoint.ngrams.arrays)
+    tree = NGramTree(checkpoint.config.vocab_size, 4, checkpoint.ngrams.arrays)
     assert tree.discounts.ravel().tolist() == values
     weights = files["model.c"].split("charnn_ngrams ngrams = {")[1].split(",")[2:4]
     assert [1 / 3, 1 / 7] == [float(power) for power in weights]

@@ -48,7 +48,7 @@ def text(size=60):
 
 
 def samples_at(places, longest=8):
-    """Samples of running text: a context of the longest lag, and as much warm-up if there is."""
+    """Returns samples of running text, with warm-up of the longest lag where the text has it."""
     places = np.array(places)
     warm = np.maximum(places - 2 * longest, 0)
     return Samples(text(), places, places - longest, warm, np.zeros(0, np.int64))
@@ -59,7 +59,7 @@ def samples_in_lines(lags=(1, 2, 4, 8)):
 
 
 def deep_in_lines(least):
-    """(position, line start) of each token that has so many tokens of its line before it."""
+    """Returns (position, line start) of each token at this depth or deeper in its line."""
     begin, found = 0, []
     for place, token in enumerate(LINES.tolist()):
         if place - begin >= least:

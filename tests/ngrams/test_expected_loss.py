@@ -1,4 +1,4 @@
-"""What a person is told to expect, and advised, before a training."""
+"""The expected loss of a run, and the advice before it."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ def look(
     return expect(tokens, model, passes, ngram)
 
 
-def test_a_hard_text_is_expected_to_end_higher_than_an_easy_one(tmp_path):
+def test_a_random_text_has_a_higher_expected_loss_than_a_regular_one(tmp_path):
     easy = look(tmp_path, "the goat is not a sailor.\n" * 200)
     hard = look(tmp_path, "".join(chr(97 + i * i * 7 % 26 ^ i % 3) for i in range(5000)))
     assert easy.cold_256 is not None
@@ -32,30 +32,30 @@ def test_a_hard_text_is_expected_to_end_higher_than_an_easy_one(tmp_path):
 
 
 @pytest.mark.parametrize("size", [2, 10, 60, 100])
-def test_too_little_text_gives_no_figure_and_no_warning(size, tmp_path):
+def test_a_small_text_has_no_expected_loss(size, tmp_path):
     expected = look(tmp_path, "ab" * (size // 2))
     assert (None, None) == (expected.cold_256, expected.ngrams)
     assert expected.advice
 
 
-def test_without_a_validation_part_nothing_is_expected(tmp_path):
+def test_a_text_without_validation_split_has_no_expected_loss(tmp_path):
     assert look(tmp_path, "the goat\n" * 50, split=(100,)).ngrams is None
 
 
-def test_the_rule_is_for_the_lstm_alone(tmp_path):
+def test_a_cell_without_a_rule_has_no_expected_loss(tmp_path):
     expected = look(tmp_path, "the goat\n" * 50, cell="gru")
     assert expected.cold_256 is None
     assert expected.ngrams is not None
 
 
-def test_advice_is_about_what_is_odd(tmp_path):
+def test_only_unusual_numbers_of_passes_get_advice(tmp_path):
     large = "".join(f"Day {day}. Wind west.\n" for day in range(12_000))
     assert [] == look(tmp_path, large, passes=12).advice
     assert "50 passes" in " ".join(look(tmp_path, large, passes=50).advice)
     assert "20 %" in " ".join(look(tmp_path, large, passes=0.2).advice)
 
 
-def test_where_n_grams_do_better_it_is_advised(tmp_path):
+def test_n_grams_are_advised_if_they_have_a_lower_loss(tmp_path):
     text = "".join(f"Day {day}. Wind west.\n" for day in range(2_000))
     short, long = look(tmp_path, text, passes=0.05), look(tmp_path, text, passes=15.0)
     for each in (short, long):
@@ -66,7 +66,7 @@ def test_where_n_grams_do_better_it_is_advised(tmp_path):
     assert any("--ngram" in line for line in short.advice)
 
 
-def test_with_n_grams_less_is_expected_than_of_either_alone(tmp_path):
+def test_the_expected_loss_of_a_mixture_is_below_both_parts(tmp_path):
     text = "".join(f"Day {day}. Wind west.\n" for day in range(2_000))
     gains = []
     for passes in (0.05, 15.0):

@@ -1,4 +1,4 @@
-"""Training with n-grams: what is mixed in at the end, and what every reader makes of it."""
+"""Runs that mix n-grams in at the end, and every reader of their models."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from charnn.generation.batch import write_together
 from charnn.ngrams import add, fit
 from charnn.ngrams.add import NGramStep
 from charnn.ngrams.mixture import predictor
-from charnn.ngrams.section import MAX_WEIGHT, MIN_WEIGHT, MixtureWeights
+from charnn.ngrams.section import MAX_WEIGHT, MIN_WEIGHT, MixtureWeights, NGramSection
 from charnn.ngrams.tree import NGramTree
 from charnn.scoring.surprisal import TokenScorer
 from charnn.text.token_file import TokenFile
@@ -44,7 +44,7 @@ ODD = MixtureWeights(0.125, 0.25)
 
 
 class Odd:
-    """MixtureWeights that are none, on the way to a file."""
+    """Invalid mixture weights that a checkpoint saves as they are."""
 
     def __init__(self, values: object) -> None:
         self.values = values
@@ -64,7 +64,7 @@ def train(folder: Path, name: str, ngram: int | None, options: TrainOptions = SM
 
 
 def mixed_in(event: Event) -> dict[str, Any] | None:
-    """What the last event says about n-grams, without the gain, which is in no file."""
+    """Returns the facts of n-grams in the last event, without the gain, which no file holds."""
     assert isinstance(event, Ended)
     found = dict(event.completed.facts.get("ngrams", {}))
     assert not found or found.pop("gain") >= fit.WORTH
@@ -76,27 +76,32 @@ def run(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return train(tmp_path_factory.mktemp("counts"), "mixed", 4)
 
 
+def section_of(path: Path) -> NGramSection:
+    found = checkpoint.load(path).ngrams
+    assert found is not None
+    return found
+
+
 def split(run: Path, name: str) -> np.ndarray:
     return np.asarray(TokenFile.open(run / "tokens").split(name)).astype(np.int64)
 
 
-def test_training_is_the_same_with_n_grams_and_without(run: Path) -> None:
+def test_n_grams_leave_training_as_it_is(run: Path) -> None:
     plain = checkpoint.load(train(run.parent, "plain", 0) / "last.safetensors")
     mixed = checkpoint.load(run / "last.safetensors")
     for name, array in plain.weights.items():
         assert (array == mixed.weights[name]).all()
-    assert mixed.ngrams is None, "a training goes on from the network alone"
+    assert mixed.ngrams is None, "a run continues from the network alone"
 
 
-def test_the_score_at_the_end_is_that_of_the_mixture(run: Path) -> None:
-    saved = checkpoint.load(run / "best.safetensors")
-    assert saved.ngrams is not None
-    (own, theirs), valid = saved.ngrams.weights, split(run, "valid")
+def test_the_final_score_is_that_of_the_mixture(run: Path) -> None:
+    saved, ngrams = (read(run / "best.safetensors") for read in (checkpoint.load, section_of))
+    (own, theirs), valid = ngrams.weights, split(run, "valid")
     network = evaluation.network_of(saved).eval()
     with torch.inference_mode():
         logits, _ = network(torch.from_numpy(valid[:-1, None]), network.initial_state(1))
     model = logits[:, 0].double().log_softmax(-1).numpy()
-    tree = NGramTree.from_arrays(saved.config.vocab_size, 4, saved.ngrams.arrays)
+    tree = NGramTree(saved.config.vocab_size, 4, ngrams.arrays)
     nodes, counted = tree.start(), []
     for token in valid[:-1]:
         nodes = tree.after(nodes, token)
@@ -111,7 +116,7 @@ def test_the_score_at_the_end_is_that_of_the_mixture(run: Path) -> None:
 
 @pytest.mark.parametrize("int8", [False, True])
 @pytest.mark.parametrize("engine", ["auto", "numpy"])
-def test_what_writes_and_what_scores_agree(run: Path, engine: str, int8: bool) -> None:
+def test_the_engines_agree_with_the_scorer(run: Path, engine: str, int8: bool) -> None:
     saved = checkpoint.load(run / "best.safetensors")
     network = predictor(saved, engine, int8)
     ids = split(run, "valid")[:300]
@@ -122,7 +127,7 @@ def test_what_writes_and_what_scores_agree(run: Path, engine: str, int8: bool) -
     assert score.nats == pytest.approx(found, rel=0.01 if int8 else 1e-5)
 
 
-def test_a_text_is_read_at_once_or_in_pieces_alike(run: Path) -> None:
+def test_feeding_a_text_at_once_equals_feeding_tokens(run: Path) -> None:
     network = predictor(checkpoint.load(run / "best.safetensors"))
     ids = split(run, "valid")[:40].tolist()
     whole, state = network.feed(ids, network.initial_state())
@@ -134,7 +139,7 @@ def test_a_text_is_read_at_once_or_in_pieces_alike(run: Path) -> None:
 
 
 @pytest.mark.parametrize(("engine", "int8"), [("auto", False), ("numpy", True)])
-def test_texts_are_written_side_by_side_as_alone(run: Path, engine: str, int8: bool) -> None:
+def test_samples_of_a_batch_equal_single_samples(run: Path, engine: str, int8: bool) -> None:
     model = charnn.load(run / "best.safetensors", engine=engine, int8=int8)
     if not model.predictor.exact:
         pytest.skip("no compiled engine here")
@@ -148,7 +153,7 @@ def test_texts_are_written_side_by_side_as_alone(run: Path, engine: str, int8: b
         assert alone.text == found[n]
 
 
-def test_lines_are_scored_side_by_side_as_alone(run: Path) -> None:
+def test_lines_scored_in_a_batch_equal_single_lines(run: Path) -> None:
     saved = checkpoint.load(run / "best.safetensors")
     ids = split(run, "valid")
     ends = np.flatnonzero(ids == ids[-1])[:8] + 1
@@ -159,21 +164,21 @@ def test_lines_are_scored_side_by_side_as_alone(run: Path) -> None:
         assert scorer.read(ids[start:end]).bits == pytest.approx(together[start:end], abs=1e-4)
 
 
-def test_it_writes_what_it_has_read_and_repeats(run: Path) -> None:
+def test_samples_repeat_the_text_and_their_seed(run: Path) -> None:
     model = charnn.load(run / "best.safetensors")
     text = model.generate("3 times ", max_tokens=200, seed=1, temperature=0.5)
     assert "said the" in text
     assert text == model.generate("3 times ", max_tokens=200, seed=1, temperature=0.5)
 
 
-def test_without_a_word_ten_symbols_are_counted_and_0_counts_none(run: Path) -> None:
+def test_the_default_order_is_10_and_order_0_counts_nothing(run: Path) -> None:
     for ngram, expected in ((None, 10), (0, None)):
         saved = checkpoint.load(train(run.parent, f"asked-{ngram}", ngram) / "best.safetensors")
         facts = saved.mixture_facts()["ngrams"]
         assert expected == (facts and facts["order"])
 
 
-def test_what_hardly_helps_is_left_out(run: Path, monkeypatch) -> None:
+def test_n_grams_that_hardly_lower_the_loss_are_left_out(run: Path, monkeypatch) -> None:
     monkeypatch.setattr(fit, "WORTH", 10.0)
     saved = checkpoint.load(train(run.parent, "no-help", 4) / "best.safetensors")
     assert saved.ngrams is None
@@ -181,19 +186,18 @@ def test_what_hardly_helps_is_left_out(run: Path, monkeypatch) -> None:
     assert plain.info["results"] == saved.info["results"]
 
 
-def test_what_a_text_says_once_is_in_the_file_in_short_pieces_only(run: Path) -> None:
+def test_long_n_grams_that_occur_once_are_not_in_the_file(run: Path) -> None:
     tokens = TokenFile.open(run / "tokens")
     ids = np.asarray(tokens.split("train"))
-    saved = checkpoint.load(train(run.parent, "long", 9) / "best.safetensors")
-    assert saved.ngrams is not None
+    found = section_of(train(run.parent, "long", 9) / "best.safetensors")
     text = bytes(ids.tolist())
     grams = Counter(text[i : i + n] for n in range(1, 10) for i in range(len(text) - n + 1))
     expected = sum(count > 1 or len(gram) <= add.ONCE for gram, count in grams.items())
-    assert expected == len(saved.ngrams.arrays["symbols"])
-    assert saved.ngrams.arrays["dropped"].sum() > 100
+    assert expected == len(found.arrays["symbols"])
+    assert found.arrays["dropped"].sum() > 100
 
 
-def test_lines_are_weighed_as_lines(tmp_path: Path) -> None:
+def test_a_run_of_lines_fits_the_weights_on_lines(tmp_path: Path) -> None:
     run = train(tmp_path, "lines", 5, replace(SMALL, bptt=None, batch_size=None, lines=True))
     saved = checkpoint.load(run / "best.safetensors")
     valid, newline = split(run, "valid"), saved.start_token
@@ -204,11 +208,10 @@ def test_lines_are_weighed_as_lines(tmp_path: Path) -> None:
     assert mixed.nats < 0.8 * alone.nats
 
 
-def test_a_training_that_goes_on_keeps_them_and_weighs_them_anew(run: Path) -> None:
+def test_a_new_budget_keeps_the_n_grams_and_refits_their_weights(run: Path) -> None:
     path = train(run.parent, "further", 4) / "best.safetensors"
-    before = checkpoint.load(path)
-    assert before.ngrams is not None
-    checkpoint.save(path, replace(before, ngrams=replace(before.ngrams, weights=ODD)))
+    before, ngrams = checkpoint.load(path), section_of(path)
+    checkpoint.save(path, replace(before, ngrams=replace(ngrams, weights=ODD)))
     with launch.resume(
         "further", TrainOptions(max_steps=40), run.parent, final_step=NGramStep()
     ) as trainer:
@@ -216,25 +219,22 @@ def test_a_training_that_goes_on_keeps_them_and_weighs_them_anew(run: Path) -> N
             if isinstance(event, Saved) and event.path == path:
                 between = checkpoint.load(path)
                 assert between.digest != before.digest
-                assert between.ngrams is not None
-                assert ODD == between.ngrams.weights
-                assert {} == between.info["results"], "those were of another network"
+                assert ODD == section_of(path).weights
+                assert {} == between.info["results"], "they belonged to another network"
                 trainer.stop()
     assert isinstance(event, Ended)
-    interrupted = checkpoint.load(path)
+    interrupted = section_of(path)
     assert "interrupted" == event.reason
-    assert interrupted.mixture_facts()["ngrams"] == mixed_in(event)
-    assert interrupted.ngrams is not None
-    assert ODD != interrupted.ngrams.weights
+    assert interrupted.facts() == mixed_in(event)
+    assert ODD != interrupted.weights
     with launch.resume("further", TrainOptions(), run.parent, final_step=NGramStep()) as trainer:
         events = list(trainer.run())
-    best = checkpoint.load(path)
-    assert best.mixture_facts()["ngrams"] == mixed_in(events[-1])
-    assert best.ngrams is not None
-    assert best.ngrams.weights not in {ODD, interrupted.ngrams.weights}
+    best = section_of(path)
+    assert best.facts() == mixed_in(events[-1])
+    assert best.weights not in {ODD, interrupted.weights}
 
 
-def test_an_interrupted_training_has_them_and_ends_as_one_that_was_not(run: Path) -> None:
+def test_an_interrupted_run_has_n_grams_and_ends_like_an_uninterrupted_one(run: Path) -> None:
     longer = replace(SMALL, eval_every=2)
     whole = train(run.parent, "whole", 4, longer)
     text = str(run.parent / "text.txt")
@@ -252,18 +252,15 @@ def test_an_interrupted_training_has_them_and_ends_as_one_that_was_not(run: Path
     assert {} == cut.info["results"]
     with launch.resume("cut", TrainOptions(), run.parent, final_step=NGramStep()) as trainer:
         list(trainer.run())
-    ended, expected = (
-        checkpoint.load(folder / "best.safetensors") for folder in (run.parent / "cut", whole)
-    )
-    assert expected.ngrams is not None
-    assert ended.ngrams is not None
-    assert expected.ngrams.weights == ended.ngrams.weights
+    paths = [folder / "best.safetensors" for folder in (run.parent / "cut", whole)]
+    ended, expected = map(checkpoint.load, paths)
+    assert len({section_of(path).weights for path in paths}) == 1
     assert expected.info["results"] == ended.info["results"]
     for name, weight in expected.weights.items():
         np.testing.assert_array_equal(weight, ended.weights[name])
 
 
-def test_an_interrupted_training_whose_best_is_gone_is_saved(run: Path) -> None:
+def test_an_interrupted_run_without_its_best_file_is_saved(run: Path) -> None:
     text = str(run.parent / "text.txt")
     options = replace(SMALL, eval_every=2, name="gone")
     with launch.start([text], options, run.parent, final_step=NGramStep(4)) as (trainer, _):
@@ -278,7 +275,7 @@ def test_an_interrupted_training_whose_best_is_gone_is_saved(run: Path) -> None:
     assert checkpoint.load(run.parent / "gone" / "last.safetensors").training is not None
 
 
-def test_an_interrupt_leaves_the_best_alone_where_no_n_grams_are_wanted(run: Path) -> None:
+def test_an_interrupt_without_n_grams_leaves_the_best_file_as_it_is(run: Path) -> None:
     text = str(run.parent / "text.txt")
     options = replace(SMALL, eval_every=2, name="alone")
     with launch.start([text], options, run.parent, final_step=NGramStep(0)) as (trainer, _):
@@ -291,19 +288,18 @@ def test_an_interrupt_leaves_the_best_alone_where_no_n_grams_are_wanted(run: Pat
     assert before == trainer.home.best.stat().st_mtime_ns
 
 
-def test_without_a_validation_split_there_is_nothing_to_weigh_by(tmp_path: Path) -> None:
+def test_n_grams_need_a_validation_split(tmp_path: Path) -> None:
     with pytest.raises(TextError, match="--ngram"):
         train(tmp_path, "unsplit", 4, replace(SMALL, split=(100,)))
     path = train(tmp_path, "silent", None, replace(SMALL, split=(100,)))
     assert checkpoint.load(path / "best.safetensors").ngrams is None
 
 
-def test_a_file_with_spoilt_n_grams_is_refused(run: Path, tmp_path: Path) -> None:
-    saved = checkpoint.load(run / "best.safetensors")
-    assert saved.ngrams is not None
-    arrays = {**saved.ngrams.arrays, "children": saved.ngrams.arrays["children"][::-1].copy()}
-    spoilt = replace(saved.ngrams, arrays=arrays)
-    checkpoint.save(tmp_path / "model.safetensors", replace(saved, ngrams=spoilt))
+def test_a_file_with_damaged_n_grams_is_refused(run: Path, tmp_path: Path) -> None:
+    saved, ngrams = (read(run / "best.safetensors") for read in (checkpoint.load, section_of))
+    arrays = {**ngrams.arrays, "children": ngrams.arrays["children"][::-1].copy()}
+    damaged = replace(saved, ngrams=replace(ngrams, arrays=arrays))
+    checkpoint.save(tmp_path / "model.safetensors", damaged)
     with pytest.raises(DamagedFile):
         charnn.load(tmp_path / "model.safetensors")
 
@@ -329,18 +325,17 @@ def test_a_file_with_spoilt_n_grams_is_refused(run: Path, tmp_path: Path) -> Non
     ],
 )
 def test_an_invalid_n_gram_section_is_refused(run: Path, tmp_path: Path, change) -> None:
-    saved = checkpoint.load(run / "best.safetensors")
-    assert saved.ngrams is not None
+    saved, ngrams = (read(run / "best.safetensors") for read in (checkpoint.load, section_of))
     facts = {key: change[key] for key in ("order", "weights") if key in change}
-    arrays = {k: v for k, v in {**saved.ngrams.arrays, **change}.items() if k not in facts}
+    arrays = {k: v for k, v in {**ngrams.arrays, **change}.items() if k not in facts}
     arrays = {name: array for name, array in arrays.items() if array is not None}
-    section = replace(saved.ngrams, **facts, arrays=arrays)
+    section = replace(ngrams, **facts, arrays=arrays)
     with pytest.raises(DamagedFile):
         checkpoint.save(tmp_path / "model.safetensors", replace(saved, ngrams=section))
 
 
 @pytest.mark.parametrize("scale", [1.0, 8.0])
-def test_the_powers_are_the_best_ones(scale: float) -> None:
+def test_the_fitted_weights_have_the_lowest_loss(scale: float) -> None:
     generator = torch.Generator().manual_seed(1)
     model, counted = (
         (torch.randn(5000, 7, generator=generator) * scale).log_softmax(-1) for _ in range(2)
@@ -359,7 +354,7 @@ def test_the_powers_are_the_best_ones(scale: float) -> None:
             assert loss(found.network + own, found.ngrams + theirs) >= least - 1e-6
 
 
-def test_powers_have_limits() -> None:
+def test_the_weights_stay_within_their_limits() -> None:
     generator = torch.Generator().manual_seed(1)
     model = torch.randn(2000, 7, generator=generator).log_softmax(-1)
     targets = torch.multinomial((-model).softmax(-1), 1, generator=generator)[:, 0]
@@ -370,7 +365,7 @@ def test_powers_have_limits() -> None:
 
 
 @pytest.mark.parametrize("seed", range(12))
-def test_the_powers_are_the_lowest_within_their_limits_too(seed: int) -> None:
+def test_no_weights_on_a_grid_have_a_lower_loss(seed: int) -> None:
     generator = torch.Generator().manual_seed(seed)
     scale = 10.0 ** torch.rand(2, generator=generator).mul(3).sub(1)
     model, counted = (
@@ -387,17 +382,17 @@ def test_the_powers_are_the_lowest_within_their_limits_too(seed: int) -> None:
     assert found <= min(losses) + 1e-5
 
 
-def test_batches_smaller_than_what_is_left_out_between_targets_are_no_trouble() -> None:
+def test_a_batch_may_be_smaller_than_the_distance_of_chosen_targets() -> None:
     batches = [
         evaluation.Batch(torch.zeros(1, size, 1 << 20), *np.zeros((2, 1, size), int), 15)
         for size in (3, 1, 1, 2, 1, 7)
     ]
-    said, targets = fit._log_probabilities(iter(batches))
-    assert (8, 1 << 20) == said.shape
+    rows, targets = fit._log_probabilities(iter(batches))
+    assert (8, 1 << 20) == rows.shape
     assert 8 == len(targets)
 
 
-def test_many_symbols_are_weighed_by_every_so_many_targets(run: Path, monkeypatch) -> None:
+def test_a_large_vocabulary_is_fitted_on_every_kth_target(run: Path, monkeypatch) -> None:
     saved = checkpoint.load(run / "best.safetensors")
     valid = split(run, "valid")
 

@@ -1,4 +1,4 @@
-"""The n-gram: exact, normalised, and honest about what it may look at."""
+"""N-gram models equal the published formula, sum to 1 and see only their context."""
 
 from __future__ import annotations
 
@@ -14,16 +14,14 @@ VOCAB = 6  # of the texts below, which have five letters and leave one unseen
 
 
 def letters(size: int) -> np.ndarray:
-    """Letters of which some are much more frequent than others."""
+    """Returns letters of very different frequencies."""
     chances = [0.5, 0.3, 0.1, 0.05, 0.05]
     return np.random.default_rng(3).choice(5, size, p=chances)
 
 
 @pytest.mark.parametrize("context", [[], [4], [0, 0, 0], [4, 4, 4], [1, 5, 0], [0, 1, 0, 2, 1]])
 @pytest.mark.parametrize("size", [3, 20, 2000])
-def test_the_chances_of_an_ngram_sum_to_one_after_any_context(
-    context: list[int], size: int
-) -> None:
+def test_probabilities_sum_to_one_after_any_context(context: list[int], size: int) -> None:
     model = NGram(letters(size), VOCAB, 5)
     for reach in range(len(context) + 1):
         losses = [model.nats(np.array([*context, c]), reach)[:, -1] for c in range(VOCAB)]
@@ -32,7 +30,7 @@ def test_the_chances_of_an_ngram_sum_to_one_after_any_context(
 
 
 def kneser_ney(text: bytes, context: bytes, char: bytes, whole: bool = True) -> float:
-    """The formula as it is written, slowly."""
+    """Returns the probability by the formula of Chen and Goodman, slowly."""
     size = len(context) + 1
     places = range(len(text) - size + 1)
     counts = Counter(text[i : i + size] for i in places)
@@ -54,7 +52,7 @@ def kneser_ney(text: bytes, context: bytes, char: bytes, whole: bool = True) -> 
     return (count - taken[min(count, 3)] + rest * lower) / sum(here)
 
 
-def test_an_ngram_is_what_the_formula_says() -> None:
+def test_losses_equal_the_formula() -> None:
     ids, scored = letters(300), np.array([0, 1, 0, 0, 2, 5, 1, 4, 4, 4, 0, 1, 1, 0, 3])
     model = NGram(ids, VOCAB, 4)
     text, new = bytes(ids.tolist()), bytes(scored.tolist())
@@ -69,14 +67,16 @@ def test_an_ngram_is_what_the_formula_says() -> None:
             assert expected == pytest.approx(found[order - 1].tolist())
 
 
-def test_an_ngram_is_scored_in_the_windows_of_the_scorer() -> None:
+def test_cold_losses_equal_those_of_single_windows() -> None:
     model = NGram(letters(500), VOCAB, 3)
     ids = letters(40)[:23]
     windows = [model.carried(ids[start : start + 5]) for start in range(0, 20, 4)]
-    assert np.mean(windows, axis=0) == pytest.approx(model.cold(ids, 4))  # and two are dropped
+    assert np.mean(windows, axis=0) == pytest.approx(
+        model.cold(ids, 4)
+    )  # drops the last two tokens
 
 
-def test_the_order_of_an_ngram_is_chosen_without_the_text_that_is_scored() -> None:
+def test_the_order_has_the_lowest_loss_on_the_end_of_the_training_text() -> None:
     ids = np.arange(2000) % 3
     order, losses = choose_order(ids, 3, 4)
     assert 4 == len(losses)

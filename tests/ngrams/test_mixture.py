@@ -1,4 +1,4 @@
-"""The mixture in the engine and in numpy: the same numbers, and those of its definition."""
+"""The mixture in the native engine and in numpy equals its definition."""
 
 from __future__ import annotations
 
@@ -38,21 +38,21 @@ def weights_of(config):
 
 
 def text_of(vocab_size, count=400, seed=1):
-    """A text that repeats itself, and lacks the last symbol."""
+    """Returns a repetitive text without the last symbol."""
     generator = np.random.default_rng(seed)
     parts = [generator.integers(0, vocab_size - 1, size) for size in (2, 5, 9, 13)]
     return np.concatenate([parts[each] for each in generator.integers(0, 4, count)])[:count]
 
 
 def changed(tree, width=None, **arrays):
-    """The same tree of numbers `width` wide, or with other `arrays`."""
-    found = {**tree.to_arrays(), **arrays}
+    """Returns the tree with arrays of another type, or with other `arrays`."""
+    found = {**tree.arrays, **arrays}
     found = {name: array.astype(width or array.dtype) for name, array in found.items()}
-    return NGramTree.from_arrays(tree.vocab_size, tree.order, found)
+    return NGramTree(tree.vocab_size, tree.order, found)
 
 
 def both(config, tree, weights, int8):
-    """The mixture in the engine, and that in numpy."""
+    """Returns the mixture in the native engine and in numpy."""
     arrays = weights_of(config)
     native, plain = (make_predictor(config, arrays, name, int8) for name in ("native", "numpy"))
     engine, reference = mix(native, (tree, weights)), mix(plain, (tree, weights))
@@ -62,7 +62,7 @@ def both(config, tree, weights, int8):
 
 
 def read(model, tokens):
-    """Logits and states after each token."""
+    """Returns logits and states after each token."""
     state, rows, states = model.initial_state(), [], []
     for token in tokens:
         logits, state = model.step(int(token), state)
@@ -88,7 +88,7 @@ def compare(config, tree, weights, int8, tokens):
 
 @pytest.fixture(params=compiled.kernels() or ("plain",))
 def kernel(request):
-    """Each kernel that this processor has, in turn."""
+    """Selects each kernel of this processor in turn."""
     yield request.param
     compiled.use()
 
@@ -96,7 +96,7 @@ def kernel(request):
 @pytest.mark.parametrize("int8", [False, True])
 @pytest.mark.parametrize("order", [1, 2, 5])
 @pytest.mark.parametrize("config", SHAPES, ids=str)
-def test_the_engine_gives_the_logits_of_numpy(config, order, int8):
+def test_the_native_engine_gives_the_logits_of_numpy(config, order, int8):
     ids = text_of(config.vocab_size)
     tree = NGramTree.of(ids[:300], config.vocab_size, order)
     assert order == tree.order
@@ -105,7 +105,7 @@ def test_the_engine_gives_the_logits_of_numpy(config, order, int8):
 
 @pytest.mark.parametrize("int8", [False, True])
 @pytest.mark.parametrize("config", SHAPES[:1], ids=str)
-def test_every_kernel_mixes_alike(config, int8, kernel):
+def test_all_kernels_give_the_same_mixture(config, int8, kernel):
     ids = text_of(config.vocab_size)
     tree = NGramTree.of(ids, config.vocab_size, 4)
     engine, _ = both(config, tree, MixtureWeights(0.7, 0.3), int8)
@@ -122,7 +122,7 @@ def close(expected, found):
 
 @pytest.mark.parametrize("weights", [(1, 0), (0, 1), (0.75, 0.5), (0.1, 3)])
 @pytest.mark.parametrize("once", [None, 2])
-def test_what_it_gives_is_the_network_and_the_n_grams_to_their_powers(weights, once):
+def test_a_mixture_is_the_weighted_product_of_its_parts(weights, once):
     config = SHAPES[0]
     ids = text_of(config.vocab_size)
     tree = NGramTree.of(ids[:300], config.vocab_size, 5, once)
@@ -139,7 +139,7 @@ def test_what_it_gives_is_the_network_and_the_n_grams_to_their_powers(weights, o
 
 
 @pytest.mark.parametrize("int8", [False, True])
-def test_a_text_leaves_the_tree_and_comes_back(int8):
+def test_an_unseen_symbol_ends_all_contexts_until_they_regrow(int8):
     config = SHAPES[0]
     ids, unseen = text_of(config.vocab_size), config.vocab_size - 1
     tree = NGramTree.of(ids, config.vocab_size, 5)
@@ -153,7 +153,7 @@ def test_a_text_leaves_the_tree_and_comes_back(int8):
 
 
 @pytest.mark.parametrize("wild", [1e9, 3e38, -5.0, 0.5, math.nan, "deepest", "last context"])
-def test_a_state_from_elsewhere_has_no_nodes_that_are_not_there(wild):
+def test_impossible_nodes_of_a_foreign_state_are_ignored(wild):
     config = SHAPES[0]
     ids = text_of(config.vocab_size)
     tree = NGramTree.of(ids, config.vocab_size, 4)
@@ -161,7 +161,7 @@ def test_a_state_from_elsewhere_has_no_nodes_that_are_not_there(wild):
     for model in both(config, tree, MIXED, True):
         state = model.initial_state()
         state[-tree.order :] = known.get(wild, wild)
-        with np.errstate(invalid="ignore"):  # numpy says what it makes of a nan
+        with np.errstate(invalid="ignore"):  # numpy warns of nan
             logits, state = model.feed(ids[:2].tolist(), state)
         assert np.isfinite(logits).all()
         logits, state = model.feed(ids[2:9].tolist(), state)
@@ -171,7 +171,7 @@ def test_a_state_from_elsewhere_has_no_nodes_that_are_not_there(wild):
 
 @pytest.mark.parametrize("width", ["u1", "u2", "u4"])
 @pytest.mark.parametrize("order", [2, 4])
-def test_numbers_of_any_width_are_read_alike(order, width):
+def test_arrays_of_any_integer_type_give_the_same_logits(order, width):
     config = SHAPES[0]
     ids = text_of(config.vocab_size, 120)
     tree = NGramTree.of(ids, config.vocab_size, order)
@@ -184,7 +184,7 @@ def test_numbers_of_any_width_are_read_alike(order, width):
 
 @pytest.mark.parametrize("int8", [False, True])
 @pytest.mark.parametrize("config", SHAPES, ids=str)
-def test_a_stream_in_a_batch_gets_the_bits_that_it_gets_alone(config, int8):
+def test_a_stream_of_a_batch_gets_the_bits_of_a_single_stream(config, int8):
     ids = text_of(config.vocab_size)
     engine, _ = both(config, NGramTree.of(ids, config.vocab_size, 4), MIXED, int8)
     tokens = np.stack([ids[:12], ids[30:42], text_of(config.vocab_size, 12, 9)])
@@ -198,7 +198,7 @@ def test_a_stream_in_a_batch_gets_the_bits_that_it_gets_alone(config, int8):
             np.testing.assert_array_equal(expected_states[step], states[stream])
 
 
-def test_to_mix_leaves_the_network_as_it_was():
+def test_mixing_leaves_the_network_as_it_was():
     config = SHAPES[0]
     ids = text_of(config.vocab_size)
     network = make_predictor(config, weights_of(config), "native", int8=True)
@@ -212,7 +212,7 @@ def test_to_mix_leaves_the_network_as_it_was():
 
 @pytest.mark.parametrize("counts", [0, 1, HOSTILE - 1, HOSTILE])
 @pytest.mark.parametrize("dropped", [0, HOSTILE])
-def test_counts_that_no_text_has_give_finite_logits(counts, dropped):
+def test_impossible_counts_give_finite_logits(counts, dropped):
     config = SHAPES[0]
     ids = text_of(config.vocab_size)
     tree = NGramTree.of(ids, config.vocab_size, 5)
@@ -233,7 +233,7 @@ def test_counts_that_no_text_has_give_finite_logits(counts, dropped):
     st.tuples(st.floats(0, 2), st.floats(0, 2)),
 )
 @settings(max_examples=50, deadline=None)
-def test_any_text_s_n_grams_are_mixed_alike(ids, tokens, order, once, weights):
+def test_the_engines_agree_on_the_n_grams_of_any_text(ids, tokens, order, once, weights):
     config = ModelConfig(5, "gru", 4, 4, 1)
     compare(
         config, NGramTree.of(np.array(ids), 5, order, once), MixtureWeights(*weights), True, tokens

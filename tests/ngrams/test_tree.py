@@ -1,4 +1,4 @@
-"""The tree of n-grams: the same numbers as the n-gram model, from what lies in a file."""
+"""The tree of n-grams has the probabilities of the n-gram model."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ def walked(tree: NGramTree, ids: list[int]) -> np.ndarray:
 
 
 @given(st.lists(st.integers(0, V - 1), min_size=4, max_size=12), st.integers(1, 5))
-def test_the_tree_says_what_the_n_gram_model_says(text: list[int], order: int) -> None:
+def test_the_tree_has_the_probabilities_of_the_n_gram_model(text: list[int], order: int) -> None:
     tree, model = NGramTree.of(IDS, V, order), NGram(IDS, V, order)
     ids = np.array(text)
     expected = np.exp(-model.nats(ids, np.full(len(ids), order))[-1])
@@ -35,14 +35,14 @@ def test_the_tree_says_what_the_n_gram_model_says(text: list[int], order: int) -
 
 
 @given(st.lists(st.integers(0, 4), max_size=60), st.lists(st.integers(0, V - 1), max_size=9))
-def test_probabilities_sum_to_one_and_none_is_nought(learnt: list[int], read: list[int]) -> None:
+def test_probabilities_sum_to_one_and_none_is_zero(learnt: list[int], read: list[int]) -> None:
     tree = NGramTree.of(np.array([0, *learnt]), V, 4)
     p = tree.probabilities(walked(tree, read))
     assert p.min() > 0
     assert p.sum() == pytest.approx(1, abs=1e-12)
 
 
-def test_many_places_are_looked_up_at_once_as_one_by_one() -> None:
+def test_a_batch_of_contexts_equals_single_contexts() -> None:
     tree = NGramTree.of(IDS, V, 4)
     texts = np.random.default_rng(1).integers(0, V, (7, 9))
     nodes = np.stack([tree.start()] * 7)
@@ -55,7 +55,7 @@ def test_many_places_are_looked_up_at_once_as_one_by_one() -> None:
 
 
 @pytest.mark.parametrize("order", [1, 2, 5])
-def test_many_symbols_are_walked_at_once_as_one_by_one(order: int) -> None:
+def test_walking_many_symbols_equals_single_steps(order: int) -> None:
     tree = NGramTree.of(IDS, V, order, 2)
     texts = np.random.default_rng(2).integers(0, V, (9, 7))
     nodes = tree.after(np.stack([tree.start()] * 7), np.arange(7) % V)
@@ -65,7 +65,7 @@ def test_many_symbols_are_walked_at_once_as_one_by_one(order: int) -> None:
         assert (nodes == row).all()
 
 
-def test_a_context_that_was_never_seen_is_nowhere_until_it_is_left_behind() -> None:
+def test_an_unseen_context_has_no_node() -> None:
     tree = NGramTree.of(np.array([0, 1, 2, 0, 1, 3]), V, 3)
     assert [0, NOWHERE, NOWHERE] == tree.start().tolist()
     unseen = walked(tree, [0, 1, 5])
@@ -75,17 +75,17 @@ def test_a_context_that_was_never_seen_is_nowhere_until_it_is_left_behind() -> N
     assert tree.probabilities(again)[[2, 3]].sum() > 0.5
 
 
-def test_a_tree_comes_back_from_its_arrays_which_are_small() -> None:
+def test_a_tree_is_rebuilt_from_its_small_arrays() -> None:
     tree = NGramTree.of(IDS, V, 4)
-    arrays = tree.to_arrays()
+    arrays = tree.arrays
     assert all(a.ndim == 1 and a.dtype.itemsize < 4 for a in arrays.values())
-    again = NGramTree.from_arrays(V, 4, arrays)
+    again = NGramTree(V, 4, arrays)
     nodes = walked(tree, [0, 1, 0])
     assert (tree.probabilities(nodes) == again.probabilities(nodes)).all()
 
 
 @given(st.lists(st.integers(0, 3), min_size=2, max_size=60), st.integers(1, 5))
-def test_long_n_grams_are_kept_if_they_occur_twice_and_the_smoothing_knows_of_all(
+def test_long_n_grams_that_occur_once_are_smoothed_but_not_kept(
     learnt: list[int], once: int
 ) -> None:
     ids, order = np.array(learnt), 5
@@ -106,9 +106,9 @@ def test_long_n_grams_are_kept_if_they_occur_twice_and_the_smoothing_knows_of_al
         )
 
 
-def test_what_is_not_kept_leaves_its_probability_to_the_shorter_contexts() -> None:
+def test_dropped_n_grams_leave_their_probability_to_shorter_contexts() -> None:
     tree = NGramTree.of(np.array([0, 1, 0, 1, 0, 2, 3]), V, 2, 1)
-    d = 0.5, 1.0, 1.5  # too few n-grams to tell more
+    d = 0.5, 1.0, 1.5  # defaults for few n-grams
     # After 0: 1 twice, 2 once, which is dropped. Before: 0 comes after 1, 1 after 0, 2 and 3 too.
     shorter = [(1 - d[0] + 4 * d[0] / V) / 4] * 4 + [4 * d[0] / V / 4] * 2
     after_0 = [(d[1] + 1) / 3 * each for each in shorter]
@@ -117,7 +117,7 @@ def test_what_is_not_kept_leaves_its_probability_to_the_shorter_contexts() -> No
     assert [0, 1, 2, 3, 1, 0] == tree.symbols.tolist()
 
 
-def test_what_would_grow_too_large_has_shorter_n_grams(monkeypatch) -> None:
+def test_a_tree_that_would_be_too_large_has_a_lower_order(monkeypatch) -> None:
     whole = NGramTree.of(IDS, V, 4)
     monkeypatch.setattr("charnn.ngrams.tree.MAX_NODES", len(whole.symbols))
     smaller = NGramTree.of(IDS, V, 4)
@@ -128,7 +128,7 @@ def test_what_would_grow_too_large_has_shorter_n_grams(monkeypatch) -> None:
 
 
 def spoilt(**changes: Any) -> dict[str, Any]:
-    arrays = {name: a.copy() for name, a in NGramTree.of(IDS, V, 3).to_arrays().items()}
+    arrays = {name: a.copy() for name, a in NGramTree.of(IDS, V, 3).arrays.items()}
     for name, change in changes.items():
         arrays[name] = change(arrays[name])
     return arrays
@@ -160,12 +160,12 @@ def with_first(value: int) -> Any:
         spoilt(dropped=lambda a: np.append(a, a)),
     ],
 )
-def test_what_is_no_tree_is_refused(arrays: dict[str, Any]) -> None:
+def test_arrays_that_are_no_tree_are_refused(arrays: dict[str, Any]) -> None:
     with pytest.raises(ValueError, match="n-grams"):
-        NGramTree.from_arrays(V, 3, arrays)
+        NGramTree(V, 3, arrays)
 
 
 def test_a_tree_of_another_depth_is_refused() -> None:
     for order in (2, 4):
         with pytest.raises(ValueError, match="n-grams"):
-            NGramTree.from_arrays(V, order, spoilt())
+            NGramTree(V, order, spoilt())

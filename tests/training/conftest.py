@@ -1,4 +1,4 @@
-"""Tiny trainings: a text of a few kB, a network of a few units, one thread."""
+"""Tiny runs: a text of a few kB, a network of a few units, one thread."""
 
 from __future__ import annotations
 
@@ -46,7 +46,7 @@ def text(tmp_path):
 
 @pytest.fixture
 def launch(text, tmp_path):
-    """Opens a tiny training: `with launch(name="a", cell="gru") as trainer`."""
+    """Opens a tiny run: `with launch(name="a", cell="gru") as trainer`."""
 
     @contextmanager
     def opened(source=text, **options):

@@ -1,4 +1,4 @@
-"""Two ways to drive a training, for the tests beside this file."""
+"""Two ways to drive a trainer."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""`charnn.train` in a process of its own that is interrupted."""
+"""An interrupted `charnn.train` in a separate process."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ def events(log: Path) -> list[str]:
     return [json.loads(line)["event"] for line in lines]
 
 
-def test_an_interrupted_training_saves_the_run_and_its_best_model(tmp_path: Path) -> None:
+def test_an_interrupt_saves_the_run_and_its_best_model(tmp_path: Path) -> None:
     (tmp_path / "text.txt").write_text("The goat reads the log.\n" * 900)
     training = subprocess.Popen(
         [sys.executable, "-c", CODE], cwd=tmp_path, stderr=subprocess.PIPE, text=True

@@ -1,4 +1,4 @@
-"""Training on lines: what a window holds, where it starts, and that a run can stop and go on."""
+"""Training on lines: windows, gradients, resumed runs, plans."""
 
 from __future__ import annotations
 
@@ -39,7 +39,7 @@ def tokens_of(lines) -> np.ndarray:
 
 
 def read_pass(batches: LineBatches, number: int = 0) -> list[tuple[int, ...]]:
-    """The lines of a pass, put together again from its windows; checks what each is read after."""
+    """Returns the lines of a pass from its windows, after checking their inputs and targets."""
     lines, open_lines = [], {}
     first = number * batches.windows_per_epoch
     for step in range(first, first + batches.windows_per_epoch):
@@ -70,21 +70,21 @@ def read_pass(batches: LineBatches, number: int = 0) -> list[tuple[int, ...]]:
 
 
 @given(LISTS, st.integers(1, 7), st.integers(1, 6), st.integers(0, 3))
-def test_a_pass_reads_every_line_once_from_a_newline_to_its_own(lines, batch_size, bptt, number):
+def test_a_pass_reads_every_line_once_from_newline_to_newline(lines, batch_size, bptt, number):
     batches = LineBatches(tokens_of(lines), batch_size, bptt, V, NEWLINE, seed=5)
     read = read_pass(batches, number)
     assert sorted((*line, NEWLINE) for line in lines) == sorted(read)
 
 
 @given(LISTS, st.integers(1, 7), st.integers(1, 6))
-def test_a_pass_takes_hardly_more_windows_than_the_best_there_is(lines, batch_size, bptt):
+def test_a_pass_takes_at_most_a_third_more_windows_than_the_optimum(lines, batch_size, bptt):
     lengths = line_lengths(tokens_of(lines), NEWLINE)
     pieces = -(-lengths // bptt)
     least = max(pieces.max(), -(-pieces.sum() // batch_size))
     assert least <= LineLayout(lengths, batch_size, bptt).windows <= 4 / 3 * least + 1
 
 
-def test_passes_have_an_order_of_their_own_that_the_seed_settles():
+def test_each_pass_has_another_order_that_depends_on_the_seed():
     lines = [[1 + n % 8, 1 + n // 8] for n in range(64)]
 
     def orders(seed):
@@ -96,7 +96,7 @@ def test_passes_have_an_order_of_their_own_that_the_seed_settles():
     assert not set(orders(1)) & set(orders(2))
 
 
-def test_windows_can_be_asked_for_in_any_order():
+def test_windows_can_be_read_in_any_order():
     lines = [[1] * (1 + n % 7) for n in range(30)]
     one = LineBatches(tokens_of(lines), 4, 3, V, NEWLINE, 1)
     steps = [0, 40, 3, 41, 0, 12]
@@ -130,7 +130,7 @@ def test_a_text_without_a_newline_has_no_lines():
 
 
 @pytest.mark.parametrize("cell", CELLS)
-def test_the_gradient_is_that_of_each_line_by_itself(cell):
+def test_the_gradient_equals_that_of_single_lines(cell):
     network = LanguageModel(ModelConfig(V, cell, 8, 8, 2))
     network.reset_parameters(torch.Generator().manual_seed(1))
     with torch.no_grad():
@@ -199,7 +199,7 @@ def text(tmp_path):
     ],
     ids=lambda o: f"{o['cell']}-{o.get('tokenizer', 'char')}",
 )
-def test_a_resumed_run_of_lines_is_the_straight_run_bit_for_bit(launch, tmp_path, options):
+def test_a_resumed_run_of_lines_equals_an_uninterrupted_one(launch, tmp_path, options):
     options = {"lines": True, **options}
     with launch(name="straight", **options) as trainer:
         finish(trainer)
@@ -227,7 +227,7 @@ def test_a_resumed_run_of_lines_is_the_straight_run_bit_for_bit(launch, tmp_path
     assert kept[0] == kept[1]
 
 
-def test_a_line_model_is_known_by_its_file_and_scored_under_lines(launch):
+def test_the_file_of_a_model_of_lines_says_so_and_has_scores_under_lines(launch):
     with launch(lines=True) as trainer:
         happened = list(trainer.run())
         run = trainer.home
@@ -253,14 +253,14 @@ def test_a_line_model_is_known_by_its_file_and_scored_under_lines(launch):
     assert all(10 == len(text.split("\n")) for text in samples)
 
 
-def test_the_counted_tokens_are_those_that_were_read(launch):
+def test_the_token_count_of_a_step_equals_its_targets(launch):
     with launch(lines=True, batch_size=7, max_steps=9) as trainer:
         windows = [trainer.batches.window(step) for step in range(9)]
         done = [e for e in trainer.run() if isinstance(e, events.StepDone)]
     assert np.cumsum([window.size for window in windows]).tolist() == [e.tokens for e in done]
 
 
-def test_a_file_that_contradicts_itself_about_lines_is_damaged(launch):
+def test_a_file_whose_model_and_state_differ_in_lines_is_damaged(launch):
     with launch(lines=True) as trainer:
         stop_after(trainer, 2)
         saved = checkpoint.load(trainer.home.last)
@@ -274,7 +274,7 @@ def test_a_file_that_contradicts_itself_about_lines_is_damaged(launch):
     [b"Ann", b"Ann\nAnn\n", b"Ann\r\nBob\r\n\r\n", b"x" * 3000 + b"\nAnn\n"],
     ids=["one line", "two equal lines", "CRLF", "a long line"],
 )
-def test_odd_texts_are_learnt_all_the_same(launch, tmp_path, data):
+def test_unusual_lists_can_be_learnt(launch, tmp_path, data):
     path = tmp_path / "odd.txt"
     path.write_bytes(data)
     with launch(source=path, lines=True, max_steps=3) as trainer:
@@ -283,7 +283,7 @@ def test_odd_texts_are_learnt_all_the_same(launch, tmp_path, data):
     assert b"\r" not in b"".join(trainer.token_file.tokenizer.token_bytes)
 
 
-def test_lines_of_a_text_of_their_own_are_validated_on(launch, tmp_path):
+def test_lines_of_another_text_serve_for_validation(launch, tmp_path):
     other = tmp_path / "other.txt"
     other.write_text("Albert\r\nEmma")
     with launch(lines=True, valid=str(other), max_steps=2) as trainer:
@@ -326,7 +326,7 @@ def test_a_new_budget_counts_passes_over_the_lines(launch, tmp_path):
         assert 20 + 2 * windows == trainer.config.max_steps
 
 
-def test_the_window_is_the_longest_line_where_that_is_short():
+def test_short_lines_are_read_whole():
     lengths = np.array([5, 9, 7] * 400)
     batch_size, bptt, notes = fit_lines(lengths, TrainOptions(), 700)
     assert (100, 9, []) == (batch_size, bptt, notes)
@@ -342,7 +342,7 @@ def test_a_long_line_reduces_the_batch_with_a_note():
 
 
 @pytest.mark.parametrize(("count", "passes"), [(50, 60), (10_000, 16)])
-def test_a_run_stops_before_it_overfits_a_list_whatever_the_budget(count, passes):
+def test_a_run_stops_before_it_overfits_a_list(count, passes):
     lengths = np.full(count, 8)
     model, speed = ModelConfig(V, "lstm", 8, 8, 1), Speed(1e-4, 1e-9, 1e-9)
     batch_size, bptt, _ = fit_lines(lengths, TrainOptions(), 2048)
@@ -353,7 +353,7 @@ def test_a_run_stops_before_it_overfits_a_list_whatever_the_budget(count, passes
     assert any("--epochs" in note for note in plan.notes)
 
 
-def test_the_shapes_that_are_timed_are_those_of_a_usual_window():
+def test_the_timed_shapes_resemble_real_windows():
     rng = np.random.default_rng(1)
     lengths = rng.integers(3, 40, 2000)
     lines = [[1] * (size - 1) for size in lengths]
@@ -368,6 +368,6 @@ def test_the_shapes_that_are_timed_are_those_of_a_usual_window():
 
 
 @pytest.mark.parametrize(("limit", "kept"), [(1, 3), (3, 3), (6, 3), (7, 7), (99, 9)])
-def test_only_whole_lines_are_scored_at_the_end(limit, kept):
+def test_the_final_score_reads_whole_lines(limit, kept):
     tokens = np.array([1, 1, 0, 1, 1, 1, 0, 2, 0])
     assert kept == len(first_lines(tokens, NEWLINE, limit))

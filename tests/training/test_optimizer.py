@@ -1,4 +1,4 @@
-"""Muon, held to an exact decomposition; the memory, packed and unpacked."""
+"""Muon against an exact decomposition, AdamW against torch, packed moments."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ def give_gradients(model: LanguageModel, seed: int) -> None:
 
 
 @pytest.mark.parametrize("shape", [(3, 8, 8), (2, 8, 5), (2, 5, 8), (1, 1, 4)])
-def test_orthogonalizing_keeps_the_singular_vectors_and_brings_the_values_to_one(shape):
+def test_orthogonalizing_keeps_singular_vectors_and_moves_values_to_one(shape):
     matrices = torch.randn(shape, generator=torch.Generator().manual_seed(2))
     u, values, v = torch.linalg.svd(matrices, full_matrices=False)
     result = u.mT @ orthogonalize(matrices) @ v.mT
@@ -41,17 +41,17 @@ def test_orthogonalizing_keeps_the_singular_vectors_and_brings_the_values_to_one
     assert torch.all((diagonal >= 0) & (diagonal < 1.1))
 
 
-def test_orthogonalizing_nothing_gives_nothing():
+def test_orthogonalizing_zeros_gives_zeros():
     assert 0.0 == orthogonalize(torch.zeros(2, 4, 4)).abs().max()
 
 
-def test_the_size_of_a_gradient_does_not_matter_to_muon():
+def test_the_norm_of_a_gradient_does_not_change_a_step_of_muon():
     matrices = torch.randn(2, 6, 6, generator=torch.Generator().manual_seed(3))
     assert_close(orthogonalize(matrices), orthogonalize(1e-4 * matrices), atol=1e-2, rtol=0)
 
 
 @pytest.mark.parametrize("cell", CELLS)
-def test_a_step_of_muon_is_momentum_orthogonalized_gate_by_gate(cell):
+def test_muon_orthogonalizes_momentum_gate_by_gate(cell):
     model = network(cell)
     config = TrainConfig(9, optimizer="muon", muon_rate=0.5, weight_decay=0.1)
     optimizer = Optimizer(model, config)
@@ -74,7 +74,7 @@ def test_a_step_of_muon_is_momentum_orthogonalized_gate_by_gate(cell):
         assert_close(model.get_parameter(name).detach(), before)
 
 
-def test_muon_moves_the_gate_matrices_and_adamw_the_rest():
+def test_muon_updates_gate_matrices_and_adamw_the_rest():
     model = network()
     optimizer = Optimizer(model, TrainConfig(9, optimizer="muon"))
     assert {name for name in model.state_dict() if is_gate_matrix(name)} == set(optimizer.momentum)
@@ -85,7 +85,7 @@ def test_muon_moves_the_gate_matrices_and_adamw_the_rest():
     assert not Optimizer(model, TrainConfig(9, optimizer="adamw")).momentum
 
 
-def test_adamw_is_that_of_torch_to_the_bit():
+def test_adamw_equals_that_of_torch_to_the_bit():
     model, twin = network(), network()
     config = TrainConfig(9, optimizer="adamw", learning_rate=0.01, weight_decay=0.1)
     optimizer = Optimizer(model, config)
@@ -106,15 +106,15 @@ def test_adamw_is_that_of_torch_to_the_bit():
         assert torch.equal(expected.state[weight]["exp_avg"], optimizer.moments["exp_avg"][name])
 
 
-def test_a_weight_without_a_gradient_never_takes_that_of_another():
+def test_a_weight_without_a_gradient_is_an_error():
     model = network()
     give_gradients(model, 1)
     model.head.weight.grad = None
-    with pytest.raises(AssertionError, match="follows a backward pass"):
+    with pytest.raises(RuntimeError):
         Optimizer(model, TrainConfig(9, optimizer="adamw")).step(1.0)
 
 
-def test_a_step_leaves_the_compiler_of_torch_out():
+def test_a_step_does_not_import_the_compiler_of_torch():
     code = (
         "import sys, torch\n"
         "from charnn.config import ModelConfig, TrainConfig\n"
@@ -131,7 +131,7 @@ def test_a_step_leaves_the_compiler_of_torch_out():
 
 
 @pytest.mark.parametrize("kind", ["muon", "adamw"])
-def test_an_optimizer_goes_on_from_its_packed_memory(kind):
+def test_an_unpacked_optimizer_continues_exactly(kind):
     config = TrainConfig(9, optimizer=kind)
     model, twin = network(), network()
     optimizer = Optimizer(model, config)

@@ -1,4 +1,4 @@
-"""k steps, a stop, n more: the same bits as k + n, whatever happens in between."""
+"""Resumed runs: the same bits as uninterrupted ones, new budgets, refusals."""
 
 from __future__ import annotations
 
@@ -56,7 +56,7 @@ def without_times(path) -> list[dict]:
     ],
     ids=lambda o: f"{o['cell']}-{o.get('tokenizer', 'char')}",
 )
-def test_a_resumed_run_is_the_straight_run_bit_for_bit(launch, tmp_path, options):
+def test_a_resumed_run_equals_an_uninterrupted_one(launch, tmp_path, options):
     with launch(name="straight", **options) as trainer:
         finish(trainer)
         epochs = trainer.step / trainer.batches.windows_per_epoch
@@ -83,7 +83,7 @@ def test_a_resumed_run_is_the_straight_run_bit_for_bit(launch, tmp_path, options
     assert kept[0] == kept[1]
 
 
-def test_a_run_from_a_token_file_resumes_bit_for_bit(launch, text, tmp_path):
+def test_a_run_from_a_token_file_resumes_exactly(launch, text, tmp_path):
     given = tmp_path / "goat.tokens"
     with open_source([str(text)]) as source:
         write_token_file(given, source, tokenizer="byte")
@@ -100,7 +100,7 @@ def test_a_run_from_a_token_file_resumes_bit_for_bit(launch, text, tmp_path):
     same(straight, broken)
 
 
-def test_a_run_resumes_when_its_text_is_gone(launch, text, tmp_path):
+def test_a_run_resumes_without_its_text(launch, text, tmp_path):
     with launch(name="broken") as trainer:
         stop_after(trainer, 6)
     text.unlink()
@@ -110,7 +110,7 @@ def test_a_run_resumes_when_its_text_is_gone(launch, text, tmp_path):
 
 
 @pytest.mark.parametrize("cell", CELLS)
-def test_watching_never_changes_training(launch, tmp_path, cell):
+def test_evaluations_samples_and_saves_do_not_change_training(launch, tmp_path, cell):
     with launch(name="watched", cell=cell, eval_every=2, sample_every=3, save_every=1) as trainer:
         finish(trainer)
         watched = trainer.network.state_dict()
@@ -146,7 +146,7 @@ def test_no_step_is_logged_twice_after_a_kill_between_save_and_log(launch, tmp_p
     assert list(range(1, 21)) == steps
 
 
-def test_a_finished_run_takes_a_new_budget_and_its_rate_rises_again(launch, tmp_path):
+def test_a_new_budget_of_a_finished_run_raises_the_rate_again(launch, tmp_path):
     with launch(name="more") as trainer:
         finish(trainer)
     with pytest.raises(TrainingError, match="--minutes"):
@@ -164,7 +164,7 @@ def test_a_finished_run_takes_a_new_budget_and_its_rate_rises_again(launch, tmp_
     assert len(told) == 1
 
 
-def test_an_unfinished_run_keeps_its_own_budget(launch, tmp_path):
+def test_an_unfinished_run_refuses_a_new_budget(launch, tmp_path):
     with launch(name="broken") as trainer:
         stop_after(trainer, 6)
     with pytest.raises(TrainingError, match="broken"):
@@ -172,7 +172,7 @@ def test_an_unfinished_run_keeps_its_own_budget(launch, tmp_path):
             pass
 
 
-def test_the_newest_unfinished_run_is_resumed_when_none_is_named(launch, tmp_path):
+def test_without_a_name_the_newest_unfinished_run_is_resumed(launch, tmp_path):
     for name, step in (("old", 3), ("new", 4)):
         with launch(name=name) as trainer:
             stop_after(trainer, step)
@@ -182,13 +182,13 @@ def test_the_newest_unfinished_run_is_resumed_when_none_is_named(launch, tmp_pat
         assert "new" == trainer.home.name
 
 
-def test_resume_without_any_run_says_how_to_begin(tmp_path):
+def test_resume_without_any_run_names_the_first_command(tmp_path):
     with pytest.raises(FileError, match="charnn train TEXT"):
         with resume(None, TrainOptions(), tmp_path / "runs"):
             pass
 
 
-def test_another_number_of_threads_is_told_once(launch, tmp_path):
+def test_another_number_of_threads_gives_one_note(launch, tmp_path):
     with launch(name="broken") as trainer:
         stop_after(trainer, 3)
     told = []
@@ -198,7 +198,7 @@ def test_another_number_of_threads_is_told_once(launch, tmp_path):
     assert "threads 1 -> 2" in told[0]
 
 
-def test_a_token_file_that_is_not_the_runs_own_is_refused(launch, tmp_path):
+def test_a_replaced_token_file_is_refused(launch, tmp_path):
     with launch(name="a") as trainer:
         stop_after(trainer, 3)
         ours = trainer.home.tokens
@@ -211,7 +211,7 @@ def test_a_token_file_that_is_not_the_runs_own_is_refused(launch, tmp_path):
             pass
 
 
-def test_of_a_training_that_is_too_new_or_damaged_only_the_damaged_one_is_given_up(
+def test_a_damaged_run_with_a_best_model_suggests_from_and_a_newer_one_does_not(
     launch, tmp_path, monkeypatch
 ):
     with launch(name="a") as trainer:
@@ -229,7 +229,7 @@ def test_of_a_training_that_is_too_new_or_damaged_only_the_damaged_one_is_given_
             pass
 
 
-def test_a_resumed_run_has_no_deadline_but_a_new_budget_has(launch, tmp_path):
+def test_only_a_new_budget_gives_a_resumed_run_a_deadline(launch, tmp_path):
     with launch(name="a") as trainer:
         stop_after(trainer, 3)
     with resume("a", TrainOptions(), tmp_path / "runs") as trainer:
@@ -239,18 +239,16 @@ def test_a_resumed_run_has_no_deadline_but_a_new_budget_has(launch, tmp_path):
         assert trainer.deadline is not None
 
 
-def test_a_new_budget_leaves_off_what_was_off(launch, tmp_path):
+def test_a_new_budget_keeps_disabled_evaluations_and_samples_disabled(launch, tmp_path):
     with launch(name="a", sample_every=0, eval_every=0) as trainer:
         finish(trainer)
     with resume("a", TrainOptions(max_steps=9), tmp_path / "runs") as trainer:
         assert (0, 0) == (trainer.config.sample_every, trainer.config.eval_every)
 
 
-def test_a_stop_during_the_last_scores_is_kept_and_they_come_on_resume(
-    launch, tmp_path, monkeypatch
-):
+def test_a_stop_before_the_final_scores_interrupts_the_run(launch, tmp_path, monkeypatch):
     with launch(name="a") as trainer:
-        monkeypatch.setattr(trainer.validator, "tokens", None)  # no validation during training
+        monkeypatch.setattr(trainer.validator, "tokens", [])  # no validation during training
         trainer.best_loss = 1.0
         for event in trainer.run():
             if isinstance(event, events.StepDone) and event.step == trainer.config.max_steps:

@@ -1,4 +1,4 @@
-"""What TensorBoard gets to see, read back by itself."""
+"""Records for TensorBoard, read back by TensorBoard."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ def record(trainer) -> None:
 
 
 def scalars(trainer) -> dict[str, dict[int, float]]:
-    """What TensorBoard reads: by name, the value of each step."""
+    """Returns the values of each scalar by step, as TensorBoard reads them."""
     from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
     seen = EventAccumulator(str(trainer.home.folder / FOLDER))
@@ -33,7 +33,7 @@ def scalars(trainer) -> dict[str, dict[int, float]]:
     return {name: {each.step: each.value for each in values} for name, values in found.items()}
 
 
-def test_the_record_holds_what_the_log_holds(launch) -> None:
+def test_the_record_has_the_values_of_the_log(launch) -> None:
     with launch(name="a") as trainer:
         record(trainer)
         log = read_metrics(trainer.home.metrics)
@@ -50,7 +50,7 @@ def test_the_record_holds_what_the_log_holds(launch) -> None:
         assert close({20: end[protocol]["nats_per_token"]}) == found[f"best/{protocol}"]
 
 
-def test_recording_does_not_change_a_bit_of_the_model(launch) -> None:
+def test_recording_does_not_change_the_model(launch) -> None:
     digests = []
     for name, drive in (("plain", finish), ("recorded", record)):
         with launch(name=name) as trainer:
@@ -61,7 +61,7 @@ def test_recording_does_not_change_a_bit_of_the_model(launch) -> None:
     assert digests[0] == digests[1]
 
 
-def test_a_resumed_run_hides_what_it_does_again(launch, tmp_path) -> None:
+def test_a_resumed_run_hides_the_steps_that_it_repeats(launch, tmp_path) -> None:
     with launch(name="a") as trainer:
         for event in recorded(trainer.run(), trainer.home, trainer.step):
             if isinstance(event, StepDone) and event.step == 8:
@@ -76,7 +76,7 @@ def test_a_resumed_run_hides_what_it_does_again(launch, tmp_path) -> None:
     assert pytest.approx(logged, rel=1e-6) == scalars(trainer)["loss/train"]
 
 
-def test_a_full_disk_costs_the_record_and_not_the_training(launch, monkeypatch) -> None:
+def test_a_full_disk_ends_the_record_and_not_the_run(launch, monkeypatch) -> None:
     def full(*_):
         raise OSError(28, "No space left on device")
 
@@ -89,14 +89,14 @@ def test_a_full_disk_costs_the_record_and_not_the_training(launch, monkeypatch) 
     assert trainer.finished
 
 
-def test_a_link_where_the_record_would_be_is_refused(launch, tmp_path) -> None:
+def test_a_link_in_place_of_the_record_is_refused(launch, tmp_path) -> None:
     with launch(name="a") as trainer:
         os.symlink(tmp_path, trainer.home.folder / FOLDER)
         with pytest.raises(FileError, match="link"):
             record(trainer)
 
 
-def test_without_the_package_one_line_says_what_to_install(launch, monkeypatch) -> None:
+def test_a_missing_package_gives_one_line(launch, monkeypatch) -> None:
     monkeypatch.setitem(sys.modules, "torch.utils.tensorboard", None)
     with launch(name="a") as trainer, pytest.raises(CharnnError, match=r"pip install"):
         record(trainer)

@@ -1,4 +1,4 @@
-"""What a training does besides learning: events, rates, guards, small texts."""
+"""The trainer: events, rates, losses that are not finite, small texts."""
 
 from __future__ import annotations
 
@@ -64,10 +64,11 @@ def test_the_step_equals_a_bare_loop_over_torchs_adamw(launch):
         state = twin.initial_state(4)
         for step in range(12):
             window = trainer.batches.window(step)
-            if window.first:
+            ((_, inputs, targets),) = window.parts
+            if window.fresh.all():
                 state = twin.initial_state(4)
-            logits, state = twin(window.inputs, detach(state))
-            loss = torch.nn.functional.cross_entropy(logits.flatten(0, 1), window.targets.flatten())
+            logits, state = twin(inputs, detach(state))
+            loss = torch.nn.functional.cross_entropy(logits.flatten(0, 1), targets.flatten())
             optimizer.zero_grad()
             loss.backward()
             torch.nn.utils.clip_grad_norm_(twin.parameters(), 1.0)
@@ -101,7 +102,7 @@ def test_metrics_hold_an_object_a_line_with_the_promised_keys(launch):
     assert {"cold_256", "carried"} <= set(by_event["end"])
 
 
-def test_no_file_is_said_to_be_saved_twice_at_one_step(launch):
+def test_no_file_has_two_save_events_at_one_step(launch):
     with launch(max_steps=12, save_every=4, eval_every=4) as trainer:
         saves = [(e.step, e.path.name) for e in trainer.run() if isinstance(e, events.Saved)]
     assert len(set(saves)) == len(saves)
@@ -145,7 +146,7 @@ def test_the_sample_has_the_same_seed_and_prompt_each_time(launch):
     assert 1 == len(set(texts))
 
 
-def test_a_loss_that_is_not_finite_is_never_applied(launch, monkeypatch):
+def test_a_window_without_a_finite_loss_is_skipped(launch, monkeypatch):
     with launch(max_steps=12) as trainer:
         forward = trainer.network.forward
 
@@ -167,7 +168,7 @@ def test_a_loss_that_is_not_finite_is_never_applied(launch, monkeypatch):
     ).all()
 
 
-def test_three_in_a_row_end_the_run_with_the_last_good_state_saved(launch, monkeypatch):
+def test_three_skipped_windows_in_a_row_end_the_run_with_finite_weights(launch, monkeypatch):
     with launch(max_steps=12, save_every=0) as trainer:
         forward = trainer.network.forward
 
@@ -184,7 +185,7 @@ def test_three_in_a_row_end_the_run_with_the_last_good_state_saved(launch, monke
     assert all(np.isfinite(w).all() for w in saved.weights.values())
 
 
-def test_a_hopeless_learning_rate_is_an_error_and_leaves_finite_files(launch):
+def test_a_hopeless_learning_rate_is_an_error_and_saves_finite_files(launch):
     with launch(learning_rate=1e9, max_steps=40) as trainer:
         with suppress(TrainingError):
             list(trainer.run())
@@ -204,7 +205,7 @@ def test_a_tiny_text_trains_with_a_smaller_batch_and_window(launch, tmp_path, te
 
 
 @pytest.mark.parametrize("text_of", ["", "a"])
-def test_a_text_with_nothing_to_learn_from_is_refused_and_leaves_no_run(launch, tmp_path, text_of):
+def test_a_text_of_one_token_is_refused_and_leaves_no_run(launch, tmp_path, text_of):
     tiny = tmp_path / "tiny.txt"
     tiny.write_text(text_of)
     with pytest.raises(TextError):
@@ -220,20 +221,20 @@ def test_windows_shrink_only_as_far_as_the_text_needs():
     assert (1, 1) == fit_windows(2, 32, 64)
 
 
-def test_what_would_not_fit_into_memory_is_refused_beforehand(monkeypatch):
+def test_a_run_that_exceeds_the_memory_is_refused(monkeypatch):
     model = ModelConfig(vocab_size=100, hidden_size=4096, embedding_size=4096, num_layers=8)
     monkeypatch.setattr(machine, "available_memory", lambda: 1 << 30)
     with pytest.raises(TrainingError, match="GiB"):
         machine.require_memory(model, TrainConfig(max_steps=1))
 
 
-def test_a_device_that_is_not_there_is_refused():
+def test_a_missing_device_is_refused():
     if not torch.cuda.is_available():
         with pytest.raises(ConfigError, match="cuda"):
             machine.choose_device("cuda")
 
 
-def test_minutes_become_steps_once_and_include_the_measuring(launch):
+def test_minutes_become_steps_and_include_the_measurement(launch):
     options = {
         "max_steps": None,
         "minutes": 0.1,
@@ -246,7 +247,7 @@ def test_minutes_become_steps_once_and_include_the_measuring(launch):
         assert trainer.deadline is not None
 
 
-def test_a_slow_machine_is_told(launch):
+def test_a_slow_machine_gives_a_warning(launch):
     with launch(max_steps=60) as trainer:
         trainer.deadline = time.monotonic() - 100
         warned = [e.message for e in trainer.run() if isinstance(e, events.Warned)]

@@ -29,8 +29,8 @@ from charnn.inspection.lab.tasks import TASKS, LabBatch, LabTask
 from charnn.model.cells import CELLS
 
 CHECK_EVERY = 50  # steps
-CHECKED, TESTED = 512, 1000  # sequences that decide to stop a trial, and that give its score
-STRICTER = 2.0  # a trial stops early with half of the allowed error
+CHECKED, TESTED = 512, 1000  # sequences for early stopping, and for the score of a trial
+STRICTER = 2.0  # early stopping needs half of the allowed error
 MEASURED_STEPS = 4
 TRAINING, CHECKS, TESTS, WEIGHTS = range(4)  # random streams of a trial
 
