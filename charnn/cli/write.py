@@ -71,7 +71,7 @@ def write(
     interactive = has_editor()
     session = Session(desk, Screen(output), str(path), interactive)
     if interactive:
-        shape = loaded.config
+        shape = loaded.predictor.config
         tell(f"{path}: {shape.cell} {shape.num_layers}x{shape.hidden_size}, seed {drawn}")
         if os.path.lexists(RESCUED):
             tell(f"A text was rescued here: /load {RESCUED} opens it.")

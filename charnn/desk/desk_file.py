@@ -51,7 +51,7 @@ def row_shapes(model: Model) -> dict[str, tuple[str, tuple[int, ...]]]:
         "nats": ("F32", ()),  # N: -1 for NaN
         "states": ("I64", (3,)),  # S: number of the passage, ids of it that were read, drawn tokens
         "generator": ("U32", (4,)),
-        "logits": ("F32", (model.config.vocab_size,)),
+        "logits": ("F32", (model.tokenizer.vocab_size,)),
         "state": ("F32", model.predictor.initial_state().shape),
     }
 
@@ -157,7 +157,7 @@ def _parse(header: Header, data: bytes, model: Model, unknown: str) -> Desk:
     desk = Desk(model, metadata["seed"], SamplingConfig.from_dict(metadata["settings"]), unknown)
     desk.index = metadata["index"]
     _require(type(desk.index) is int and 0 <= desk.index <= MAX_SEED, "the sample counter is wrong")
-    passages = _passages(_arrays(header, data, model), metadata["nats"], model.config.vocab_size)
+    passages = _passages(_arrays(header, data, model), metadata["nats"], model.tokenizer.vocab_size)
 
     def numbered(numbers: list[Any]) -> tuple[Passage | None, list[Passage]]:
         fit = all(type(number) is int and 0 <= number < len(passages) for number in numbers)

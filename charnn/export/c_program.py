@@ -9,9 +9,9 @@ Shapes: V symbols, E features of a symbol, H units, G gates.
 from __future__ import annotations
 
 import tempfile
-from collections.abc import Generator, Iterable, Iterator
+from collections.abc import Callable, Iterable
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -38,6 +38,7 @@ class Sizes(NamedTuple):
     weights: int
     ngrams: int
     state: int
+    scratch: int
     working: int
     multiply_adds: int
 
@@ -54,9 +55,8 @@ def c_files(checkpoint: Checkpoint) -> tuple[dict[str, str], Sizes]:
     tokenizer = tokenizer_from_dict(checkpoint.tokenizer, config.vocab_size)
     arrangement = quantise(arrange(config, checkpoint.weights))
     counts = tree_and_weights(checkpoint.ngrams, config.vocab_size)
-    model = _Model(arrangement, counts)
-    source = "".join(f"{line}\n" for line in model.lines(tokenizer))
-    sizes = model.sizes()
+    model = _ModelSource(arrangement, tokenizer, counts)
+    sizes = model.sizes
     shape = f"The network: {config.cell.upper()}, {config.num_layers} x {config.hidden_size} units,"
     symbols = f"{config.vocab_size:,} symbols ({tokenizer.kind})"
     mixed = row = ""
@@ -69,8 +69,8 @@ def c_files(checkpoint: Checkpoint) -> tuple[dict[str, str], Sizes]:
     return {
         "engine.h": (ENGINE / "engine.h").read_text("utf-8"),
         "engine.c": (ENGINE / "engine.c").read_text("utf-8"),
-        "model.h": _header(checkpoint, tokenizer, sizes, model.scratch_bytes),
-        "model.c": source,
+        "model.h": _header(checkpoint, tokenizer, sizes),
+        "model.c": "".join(f"{line}\n" for line in model.lines),
         "main.c": (HERE / "program" / "main.c").read_text("utf-8"),
         "README.md": readme.format(
             description=f"{shape} over {symbols}, {config.parameters:,} parameters.{mixed}",
@@ -116,130 +116,121 @@ def write_program(checkpoint: Checkpoint, name: str, output: Path) -> None:
         raise FileError(f"cannot write {output}: {error.strerror or error}") from error
 
 
-class _Model:
-    """Writes the constants of model.c and counts their bytes."""
+class _ModelSource:
+    """The lines of model.c and the program's sizes."""
 
     def __init__(
-        self, arrangement: Arrangement, counts: tuple[NGramTree, MixtureWeights] | None
+        self,
+        arrangement: Arrangement,
+        tokenizer: Tokenizer,
+        counts: tuple[NGramTree, MixtureWeights] | None,
     ) -> None:
-        self.arrangement, self.config = arrangement, arrangement.config
-        self.counts = counts
-        self.bytes = 0  # of all arrays that are written
-        self.ngram_bytes = 0  # of the arrays of n-grams
-        self.multiply_adds = 0
-        config = self.config
-        self.cell = for_cell(CELLS, config.cell, "the exported C program", "sample with charnn")
-        self.rows = len(GATES[config.cell]) * config.hidden_size
-        # The same sum as in charnn_scratch_bytes.
-        widest = max(config.hidden_size, config.embedding_size)
-        self.scratch_bytes = sum(
-            -(-4 * n // 64) * 64 for n in (widest, self.rows, self.rows, 1, widest)
-        ) + (8 * config.vocab_size if counts else 0)
-
-    def lines(self, tokenizer: Tokenizer) -> Iterator[str]:
-        """Yields the lines of model.c."""
-        arrangement, config = self.arrangement, self.config
-        yield '#include "model.h"'
-        yield ""
-        yield from self._bytes(tokenizer)
+        config = arrangement.config
+        cell = for_cell(CELLS, config.cell, "the exported C program", "sample with charnn")
+        rows, width = len(GATES[config.cell]) * config.hidden_size, config.embedding_size
+        self.lines = ['#include "model.h"', ""]
+        self._bytes = self._multiply_adds = 0
+        joined = b"".join(tokenizer.token_bytes)
+        starts = np.cumsum([0, *map(len, tokenizer.token_bytes)])
+        self._bytes += len(joined) + 4 * starts.size
+        self._constant(f"const unsigned char token_bytes[{max(1, len(joined))}]", joined or b"\0")
+        self._constant(f"const uint32_t token_starts[{starts.size}]", starts.tolist())
+        self.lines.append("")
+        self._array("embedding", arrangement.embedding)
+        first, table = arrangement.layers[0].inputs, "0"
         # The input products of layer 0, one row per symbol, if they are smaller than its matrix.
-        first = arrangement.layers[0].inputs
-        with_table = 4 * config.vocab_size * self.rows <= first.weights.size
-        yield from self._array("float", "embedding", arrangement.embedding)
-        if with_table:
+        if 4 * config.vocab_size * rows <= first.weights.size:
             product = Product(first)
-            table = np.stack([product.of_normalised(x) for x in arrangement.embedding])
-            yield from self._array("float", "table", table)
+            products = [product.of_normalised(x) for x in arrangement.embedding]
+            table = self._array("table", np.stack(products))
         layers = []
         for i, layer in enumerate(arrangement.layers):
-            inputs = f"{{{self.rows}, {config.input_size(i)}, {config.input_size(i)}, 0, 0, 0, 0}}"
-            if i or not with_table:
-                inputs = yield from self._matrix(f"input{i}", layer.inputs)
-            recurrent = yield from self._matrix(f"recurrent{i}", layer.recurrent)
-            bias_hn = "0"
-            if layer.bias_hn is not None:
-                bias_hn = f"bias_hn{i}"
-                yield from self._array("float", bias_hn, layer.bias_hn)
+            inputs = f"{{{rows}, {width}, {width}, 0, 0, 0, 0}}"
+            if i or table == "0":
+                inputs = self._matrix(f"input{i}", layer.inputs)
+            recurrent = self._matrix(f"recurrent{i}", layer.recurrent)
+            bias_hn = self._array(f"bias_hn{i}", layer.bias_hn)
             layers.append(f"    {{{inputs}, {recurrent}, {bias_hn}, {int(layer.residual)}}},")
-        head = yield from self._matrix("head", arrangement.head)
-        before = self.bytes
-        ngrams = yield from self._ngrams()
-        self.ngram_bytes = self.bytes - before
-        yield f"static const charnn_layer layers[{config.num_layers}] = {{"
-        yield from layers
-        yield "};"
-        yield ""
-        yield "const charnn_model model = {"
-        yield f"    {self.cell}, VOCAB_SIZE, {config.embedding_size}, "
-        yield f"    {config.hidden_size}, {config.num_layers}, embedding,"
-        yield f"    {'table' if with_table else '0'}, layers, {head}, {ngrams}}};"
-
-    def sizes(self) -> Sizes:
-        """Returns the sizes; call it after `lines`."""
-        config = self.config
-        nodes = self.counts[0].order if self.counts else 0
+        head = self._matrix("head", arrangement.head)
+        weights = self._bytes
+        ngrams = self._ngrams(*counts) if counts else "0"
+        self.lines += [
+            f"static const charnn_layer layers[{config.num_layers}] = {{",
+            *layers,
+            "};",
+            "",
+            "const charnn_model model = {",
+            f"    {cell}, VOCAB_SIZE, {width}, ",
+            f"    {config.hidden_size}, {config.num_layers}, embedding,",
+            f"    {table}, layers, {head}, {ngrams}}};",
+        ]
+        # The same sum as in charnn_scratch_bytes.
+        widest = max(config.hidden_size, width)
+        scratch = sum(-(-4 * n // 64) * 64 for n in (widest, rows, rows, 1, widest))
+        scratch += 8 * config.vocab_size if counts else 0
+        nodes = counts[0].order if counts else 0
         state = 4 * (config.num_layers * len(STATES[config.cell]) * config.hidden_size + nodes)
-        working = state + 12 * config.vocab_size + self.scratch_bytes
-        weights = self.bytes - self.ngram_bytes
-        return Sizes(weights, self.ngram_bytes, state, working, self.multiply_adds)
+        self.sizes = Sizes(
+            weights,
+            self._bytes - weights,
+            state,
+            scratch,
+            state + 12 * config.vocab_size + scratch,
+            self._multiply_adds,
+        )
 
-    def _ngrams(self) -> Generator[str, None, str]:
-        """Yields the constants of the n-grams; returns their address, "0" if there are none."""
-        if not self.counts:
-            return "0"
-        tree, weights = self.counts
+    def _ngrams(self, tree: NGramTree, weights: MixtureWeights) -> str:
+        """Adds the constants of the n-grams; returns their address."""
         numbers = []
         for name in ("symbols", "counts", "dropped"):
             values = getattr(tree, name)
-            yield from self._array(f"uint{8 * values.itemsize}_t", f"ngram_{name}", values)
-            numbers.append(f"{{ngram_{name}, {values.itemsize}}}")
-        yield from self._array("int32_t", "ngram_first", tree.first.astype(np.int32))
-        yield from self._array("double", "ngram_discounts", tree.discounts)
-        yield "static const charnn_ngrams ngrams = {"
-        yield f"    {tree.order}, {len(tree.children)},"
-        yield f"    {weights.network:.17g}, {weights.ngrams:.17g}, {', '.join(numbers)},"
-        yield "    ngram_first, ngram_discounts};"
-        yield ""
+            numbers.append(f"{{{self._array(f'ngram_{name}', values)}, {values.itemsize}}}")
+        self._array("ngram_first", tree.first.astype(np.int32))
+        self._array("ngram_discounts", tree.discounts)
+        self.lines += [
+            "static const charnn_ngrams ngrams = {",
+            f"    {tree.order}, {len(tree.children)},",
+            f"    {weights.network:.17g}, {weights.ngrams:.17g}, {', '.join(numbers)},",
+            "    ngram_first, ngram_discounts};",
+            "",
+        ]
         return "&ngrams"
 
-    def _matrix(self, name: str, matrix: Matrix) -> Generator[str, None, str]:
-        """Yields the constants of a matrix; returns its charnn_matrix initialiser."""
+    def _matrix(self, name: str, matrix: Matrix) -> str:
+        """Adds the constants of a matrix; returns its charnn_matrix initialiser."""
         rows, columns = matrix.weights.shape
-        self.multiply_adds += rows * columns
-        yield from self._array("int8_t", name, matrix.weights)
-        assert matrix.scale is not None, "an int8 matrix has scales"
-        yield from self._array("float", f"{name}_scale", matrix.scale)
-        bias = "0"
-        if matrix.bias is not None:
-            bias = f"{name}_bias"
-            yield from self._array("float", bias, matrix.bias)
-        return f"{{{rows}, {columns}, {columns}, {name}, {name}_scale, 0, {bias}}}"
+        self._multiply_adds += rows * columns
+        weights = self._array(name, matrix.weights)
+        scale = self._array(f"{name}_scale", matrix.scale)
+        bias = self._array(f"{name}_bias", matrix.bias)
+        return f"{{{rows}, {columns}, {columns}, {weights}, {scale}, 0, {bias}}}"
 
-    def _array(self, kind: str, name: str, values: NDArray[np.generic]) -> Iterator[str]:
-        if kind == "float" and not np.isfinite(values).all():
+    def _array(self, name: str, values: NDArray[Any] | None) -> str:
+        """Adds an array; returns its name, "0" for None."""
+        if values is None:
+            return "0"
+        if values.dtype == np.float32 and not np.isfinite(values).all():
             raise FileError("the model's weights overflow in int8 arithmetic: export another model")
-        self.bytes += values.nbytes
-        flat = values.reshape(-1).tolist()
-        words = map(WORDS.get(kind, str), flat)
-        yield f"static const {kind} {name}[{values.size}] = {{"
-        yield from _wrapped(words)
-        yield "};"
-        yield ""
+        self._bytes += values.nbytes
+        kind, word = C_TYPES.get(values.dtype.name, (f"{values.dtype.name}_t", str))
+        words = map(word, values.reshape(-1).tolist())
+        self._constant(f"static const {kind} {name}[{values.size}]", words)
+        self.lines.append("")
+        return name
 
-    def _bytes(self, tokenizer: Tokenizer) -> Iterator[str]:
-        joined = b"".join(tokenizer.token_bytes)
-        starts = np.cumsum([0, *map(len, tokenizer.token_bytes)])
-        self.bytes += len(joined) + 4 * starts.size
-        yield f"const unsigned char token_bytes[{max(1, len(joined))}] = {{"
-        yield from _wrapped(map(str, joined or b"\0"))
-        yield "};"
-        yield f"const uint32_t token_starts[{starts.size}] = {{"
-        yield from _wrapped(map(str, starts.tolist()))
-        yield "};"
-        yield ""
+    def _constant(self, declaration: str, words: Iterable[object]) -> None:
+        """Adds an array of `words`, in lines of at most `LINE` characters."""
+        self.lines.append(f"{declaration} = {{")
+        line = ""
+        for word in map(str, words):
+            if len(line) + len(word) + 1 > LINE:
+                self.lines.append(line)
+                line = ""
+            line += f"{word},"
+        self.lines += [line, "};"]
 
 
-def _header(checkpoint: Checkpoint, tokenizer: Tokenizer, sizes: Sizes, scratch: int) -> str:
+def _header(checkpoint: Checkpoint, tokenizer: Tokenizer, sizes: Sizes) -> str:
     return f"""/* The model in model.c and the sizes of its memory. */
 #ifndef CHARNN_MODEL_H
 #define CHARNN_MODEL_H
@@ -250,7 +241,7 @@ def _header(checkpoint: Checkpoint, tokenizer: Tokenizer, sizes: Sizes, scratch:
 #define START_TOKEN {checkpoint.start_token}
 #define TAKES_PROMPTS {int(tokenizer.spelling in ("characters", "bytes"))}
 #define STATE_NUMBERS {sizes.state // 4}
-#define SCRATCH_BYTES {scratch}
+#define SCRATCH_BYTES {sizes.scratch}
 #define WEIGHT_BYTES {sizes.weights}
 #define NGRAM_BYTES {sizes.ngrams}
 #define MULTIPLY_ADDS {sizes.multiply_adds}
@@ -264,28 +255,15 @@ extern const uint32_t token_starts[VOCAB_SIZE + 1];
 
 
 def _float(value: float) -> str:
-    """A C literal that gives the same float32."""
+    """Returns a C literal that gives the same float32."""
     word = f"{value:.9g}"
     return f"{word}f" if "." in word or "e" in word else f"{word}.0f"
 
 
-def _double(value: float) -> str:
-    """A C literal that gives the same float64."""
-    return f"{value:.17g}"
-
-
-WORDS = {"float": _float, "double": _double}
-
-
-def _wrapped(words: Iterable[str]) -> Iterator[str]:
-    """Joins words with commas into lines of at most `LINE` characters."""
-    line = ""
-    for word in words:
-        if len(line) + len(word) + 1 > LINE:
-            yield line
-            line = ""
-        line += word + ","
-    yield line
+C_TYPES: dict[str, tuple[str, Callable[[Any], str]]] = {
+    "float32": ("float", _float),
+    "float64": ("double", "{:.17g}".format),
+}
 
 
 def _a_prompt(tokenizer: Tokenizer) -> str:

@@ -36,9 +36,9 @@ def write_page(checkpoint: Checkpoint, name: str, output: Path) -> None:
         CharnnError: see `make_page`.
         FileError: the file cannot be written.
     """
-    text = make_page(checkpoint, name)
+    text = make_page(checkpoint, name).encode()
     with replacing(output) as file:
-        file.write(text.encode())
+        file.write(text)
 
 
 def make_page(checkpoint: Checkpoint, name: str) -> str:

@@ -23,8 +23,8 @@ def characters(data: bytes) -> tuple[str, bytes]:
 class CopyGuard(Guide):
     """Rules out each token that would copy more than `longest` characters in a row.
 
-    Prompt and text count as one. ``state`` is their last `longest` characters and the bytes of an
-    incomplete one.
+    A copy may begin in the prompt. ``state`` holds the last `longest` characters of the text, and
+    the bytes of an incomplete character at its end.
     """
 
     state: tuple[str, bytes]
@@ -34,7 +34,7 @@ class CopyGuard(Guide):
         self._tokens = tokenizer.token_bytes
         self.state = ("", b"")
         texts = [characters(data)[0] for data in self._tokens]
-        # By length: the first characters of the tokens, each with its tokens.
+        # By number of characters: the beginnings of tokens, each with the tokens that have it.
         most = min(longest, max(map(len, texts)))
         self._beginnings: list[dict[bytes, list[int]]] = [{} for _ in range(most + 1)]
         for token, text in enumerate(texts):
@@ -73,15 +73,19 @@ class CopyGuard(Guide):
         return masked
 
     def _adding(self) -> Iterator[int]:
-        """Yields the tokens of which a character would make a copy too long."""
+        """Yields the tokens with which a copy would become too long, after whole characters.
+
+        A token is one of them if its first `size` characters complete, with those before it, a
+        string of ``longest + 1`` characters that occurs in the training text.
+        """
         text, index = self.state[0], self._index
         for size in range(len(self._beginnings) - 1, 0, -1):
-            before = self._longest + 1 - size  # characters of the text before `size` of the token
+            before = self._longest + 1 - size
             if before > len(text):
                 return
             start = to_bytes(text[-before:])
             low, high = index.interval(start)
-            if low == high:  # then no longer text occurs either
+            if low == high:  # then nothing that is longer occurs either
                 return
             beginnings = self._beginnings[size]
             if high - low < len(beginnings):
@@ -93,7 +97,7 @@ class CopyGuard(Guide):
                 yield from beginnings.get(data, ())
 
     def _completing(self) -> Iterator[int]:
-        """Yields such tokens within a character: those of the byte that completes it."""
+        """Yields the tokens whose byte completes a character with which a copy is too long."""
         text, part = self.state
         start = to_bytes(text)
         if len(text) < self._longest or start + part not in self._index:
@@ -107,9 +111,9 @@ class CopyGuard(Guide):
 class CopyFinder:
     """Finds the copied characters of a stream of text.
 
-    A character is copied if it lies in `span` characters or more that occur in the training text;
-    such a span may begin in the prompt. The end of the text that may become a copied span is held
-    back.
+    A character is copied if it is part of a string of `span` characters or more that occurs in the
+    training text; the string may begin in the prompt. The end of the text is held back while it may
+    become such a string.
 
     Attributes:
         copied: the number of copied characters so far.

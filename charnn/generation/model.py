@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Collection, Iterable, Iterator, Sequence
-from dataclasses import replace
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -29,6 +29,7 @@ if TYPE_CHECKING:
 INDEX = "text-index"  # beside the tokens that it was made from
 
 
+@dataclass(eq=False)
 class Model:
     """A model ready to write, and the facts that its file records.
 
@@ -44,20 +45,14 @@ class Model:
         digest: the digest of the model's file, by which other files name it; "" without a file.
     """
 
-    def __init__(
-        self,
-        predictor: Predictor,
-        tokenizer: Tokenizer,
-        start_token: int,
-        info: dict[str, Any] | None = None,
-        of_lines: bool = False,
-        tokens: Path | None = None,
-        digest: str = "",
-    ) -> None:
-        self.predictor, self.tokenizer, self.start_token = predictor, tokenizer, start_token
-        self.config, self.info, self.digest = predictor.config, info or {}, digest
-        self.of_lines, self.tokens = of_lines, tokens
-        self._pattern: tuple[str, Pattern] | None = None  # the latest one
+    predictor: Predictor
+    tokenizer: Tokenizer
+    start_token: int
+    info: dict[str, Any] = field(default_factory=dict)
+    of_lines: bool = False
+    tokens: Path | None = None
+    digest: str = ""
+    _pattern: tuple[str, Pattern] | None = None  # the latest one
 
     @classmethod
     def load(
@@ -87,13 +82,13 @@ class Model:
 
         Raises:
             ConfigError: the engine is unknown or not installed, or a clamp is impossible.
-            DamagedFile: its tokenizer or its n-grams are garbage, or the tokenizer's vocabulary
-                has another size than the network's.
+            DamagedFile: its tokenizer or its n-grams are damaged.
         """
-        tokenizer = tokenizer_from_dict(loaded.tokenizer, loaded.config.vocab_size)
-        predictor = predictor_of(loaded, engine, int8, clamps)
-        start, info = loaded.start_token, loaded.info
-        return cls(predictor, tokenizer, start, info, loaded.lines, tokens, loaded.digest)
+        return cls(
+            predictor_of(loaded, engine, int8, clamps),
+            tokenizer_from_dict(loaded.tokenizer, loaded.config.vocab_size),
+            *(loaded.start_token, loaded.info, loaded.lines, tokens, loaded.digest),
+        )
 
     @cached_property
     def training_text(self) -> TextIndex:
@@ -131,11 +126,9 @@ class Model:
         if config.regex is not None:
             from charnn.generation.pattern import Pattern, PatternGuide
 
-            text, pattern = self._pattern or ("", None)
-            if pattern is None or text != config.regex:
-                pattern = Pattern(config.regex, self.tokenizer)
-                self._pattern = config.regex, pattern
-            guides.append(PatternGuide(pattern, config.max_tokens))
+            if self._pattern is None or self._pattern[0] != config.regex:
+                self._pattern = config.regex, Pattern(config.regex, self.tokenizer)
+            guides.append(PatternGuide(self._pattern[1], config.max_tokens))
         return guides
 
     def write(
@@ -163,9 +156,9 @@ class Model:
         seed = draw_seed() if seed is None else seed
         filters, guides = filter_settings(config), self.guides(config)
         sampler = Sampler(self.predictor.twin(1), seed, index, filters, guides)
-        start = self.start_token
         return Writing(
-            sampler, self.tokenizer, prompt, start, config, unknown, echo, surprisals, index, keep
+            *(sampler, self.tokenizer, prompt, self.start_token, config),
+            *(unknown, echo, surprisals, index, keep),
         )
 
     def lines(

@@ -23,9 +23,11 @@ class TextPiece(NamedTuple):
 class TextStream:
     """Decodes the ids that a sampler draws and cuts the text at a stop string or an ending.
 
-    Iterate once. Each piece comes as soon as it can belong to no stop string. ``stopped`` tells
-    whether a stop string, an ending or a guide ended the text, rather than `max_tokens`; ``chars``
-    counts the characters of all drawn ids.
+    Iterate once. Each piece comes as soon as it can belong to no stop string.
+
+    Attributes:
+        stopped: whether a stop string, an ending or a guide ended the text, not `max_tokens`.
+        chars: the number of characters of all drawn ids.
     """
 
     def __init__(
@@ -35,13 +37,9 @@ class TextStream:
         config: SamplingConfig,
         ids: Iterable[int] | None = None,
     ) -> None:
-        """Prepares to draw up to `max_tokens` ids.
+        """Prepares to draw up to `max_tokens` ids after those that `sampler` has read.
 
-        Args:
-            sampler: has read everything before the text.
-            tokenizer: decodes the ids.
-            config: the length, the stop strings and the ending.
-            ids: yields what `sampler.stream` yields; a caller that records each id passes it.
+        `ids` replaces `sampler.stream`, for a caller that records each id on its way.
         """
         self._sampler, self._tokenizer = sampler, tokenizer
         self._ids = sampler.stream(config.max_tokens) if ids is None else ids
@@ -95,11 +93,10 @@ class TextStream:
 class Writing:
     """One text being written: iterate over it, once, for its pieces.
 
-    With `echo`, the prompt is the first piece. Without a prompt, the text starts from the start
-    token. ``finish_reason`` is "length" or "stop" at the end, "interrupt" before; ``tokens`` counts
-    the chosen tokens, those of the stop string included. ``surprisals``, if requested, holds the
-    bits of each new character: those of its tokens, in equal parts if they complete several
-    characters.
+    Attributes:
+        finish_reason: "length" or "stop" at the end, "interrupt" before.
+        surprisals: if requested, the bits of each new character: those of its tokens, in equal
+            parts if they complete several characters.
     """
 
     def __init__(
@@ -118,9 +115,6 @@ class Writing:
         """Prepares a fresh `sampler` to write after `prompt`.
 
         Args:
-            sampler: has its filters and has read nothing.
-            tokenizer: encodes the prompt and decodes the ids.
-            prompt: the text to continue; nothing is fed before it.
             start_token: the id fed, and not shown, if the prompt gives none.
             config: the length, the stop strings and the ending.
             unknown: "error", "skip" or "replace", for unknown characters of the prompt.
@@ -167,7 +161,7 @@ class Writing:
 
     @property
     def tokens(self) -> int:
-        """The number of tokens chosen so far."""
+        """The number of tokens chosen so far, those of a stop string included."""
         return self.sampler.tokens
 
     @property

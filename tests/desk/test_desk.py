@@ -538,8 +538,10 @@ def test_a_missing_file_a_text_and_a_model_are_one_line(tmp_path: Path) -> None:
     (tmp_path / "text").write_text("Once upon a time there was a text that was no desk.")
     with pytest.raises(DamagedFile):
         load_desk(tmp_path / "text", MODEL)
-    weights = {n: np.zeros(s, np.float32) for n, s in MODEL.config.tensor_shapes().items()}
-    saved = Checkpoint(MODEL.config, CHARS.to_dict(), weights, 1)
+    weights = {
+        n: np.zeros(s, np.float32) for n, s in MODEL.predictor.config.tensor_shapes().items()
+    }
+    saved = Checkpoint(MODEL.predictor.config, CHARS.to_dict(), weights, 1)
     save(tmp_path / "model.safetensors", saved)
     with pytest.raises(DamagedFile, match=r"model\.safetensors"):
         load_desk(tmp_path / "model.safetensors", MODEL)

@@ -29,7 +29,7 @@ def model(checkpoint):
 
 
 def test_a_model_has_the_shape_tokenizer_and_info_of_its_checkpoint(model, checkpoint):
-    assert checkpoint.config == model.config
+    assert checkpoint.config == model.predictor.config
     assert 7 == model.tokenizer.vocab_size
     assert {"note": "hello"} == model.info
 
