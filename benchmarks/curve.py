@@ -8,7 +8,8 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import NamedTuple
 
-from charnn.report.charts import Series, line_chart, side_by_side, style
+from charnn.pages import read
+from charnn.report.charts import HEIGHT, LEGEND_ROW, WIDTH, Series, line_chart
 
 Points = Sequence[tuple[float, float]]  # (seconds, loss), in the order of time
 
@@ -51,7 +52,14 @@ def draw(title: str, traces: Mapping[str, Trace], published: Mapping[str, float]
             ("tenth", "its first tenth", end / 10),
         )
     ]
-    return side_by_side(panels, PALETTE + style())
+    width, height = len(panels) * WIDTH, HEIGHT + LEGEND_ROW
+    placed = "".join(
+        f'<svg x="{i * WIDTH}" width="{WIDTH}" height="{height}">{panel}</svg>'
+        for i, panel in enumerate(panels)
+    )
+    head = f'<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 {width} {height}">'
+    rules = PALETTE + read("charnn.report", "charts.css")
+    return f"{head}<style>{rules}</style>{placed}</svg>\n"
 
 
 def bounds(

@@ -1,7 +1,7 @@
 """SVG charts from plain data: lines over two axes, and horizontal bars.
 
-A chart has a title and a description for screen readers, and no colours of its own: `charts.css`
-colours its classes from the page's palette. Lines also differ in their dashes and marks.
+A chart has a title and a description for screen readers. `charts.css` colours its classes with the
+variables of pages/base.css; lines also differ in their dashes and marks.
 """
 
 from __future__ import annotations
@@ -9,7 +9,6 @@ from __future__ import annotations
 import html
 import math
 from collections.abc import Mapping, Sequence
-from importlib import resources
 from typing import NamedTuple
 
 Point = tuple[float, float]
@@ -42,11 +41,6 @@ class Bar(NamedTuple):
     name: str
     parts: Sequence[tuple[float, int]]
     value: str
-
-
-def style() -> str:
-    """Returns the CSS of charts; it needs the colour and font variables of pages/base.css."""
-    return resources.files("charnn.report").joinpath("charts.css").read_text("utf-8")
 
 
 def line_chart(
@@ -134,17 +128,6 @@ def bar_chart(key: str, title: str, description: str, bars: Sequence[Bar], whole
         parts.append(_text(WIDTH - 2, y + 13, bar.value, "end"))
         y += BAR + BAR_GAP
     return _svg(key, title, description, parts, math.ceil(y))
-
-
-def side_by_side(charts: Sequence[str], rules: str) -> str:
-    """Returns an SVG file of line charts with one row of legend; `rules` is its style sheet."""
-    width, height = len(charts) * WIDTH, HEIGHT + LEGEND_ROW
-    placed = "".join(
-        f'<svg x="{i * WIDTH}" width="{WIDTH}" height="{height}">{chart}</svg>'
-        for i, chart in enumerate(charts)
-    )
-    head = f'<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 {width} {height}">'
-    return f"{head}<style>{rules}</style>{placed}</svg>\n"
 
 
 class _Axis(NamedTuple):

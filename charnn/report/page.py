@@ -9,7 +9,7 @@ from __future__ import annotations
 from pathlib import Path
 
 from charnn.pages import plain_name, read, render, source_hash, style_sheet
-from charnn.report import charts, figures, history
+from charnn.report import figures, history
 from charnn.report.facts import SEED, Facts
 from charnn.scoring.baselines import zstd
 from charnn.tensor_file import replacing
@@ -47,7 +47,7 @@ def write_report(facts: Facts, output: Path) -> None:
 
 def make_report(facts: Facts) -> str:
     """Returns the page of a model."""
-    style = style_sheet(charts.style(), read("charnn.report", "report.css"))
+    style = style_sheet(*(read("charnn.report", name) for name in ("charts.css", "report.css")))
     values = {
         "facts": facts,
         "saved": facts.model,

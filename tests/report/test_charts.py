@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from charnn.report.charts import Bar, Series, bar_chart, line_chart, side_by_side, style
+from charnn.report.charts import Bar, Series, bar_chart, line_chart
 
 SVG = "{http://www.w3.org/2000/svg}"
 
@@ -67,10 +67,3 @@ def test_a_range_clips_lines_and_draws_named_levels():
     assert "k-clip" == root.find("clipPath").get("id")
     assert 1 == len(clipped.findall("circle"))
     assert "other 0.5000" in [text.text for text in root.iterfind("text")]
-
-
-def test_a_file_of_charts_carries_its_style():
-    chart = line_chart("k", "t", "d", [Series("a", [(0, 1), (1, 2)])], "x", "y")
-    root = parse(side_by_side([chart, chart.replace("k-", "l-")], style()))
-    assert 2 == len(root.findall(f"{SVG}svg/{SVG}svg"))
-    assert ".chart" in root.findtext(f"{SVG}style")
