@@ -44,7 +44,7 @@ Arrays = dict[str, np.ndarray[Any, Any]]
 
 
 def row_shapes(model: Model) -> dict[str, tuple[str, tuple[int, ...]]]:
-    """The type of each tensor and the shape of its rows, in the order of the file."""
+    """Returns the type of each tensor and the shape of its rows, in the order of the file."""
     return {
         "points": ("I64", (5,)),  # P: number of the parent, kind, ids, asked, index or -1
         "ids": ("U32", ()),  # N: of all passages, one after another
@@ -123,7 +123,7 @@ def _numbered(ends: Iterable[Passage | None]) -> dict[Passage | None, int]:
 
 
 def load_desk(path: Path, model: Model, unknown: str = "error") -> Desk:
-    """Reads a desk; it continues as if it had never been closed.
+    """Reads a desk; it then draws the same texts as the desk that was saved.
 
     Raises:
         FileError: the file cannot be read, or belongs to another model.
@@ -181,7 +181,7 @@ def _require(condition: object, reason: str) -> None:
 
 
 def _arrays(header: Header, data: bytes, model: Model) -> Arrays:
-    """The tensors, of types and shapes that fit together; all numbers finite."""
+    """Reads the tensors; checks types and shapes, and that all numbers are finite."""
     arrays: Arrays = {}
     shapes = row_shapes(model)
     _require(set(header.tensors) == set(shapes), "its tensors are not those of a desk")
@@ -199,7 +199,7 @@ def _arrays(header: Header, data: bytes, model: Model) -> Arrays:
 
 
 def _passages(arrays: Arrays, nats: list[Any], vocab_size: int) -> list[Passage | None]:
-    """All passages by number, with their states; the empty text is number 0."""
+    """Returns all passages by number, with their states; the empty text is number 0."""
     passages: list[Passage | None] = [None]
     ids = arrays["ids"].tolist()
     surprisals = [float("nan") if n < 0 else n for n in arrays["nats"].tolist()]

@@ -1,7 +1,7 @@
 """The tree of passages behind the texts of a desk, and a sampler at any place in it.
 
-A passage is what was typed, or drawn in one go, after its parent. A finished passage never changes:
-texts share their beginnings, and undo moves to another passage.
+A passage is the text that was typed, or drawn at once, after its parent. A finished passage never
+changes: texts share the passages that they begin with, and undo moves to another passage.
 """
 
 from __future__ import annotations
@@ -69,12 +69,12 @@ class Passage:
             self.states[len(self.ids)] = {**sampler.state_dict(), "guides": []}
 
     def cut(self, size: int) -> Passage:
-        """A copy of the first `size` ids."""
+        """Returns a copy of the first `size` ids."""
         states = {read: state for read, state in self.states.items() if read <= size}
         return replace(self, ids=self.ids[:size], nats=self.nats[:size], states=states)
 
     def latest(self, size: int, count: int) -> list[int]:
-        """Up to `count` ids that end with the first `size` ids of the passage."""
+        """Returns the last `count` ids of the text up to the first `size` ids of the passage."""
         found, before = self.ids[:size][-count:], self.parent
         while before and len(found) < count:
             found = before.ids[len(found) - count :] + found
@@ -82,7 +82,7 @@ class Passage:
         return found
 
     def path(self) -> list[Passage]:
-        """All passages from the beginning of the text to this one."""
+        """Returns all passages from the beginning of the text to this one."""
         passages: list[Passage] = []
         passage: Passage | None = self
         while passage:
@@ -100,12 +100,12 @@ class Tree:
         self.model, self.seed = model, seed
 
     def text(self, passage: Passage | None) -> str:
-        """The text up to the end of a passage; bytes that are not UTF-8 are surrogate escapes."""
+        """Returns the text up to the end of a passage; stray bytes are surrogate escapes."""
         path = passage.path() if passage else []
         return self.model.tokenizer.decode([i for p in path if p.kind != START for i in p.ids])
 
     def pieces(self, passage: Passage | None) -> Iterator[tuple[str, TextPiece]]:
-        """Yields the same text in pieces, each with the kind of its passage."""
+        """Yields that text in pieces, each with the kind of its passage."""
         decoder, nats, kind = self.model.tokenizer.stream_decoder(), 0.0, TYPED
         for each in passage.path() if passage else []:
             if each.kind == START:
@@ -120,12 +120,12 @@ class Tree:
             yield kind, TextPiece(text, nats)
 
     def sampler(self, passage: Passage | None, settings: SamplingConfig | None = None) -> Sampler:
-        """A sampler that has read everything up to the end of a passage.
+        """Returns a sampler that has read everything up to the end of a passage.
 
         It starts from the nearest state that was kept. `settings` gives it filters and guides.
 
         Raises:
-            CharnnError: the guides cannot be had, or leave nothing to write.
+            CharnnError: the guides need a file that is missing, or leave nothing to write.
         """
         filters = filter_settings(settings) if settings else None
         guides = self.model.guides(settings) if settings else []
@@ -144,13 +144,13 @@ class Tree:
             elif each.index is not None:
                 generator = np.array(Sfc32(self.seed, each.index).state, np.uint32)
                 sampler.load_state_dict({**sampler.state_dict(), "generator": generator})
-            # One at a time, as they were read before: sums depend on how many are read at once.
+            # One at a time, as before: how many are read at once changes the rounding of sums.
             for token in each.ids[read:]:
                 (sampler.repeat if each.kind == DRAWN else sampler.feed)([token])
         return sampler
 
     def read(self, parent: Passage | None, ids: Iterable[int], kind: str = TYPED) -> Passage:
-        """A passage of given ids.
+        """Returns a new passage of given ids after `parent`.
 
         Raises:
             CharnnError: the model's output is not finite.
@@ -209,9 +209,9 @@ class Tree:
                 done(ended)
 
     def without(self, passage: Passage, size: int) -> Passage | None:
-        """The passage that ends `size` bytes before the end of `passage`; None is the empty text.
+        """Returns the passage that ends `size` bytes earlier; None is the empty text.
 
-        The rest of a token that is cut in two is read as if typed.
+        The rest of a token that is cut in two is read like typed text.
         """
         while passage.parent and (whole := self._size(passage.ids)) < size:
             passage, size = passage.parent, size - whole
@@ -229,5 +229,5 @@ class Tree:
         return self.read(before, tokenizer.encode(rest.decode("utf-8", "surrogateescape")))
 
     def _size(self, ids: list[int]) -> int:
-        """The number of bytes that ids stand for."""
+        """Returns the number of bytes that ids stand for."""
         return int(self.model.tokenizer.bytes_per_token[ids].sum())

@@ -60,7 +60,7 @@ class LineWriter:
             filters: maps names in `FILTERS` to settings.
             known: lines that may not be written.
             unknown: "error", "skip" or "replace", for unknown characters of the prefix.
-            guides: such as biases; none that ends a text itself.
+            guides: of one line each; none that ends a text itself, as a pattern does.
 
         Raises:
             TextError: the tokenizer lacks the newline or characters of the prefix.

@@ -145,7 +145,7 @@ class Sampler:
             yield token
 
     def repeat(self, ids: Iterable[int]) -> None:
-        """Reads ids as if `stream` had chosen them; draws a number of the generator for each.
+        """Reads given ids like ids that `stream` chose: each takes a number of the generator.
 
         Raises:
             CharnnError: see `stream`.

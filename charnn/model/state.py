@@ -26,7 +26,7 @@ class LSTMState(NamedTuple):
     c: Tensor
 
 
-# One of these a layer; a cell may bring a named tuple of its own.
+# A named tuple for each layer: one of these, or another that its cell defines.
 State = tuple[Any, ...]
 
 

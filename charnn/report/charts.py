@@ -59,9 +59,8 @@ def line_chart(
 ) -> str:
     """Draws lines over two axes, with a legend; returns "" if no point can be drawn.
 
-    `key` begins the chart's element ids. `log_x` has ticks at powers of 2, `log_y` of 10. A range
-    cuts off what lies outside; without one, an axis covers all points. `levels` are named
-    horizontal lines.
+    `key` begins the ids of the chart's elements. `log_x` has ticks at powers of 2, `log_y` at
+    powers of 10. An axis covers its range, or else all points; `levels` are named horizontal lines.
     """
     series = [
         Series(name, *(_drawable(points, log_x, log_y) for points in (line, dots)))
@@ -141,13 +140,13 @@ class _Axis(NamedTuple):
         return float(self.base) ** self.low if self.base else self.low
 
     def share(self, value: float) -> float:
-        """The position of a value: 0 at the low end, 1 at the high end."""
+        """Returns the position of a value: 0 at the low end, 1 at the high end."""
         scaled = math.log(value, self.base) if self.base else value
         return (scaled - self.low) / (self.high - self.low)
 
 
 def _axis(values: Sequence[float], base: int, exact: bool) -> _Axis:
-    """An axis over all values; unless `exact`, a linear one ends at ticks beyond them."""
+    """Returns an axis over all values; unless `exact`, a linear one ends at ticks beyond them."""
     low, high = min(values), max(values)
     if base:
         first, last = math.log(low, base), math.log(high, base)
@@ -176,7 +175,7 @@ def _drawable(points: Sequence[Point], log_x: bool, log_y: bool) -> list[Point]:
 
 
 def _legend(names: Sequence[str]) -> tuple[str, int]:
-    """The names with samples of their lines, and the number of rows; nothing for one line."""
+    """Returns names beside samples of their lines, and the number of rows; none for one line."""
     if len(names) < 2:
         return "", 0
     parts, x, row = [], 4.0, 0
@@ -214,7 +213,7 @@ def _text(x: float, y: float, text: str, anchor: str, kind: str = "value") -> st
 
 
 def _element(name: str, text: str = "", **attributes: str | float) -> str:
-    """An SVG element; underscores in attribute names stand for "-", a last one for nothing."""
+    """Returns an SVG element; "_" in an attribute's name becomes "-", at its end nothing."""
     written = "".join(
         f' {key.rstrip("_").replace("_", "-")}="'
         f'{f"{value:.1f}" if isinstance(value, float) else html.escape(str(value))}"'

@@ -39,11 +39,9 @@ PLACES, GRADIENT_PLACES, JACOBIAN_PLACES = 48, 12, 2  # of the text, for the mem
 PASSAGE_CHARS = 1_200  # coloured by surprisal
 UNIT_PASSAGE_CHARS = 420  # coloured by a unit, for each label
 TEMPERATURES = (0.5, 0.8, 1.1)
-SAMPLE_CHARS = 600  # roughly
+SAMPLE_CHARS = 600  # about this many characters
 SAMPLE_LINES = 12
 SEED = 1
-
-NO_TEXT = "The run's file of tokens is not beside the model, so this is left out."
 
 
 class Sample(NamedTuple):
@@ -104,9 +102,9 @@ class Inside(NamedTuple):
 
 @dataclass
 class Facts:
-    """All facts; a fact is None if `left_out` has a sentence for its section.
+    """All facts of a report; a fact is None if `left_out` says why its section is left out.
 
-    `name` is shown to people; `name_in_commands` is what a command takes, without a folder.
+    `name` is shown to people; `name_in_commands` is the MODEL of a command, without its folder.
     """
 
     model: Checkpoint
@@ -173,7 +171,7 @@ def find_facts(saved: Checkpoint, path: Path, name: str, progress: Progress | No
 def find_held_out(path: Path, tokenizer: Tokenizer, of_lines: bool) -> HeldOut | str:
     """Returns the run's held-out text, or a sentence that says why there is none."""
     if not path.exists():
-        return NO_TEXT
+        return "The run's file of tokens is not beside the model, so this is left out."
     try:
         file = TokenFile.open(path, tokenizer)
         file.verify()
@@ -238,7 +236,7 @@ def score(saved: Checkpoint, tokenizer: Tokenizer, held_out: HeldOut, report: Pr
         positions = by_position(cold)
     report("baselines", 2, 3)
     text, bits = bits_of_characters(tokenizer, losses)
-    shown = _some_lines(text) if saved.lines else _one_place(text)
+    shown = _spaced_lines(text) if saved.lines else _passage(text)
     return Scores(
         {
             name: sizes.add(evaluation.NOTHING, float(nats.sum()), targets)
@@ -276,7 +274,7 @@ def look_inside(model: Model, saved: Checkpoint, tokens: Array, report: Progress
         lambda a, b: report("ranking units", a, b),
     ):
         values = units.values_of(activity, config, ranking.units[0])
-        part = _liveliest(flags, len(text))
+        part = _busiest_passage(flags, len(text))
         passage = zip(pieces[part], values[part].tolist(), flags[part].tolist(), strict=True)
         highest = float(np.quantile(np.abs(values), 0.98))
         found.append(LabelledUnits(labeller, ranking, detectors, list(passage), highest))
@@ -284,8 +282,8 @@ def look_inside(model: Model, saved: Checkpoint, tokens: Array, report: Progress
     return Inside(len(ids), gates, found, rare)
 
 
-def _one_place(text: str) -> range:
-    """The indices of a passage that starts a paragraph or line, after the first 500 characters."""
+def _passage(text: str) -> range:
+    """Returns the indices of a passage from a paragraph or line after 500 characters."""
     start = 0
     for mark in ("\n\n", "\n", " "):
         at = text.find(mark, 500)
@@ -295,8 +293,8 @@ def _one_place(text: str) -> range:
     return range(start, min(start + PASSAGE_CHARS, len(text)))
 
 
-def _some_lines(text: str) -> list[int]:
-    """The indices of evenly spaced lines: lists are often sorted."""
+def _spaced_lines(text: str) -> list[int]:
+    """Returns the indices of evenly spaced lines: lists are often sorted."""
     ends = np.flatnonzero(np.array(list(text)) == "\n") + 1
     lines = list(pairwise([0, *ends.tolist()]))
     every = max(1, -(-len(text) // PASSAGE_CHARS))
@@ -304,8 +302,8 @@ def _some_lines(text: str) -> list[int]:
     return shown[:PASSAGE_CHARS]
 
 
-def _liveliest(flags: Flags, chars: int) -> slice:
-    """The tokens of the passage in which a label starts and ends most often."""
+def _busiest_passage(flags: Flags, chars: int) -> slice:
+    """Returns the tokens of the passage in which a label starts and ends most often."""
     size = max(1, round(UNIT_PASSAGE_CHARS * len(flags) / max(1, chars)))
     changes = np.concatenate([[0], np.cumsum(flags[1:] != flags[:-1])])
     starts = np.arange(0, max(1, len(flags) - size), max(1, size // 4))

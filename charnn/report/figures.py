@@ -22,7 +22,7 @@ class Figure(NamedTuple):
 
 
 def learning_curves(facts: Facts) -> Figure:
-    """Training and validation loss over the steps."""
+    """Draws training and validation loss over the steps."""
     series = history.losses(facts.model.info, "lines" if facts.model.lines else "cold_256")
     ends = "; ".join(
         f"{name} from {points[0][1]:.4f} at step {points[0][0]:,.0f} to {points[-1][1]:.4f} at "
@@ -40,7 +40,7 @@ def learning_curves(facts: Facts) -> Figure:
 
 
 def loss_by_position(facts: Facts) -> Figure:
-    """Loss by position after the initial state."""
+    """Draws the loss by position after the initial state."""
     assert facts.scores is not None, "else the section is left out"
     found = facts.scores.positions
     points = _pairs(found.positions, found.bits)
@@ -63,7 +63,7 @@ def loss_by_position(facts: Facts) -> Figure:
 
 
 def gate_saturation(facts: Facts) -> Figure | None:
-    """The share of time that gates are shut and open; None for a cell without gates."""
+    """Draws the share of time that gates are shut and open; None for a cell without gates."""
     assert facts.inside is not None, "else the section is left out"
     found = facts.inside.gates
     if found is None:
@@ -89,7 +89,7 @@ def gate_saturation(facts: Facts) -> Figure | None:
 
 
 def loss_by_context(facts: Facts) -> Figure:
-    """Loss by the number of tokens that the network sees."""
+    """Draws the loss by the number of tokens that the network sees."""
     found = facts.memory
     assert found is not None, "else the section is left out"
     by_lag = partial(_pairs, found.lags)
@@ -123,7 +123,7 @@ def loss_by_context(facts: Facts) -> Figure:
 
 
 def norms_by_lag(facts: Facts) -> Figure:
-    """Gradients and singular values by the number of tokens back."""
+    """Draws gradient norms and singular values by the number of tokens back."""
     found = facts.memory
     assert found is not None, "else the section is left out"
     by_lag = partial(_pairs, found.lags)

@@ -1,4 +1,4 @@
-"""What a model file records about its training: text, recipe, losses, the command to repeat it.
+"""Facts that a model file records about its training: text, recipe, losses, the train command.
 
 A model file is JSON from anywhere: what has an unexpected type or size is left out, and so is every
 string that could be a path.
@@ -30,7 +30,7 @@ Rows = list[tuple[str, str]]
 
 
 def corpus_rows(info: dict[str, Any]) -> Rows:
-    """The size of the text and its splits."""
+    """Returns the sizes of the text and its splits."""
     rows = []
     for keys, (name, unit) in CORPUS_NUMBERS.items():
         if count := find_number(info, "corpus", *keys):
@@ -61,7 +61,7 @@ def budget_rows(info: dict[str, Any]) -> Rows:
 
 
 def settings(info: dict[str, Any]) -> Rows:
-    """The settings of the recipe: numbers, yes or no, and words that cannot be a path."""
+    """Returns the settings of the recipe: numbers, yes or no, and words that cannot be a path."""
     recipe = find_value(info, "recipe")
     rows = []
     for key, value in sorted(recipe.items()) if isinstance(recipe, dict) else ():
@@ -78,7 +78,7 @@ def settings(info: dict[str, Any]) -> Rows:
 
 
 def losses(info: dict[str, Any], protocol: str) -> list[Series]:
-    """The training and validation losses by step; a curve of fewer than two points is left out."""
+    """Returns training and validation losses by step; curves of one point are left out."""
     history = find_value(info, "history")
     rows = history if isinstance(history, list) else []
     curves = []
@@ -91,7 +91,7 @@ def losses(info: dict[str, Any], protocol: str) -> list[Series]:
 
 
 def commands(facts: Facts) -> list[str]:
-    """The commands that repeat what the report shows."""
+    """Returns the commands that repeat the report's samples, measurements and training."""
     name = shlex.quote(plain_name(facts.name_in_commands))
     amount = "--lines 20" if facts.model.lines else "-n 500"
     return [

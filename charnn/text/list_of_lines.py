@@ -62,8 +62,8 @@ def line_sources(
 ) -> list[TextSource]:
     """Shuffles and splits the lines of a text: one source for each of train, valid and test.
 
-    A split ends at floor(percent x different lines / 100), and each gets at least one line while
-    there are any. The order depends on the seed and the lines, not on the order in the text.
+    A split ends at floor(percent x different lines / 100); each gets at least one line if there are
+    enough lines. The order depends on the seed and the lines, not on the order in the text.
 
     Args:
         folder: where the temporary copies of the sources go.

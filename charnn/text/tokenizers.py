@@ -57,7 +57,7 @@ class StreamDecoder:
         self._decoder = codecs.getincrementaldecoder("utf-8")("surrogateescape")
 
     def push(self, token: int) -> str:
-        """Returns the characters that `token` completes, perhaps none."""
+        """Returns the characters that `token` completes; "" if none."""
         return self._decoder.decode(self._token_bytes[token])
 
     def flush(self) -> str:
@@ -76,7 +76,7 @@ class Tokenizer(ABC):
         any_bytes: it takes bytes that are not UTF-8; `encode_bytes` takes any bytes then.
         takes_vocab_size: a person may choose the size of the vocabulary.
         passes: how often writing a token file reads the text: 2, or 3 to learn from the text.
-        chars_per_id: characters of one token, roughly.
+        chars_per_id: the approximate number of characters of one token.
         spelling: the rule by which a program without charnn encodes a prompt: "characters" (one
             token a character), "bytes" (the id is the byte), "merges" (BPE by `merge_scores`), or
             None where there is no such rule.
@@ -377,7 +377,7 @@ class SentencePieceTokenizer(Tokenizer):
             raise not_a_character(ord(surrogate[0]), offset + surrogate.start() + 1)
         if surrogate:
             text = SURROGATES.sub("", text)
-        # A newline is a piece of its own: cutting there changes no id, and is much faster.
+        # No piece crosses a newline, so cutting there changes no id; it is much faster.
         lines = re.split(f"([\n{sentencepiece_training.SPACE}])", text)
         lists = self._processor.encode(lines[::2], num_threads=1)
         for index, cut in enumerate(lines[1::2]):
@@ -423,7 +423,7 @@ TOKENIZERS: dict[str, type[Tokenizer]] = {
 
 
 def tokenizer_class(tokenizer: str | Tokenizer, vocab_size: int | None = None) -> type[Tokenizer]:
-    """Returns the class of a tokenizer, or of the kind that a name stands for.
+    """Returns the class of a tokenizer, or of a kind by its name.
 
     Raises:
         ConfigError: there is no such kind, or it takes no `vocab_size`.
