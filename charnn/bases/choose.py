@@ -29,7 +29,7 @@ FALL, FAST = 0.37, 0.1
 
 
 class Choice(NamedTuple):
-    """What was chosen, and the loss to expect in nats per token; None where nothing was expected.
+    """A base or none, and the losses to expect in nats per token; None if there is no estimate.
 
     Attributes:
         base: the model to start from; None: from scratch.
@@ -70,6 +70,8 @@ class BaseChooser:
         if not tokens.tokenizer.known:
             kind = tokens.tokenizer.kind
             return Choice(note=f"starts from scratch: no base has the {kind} tokenizer")
+        if len(tokens.split("train")) < 2:
+            return Choice()  # the plan refuses such a text
         found = [self._try(name, tokens, options) for name in BASES]
         return min(found, key=lambda choice: choice.fine_tuned or math.inf, default=Choice())
 
@@ -83,14 +85,16 @@ class BaseChooser:
         fresh = choose_shape(options, model.vocab_size, read * model.parameters)
         epochs = _tokens_read(options, train, fresh.parameters) / train
         expected = expect(tokens, fresh, epochs, self.ngrams.order or 0)
-        scratch = expected.cold_256
+        # Without an estimate, a base is better if it beats a uniform distribution.
+        scratch = math.log(model.vocab_size) if expected.cold_256 is None else expected.cold_256
         if self.ngrams.order and expected.ngrams:
             fine_tuned = mixed_loss(fine_tuned, expected.ngrams)
-        better = scratch is None or fine_tuned < scratch
+        better = fine_tuned < scratch
         start, other = (f"the base {name!r}", "scratch") if better else ("scratch", name)
-        note = f"starts from {start}: expected loss {fine_tuned:.2f} nats/token from {name!r}"
-        note += f", {scratch:.2f} from scratch" if scratch is not None else ""
-        note += f"; the other way: --from {other}"
+        note = (
+            f"starts from {start}: expected loss {fine_tuned:.2f} nats/token from {name!r}, "
+            f"{scratch:.2f} from scratch; the other way: --from {other}"
+        )
         return Choice(base if better else None, before, fine_tuned, scratch, note)
 
 
@@ -115,6 +119,4 @@ def _loss_before(base: Base, tokens: TokenFile) -> float:
     base.initialise(network, tokenizer)
     sizes = TextSizes(tokenizer.chars_per_token, tokenizer.bytes_per_token)
     train = np.asarray(tokens.split("train"))
-    if len(train) < 2:
-        return math.inf
     return sizes.score(cold_batches(network, train, SAMPLE_TOKENS)).nats_per_token
