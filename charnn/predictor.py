@@ -66,7 +66,7 @@ class Predictor(Protocol):
         return np.stack(rows)
 
     def twin(self, streams: int) -> Predictor:
-        """Returns the same predictor with scratch memory of its own, for another thread.
+        """Returns the same predictor with separate scratch memory, for another thread.
 
         `streams` is how many `step_batch` will read at once; weights are shared.
         """

@@ -29,8 +29,8 @@ from torch import Tensor
 from torch.nn.functional import cross_entropy
 
 from charnn.config import HORIZON_SAMPLES, LAGS
-from charnn.errors import DamagedFile, TextError
-from charnn.evaluation import MAX_LOGITS
+from charnn.errors import TextError
+from charnn.evaluation import MAX_LOGITS, as_tensor
 from charnn.inspection.jacobians import flat_state, lagged_singular_values
 from charnn.model import LanguageModel, State, map_state
 
@@ -169,9 +169,7 @@ def measure_horizon(
         DamagedFile: a token is outside the model's vocabulary.
         TextError: the text, or every line of it, is too short.
     """
-    ids = np.asarray(tokens, np.int64)
-    if len(ids) and ids.max() >= model.config.vocab_size:
-        raise DamagedFile("the tokens hold an id outside the vocabulary: tokenize the text again")
+    ids = as_tensor(tokens, model).numpy()
     generator = np.random.default_rng(seed)
     drawn, kept = draw_samples(ids, lags, samples, generator, newline)
     progress = progress or (lambda _what, _done, _total: None)
@@ -181,13 +179,13 @@ def measure_horizon(
     gradient = gradient_norms(model, few, kept, progress)
     singular = singular_values(model, few.take(few.spread(jacobians)), kept, seed, progress)
     whole, by_position = full_context_losses(model, drawn, int(kept[-1]), progress)
-    told = partial(progress, "truncated contexts")
-    truncated = losses_by_lag(model, drawn, kept, whole, drawn.last, told)
+    report = partial(progress, "truncated contexts")
+    truncated = losses_by_lag(model, drawn, kept, whole, drawn.last, report)
     chosen = drawn.spread(SHUFFLED_SAMPLES)
     some, some_whole = drawn.take(chosen), whole[chosen]
     shuffle = partial(some.shuffled, generator=generator)
-    told = partial(progress, "shuffled contexts")
-    shuffled = losses_by_lag(model, some, kept, some_whole, shuffle, told)
+    report = partial(progress, "shuffled contexts")
+    shuffled = losses_by_lag(model, some, kept, some_whole, shuffle, report)
     cost = (shuffled - some_whole[:, None]).mean(axis=0)
     return Horizon(
         kept,
@@ -259,23 +257,19 @@ def gradient_norms(
     The loss is that of the target; the state k tokens earlier is the one before the last k tokens
     of its context are read.
     """
-    descending = sorted(map(int, lags), reverse=True)
+    descending = lags.tolist()[::-1]
     read = _last_tokens(samples, descending[0])
-    start = _state_before(model, samples, descending[0])
-    state = map_state(Tensor.requires_grad_, start)
-    watched: dict[int, list[Tensor]] = {}
+    state = map_state(Tensor.requires_grad_, _state_before(model, samples, descending[0]))
+    watched: list[Tensor] = []
     for lag, stop in zip(descending, [*descending[1:], 0], strict=True):
-        watched[lag] = [part for layer in state for part in layer]
+        watched += [part for layer in state for part in layer]
         logits, state = model(read[len(read) - lag : len(read) - stop], state)
         progress("gradients", len(read) - stop, len(read))
     loss = cross_entropy(logits[-1], torch.from_numpy(samples.targets), reduction="sum")
-    found = torch.autograd.grad(loss, [part for lag in lags for part in watched[int(lag)]])
-    layers, parts = len(state), len(state[0])
-    norms = np.zeros((len(samples), layers, len(lags)))
-    for number, part in enumerate(found):
-        lag, layer = divmod(number // parts, layers)
-        norms[:, layer, lag] += part.double().square().sum(dim=1).numpy()
-    return np.where(np.isnan(norms), np.inf, np.sqrt(norms))
+    squares = [part.double().square().sum(dim=1) for part in torch.autograd.grad(loss, watched)]
+    by_part = torch.stack(squares).view(len(lags), len(state), -1, len(samples))  # P before S
+    norms = by_part.sum(dim=2).sqrt().flip(0).permute(2, 1, 0).numpy()
+    return np.where(np.isnan(norms), np.inf, norms)
 
 
 def singular_values(

@@ -40,12 +40,14 @@ def lagged_singular_values(
 ) -> NDArray[np.float64]:
     """Returns (S, K): the largest singular value of d state / d state k tokens earlier.
 
+    `lags` ascend.
+
     The later state is the one after `read` (T, S), where T is the longest lag; `state` (S, N) is
     the state before it. Block Krylov iteration from a random v: the largest singular value of J
     restricted to the span of v, J^T J v, (J^T J)^2 v, … All lags run at once. Values that overflow
     float32 are infinite.
     """
-    descending = sorted(lags, reverse=True)
+    descending = lags[::-1]
     stops = [*descending[1:], 0]
     segments = [
         read[len(read) - lag : len(read) - stop]
@@ -74,7 +76,7 @@ def lagged_singular_values(
         finite = values.isfinite()
         if ((values - before).abs() <= CONVERGED * values)[finite].all():
             break
-    return np.asarray(values[[descending.index(lag) for lag in lags]].T.numpy())
+    return np.asarray(values.flip(0).T.numpy())
 
 
 def _advance(model: LanguageModel, tokens: Tensor, rows: Tensor) -> Tensor:

@@ -15,7 +15,7 @@ import numpy as np
 import numpy.typing as npt
 import torch
 
-from charnn.errors import DamagedFile, TextError
+from charnn.errors import TextError
 
 
 class WindowPart(NamedTuple):
@@ -41,12 +41,9 @@ class Window(NamedTuple):
 class StreamBatches:
     """Windows of `bptt` steps over `batch_size` streams, determined by seed and step."""
 
-    def __init__(
-        self, tokens: npt.NDArray[Any], batch_size: int, bptt: int, vocab_size: int, seed: int = 0
-    ) -> None:
+    def __init__(self, tokens: npt.NDArray[Any], batch_size: int, bptt: int, seed: int = 0) -> None:
         """Raises TextError if the tokens do not fill one window."""
-        self.tokens, self.batch_size, self.bptt = tokens, batch_size, bptt
-        self.vocab_size, self.seed = vocab_size, seed
+        self.tokens, self.batch_size, self.bptt, self.seed = tokens, batch_size, bptt, seed
         self.windows_per_epoch = (len(tokens) - 1) // batch_size // bptt
         self.stream_length = self.windows_per_epoch * bptt
         if not self.windows_per_epoch:
@@ -60,17 +57,11 @@ class StreamBatches:
         return step * self.batch_size * self.bptt
 
     def window(self, step: int) -> Window:
-        """Returns the window of a step, counted from 0; the first of a pass is fresh.
-
-        Raises:
-            DamagedFile: an id is outside the vocabulary.
-        """
+        """Returns the window of a step, counted from 0; the first of a pass is fresh."""
         epoch, index = divmod(step, self.windows_per_epoch)
         starts = np.arange(self.batch_size) * self.stream_length + index * self.bptt
         positions = self._start(epoch) + starts[None, :] + np.arange(self.bptt + 1)[:, None]
         ids = self.tokens[positions % len(self.tokens)].astype(np.int64)
-        if ids.max() >= self.vocab_size:
-            raise DamagedFile("the token file holds an id outside its vocabulary: it is damaged")
         both, streams = torch.from_numpy(ids), torch.arange(self.batch_size)
         fresh = torch.full((self.batch_size,), index == 0)
         return Window([WindowPart(streams, both[:-1], both[1:])], fresh, both[1:].numel())

@@ -21,7 +21,7 @@ import numpy as np
 import numpy.typing as npt
 import torch
 
-from charnn.errors import DamagedFile, TextError
+from charnn.errors import TextError
 from charnn.evaluation import IGNORED
 from charnn.training.batches import Window, WindowPart
 
@@ -81,18 +81,11 @@ class LineBatches:
     """Windows of lines, determined by seed and step."""
 
     def __init__(
-        self,
-        tokens: Ids,
-        batch_size: int,
-        bptt: int,
-        vocab_size: int,
-        newline: int,
-        seed: int = 0,
+        self, tokens: Ids, batch_size: int, bptt: int, newline: int, seed: int = 0
     ) -> None:
         """Raises TextError if there is no line."""
         self.tokens, self.newline = tokens, newline
-        self.batch_size, self.bptt = batch_size, bptt
-        self.vocab_size, self.seed = vocab_size, seed
+        self.batch_size, self.bptt, self.seed = batch_size, bptt, seed
         self.lengths = line_lengths(tokens, newline)
         if not len(self.lengths):
             raise TextError("the training text has no line; end each line with a newline")
@@ -108,11 +101,7 @@ class LineBatches:
         return whole + (int(self._pass(epoch).before[index]) if index else 0)
 
     def window(self, step: int) -> Window:
-        """Returns the window of a step, counted from 0; streams that begin a line are fresh.
-
-        Raises:
-            DamagedFile: an id lies outside the vocabulary.
-        """
+        """Returns the window of a step, counted from 0; streams that begin a line are fresh."""
         epoch, index = divmod(step, self.windows_per_epoch)
         drawn = self._pass(epoch)
         starts, counts = drawn.starts[index], drawn.counts[index]
@@ -132,8 +121,6 @@ class LineBatches:
         # The token before a line is the newline of the previous one; the first line has none.
         inputs = self.tokens[np.where(real, places - 1, 0)].astype(np.int64)
         inputs[places == 0] = self.newline
-        if max(inputs.max(), targets.max()) >= self.vocab_size:
-            raise DamagedFile("the token file holds an id outside its vocabulary: it is damaged")
         targets[~real] = IGNORED
         return WindowPart(*map(torch.from_numpy, (streams, inputs, targets)))
 

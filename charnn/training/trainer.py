@@ -91,7 +91,7 @@ class Trainer:
         self.network.recurrent_dtype = getattr(torch, config.precision)
         self.optimizer = Optimizer(self.network, config)
         self.mask_generator = torch.Generator(device=config.device)
-        sizes = config.batch_size, config.bptt, model.vocab_size
+        sizes = config.batch_size, config.bptt
         train = tokens.split("train")
         self.batches: StreamBatches | LineBatches = (
             LineBatches(train, *sizes, tokens.start_token, config.seed)

@@ -8,7 +8,7 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from charnn.errors import DamagedFile, TextError
+from charnn.errors import TextError
 from charnn.training.batches import StreamBatches
 
 
@@ -17,9 +17,9 @@ def test_streams_read_the_text_in_order_and_without_a_gap(batch_size, bptt, coun
     tokens = np.arange(count, dtype=np.uint16)
     if (count - 1) // batch_size < bptt:
         with pytest.raises(TextError):
-            StreamBatches(tokens, batch_size, bptt, count)
+            StreamBatches(tokens, batch_size, bptt)
         return
-    batches = StreamBatches(tokens, batch_size, bptt, count)
+    batches = StreamBatches(tokens, batch_size, bptt)
     windows = [batches.window(step) for step in range(batches.windows_per_epoch)]
     parts = [part for window in windows for part in window.parts]
     inputs = np.concatenate([part.inputs.numpy() for part in parts])
@@ -36,7 +36,7 @@ def test_streams_read_the_text_in_order_and_without_a_gap(batch_size, bptt, coun
 
 def test_each_pass_reads_the_text_as_a_ring_from_a_random_offset():
     def part_of(step, seed=1):
-        window = StreamBatches(np.arange(100, dtype=np.uint8), 3, 5, 100, seed).window(step)
+        window = StreamBatches(np.arange(100, dtype=np.uint8), 3, 5, seed).window(step)
         assert window.fresh.all() == (step % 6 == 0)
         return window.parts[0]
 
@@ -47,8 +47,3 @@ def test_each_pass_reads_the_text_as_a_ring_from_a_random_offset():
     assert all(torch.equal(part.targets, (part.inputs + 1) % 100) for part in passes)
     assert torch.equal(part_of(7).inputs, (passes[1].inputs + 5) % 100)
     assert not torch.equal(part_of(6, seed=2).inputs, passes[1].inputs)
-
-
-def test_an_id_outside_the_vocabulary_is_a_damaged_file():
-    with pytest.raises(DamagedFile):
-        StreamBatches(np.full(50, 9, np.uint8), 2, 3, 9).window(0)
