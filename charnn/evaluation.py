@@ -93,12 +93,8 @@ class Score:
 
     def to_dict(self) -> dict[str, Any]:
         """Returns JSON values under the public keys."""
-        return {
-            "nats_per_token": self.nats_per_token,
-            "bits_per_char": self.bits_per_char,
-            "bits_per_byte": self.bits_per_byte,
-            "targets": self.targets,
-        }
+        names = ("nats_per_token", "bits_per_char", "bits_per_byte", "targets")
+        return {name: getattr(self, name) for name in names}
 
 
 NOTHING = Score(0.0, 0, 0, 0)

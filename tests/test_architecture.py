@@ -38,9 +38,7 @@ MAY_IMPORT = {
     "training": GROUND | {"bases", "evaluation", "generation", "model", "engines"},
     "pages": set(),
     "export": GROUND | {"engines", "generation", "pages", "ngrams"},
-    "scoring": GROUND
-    | {"predictor"}
-    | {"engines", "evaluation", "generation", "model", "ngrams", "training.batches"},
+    "scoring": GROUND | {"predictor"} | {"engines", "evaluation", "generation", "model", "ngrams"},
     "inspection": GROUND
     | {
         "predictor",
@@ -50,7 +48,6 @@ MAY_IMPORT = {
         "model",
         "ngrams",
         "scoring",
-        "training.batches",
     },
     "report": GROUND
     | {

@@ -87,7 +87,7 @@ def show_plan(texts: list[str], options: TrainOptions, checkpoints: Path, as_jso
 
 def describe(trainer: Trainer, plan: Plan) -> list[str]:
     """Returns a line about the text and one about the plan."""
-    from charnn.training.line_batches import LineBatches
+    from charnn.training.batches import LineBatches
     from charnn.training.machine import training_memory
 
     model, config, tokens = plan.model, plan.config, trainer.token_file

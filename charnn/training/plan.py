@@ -23,9 +23,10 @@ from charnn.config import (
     TrainOptions,
 )
 from charnn.errors import TextError
+from charnn.evaluation import Ids
 from charnn.text.token_file import TokenFile
+from charnn.training.batches import PARTS, LineLayout, line_lengths
 from charnn.training.final_step import NO_COSTS, FinalCosts
-from charnn.training.line_batches import PARTS, Ids, LineLayout, line_lengths
 from charnn.training.machine import Speed, has_bfloat16, measure, require_memory
 
 # Share of the time that evaluations and samples may take, and the scores at the end.

@@ -22,7 +22,7 @@ from charnn.model import LanguageModel, State
 from charnn.model.state import pack_state, unpack_state
 from charnn.runs import MetricsLog, Run
 from charnn.text.token_file import TokenFile
-from charnn.training.batches import StreamBatches
+from charnn.training.batches import LineBatches, StreamBatches
 from charnn.training.events import (
     Ended,
     Event,
@@ -35,7 +35,6 @@ from charnn.training.events import (
 )
 from charnn.training.final_step import NOTHING_DONE, Completed, FinalStep
 from charnn.training.gradient import backward, begin
-from charnn.training.line_batches import LineBatches
 from charnn.training.machine import environment
 from charnn.training.optimizer import Optimizer, copied, schedule
 from charnn.training.validation import Validator

@@ -16,13 +16,14 @@ from torch.nn.functional import cross_entropy
 from charnn import checkpoint, evaluation
 from charnn.config import ModelConfig, TrainConfig, TrainOptions
 from charnn.errors import ConfigError, DamagedFile, TextError
+from charnn.evaluation import IGNORED
 from charnn.model import CELLS, LanguageModel, map_state
 from charnn.text.sources import open_source
 from charnn.text.token_writer import write_token_file
 from charnn.training import events
+from charnn.training.batches import LineBatches, LineLayout, line_lengths
 from charnn.training.gradient import backward, begin
 from charnn.training.launch import resume, start
-from charnn.training.line_batches import IGNORED, LineBatches, LineLayout, line_lengths
 from charnn.training.machine import Speed
 from charnn.training.plan import Text, fit_lines, set_budget, step_shapes
 from charnn.training.validation import first_lines
