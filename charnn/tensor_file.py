@@ -176,6 +176,23 @@ def pack_header(
     return padded.to_bytes(8, "little") + body.ljust(padded)
 
 
+def write_arrays(path: Path, arrays: Mapping[str, np.ndarray], metadata: dict[str, Any]) -> None:
+    """Replaces `path` by a file of arrays in their order, those of wide numbers first.
+
+    Raises:
+        FileError: the file cannot be written; `path` is unchanged.
+    """
+    tensors = layout({name: (DTYPE_NAMES[a.dtype], a.shape) for name, a in arrays.items()})
+    parts = [array.reshape(-1).data for array in arrays.values()]
+    data_hash = hashlib.sha256()
+    for part in parts:
+        data_hash.update(part)
+    with replacing(path) as file:
+        file.write(pack_header(tensors, metadata, seal(data_hash, tensors, metadata)))
+        for part in parts:
+            file.write(part)
+
+
 def _no_duplicates(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
     keys = dict(pairs)
     if len(keys) != len(pairs):

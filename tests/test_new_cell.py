@@ -33,8 +33,8 @@ class MinimalGatedLayer(RecurrentLayer):
 
     cell = "mgu"
 
-    def _run(
-        self, inputs: Tensor, state: HiddenState, weight_ih: Tensor
+    def forward(
+        self, inputs: Tensor, state: HiddenState, weight_ih: Tensor | None = None
     ) -> tuple[Tensor, HiddenState]:
         w, u, b = self._weights(inputs.dtype, weight_ih)
         sums, (u_f, u_n) = (inputs @ w.T + b).chunk(2, dim=-1), u.chunk(2)

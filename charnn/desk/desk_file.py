@@ -27,12 +27,9 @@ from charnn.tensor_file import (
     check_digest,
     check_kind,
     damaged,
-    layout,
     os_error_line,
-    pack_header,
     read_header,
-    replacing,
-    seal,
+    write_arrays,
 )
 from charnn.version import __version__
 
@@ -105,12 +102,7 @@ def save_desk(desk: Desk, path: Path, model_name: str = "") -> None:
     }
     shapes = row_shapes(desk.model)
     arrays = {n: np.array(rows[n], DTYPES[t]).reshape((-1, *row)) for n, (t, row) in shapes.items()}
-    tensors = layout({name: (shapes[name][0], array.shape) for name, array in arrays.items()})
-    data = b"".join(array.tobytes() for array in arrays.values())
-    digest = seal(hashlib.sha256(data), tensors, metadata)
-    with replacing(path) as file:
-        file.write(pack_header(tensors, metadata, digest))
-        file.write(data)
+    write_arrays(path, arrays, metadata)
 
 
 def _numbered(ends: Iterable[Passage | None]) -> dict[Passage | None, int]:

@@ -71,7 +71,6 @@ class RNNCell(Cell):
     """h' = tanh(W_ih x + W_hh h + b) (Elman 1990)."""
 
     def step(self, inputs: Array, state: Array, after: Array) -> None:
-        """See `Cell.step`."""
         h = state[0].dot(self.weight_hh, after[0])
         h += inputs
         np.tanh(h, h)
@@ -90,7 +89,6 @@ class GRUCell(Cell):
         self.half = np.full(2 * weight_hh.shape[0], 0.5, np.float32)
 
     def allocate(self, *streams: int) -> None:
-        """See `Cell.allocate`."""
         size, rows = self.weight_hh.shape
         (self.gates,) = aligned([(*streams, rows)])
         self.rz, self.n = self.gates[..., : 2 * size], self.gates[..., 2 * size :]
@@ -103,7 +101,6 @@ class GRUCell(Cell):
         return np.concatenate([0.5 * r, 0.5 * z, n])
 
     def step(self, inputs: Array, state: Array, after: Array) -> None:
-        """See `Cell.step`."""
         rz, n, half = self.rz, self.n, self.half
         before, h = state[0], after[0]
         before.dot(self.weight_hh, self.gates)
@@ -132,7 +129,6 @@ class LSTMCell(Cell):
         self.half = np.full(3 * weight_hh.shape[0], 0.5, np.float32)
 
     def allocate(self, *streams: int) -> None:
-        """See `Cell.allocate`."""
         size, rows = self.weight_hh.shape
         (self.gates,) = aligned([(*streams, rows)])
         self.ifo = self.gates[..., : 3 * size]
@@ -145,7 +141,6 @@ class LSTMCell(Cell):
         return np.concatenate([0.5 * i, 0.5 * f, 0.5 * o, g])
 
     def step(self, inputs: Array, state: Array, after: Array) -> None:
-        """See `Cell.step`."""
         gates, ifo, g, half = self.gates, self.ifo, self.g, self.half
         h, c = after
         state[0].dot(self.weight_hh, gates)
@@ -197,7 +192,6 @@ class Float32Predictor(Predictor):
 
     @quiet()
     def step(self, token: int, state: Array) -> tuple[Array, Array]:
-        """See `Predictor.step`."""
         features, state = self._advance(token, state)
         logits = features.dot(self._head)
         logits += self._head_bias

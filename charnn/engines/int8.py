@@ -161,7 +161,6 @@ class Int8Predictor(Predictor):
         self._head = Product(arrangement.head)
 
     def step(self, token: int, state: Array) -> tuple[Array, Array]:
-        """See `Predictor.step`."""
         after = np.empty_like(state)
         return self._step(self._embedding[token], state, after), after
 

@@ -81,7 +81,6 @@ class NativePredictor(Predictor):
         self.scratch_at, self._streams = address(self._scratch), streams
 
     def twin(self, streams: int) -> NativePredictor:
-        """See `Predictor.twin`."""
         other = copy(self)
         other._allocate(streams)
         return other
@@ -106,11 +105,9 @@ class NativePredictor(Predictor):
         return other
 
     def step(self, token: int, state: Array) -> tuple[Array, Array]:
-        """See `Predictor.step`."""
         return self.feed((token,), state)
 
     def feed(self, tokens: Iterable[int], state: Array) -> tuple[Array, Array]:
-        """See `Predictor.feed`."""
         ids = np.array(list(tokens), np.int32)
         state = np.array(state, np.float32, order="C")
         logits = np.empty(self.config.vocab_size, np.float32)
@@ -122,7 +119,6 @@ class NativePredictor(Predictor):
         return logits, state
 
     def step_batch(self, tokens: Sequence[int], states: Array) -> Array:
-        """See `Predictor.step_batch`."""
         ids = np.array(tokens, np.int32)
         if len(ids) > self._streams:
             self._allocate(len(ids))
@@ -137,7 +133,6 @@ class NativePredictor(Predictor):
         return logits
 
     def open(self, logits: Array, state: Array) -> NativeStream:
-        """See `Predictor.open`."""
         return NativeStream(self, logits, state)
 
     def _matrix(self, matrix: Matrix) -> CMatrix:
@@ -181,19 +176,16 @@ class NativeStream(Stream):
         self.logits[...], self.state[...] = logits, state
 
     def read(self, token: int) -> None:
-        """See `Stream.read`."""
         self._token[0] = token
         self._step(self._native.c_model, 1, *self._step_at, self._native.scratch_at)
 
     def choose(self, temperature: float, uniform: float) -> int:
-        """See `Stream.choose`."""
         token: int = self._choose(*self._logits_at, temperature, uniform, self._weights_at)
         if token < 0:
             raise CharnnError(NOT_FINITE)
         return token
 
     def surprisal(self, token: int) -> float:
-        """See `Stream.surprisal`."""
         nats: float = self._surprisal(*self._logits_at, token)
         return nats
 

@@ -1,6 +1,6 @@
-// The int8 network and the sampler, bit for bit as in docs/int8.md and docs/sampling.md.
+// The int8 network and the sampler, with the bits that docs/int8.md and docs/sampling.md define.
 //
-// Math.fround rounds each operation to float32; browsers compile it to single instructions.
+// Math.fround (f) rounds each operation to float32; browsers compile it to float32 instructions.
 // Shapes: V symbols, E features of a symbol, H units, D inputs of a layer.
 "use strict";
 
@@ -9,14 +9,14 @@ const engine = (() => {
   const LOG2_E = f(-1.44269502);
   const EXPONENTIAL = [0.00132647273, 0.00967151299, 0.0555073358, 0.240222424, 0.693147004, 1].map(f);
   const [P0, P1, P2, P3, P4, P5] = EXPONENTIAL;
-  const WHOLE = 12582912; // adding and subtracting it rounds to whole numbers
+  const WHOLE = 12582912; // 1.5 * 2**23: adding and subtracting it rounds to whole numbers
   const PER_STEP = f(0.00787401572);
   const EPSILON = f(0.00001);
   const LEAST = 2 ** -40; // the lowest n-gram probability whose logarithm is taken
   const TWO_TO = Float32Array.from({ length: 129 }, (_, i) => 2 ** (i - 64));
-  const TABLE_NUMBERS = 1 << 24; // at most 64 MB of input products of layer 0
-  const LANE = 2 ** 26; // the distance of two whole sums in one double
-  const LANE_COLUMNS = 2000; // 2000 * 127 * 127 stays below half of that
+  const TABLE_NUMBERS = 1 << 24; // kept input products of layer 0: 64 MB at most
+  const LANE = 2 ** 26; // one double holds two whole sums: low + high * LANE
+  const LANE_COLUMNS = 2000; // 2000 * 127 * 127 is below LANE / 2
 
   function bytesOf(base64) {
     const text = atob(base64);
@@ -48,7 +48,7 @@ const engine = (() => {
     return f(f(s + s) - 1);
   }
 
-  // The sum of x, or of its squares: eight running sums, added in pairs.
+  // total and totalOfSquares keep eight running sums, which joined() adds in pairs.
   const lanes = new Float32Array(8);
 
   function joined() {
@@ -75,7 +75,7 @@ const engine = (() => {
     for (let i = 0; i < x.length; i++) x[i] = f(x[i] - mean);
   }
 
-  // Quantises x / m to whole numbers in [-127, 127].
+  // Rounds x to steps of m / 127: q are whole numbers in [-127, 127].
   function quantise(x, m, q) {
     const t = m > 0 ? f(127 / m) : 0;
     for (let i = 0; i < x.length; i++) {
@@ -99,8 +99,8 @@ const engine = (() => {
         this.q = new Int32Array(columns);
         return;
       }
-      // Rows r and r + 1 in one number: a double holds both sums exactly, which is twice as fast
-      // as 32-bit integers.
+      // A double holds the weights of two rows, and so both sums exactly: twice as fast as 32-bit
+      // integers.
       const pairs = (rows + 1) >> 1;
       this.weights = new Float64Array(pairs * columns);
       for (let pair = 0; pair < pairs; pair++) {
@@ -115,7 +115,7 @@ const engine = (() => {
       this.sums = new Int32Array(2 * pairs);
     }
 
-    // For each row: float(whole sum of w * q) * (scale * k), plus the bias if there is one.
+    // Writes W q, times scale * k for each row, plus the bias if there is one, to out (rows,).
     product(k, out) {
       const sums = this.packed ? this.pairSums() : this.plainSums();
       const { rows, scale, bias } = this;
@@ -198,7 +198,7 @@ const engine = (() => {
     sums[at + 1] = high;
   }
 
-  // The steps of the cells: a is W x + b, u is U h; h, and the c of an LSTM, change in place.
+  // The equations of the cells: a is W x + b, u is U h; h, and c of an LSTM, change in place.
   const CELLS = {
     rnn(a, u, h) {
       for (let i = 0; i < h.length; i++) h[i] = tanh(f(a[i] + u[i]));
@@ -493,7 +493,8 @@ const engine = (() => {
       return token;
     }
 
-    // The sum over the ids in order, or the id at which it first exceeds `limit`.
+    // Adds the exponentials in the order of the ids; returns the id at which the sum first exceeds
+    // `limit`, or else the sum.
     running(shifted, limit) {
       const { values, kept } = this;
       let sum = 0;

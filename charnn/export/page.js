@@ -1,15 +1,15 @@
-// The page around the engine: the fields, and a text that grows in short slices of time.
+// The controls of the page, and the text that the engine writes in short slices of time.
 //
-// With settings in its address, the page starts by itself:
+// A page whose address has settings starts to write when it opens:
 // #seed=1&prompt=Day&temperature=0.8&top-p=0.9&length=500&speed=max&surprisal=1
 "use strict";
 
 (() => {
-  const SLICE_MS = 10; // of computing, then the browser may draw and listen
-  const PART_CHARACTERS = 1500; // text is laid out in parts, so that a long one stays fast
-  const LONGEST_PART = 6000; // of a text without newlines
-  const SPOKEN_SPEED = 40; // characters a second, up to which lines are read aloud
-  const LEVELS = [1, 2, 4, 6]; // bits, from which a symbol is marked more and more strongly
+  const SLICE_MS = 10; // computing time before the browser may draw and react
+  const PART_CHARACTERS = 1500; // a text is laid out in parts of this size, so that it stays fast
+  const LONGEST_PART = 6000; // the longest part of a text without newlines
+  const SPOKEN_SPEED = 40; // characters a second up to which lines are read aloud
+  const LEVELS = [1, 2, 4, 6]; // bits from which a symbol is marked more strongly
   const LEVEL_NAMES = ["below 1 bit", "1 to 2", "2 to 4", "4 to 6", "6 bits and more"];
 
   const at = (id) => document.getElementById(id);

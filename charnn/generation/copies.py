@@ -7,7 +7,7 @@ from collections.abc import Iterator
 
 import numpy as np
 
-from charnn.generation.guides import Guide, Logits, to_bytes
+from charnn.generation.guides import BytesGuide, Logits, to_bytes
 from charnn.text.text_index import TextIndex
 from charnn.text.tokenizers import Tokenizer
 
@@ -20,7 +20,7 @@ def characters(data: bytes) -> tuple[str, bytes]:
     return text, data[used:]
 
 
-class CopyGuard(Guide):
+class CopyGuard(BytesGuide):
     """Rules out each token that would copy more than `longest` characters in a row.
 
     A copy may begin in the prompt. ``state`` holds the last `longest` characters of the text, and
@@ -31,9 +31,9 @@ class CopyGuard(Guide):
 
     def __init__(self, index: TextIndex, tokenizer: Tokenizer, longest: int) -> None:
         self._index, self._longest = index, longest
-        self._tokens = tokenizer.token_bytes
+        self.token_bytes = tokenizer.token_bytes
         self.state = ("", b"")
-        texts = [characters(data)[0] for data in self._tokens]
+        texts = [characters(data)[0] for data in self.token_bytes]
         # By number of characters: the beginnings of tokens, each with the tokens that have it.
         most = min(longest, max(map(len, texts)))
         self._beginnings: list[dict[bytes, list[int]]] = [{} for _ in range(most + 1)]
@@ -41,7 +41,9 @@ class CopyGuard(Guide):
             for size in range(1, min(len(text), most) + 1):
                 self._beginnings[size].setdefault(to_bytes(text[:size]), []).append(token)
         self._copies = [token for token, text in enumerate(texts) if self._holds_copy(text)]
-        self._bytes = [(token, data) for token, data in enumerate(self._tokens) if len(data) == 1]
+        self._bytes = [
+            (token, data) for token, data in enumerate(self.token_bytes) if len(data) == 1
+        ]
 
     def _holds_copy(self, text: str) -> bool:
         size = self._longest + 1
@@ -50,21 +52,12 @@ class CopyGuard(Guide):
             for start in range(len(text) - size + 1)
         )
 
-    def feed(self, text: str) -> None:
-        """See `Guide.feed`."""
-        self._read(to_bytes(text))
-
-    def push(self, token: int) -> None:
-        """See `Guide.push`."""
-        self._read(self._tokens[token])
-
-    def _read(self, data: bytes) -> None:
+    def read(self, data: bytes) -> None:
         text, part = self.state
         new, part = characters(part + data)
         self.state = ((text + new)[-self._longest :], part)
 
     def mask(self, logits: Logits) -> Logits:
-        """See `Guide.mask`."""
         ruled_out = [*self._copies, *(self._completing() if self.state[1] else self._adding())]
         if not ruled_out:
             return logits

@@ -6,7 +6,8 @@ text as bytes, since a token may hold several characters and a character several
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from abc import ABC, abstractmethod
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -43,7 +44,23 @@ class Guide:
         """Reads a chosen token."""
 
 
-class Phrases(Guide):
+class BytesGuide(Guide, ABC):
+    """A guide that reads prompt and tokens alike, as bytes; ``token_bytes`` are those of tokens."""
+
+    token_bytes: Sequence[bytes]
+
+    def feed(self, text: str) -> None:
+        self.read(to_bytes(text))
+
+    def push(self, token: int) -> None:
+        self.read(self.token_bytes[token])
+
+    @abstractmethod
+    def read(self, data: bytes) -> None:
+        """Replaces ``state`` by the state after `data`."""
+
+
+class Phrases(BytesGuide):
     """Adds a bias to each token that would complete a phrase; -inf bans the phrase.
 
     Phrases are compared as bytes: one may begin in the prompt or in earlier tokens, or lie within a
@@ -55,12 +72,12 @@ class Phrases(Guide):
 
     def __init__(self, tokenizer: Tokenizer, biases: Mapping[str, float]) -> None:
         """Raises ConfigError if the bans leave nothing to write."""
-        self._tokens = tokenizer.token_bytes
+        self.token_bytes = tokenizer.token_bytes
         self._biases = {to_bytes(text): value for text, value in biases.items()}
         self._prepare()
         self.state = b""
         # Tokens without bytes write nothing: if only they are left, nothing can be written.
-        writable = np.array([bool(data) for data in self._tokens])
+        writable = np.array([bool(data) for data in self.token_bytes])
         pending = True
         while pending:
             pending = False
@@ -82,13 +99,13 @@ class Phrases(Guide):
         ends = {phrase[cut:] for phrase in phrases for cut in range(1, len(phrase))}
         sizes = {len(end) for end in ends}
         self._begun: dict[bytes, list[int]] = {}
-        self._whole = np.zeros(len(self._tokens))
-        for token, data in enumerate(self._tokens):
+        self._whole = np.zeros(len(self.token_bytes))
+        for token, data in enumerate(self.token_bytes):
             for size in sizes:
                 if data[:size] in ends and len(data) >= size:
                     self._begun.setdefault(data[:size], []).append(token)
         for phrase, bias in phrases.items():
-            holds = [token for token, data in enumerate(self._tokens) if phrase in data]
+            holds = [token for token, data in enumerate(self.token_bytes) if phrase in data]
             self._whole[holds] += bias
 
     def _vector(self, start: bytes) -> Logits:
@@ -101,27 +118,22 @@ class Phrases(Guide):
                     if start.endswith(phrase[:cut]):
                         tokens.update(self._begun.get(phrase[cut:], ()))
                 # A token that contains the whole phrase already has its bias.
-                added[[token for token in tokens if phrase not in self._tokens[token]]] += bias
+                added[[token for token in tokens if phrase not in self.token_bytes[token]]] += bias
             self._vectors[start] = added
         return self._vectors[start]
 
     def feed(self, text: str) -> None:
         """Reads the prompt; raises ConfigError if nothing may follow it."""
-        self._read(to_bytes(text))
+        super().feed(text)
         if not np.isfinite(self._vector(self.state)).any():
             raise ConfigError(
                 f"after the prompt {text[-40:]!r} the bans leave nothing to write: ban less"
             )
 
     def mask(self, logits: Logits) -> Logits:
-        """See `Guide.mask`."""
         return logits + self._vector(self.state)
 
-    def push(self, token: int) -> None:
-        """See `Guide.push`."""
-        self._read(self._tokens[token])
-
-    def _read(self, data: bytes) -> None:
+    def read(self, data: bytes) -> None:
         text = (self.state + data)[-self._longest :] if self._longest else b""
         self.state = next(text[cut:] for cut in range(len(text) + 1) if text[cut:] in self._starts)
 

@@ -167,24 +167,20 @@ class PatternGuide(Guide):
 
     @property
     def over(self) -> bool:  # type: ignore[override]  # follows from the state
-        """See `Guide.over`."""
         return self.cut or bool(
             self._pattern.accepting[self.state[0]] and not self._allowed().any()
         )
 
     @property
     def cut(self) -> bool:  # type: ignore[override]  # follows from the state
-        """See `Guide.cut`."""
         return self.state[1] < 0
 
     def mask(self, logits: Logits) -> Logits:
-        """See `Guide.mask`."""
         if self._pattern.accepting[self.state[0]]:
             return logits
         return np.where(self._allowed(), logits, -np.inf)
 
     def push(self, token: int) -> None:
-        """See `Guide.push`."""
         state, left = self.state
         if self._allowed()[token]:
             self.state = (int(self._pattern.moves[state, token]), left - 1)

@@ -62,6 +62,7 @@ class RecurrentLayer(nn.Module, ABC):
         zeros = self.weight_hh.new_zeros(batch_size, self.hidden_size)
         return self.state_type(*(zeros for _ in self.state_type._fields))
 
+    @abstractmethod
     def forward(
         self, inputs: Tensor, state: Any, weight_ih: Tensor | None = None
     ) -> tuple[Tensor, Any]:
@@ -69,13 +70,12 @@ class RecurrentLayer(nn.Module, ABC):
 
         `weight_ih` (G*H, D) replaces the layer's own, for inputs of another D.
         """
-        return self._run(inputs, state, self.weight_ih if weight_ih is None else weight_ih)
 
-    @abstractmethod
-    def _run(self, inputs: Tensor, state: Any, weight_ih: Tensor) -> tuple[Tensor, Any]: ...
-
-    def _weights(self, dtype: torch.dtype, weight_ih: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        return weight_ih.to(dtype), self.weight_hh.to(dtype), self.bias.to(dtype)
+    def _weights(
+        self, dtype: torch.dtype, weight_ih: Tensor | None
+    ) -> tuple[Tensor, Tensor, Tensor]:
+        own = self.weight_ih if weight_ih is None else weight_ih
+        return own.to(dtype), self.weight_hh.to(dtype), self.bias.to(dtype)
 
 
 def _use_kernels(inputs: Tensor) -> bool:
@@ -91,8 +91,8 @@ class RNN(RecurrentLayer):
 
     cell = "rnn"
 
-    def _run(
-        self, inputs: Tensor, state: HiddenState, weight_ih: Tensor
+    def forward(
+        self, inputs: Tensor, state: HiddenState, weight_ih: Tensor | None = None
     ) -> tuple[Tensor, HiddenState]:
         h = state.h.to(inputs.dtype)
         weights = self._weights(inputs.dtype, weight_ih)
@@ -128,8 +128,8 @@ class GRU(RecurrentLayer):
         super().reset_parameters(generator)
         nn.init.zeros_(self.bias_hn)
 
-    def _run(
-        self, inputs: Tensor, state: HiddenState, weight_ih: Tensor
+    def forward(
+        self, inputs: Tensor, state: HiddenState, weight_ih: Tensor | None = None
     ) -> tuple[Tensor, HiddenState]:
         h, bias_hn = state.h.to(inputs.dtype), self.bias_hn.to(inputs.dtype)
         weights = self._weights(inputs.dtype, weight_ih)
@@ -155,7 +155,9 @@ class LSTM(RecurrentLayer):
     cell = "lstm"
     state_type = LSTMState
 
-    def _run(self, inputs: Tensor, state: LSTMState, weight_ih: Tensor) -> tuple[Tensor, LSTMState]:
+    def forward(
+        self, inputs: Tensor, state: LSTMState, weight_ih: Tensor | None = None
+    ) -> tuple[Tensor, LSTMState]:
         weights = self._weights(inputs.dtype, weight_ih)
         outputs, h, c = torch.lstm(
             inputs,

@@ -37,14 +37,12 @@ class Mixture(Predictor):
         self._shape, self.start = state.shape, self._packed(state, tree.start())
 
     def step(self, token: int, state: Array) -> tuple[Array, Array]:
-        """See `Predictor.step`."""
         inner, nodes = self._unpacked(state)
         logits, inner = self.network.step(token, inner)
         nodes = self.tree.after(nodes, token)
         return self._mixed(logits, self.tree.probabilities(nodes)), self._packed(inner, nodes)
 
     def feed(self, tokens: Iterable[int], state: Array) -> tuple[Array, Array]:
-        """See `Predictor.feed`."""
         tokens = list(tokens)
         inner, nodes = self._unpacked(state)
         logits, inner = self.network.feed(tokens, inner)
@@ -52,11 +50,9 @@ class Mixture(Predictor):
         return self._mixed(logits, self.tree.probabilities(nodes)), self._packed(inner, nodes)
 
     def twin(self, streams: int) -> Mixture:
-        """See `Predictor.twin`."""
         return Mixture(self.network.twin(streams), self.tree, self.weights)
 
     def step_batch(self, tokens: Sequence[int], states: Array) -> Array:
-        """See `Predictor.step_batch`."""
         size = states.shape[1] - self.tree.order
         inner = np.ascontiguousarray(states[:, :size]).reshape(len(states), *self._shape)
         logits = self.network.step_batch(tokens, inner)

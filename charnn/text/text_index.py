@@ -19,7 +19,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from charnn.errors import DamagedFile, FileError, TextError
-from charnn.tensor_file import check_digest, layout, pack_header, read_header, replacing, seal
+from charnn.tensor_file import check_digest, read_header, write_arrays
 from charnn.text.token_file import TokenFile
 from charnn.version import __version__
 
@@ -146,14 +146,7 @@ def write_index(
 ) -> None:
     """Writes an index; `tokens` is the digest of the token file that it belongs to."""
     # The wider array comes first, so that it is aligned.
-    places = layout({"order": ("U32", order.shape), "text": ("U8", text.shape)})
-    data_hash = hashlib.sha256(order.data)
-    data_hash.update(text.data)
-    metadata = _metadata(tokens)
-    with replacing(path) as file:
-        file.write(pack_header(places, metadata, seal(data_hash, places, metadata)))
-        file.write(order.data)
-        file.write(text.data)
+    write_arrays(path, {"order": order, "text": text}, _metadata(tokens))
 
 
 def _read(path: Path, tokens: str) -> TextIndex:

@@ -237,11 +237,9 @@ class CharTokenizer(Tokenizer):
         return cls(characters)
 
     def for_characters(self, characters: Ids) -> CharTokenizer:
-        """See `Tokenizer.for_characters`."""
         return CharTokenizer(characters)
 
     def encode(self, text: str, unknown: str = "error", offset: int = 0) -> Ids:
-        """See `Tokenizer.encode`."""
         check_choice(unknown)
         if text.isascii():  # a table of bytes is three times as fast
             data = text.encode()
@@ -264,12 +262,10 @@ class CharTokenizer(Tokenizer):
         return (ids[ids > 0] - 1).astype(self.dtype)
 
     def to_dict(self) -> dict[str, Any]:
-        """See `Tokenizer.to_dict`."""
         return {"kind": self.kind, "vocabulary": self.vocabulary}
 
     @classmethod
     def from_dict(cls, values: Mapping[str, Any]) -> Self:
-        """See `Tokenizer.from_dict`."""
         return cls(values["vocabulary"])
 
 
@@ -308,12 +304,10 @@ class ByteTokenizer(Tokenizer):
         return np.frombuffer(data, np.uint8)
 
     def to_dict(self) -> dict[str, Any]:
-        """See `Tokenizer.to_dict`."""
         return {"kind": self.kind}
 
     @classmethod
     def from_dict(cls, values: Mapping[str, Any]) -> Self:
-        """See `Tokenizer.from_dict`."""
         return cls()
 
 
@@ -404,12 +398,10 @@ class SentencePieceTokenizer(Tokenizer):
         return scores
 
     def to_dict(self) -> dict[str, Any]:
-        """See `Tokenizer.to_dict`."""
         return {"kind": self.kind, "model": np.frombuffer(self.model, np.uint8)}
 
     @classmethod
     def from_dict(cls, values: Mapping[str, Any]) -> Self:
-        """See `Tokenizer.from_dict`."""
         model = values["model"]
         if not isinstance(model, np.ndarray) or model.dtype != np.uint8 or not model.size:
             raise ValueError("the sentencepiece model is not bytes")

@@ -1,5 +1,5 @@
-/* See engine.h. CHARNN_KERNELS adds the faster products of kernels.h; without it, this file needs
- * only the standard library. */
+/* See engine.h. If CHARNN_KERNELS is defined, the faster products of kernels.h are added; without
+ * them, this file needs only the standard library. */
 #include "engine.h"
 
 #include <float.h>
@@ -9,8 +9,8 @@
 #error "floats must be computed as floats here: on 32-bit x86, compile with -msse2 -mfpmath=sse"
 #endif
 
-/* No fused multiply-add: a product and a sum round twice, as everywhere else. Comparisons that may
- * trap would prevent vectorised loops. */
+/* No fused multiply-add: a product and a sum round separately, as in the other engines. Without
+ * "no-trapping-math" and "no-math-errno", loops with comparisons and roots are not vectorised. */
 #if defined(__clang__) || !defined(__GNUC__)
 #pragma STDC FP_CONTRACT OFF
 #else
@@ -28,14 +28,15 @@ static const float NORM_EPSILON = 1e-5f, LARGEST = 127.0f, PER_STEP = 0.00787401
 
 /* Adding and subtracting 1.5 * 2^23 rounds to the nearest integer, ties to even. */
 static const float ROUNDING = 12582912.0f;
-static const double LEAST = 1.0 / 1099511627776.0; /* the lowest probability of n-grams */
+static const double LEAST = 1.0 / 1099511627776.0; /* 2^-40: n-gram probabilities are at least it */
 
 typedef union {
     float number;
     int32_t bits;
 } float_bits;
 
-/* 1 / (1 + exp(-a)); the power of two is 2^n times a polynomial fitted on [-0.5, 0.5]. */
+/* Returns 1 / (1 + exp(-a)). exp(-a) is 2^(n + f): a power of two, times a polynomial in f that is
+ * fitted on [-0.5, 0.5]. */
 INLINE float logistic(float a) {
     float_bits power;
     float y, n, f, p;
@@ -59,7 +60,7 @@ INLINE float tanh_of(float a) {
     return (s + s) - 1.0f;
 }
 
-/* Joins eight running sums in pairs: the order of a vector register. */
+/* Joins eight running sums in pairs, in the order in which vector instructions do. */
 INLINE float join(const float *s) {
     return ((s[0] + s[4]) + (s[2] + s[6])) + ((s[1] + s[5]) + (s[3] + s[7]));
 }
@@ -98,12 +99,12 @@ INLINE void center(float *x, int32_t n) {
     for (i = 0; i < n; i++) x[i] -= mean;
 }
 
-/* 1/std of an x of mean 0. */
+/* Returns 1/std of an x of mean 0. */
 INLINE float norm_factor(const float *x, int32_t n) {
     return 1.0f / sqrtf(sum_of_squares(x, n) * (1.0f / (float)n) + NORM_EPSILON);
 }
 
-/* Quantises to steps of 1/127 of `bound`, clipped to [-127, 127]; NaN becomes 127. */
+/* Rounds x to steps of bound/127, clipped to [-127, 127] steps; NaN becomes 127. */
 INLINE void quantise(const float *x, int32_t n, int32_t stride, float bound, int8_t *q) {
     float steps = bound > 0.0f ? LARGEST / bound : 0.0f;
     int32_t i;
@@ -148,11 +149,11 @@ static void float_plain(const charnn_matrix *m, const float *x, int32_t streams,
 #include "kernels.h"
 #endif
 
-/* Scratch memory; each array is B times one stream's, but for `counted`. */
+/* Arrays in scratch memory: for all B streams, except `counted`, which serves one at a time. */
 typedef struct {
     float *x, *inputs, *recurrent, *factor;
-    void *operand;   /* of a product: int8 or float, rows of the matrix's stride */
-    double *counted; /* probabilities by the n-grams (V,), of one stream */
+    void *operand;   /* the vectors of a product: int8 or float, padded to the matrix's stride */
+    double *counted; /* the n-grams' probabilities (V,) */
 } scratch_arrays;
 
 static int32_t greater(int32_t a, int32_t b) { return a > b ? a : b; }
@@ -192,8 +193,8 @@ static scratch_arrays divide(const charnn_model *model, int32_t streams, void *s
     return s;
 }
 
-/* Writes one stream's operand of a product: int8 steps or a padded copy. Returns the size of a step.
- * `bound` is the largest absolute value, 0 to find it. */
+/* Writes x as the operand of stream b: int8 steps, or a padded copy for a float matrix. Returns the
+ * size of a step (1 for float). `bound` is the largest absolute value of x; 0: it is searched. */
 INLINE float ready(const charnn_matrix *m, const float *x, float bound, int32_t b, void *operand) {
     size_t at = (size_t)b * (size_t)m->stride;
     int32_t i;
@@ -284,8 +285,8 @@ static int64_t number(charnn_numbers numbers, int32_t i) {
     return ((const uint32_t *)numbers.at)[i];
 }
 
-/* Moves the nodes (K,) of a text on by one token; -1 for contexts that the tree lacks. Nodes outside
- * the tree, in a state from elsewhere, count as -1. */
+/* Moves the nodes (K,) of a stream to their children for `token`; -1 for contexts that the tree
+ * lacks. A node outside the tree, from a damaged state, counts as -1. */
 static void follow(const charnn_ngrams *g, const float *before, int32_t token, float *after) {
     int32_t k;
     for (k = g->order - 1; k > 0; k--) {
@@ -307,7 +308,8 @@ static void follow(const charnn_ngrams *g, const float *before, int32_t token, f
     after[0] = 0.0f;
 }
 
-/* Fills p (V,) with the probabilities at nodes (K,), from the longest context to the shortest. */
+/* Fills p (V,) with the interpolated Kneser-Ney probabilities at nodes (K,). Each context, longest
+ * first, gives its children their discounted shares and leaves the rest to the shorter contexts. */
 static void count(const charnn_model *model, const float *nodes, double *p) {
     const charnn_ngrams *g = model->ngrams;
     double left = 1.0;

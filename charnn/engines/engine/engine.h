@@ -1,6 +1,6 @@
 /* A trained network of charnn that reads one token at a time, in one stream or several.
  *
- * The caller owns all memory. A matrix is float, or int8 with a scale for each row, which gives the
+ * The caller owns all memory. A matrix is float, or int8 with a scale for each row; int8 gives the
  * same bits on every machine (docs/int8.md).
  * Letters: B streams, V symbols, E features of a symbol, H units, L layers, P parts of a state
  * (h, and c for LSTM), G gates.
@@ -13,12 +13,12 @@
 
 enum { CHARNN_RNN, CHARNN_GRU, CHARNN_LSTM };
 
-/* rows x columns; a row begins every `stride` numbers, and is padded with zeros. */
+/* A matrix, rows x columns; each row is padded with zeros to `stride` numbers. */
 typedef struct {
     int32_t rows, columns, stride;
     const void *weights;      /* int8 or float */
     const float *scale;       /* int8: one for each row; NULL for float */
-    const int32_t *row_sum;   /* int8: sums of the rows, which some kernels need; may be NULL */
+    const int32_t *row_sum;   /* int8: sums of the rows, for kernels.h; may be NULL */
     const float *bias;        /* may be NULL */
 } charnn_matrix;
 
@@ -28,14 +28,14 @@ typedef struct {
     int32_t residual;               /* whether the input is added to the output */
 } charnn_layer;
 
-/* Unsigned integers of 1, 2 or 4 bytes. */
+/* An array of unsigned integers of 1, 2 or 4 bytes. */
 typedef struct {
     const void *at;
     int32_t bytes;
 } charnn_numbers;
 
-/* The n-grams of up to `order` symbols, as docs/file-format.md stores them: N nodes besides the root,
- * and C contexts. The logits of the mixture are network_weight times those of the network plus
+/* The n-grams of up to `order` symbols, as docs/file-format.md stores them: N nodes besides the
+ * root, and C contexts. The logits of the mixture are network_weight times the network's plus
  * ngram_weight times log p of the n-grams. */
 typedef struct {
     int32_t order, contexts;
@@ -43,7 +43,7 @@ typedef struct {
     charnn_numbers symbols, counts; /* (N,) */
     charnn_numbers dropped;         /* (C,) */
     const int32_t *first;           /* (C + 1,): the first child of each context */
-    const double *discounts;        /* (order, 3): taken from a count of 1, 2, 3 and more */
+    const double *discounts;        /* (order, 3): subtracted from counts of 1, 2, and 3 or more */
 } charnn_ngrams;
 
 typedef struct {
@@ -55,13 +55,14 @@ typedef struct {
     const charnn_ngrams *ngrams; /* NULL for none */
 } charnn_model;
 
-/* S, the numbers in the state of a stream: h and c of each layer (L, P, H), then, with n-grams, the
- * nodes of the latest 0 to order - 1 symbols, -1 for none. `charnn_begin` fills in the state at the
- * start of a text: zeros and the node 0. */
+/* Returns S, the size of one stream's state in numbers: h and c of each layer (L, P, H), then, with
+ * n-grams, the nodes of the latest 0 to order - 1 symbols, -1 for contexts that the tree lacks. */
 size_t charnn_state_size(const charnn_model *model);
+
+/* Writes the state (S,) at the start of a text: zeros, and the nodes 0, -1, ... */
 void charnn_begin(const charnn_model *model, float *state);
 
-/* Bytes of working memory for `streams` streams. */
+/* Returns the bytes of scratch memory that `streams` streams need. */
 size_t charnn_scratch_bytes(const charnn_model *model, int32_t streams);
 
 /* Reads one token in each stream: tokens (B,), states (B, S), logits (B, V). `before` and `after`
@@ -72,12 +73,12 @@ void charnn_step(const charnn_model *model, int32_t streams, const int32_t *toke
 /* Computes layer 0's input of every token: table (V, G*H) of charnn_model. */
 void charnn_make_table(const charnn_model *model, float *table, void *scratch);
 
-/* Chooses a token by a number in [0, 1), see docs/sampling.md; -1 if a logit is not finite.
- * `weights` has room for V numbers. */
+/* Chooses a token by `uniform`, a number in [0, 1) (docs/sampling.md); returns -1 if a logit is not
+ * finite. `weights` is scratch memory for V numbers. */
 int32_t charnn_choose(const float *logits, int32_t vocab_size, double temperature, double uniform,
                       double *weights);
 
-/* The surprisal of a token at temperature 1, in nats. */
+/* Returns the surprisal of a token at temperature 1, in nats. */
 double charnn_surprisal(const float *logits, int32_t vocab_size, int32_t token);
 
 #endif

@@ -27,14 +27,14 @@ static int kernel_is_there(int kernel) {
     return kernel == PLAIN || (kernel == AVX2 && avx2) || (kernel == VNNI && avx2 && has_vnni());
 }
 
-/* Four sums of eight integers each. */
+/* Returns the sums of four vectors of eight integers. */
 TARGET_AVX2 static inline __m128i sums_of_four(__m256i a, __m256i b, __m256i c, __m256i d) {
     __m256i pairs = _mm256_hadd_epi32(_mm256_hadd_epi32(a, b), _mm256_hadd_epi32(c, d));
     return _mm_add_epi32(_mm256_castsi256_si128(pairs), _mm256_extracti128_si256(pairs, 1));
 }
 
-/* A product of bytes needs one unsigned side: |x| times w with the sign of x. Two of them are at
- * most 2 * 127 * 127, which fits 16 bits. */
+/* Adds 32 products of x and w to `total`. The instruction needs one unsigned operand: it gets |x|,
+ * and w with the sign of x. A sum of two products is at most 2 * 127 * 127, which fits 16 bits. */
 TARGET_AVX2 static inline __m256i add_int8(__m256i total, __m256i size, __m256i x,
                                            const int8_t *w) {
     __m256i signed_w = _mm256_sign_epi8(_mm256_load_si256((const __m256i *)(const void *)w), x);
@@ -85,7 +85,8 @@ TARGET_VNNI static inline __m256i add_products(__m256i total, __m256i u, __m256i
 }
 #endif
 
-/* x + 128 is unsigned; 128 times the sum of the row is subtracted again. */
+/* The instruction needs an unsigned operand: it gets x + 128, and 128 times the row's sum is
+ * subtracted from the result. */
 TARGET_VNNI static void int8_vnni(const charnn_matrix *m, const int8_t *x, int32_t streams,
                                   int32_t *out) {
     const size_t stride = (size_t)m->stride;
@@ -115,7 +116,7 @@ TARGET_VNNI static void int8_vnni(const charnn_matrix *m, const int8_t *x, int32
     }
 }
 
-/* Four sums of eight numbers each, all in the order of `join`. */
+/* Returns the sums of four vectors of eight numbers, added in the order of `join`. */
 TARGET_AVX2 static inline __m128 joined(__m256 a, __m256 b, __m256 c, __m256 d) {
     __m256 pairs = _mm256_hadd_ps(_mm256_hadd_ps(a, b), _mm256_hadd_ps(c, d));
     return _mm_add_ps(_mm256_castps256_ps128(pairs), _mm256_extractf128_ps(pairs, 1));
@@ -125,7 +126,7 @@ TARGET_AVX2 static inline __m128 joined(__m256 a, __m256 b, __m256 c, __m256 d) 
 #define LOADU(p) _mm256_loadu_ps(p)
 #define FMA(a, b, c) _mm256_fmadd_ps(a, b, c)
 
-/* Eight rows of one stream: as many sums as two multiply-add units keep in flight. */
+/* Multiplies eight rows by one stream's x: eight sums keep two multiply-add units busy. */
 TARGET_AVX2 static inline void eight_rows(const float *w, size_t stride, const float *x,
                                           float *out) {
     __m256 s[8];
@@ -146,7 +147,7 @@ TARGET_AVX2 static inline void eight_rows(const float *w, size_t stride, const f
     _mm_storeu_ps(out + 4, joined(s[4], s[5], s[6], s[7]));
 }
 
-/* Four rows of three streams: each loaded number is used three or four times. */
+/* Multiplies four rows by three streams' x: each loaded number is used three or four times. */
 TARGET_AVX2 static inline void four_by_three(const float *w, size_t stride, const float *x,
                                              float *out, size_t rows) {
     __m256 s[12];
@@ -174,7 +175,7 @@ TARGET_AVX2 static inline float one_row(const float *w, size_t stride, const flo
     return _mm_cvtss_f32(joined(s, s, s, s));
 }
 
-/* Rows are the outer loop, so a few of them stay in the cache for all streams. */
+/* The outer loop is over rows, so that the current ones stay in the cache for all streams. */
 TARGET_AVX2 static void float_avx2(const charnn_matrix *m, const float *x, int32_t streams,
                                    float *out) {
     const size_t stride = (size_t)m->stride, rows = (size_t)m->rows, all = (size_t)streams;

@@ -9,7 +9,7 @@
 #include "engine.h"
 #include "model.h"
 
-/* All memory that the model needs. */
+/* All memory that the model needs, beside its constants. */
 static float state[STATE_NUMBERS], logits[VOCAB_SIZE];
 static double weights[VOCAB_SIZE];
 static union {
@@ -17,7 +17,7 @@ static union {
     double aligned;
 } scratch;
 
-/* sfc32, from Chris Doty-Humphrey's PractRand. */
+/* The state of sfc32, the generator of Chris Doty-Humphrey's PractRand. */
 static uint32_t generator[4];
 
 static uint32_t next_bits(void) {
@@ -47,7 +47,7 @@ static void show_token(int32_t token) {
            stdout);
 }
 
-/* Reads a prompt; returns 0 if the model has no symbol for a part of it. */
+/* Feeds a prompt to the model; returns 0 if a part of it has no symbol. */
 static int read_prompt(const char *prompt) {
     while (*prompt) {
         int32_t token;
