@@ -19,6 +19,7 @@ from charnn.cli.options import (
     EngineOption,
     JsonOption,
     SkipUnknownOption,
+    argument,
 )
 from charnn.errors import CharnnError, ConfigError, TextError, UnknownCharacter
 from charnn.threads import set_numpy_threads
@@ -34,11 +35,10 @@ HELD_OUT_CHARS = 200_000  # of each model's validation split, for calibration
 def compare(
     texts: Annotated[
         list[str] | None,
-        typer.Argument(
-            metavar="[TEXT]...",
-            help="Text to attribute: files, folders, '-' for stdin, or a corpus by name. "
-            "[default: none, only report how well the models can be told apart]",
-            show_default=False,
+        argument(
+            "[TEXT]...",
+            "Text to attribute: files, folders, '-' for stdin, or a corpus by name. [default: "
+            "none, only report how well the models can be told apart]",
         ),
     ] = None,
     models: Annotated[
@@ -114,7 +114,8 @@ def compare(
         raise TextError("nothing to compare: the text has no line that is not empty")
     if jsonl:
         return
-    value: dict[str, Any] = {"models": names, "calibration": _calibration_dict(found)}
+    calibration = found and {**found._asdict(), "accuracy": found.accuracy}
+    value: dict[str, Any] = {"models": names, "calibration": calibration}
     if texts:
         adjusted = bits - offsets * chars
         best = int(adjusted.argmin())
@@ -152,16 +153,6 @@ def _put_calibration(found: Calibration, names: list[str]) -> None:
         put(f"{name:<30}" + "".join(f"{count:>12,}" for count in row))
     offsets = ", ".join(f"{offset:.4f}" for offset in found.offsets.tolist())
     put(f"attributed to the right model: {found.accuracy:.1%}, with offsets {offsets} bits/char")
-
-
-def _calibration_dict(found: Calibration | None) -> dict[str, Any] | None:
-    if not found:
-        return None
-    return {
-        "offsets": found.offsets.tolist(),
-        "confusion": found.confusion.tolist(),
-        "accuracy": found.accuracy,
-    }
 
 
 def _rows(

@@ -98,10 +98,10 @@ def put(line: str) -> None:
 
 
 def print_json(value: Any) -> None:
-    """Prints a JSON value as one line on stdout; raises as `put` does."""
+    """Prints a value as one line of JSON on stdout, numpy's too; raises as `put` does."""
     import json
 
-    put(json.dumps(value, ensure_ascii=True, allow_nan=False))
+    put(json.dumps(value, allow_nan=False, default=lambda value: value.tolist()))
     flush_stdout()
 
 

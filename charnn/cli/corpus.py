@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from charnn.cli.console import print_json, progress_lines, put, tell
-from charnn.cli.options import JsonOption
+from charnn.cli.options import JsonOption, argument
 from charnn.cli.signals import OrderlyEnd
 from charnn.errors import TextError
 
@@ -17,10 +17,7 @@ if TYPE_CHECKING:
 
 def corpus(
     name: Annotated[
-        str | None,
-        typer.Argument(
-            metavar="[NAME]", help="Corpus to get. [default: list all of them]", show_default=False
-        ),
+        str | None, argument("[NAME]", "Corpus to get. [default: list all of them]")
     ] = None,
     as_json: JsonOption = False,
 ) -> None:

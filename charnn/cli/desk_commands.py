@@ -357,9 +357,7 @@ COMMANDS: dict[str, Command] = {
     "fork": Command(_fork, NEW_NAME, "continue a copy of the text under a new name"),
     "switch": Command(_changing(Desk.switch, LOOK_BACK), NAME, "go to another text"),
     "list": Command(_list, NOTHING, "list all texts"),
-    "text": Command(
-        lambda session, _: session.screen.show_all(session.desk), NOTHING, "show the whole text"
-    ),
+    "text": Command(_text, NOTHING, "show the whole text"),
     "set": Command(_set, SETTING, "show the settings, or change one"),
     "show": Command(_show, COLOURING, "colour the text"),
     "columns": Command(_columns, SEVERAL, "compare continuations"),

@@ -210,13 +210,8 @@ def compute_extras(options: EvalOptions, task: Task) -> dict[str, Any]:
         from charnn.scoring.breakdown import by_position
 
         losses = task.losses("cold-256", "positions")
-        table = by_position(losses, task.newline if task.of_lines else None)
-        found["positions"] = {
-            "windows": table.windows,
-            "counts": table.counts.tolist(),
-            "positions": table.positions.tolist(),
-            "bits": table.bits.tolist(),
-        }
+        newline = task.newline if task.of_lines else None
+        found["positions"] = by_position(losses, newline)._asdict()
     if options.classes:
         from charnn.scoring.breakdown import bits_of_characters, class_rows
 

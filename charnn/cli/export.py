@@ -13,6 +13,7 @@ from charnn.cli.model import model_path
 from charnn.cli.options import (
     DEFAULT_CHECKPOINTS,
     CheckpointsOption,
+    ForceOption,
     JsonOption,
     ModelArgument,
 )
@@ -42,9 +43,7 @@ def export(
             show_default=False,
         ),
     ] = None,
-    force: Annotated[
-        bool, typer.Option("--force", help="Replace an existing file or folder.")
-    ] = False,
+    force: ForceOption = False,
     as_json: JsonOption = False,
     checkpoints: CheckpointsOption = DEFAULT_CHECKPOINTS,
 ) -> None:

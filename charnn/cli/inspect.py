@@ -30,7 +30,7 @@ if TYPE_CHECKING:
 
     from charnn.checkpoint import Checkpoint
     from charnn.engines.clamps import Unit
-    from charnn.inspection.effect import ClampedSamples, Effect
+    from charnn.inspection.effect import Effect
     from charnn.inspection.labels import Labeller
     from charnn.inspection.units import Detector, Finding, GateShares
 
@@ -246,9 +246,9 @@ def _finding_json(found: Finding) -> dict[str, Any]:
             {
                 "unit": str(unit),
                 **unit._asdict(),
-                "auc": float(ranking.auc[row]),
-                "chosen_auc": float(ranking.chosen_auc[row]),
-                "direction": int(ranking.directions[row]),
+                "auc": ranking.auc[row],
+                "chosen_auc": ranking.chosen_auc[row],
+                "direction": ranking.directions[row],
                 **detector._asdict(),
             }
             for row, (unit, detector) in enumerate(zip(ranking.units, detectors, strict=False))
@@ -280,22 +280,17 @@ def _show_effect(found: Finding, effect: Effect, seed: int) -> None:
 
 
 def _effect_json(effect: Effect, seed: int) -> dict[str, Any]:
-    def one(samples: ClampedSamples) -> dict[str, Any]:
-        return {
-            "held": {str(unit): value for unit, value in samples.clamps},
-            "share": float(samples.shares.mean()),
-            "marks_per_1000": float(samples.marks.mean()),
-            "text": samples.text,
+    samples = {
+        name: {
+            "held": {str(unit): value for unit, value in each.clamps},
+            "share": each.shares.mean(),
+            "marks_per_1000": each.marks.mean(),
+            "text": each.text,
         }
-
-    settings = {name: one(samples) for name, samples in effect._asdict().items()}
-    return {
-        "seed": seed,
-        **settings,
-        "difference": effect.difference,
-        "error": effect.error,
-        "verdict": effect.verdict,
+        for name, each in effect._asdict().items()
     }
+    measured = {"difference": effect.difference, "error": effect.error, "verdict": effect.verdict}
+    return {"seed": seed, **samples, **measured}
 
 
 def _show_gates(shares: GateShares, head: dict[str, Any], as_json: bool) -> None:
@@ -305,10 +300,10 @@ def _show_gates(shares: GateShares, head: dict[str, Any], as_json: bool) -> None
         layers = [
             {
                 gate: {
-                    "below": float(low[layer, number]),
-                    "above": float(high[layer, number]),
-                    "units_below": shares.low[layer, number].round(4).tolist(),
-                    "units_above": shares.high[layer, number].round(4).tolist(),
+                    "below": low[layer, number],
+                    "above": high[layer, number],
+                    "units_below": shares.low[layer, number].round(4),
+                    "units_above": shares.high[layer, number].round(4),
                 }
                 for number, gate in enumerate(shares.gates)
             }
@@ -337,7 +332,7 @@ def _show_unit(
 ) -> None:
     """Shows a unit over a text: coloured on a terminal, a line for each token elsewhere."""
     if as_json:
-        print_json({**head, "unit": str(unit), "pieces": pieces, "values": values.tolist()})
+        print_json({**head, "unit": str(unit), "pieces": pieces, "values": values})
         return
     output = Output()
     if not output.colour:

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from charnn.cli.console import flush_stdout, note, print_json, put, tell
-from charnn.cli.options import JsonOption, threads_option
+from charnn.cli.options import JsonOption, argument, threads_option
 from charnn.cli.plot import columns_of
 from charnn.cli.signals import OrderlyEnd
 from charnn.config import LAB_SIZES, LabOptions
@@ -28,11 +28,7 @@ WIDE = 72  # columns that the whole table needs
 def lab(
     task: Annotated[
         str | None,
-        typer.Argument(
-            metavar="[TASK]",
-            help=f"{', '.join(LAB_SIZES)}; left out, they are described.",
-            show_default=False,
-        ),
+        argument("[TASK]", f"{', '.join(LAB_SIZES)}. [default: describe all of them]"),
     ] = None,
     options: LabOptions = LabOptions(),
     threads: Annotated[

@@ -170,22 +170,27 @@ def threads_option(help: str, shown: str) -> Any:
     return option("threads", replace(setting, help=help, section="", shown=shown))
 
 
-def _argument(metavar: str, help: str, **more: Any) -> Any:
+def argument(metavar: str, help: str, **more: Any) -> Any:
+    """Makes an argument whose help names its default."""
     return typer.Argument(metavar=metavar, help=help, show_default=False, **more)
+
+
+def _unknown_option(help: str, *choices: str) -> Any:
+    return option("unknown", Setting(help, choices=choices, shown="error"))
 
 
 TEXTS = "Files, folders, '-' for stdin, one .tokens file, or a corpus by name."
 MODEL = "A run's name, a run's folder, a model file, or a base that ships: {charnn.bases:BASES}."
 NEWEST = "[default: the newest run's best model]"
-TextsArgument = Annotated[list[str], _argument("TEXT...", TEXTS)]
-OptionalTextsArgument = Annotated[list[str] | None, _argument("[TEXT]...", TEXTS)]
+TextsArgument = Annotated[list[str], argument("TEXT...", TEXTS)]
+OptionalTextsArgument = Annotated[list[str] | None, argument("[TEXT]...", TEXTS)]
 ReadTextsArgument = Annotated[
     list[str] | None,
-    _argument("[TEXT]...", f"{TEXTS} [default: the validation split of the model's run]"),
+    argument("[TEXT]...", f"{TEXTS} [default: the validation split of the model's run]"),
 ]
-ModelArgument = Annotated[str | None, _argument("[MODEL]", f"{MODEL} {NEWEST}")]
+ModelArgument = Annotated[str | None, argument("[MODEL]", f"{MODEL} {NEWEST}")]
 PromptArgument = Annotated[
-    str, _argument("[PROMPT]", "Beginning of the text. [default: the start token]", parser=as_typed)
+    str, argument("[PROMPT]", "Beginning of the text. [default: the start token]", parser=as_typed)
 ]
 ModelOption = Annotated[
     str | None,
@@ -248,24 +253,20 @@ SeedOption = Annotated[
 ]
 SkipUnknownOption = Annotated[
     Literal["error", "skip"],
-    option(
-        "unknown",
-        Setting(
-            "Characters that the model does not know: stop with an error, or skip them.",
-            choices=("error", "skip"),
-            shown="error",
-        ),
+    _unknown_option(
+        "Characters that the model does not know: stop with an error, or skip them.",
+        "error",
+        "skip",
     ),
 ]
 UnknownOption = Annotated[
     Literal["error", "skip", "replace"],
-    option(
-        "unknown",
-        Setting(
-            "Characters of the prompt that the model does not know: stop with an error, skip "
-            "them, or replace each by the nearest known one.",
-            choices=("error", "skip", "replace"),
-            shown="error",
-        ),
+    _unknown_option(
+        "Characters of the prompt that the model does not know: stop with an error, skip them, or "
+        "replace each by the nearest known one.",
+        "error",
+        "skip",
+        "replace",
     ),
 ]
+ForceOption = Annotated[bool, typer.Option("--force", help="Replace what exists at -o.")]

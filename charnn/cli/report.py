@@ -14,6 +14,7 @@ from charnn.cli.model import load_model
 from charnn.cli.options import (
     DEFAULT_CHECKPOINTS,
     CheckpointsOption,
+    ForceOption,
     JsonOption,
     ModelArgument,
     ThreadsOption,
@@ -29,7 +30,7 @@ def report(
         ),
     ],
     model: ModelArgument = None,
-    force: Annotated[bool, typer.Option("--force", help="Replace an existing page.")] = False,
+    force: ForceOption = False,
     threads: ThreadsOption = None,
     checkpoints: CheckpointsOption = DEFAULT_CHECKPOINTS,
     as_json: JsonOption = False,

@@ -193,18 +193,24 @@ def _tell_seed(seed: int, given: int | None) -> None:
 def _texts(
     writings: Iterator[Writing], best_of: int, workers: tuple[Predictor, int | None] | None
 ) -> Iterator[tuple[Writing, Iterable[str]]]:
-    """Yields the likeliest of each `best_of` texts with its pieces.
+    """Yields the likeliest of each `best_of` texts with its pieces: fewest bits per character.
 
-    With `workers`, a predictor and its threads, texts are written at the same time.
+    The pieces of a single text come while it is written; of several, all are written first. With
+    `workers`, a predictor and its threads, texts are written at the same time.
     """
     if workers:
         from charnn.generation.batch import write_together
 
         for writing in write_together(writings, *workers):
             yield writing, [writing.shown] if writing.shown else []
-    else:
-        while candidates := list(islice(writings, 1)):
-            yield likeliest(chain(candidates, islice(writings, best_of - 1)))
+        return
+    for first in writings:
+        if best_of == 1:
+            yield first, first
+        else:
+            candidates = chain([first], islice(writings, best_of - 1))
+            written = ((writing, list(writing)) for writing in candidates)
+            yield min(written, key=lambda found: _bits(found[0]))
 
 
 def training_lines(model: Model, path: Path) -> frozenset[str]:
@@ -227,22 +233,6 @@ def training_lines(model: Model, path: Path) -> frozenset[str]:
         raise FileError(f"{beside} is not the training text of {path}: leave --new out")
     text = tokens.tokenizer.decode(tokens.tokens)
     return frozenset(line.removesuffix("\r") for line in text.split("\n"))
-
-
-def likeliest(writings: Iterator[Writing]) -> tuple[Writing, Iterable[str]]:
-    """Returns the text with the fewest bits per character, the first of equals, and its pieces.
-
-    The pieces of a single text come while it is written; several are written first.
-    """
-    first = next(writings)
-    best: tuple[Writing, Iterable[str]] = (first, first)
-    for other in writings:
-        if best[1] is first:
-            best = first, list(first)
-        pieces = list(other)
-        if _bits(other) < _bits(best[0]):
-            best = other, pieces
-    return best
 
 
 def _bits(writing: Writing) -> float:

@@ -12,8 +12,6 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
-import typer
-
 from charnn.cli.console import Output, has_colour, note, note_unknown, tell
 from charnn.cli.marks import LEGEND, coloured_text
 from charnn.cli.model import model_path
@@ -26,6 +24,7 @@ from charnn.cli.options import (
     JsonOption,
     ModelOption,
     SkipUnknownOption,
+    argument,
 )
 from charnn.config import TOKENS_SUFFIX
 from charnn.config.settings import Config, choice, require, whole
@@ -90,10 +89,8 @@ class ScoreOptions(Config):
 def score(
     texts: Annotated[
         list[str],
-        typer.Argument(
-            metavar="TEXT...",
-            help="Files, folders, '-' for stdin (scored as it arrives), or a corpus by name.",
-            show_default=False,
+        argument(
+            "TEXT...", "Files, folders, '-' for stdin (scored as it arrives), or a corpus by name."
         ),
     ],
     model: ModelOption = None,

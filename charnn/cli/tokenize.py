@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from charnn.cli.console import note, print_json, progress_lines, tell
-from charnn.cli.options import JsonOption
+from charnn.cli.options import JsonOption, argument
 from charnn.cli.signals import OrderlyEnd
 from charnn.config import DEFAULT_TOKENIZER, TOKENS_SUFFIX, TextOptions
 from charnn.errors import ConfigError, TextError
@@ -23,10 +23,8 @@ if TYPE_CHECKING:
 def tokenize(
     texts: Annotated[
         list[str],
-        typer.Argument(
-            metavar="TEXT...",
-            help="Files, folders, '-' for stdin, or a corpus by name; joined in this order.",
-            show_default=False,
+        argument(
+            "TEXT...", "Files, folders, '-' for stdin, or a corpus by name; joined in this order."
         ),
     ],
     output: Annotated[

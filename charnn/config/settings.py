@@ -95,7 +95,7 @@ class Setting:
     @property
     def range(self) -> str:
         """The range for help, such as "0 to 1" or "from 1"; "" if every value is allowed."""
-        if self.kind not in (int, float) or self.low == -float("inf"):
+        if self.listed or self.kind not in (int, float) or self.low == -float("inf"):
             return ""
         if self.high < MANY:
             return f"{spelt(self.low)} to {spelt(self.high)}"
