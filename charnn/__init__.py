@@ -79,13 +79,14 @@ def train(
     """
     from charnn.bases.choose import BaseChooser
     from charnn.config import TrainOptions
-    from charnn.ngrams.add import NGramStep
     from charnn.training.launch import start
 
     names, asked = [os.fspath(text) for text in texts], TrainOptions.from_dict(options)
-    step = NGramStep(asked.ngram)
-    root, chooser = Path(checkpoints), BaseChooser(step)
-    with start(names, asked, root, final_step=step, choose_base=chooser) as (trainer, _):
+    root, chooser = Path(checkpoints), BaseChooser.of(asked)
+    with start(names, asked, root, final_step=chooser.final_step, choose_base=chooser) as (
+        trainer,
+        _,
+    ):
         with _interruptible(trainer.stop):
             for _event in trainer.run():
                 pass

@@ -93,7 +93,7 @@ TORCH_ROOMS = PACKAGES["torch"]
 
 # Modules outside charnn/ngrams that mention n-grams. The list may only get shorter.
 KNOW_NGRAMS = {
-    *("__init__", "cli.train", "cli.plan"),  # choose the final step
+    *("__init__", "cli.train"),  # choose the final step
     *("checkpoint", "evaluation", "generation.model"),  # carry and read a mixture
     *("engines.native", "engines.compiled", "export.c_program", "export.page"),  # repeat it
     *("config", "config.training", "bases.choose"),  # --ngram, and the loss to expect with it

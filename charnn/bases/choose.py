@@ -12,13 +12,14 @@ from charnn.bases import BASES
 from charnn.config import DEFAULT_MINUTES, TrainConfig, TrainOptions
 from charnn.evaluation import TextSizes, cold_batches
 from charnn.model import LanguageModel
-from charnn.ngrams.expected_loss import expect, mixed_loss
+from charnn.ngrams.add import NGramStep
+from charnn.ngrams.expected_loss import ExpectedLoss, expect, mixed_loss
 from charnn.training.fine_tune import Base
-from charnn.training.plan import USUAL_WORK, choose_shape
+from charnn.training.plan import USUAL_WORK, Plan, choose_shape
 
 if TYPE_CHECKING:
-    from charnn.ngrams.add import NGramStep
     from charnn.text.token_file import TokenFile
+    from charnn.training.trainer import Trainer
 
 SAMPLE_TOKENS = 4096  # of the training split; the base is scored on them before training
 # Options that ask for a network other than the base.
@@ -48,18 +49,35 @@ class BaseChooser:
     """Chooses between the bases that ship and a network from scratch for a text.
 
     Attributes:
+        final_step: the step that will mix n-grams in, which lowers the loss to expect.
         choice: the latest choice.
     """
 
-    def __init__(self, ngrams: NGramStep) -> None:
-        """Takes the step that will mix n-grams in, which lowers the loss to expect."""
-        self.ngrams = ngrams
+    def __init__(self, final_step: NGramStep) -> None:
+        self.final_step = final_step
         self.choice = Choice()
+
+    @classmethod
+    def of(cls, options: TrainOptions) -> BaseChooser:
+        """Returns a chooser with the final step that the options ask for."""
+        return cls(NGramStep(options.ngram))
 
     def __call__(self, tokens: TokenFile, options: TrainOptions) -> tuple[Base | None, str]:
         """Scores each base on a part of the text, and compares the losses to expect."""
         self.choice = self._choose(tokens, options)
         return self.choice.base, self.choice.note
+
+    def expect(self, trainer: Trainer, plan: Plan) -> ExpectedLoss:
+        """Estimates the loss of a planned run, and advises."""
+        order = self.final_step.order or 0
+        expected = expect(trainer.token_file, plan.model, plan.epochs, order)
+        # The estimate is for running text and a network from scratch.
+        if trainer.config.lines:
+            return replace(expected, cold_256=None)
+        if trainer.origin is not None:
+            known = expected.ngrams is not None
+            return replace(expected, cold_256=self.choice.fine_tuned if known else None)
+        return expected
 
     def _choose(self, tokens: TokenFile, options: TrainOptions) -> Choice:
         asked = [f"--{name.replace('_', '-')}" for name in options.given(OTHER_NETWORK)]
@@ -84,10 +102,10 @@ class BaseChooser:
         fine_tuned = expected_fine_tuned(before, read)
         fresh = choose_shape(options, model.vocab_size, read * model.parameters)
         epochs = _tokens_read(options, train, fresh.parameters) / train
-        expected = expect(tokens, fresh, epochs, self.ngrams.order or 0)
+        expected = expect(tokens, fresh, epochs, self.final_step.order or 0)
         # Without an estimate, a base is better if it beats a uniform distribution.
         scratch = math.log(model.vocab_size) if expected.cold_256 is None else expected.cold_256
-        if self.ngrams.order and expected.ngrams:
+        if self.final_step.order and expected.ngrams:
             fine_tuned = mixed_loss(fine_tuned, expected.ngrams)
         better = fine_tuned < scratch
         start, other = (f"the base {name!r}", "scratch") if better else ("scratch", name)

@@ -21,7 +21,6 @@ from charnn.cli.signals import OrderlyEnd
 from charnn.config import TrainOptions
 
 if TYPE_CHECKING:
-    from charnn.ngrams.expected_loss import ExpectedLoss
     from charnn.training.plan import Plan
     from charnn.training.trainer import Trainer
 
@@ -50,15 +49,12 @@ def show_plan(texts: list[str], options: TrainOptions, checkpoints: Path, as_jso
     """Prints what would be trained and what to expect, and leaves nothing behind."""
     from charnn.bases import SCRATCH
     from charnn.bases.choose import BaseChooser
-    from charnn.ngrams.add import NGramStep
-    from charnn.ngrams.expected_loss import expect
     from charnn.training import launch
 
     if options.from_model not in (None, SCRATCH):
         # A path, since the plan's own folder of runs is empty.
         options = replace(options, from_model=str(model_path(options.from_model, checkpoints)))
-    step = NGramStep(options.ngram)
-    chooser = BaseChooser(step)
+    chooser = BaseChooser.of(options)
     with (
         tempfile.TemporaryDirectory(prefix="charnn-") as root,
         launch.start(
@@ -68,20 +64,24 @@ def show_plan(texts: list[str], options: TrainOptions, checkpoints: Path, as_jso
             began=BEGAN,
             notify=note,
             progress=progress_lines("reading the text"),
-            final_step=step,
+            final_step=chooser.final_step,
             choose_base=chooser,
         ) as (trainer, planned),
     ):
-        expected = expect(trainer.token_file, planned.model, planned.epochs, step.order or 0)
-        # The rule is that of running text, trained from scratch.
-        if trainer.origin is not None or options.lines:
-            known = expected.ngrams is not None and not options.lines
-            loss = chooser.choice.fine_tuned if known else None
-            expected = replace(expected, cold_256=loss)
+        expected = chooser.expect(trainer, planned)
         if as_json:
-            print_json(_as_json(trainer, planned, expected))
+            expectation = {
+                "file_bytes": expected.file_bytes,
+                "expected": expected.losses(trainer.validator.protocol),
+                "advice": expected.advice,
+            }
+            print_json(_as_json(trainer, planned) | expectation)
         else:
-            for line in [*describe(trainer, planned), *_expectation(planned, expected)]:
+            for line in describe(trainer, planned):
+                put(line)
+            speed, size = planned.tokens_per_second, expected.file_bytes / 1e6
+            put(f"speed: {speed:,.0f} tokens/s; a model file of about {size:.1f} MB")
+            for line in expected.describe():
                 put(line)
 
 
@@ -107,21 +107,7 @@ def describe(trainer: Trainer, plan: Plan) -> list[str]:
     ]
 
 
-def _expectation(plan: Plan, expected: ExpectedLoss) -> list[str]:
-    lines = [
-        f"speed: {plan.tokens_per_second:,.0f} tokens/s; "
-        f"a model file of about {expected.file_bytes / 1e6:.1f} MB"
-    ]
-    if expected.cold_256 is not None:
-        lines.append(
-            f"expected: validation loss {expected.cold_256:.1f} nats/token, give or take 0.1"
-        )
-    if expected.ngrams is not None:
-        lines.append(f"n-grams alone: {expected.ngrams:.2f} nats/token (order {expected.order})")
-    return lines + [f"advice: {line}" for line in expected.advice]
-
-
-def _as_json(trainer: Trainer, plan: Plan, expected: ExpectedLoss) -> dict[str, Any]:
+def _as_json(trainer: Trainer, plan: Plan) -> dict[str, Any]:
     from charnn.training.machine import training_memory
 
     model, config = plan.model, plan.config
@@ -134,7 +120,4 @@ def _as_json(trainer: Trainer, plan: Plan, expected: ExpectedLoss) -> dict[str, 
         "seconds": plan.seconds,
         "tokens_per_second": plan.tokens_per_second,
         "memory_bytes": training_memory(model, config.batch_size, config.bptt),
-        "file_bytes": expected.file_bytes,
-        "expected": {trainer.validator.protocol: expected.cold_256, "ngram": expected.ngrams},
-        "advice": expected.advice,
     }

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import shlex
 import sys
-from typing import TYPE_CHECKING, Annotated, Any
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
 
 import typer
 
@@ -21,6 +22,7 @@ from charnn.cli.plan import describe, show_plan
 from charnn.cli.plot import columns_of, learning_curves
 from charnn.cli.signals import OrderlyEnd
 from charnn.config import TrainOptions
+from charnn.config.settings import Config, require, switch
 from charnn.config.training import PROGRESS, RUN
 from charnn.errors import ConfigError
 
@@ -35,36 +37,35 @@ ON_RESUME = {
 }
 
 
+@dataclass(frozen=True)
+class TrainFlags(Config):
+    """Flags of `charnn train` alone."""
+
+    resume: bool = switch(
+        "Continue the newest unfinished run, or the one that --name names; with a budget, train a "
+        "finished run further.",
+        section=RUN,
+    )
+    dry_run: bool = switch("Print what would be trained, and leave nothing behind.", section=RUN)
+    tensorboard: bool = switch(
+        "Also write the losses for TensorBoard into the run's folder. "
+        "Needs: pip install 'charnn[tensorboard]'.",
+        section=PROGRESS,
+    )
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        require(
+            not (self.tensorboard and self.dry_run),
+            "--dry-run trains nothing that --tensorboard could show: leave one out",
+        )
+
+
 def train(
     context: typer.Context,
     texts: OptionalTextsArgument = None,
     options: TrainOptions = TrainOptions(),
-    resume: Annotated[
-        bool,
-        typer.Option(
-            "--resume",
-            help="Continue the newest unfinished run, or the one that --name names; with a budget, "
-            "train a finished run further.",
-            rich_help_panel=RUN,
-        ),
-    ] = False,
-    dry_run: Annotated[
-        bool,
-        typer.Option(
-            "--dry-run",
-            help="Print what would be trained, and leave nothing behind.",
-            rich_help_panel=RUN,
-        ),
-    ] = False,
-    tensorboard: Annotated[
-        bool,
-        typer.Option(
-            "--tensorboard",
-            help="Also write the losses for TensorBoard into the run's folder. "
-            "Needs: pip install 'charnn[tensorboard]'.",
-            rich_help_panel=PROGRESS,
-        ),
-    ] = False,
+    flags: TrainFlags = TrainFlags(),
     checkpoints: CheckpointsOption = DEFAULT_CHECKPOINTS,
     json: JsonOption = False,
 ) -> None:
@@ -77,40 +78,33 @@ def train(
     charnn train names.txt --lines
     charnn train --resume
     """
-    if resume:
+    if flags.resume:
         _require_nothing_else(context, texts)
     elif not texts:
         raise ConfigError(
             "no text given: start with 'charnn train TEXT' or continue with 'charnn train --resume'"
         )
-    if tensorboard and dry_run:
-        raise ConfigError("--dry-run trains nothing that --tensorboard could show: leave one out")
     with OrderlyEnd() as end:
         from charnn.bases import SCRATCH
         from charnn.bases.choose import BaseChooser
         from charnn.ngrams.add import NGramStep
         from charnn.training import launch
 
-        if tensorboard:
+        if flags.tensorboard:
             from charnn.training.tensorboard import writer_class
 
             writer_class()  # before the text is read: it may not be installed
-        if dry_run:
+        if flags.dry_run:
             show_plan(texts or [], options, checkpoints, json)
-        elif resume:
+        elif flags.resume:
             with launch.resume(
-                options.name,
-                options,
-                checkpoints,
-                began=BEGAN,
-                notify=note,
-                final_step=NGramStep(),
+                options.name, options, checkpoints, began=BEGAN, notify=note, final_step=NGramStep()
             ) as trainer:
-                _run(trainer, end, json, tensorboard)
+                _run(trainer, end, json, flags.tensorboard)
         else:
             if options.from_model not in (None, SCRATCH):
                 model_path(options.from_model, checkpoints)  # for its note
-            step = NGramStep(options.ngram)
+            chooser = BaseChooser.of(options)
             with launch.start(
                 texts or [],
                 options,
@@ -118,12 +112,12 @@ def train(
                 began=BEGAN,
                 notify=note,
                 progress=progress_lines("reading the text"),
-                final_step=step,
-                choose_base=BaseChooser(step),
+                final_step=chooser.final_step,
+                choose_base=chooser,
             ) as (trainer, plan):
                 for line in describe(trainer, plan):
                     tell(line)
-                _run(trainer, end, json, tensorboard)
+                _run(trainer, end, json, flags.tensorboard)
     if end.code:
         raise typer.Exit(end.code)
 

@@ -38,6 +38,21 @@ class ExpectedLoss:
     advice: list[str]
     file_bytes: int
 
+    def describe(self) -> list[str]:
+        """Returns lines for people."""
+        lines = []
+        if self.cold_256 is not None:
+            lines.append(
+                f"expected: validation loss {self.cold_256:.1f} nats/token, give or take 0.1"
+            )
+        if self.ngrams is not None:
+            lines.append(f"n-grams alone: {self.ngrams:.2f} nats/token (order {self.order})")
+        return lines + [f"advice: {line}" for line in self.advice]
+
+    def losses(self, protocol: str) -> dict[str, float | None]:
+        """Returns the losses as JSON values; the network's under the key `protocol`."""
+        return {protocol: self.cold_256, "ngram": self.ngrams}
+
 
 def expect(tokens: TokenFile, model: ModelConfig, epochs: float, ngram: int) -> ExpectedLoss:
     """Estimates the loss after `epochs` passes; `ngram` is the order to mix in, 0 for none."""
