@@ -8,8 +8,8 @@ from dataclasses import dataclass
 from itertools import groupby
 from typing import TYPE_CHECKING, Any
 
-from charnn.cli.console import Output, note, print_json, progress_lines, put, tell
-from charnn.cli.model import load_model, note_network_alone
+from charnn.cli.console import Output, note, print_json, progress_lines, put
+from charnn.cli.model import load_model, note_network_alone, seed_or_drawn
 from charnn.cli.options import (
     DEFAULT_CHECKPOINTS,
     CheckpointsOption,
@@ -133,7 +133,7 @@ def inspect(
     charnn inspect --gates                  how often gates are shut and open
     """
     set_numpy_threads(threads)
-    # numpy is loaded from here on, with the threads just set.
+    # numpy is loaded from here on, with these threads.
     from charnn.engines import make_predictor
     from charnn.engines.clamps import parse_unit
     from charnn.inspection import units as core
@@ -216,12 +216,9 @@ def _measure_effect(
     seed: int | None,
 ) -> tuple[Effect, int]:
     """Measures the effect of clamping units; returns it with the seed of the samples."""
-    from charnn.generation.sampler import draw_seed
     from charnn.inspection.effect import measure_effect
 
-    drawn = draw_seed() if seed is None else seed
-    if seed is None:
-        tell(f"seed {drawn}")
+    drawn = seed_or_drawn(seed)
     progress = progress_lines("sampling")
     return measure_effect(saved, labeller, fitted, drawn, chars, progress=progress), drawn
 

@@ -32,7 +32,8 @@ def lab(
     ] = None,
     options: LabOptions = LabOptions(),
     threads: Annotated[
-        int | None, threads_option("Trials at a time, with one thread each.", "one for each core")
+        int | None,
+        threads_option("Trials that run at the same time, one thread each.", "one for each core"),
     ] = None,
     json: JsonOption = False,
 ) -> None:

@@ -1,11 +1,11 @@
-"""MODEL on the command line: a run, a file or a base that ships."""
+"""MODEL on the command line (a run, a file or a base that ships), and the seed of its samples."""
 
 from __future__ import annotations
 
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from charnn.cli.console import note
+from charnn.cli.console import note, tell
 
 if TYPE_CHECKING:
     from charnn.checkpoint import Checkpoint
@@ -42,6 +42,16 @@ def load_model(model: str | None, checkpoints: Path) -> tuple[Path, Checkpoint, 
     path = model_path(model, checkpoints)
     saved = load(path)
     return path, saved, tokenizer_from_dict(saved.tokenizer, saved.config.vocab_size)
+
+
+def seed_or_drawn(seed: int | None) -> int:
+    """Returns the seed that was given, or draws one and prints it on stderr."""
+    if seed is None:
+        from charnn.generation.sampler import draw_seed
+
+        seed = draw_seed()
+        tell(f"seed {seed}")
+    return seed
 
 
 def note_network_alone(saved: Checkpoint, subject: str) -> None:

@@ -22,7 +22,7 @@ from charnn.config.training import DEVICES
 from charnn.errors import ConfigError
 
 DEFAULT_CHECKPOINTS = Path("checkpoints")
-DISPLAY = "What is shown"  # a section of the help
+DISPLAY = "Display"  # a section of the help
 TABLE = re.compile(r"\{([\w.]+):(\w+)\}")  # a table in a help text, as in "{module:TABLE}"
 METAVARS = {int: "N", float: "X", str: "TEXT"}
 

@@ -92,16 +92,19 @@ def describe(trainer: Trainer, plan: Plan) -> list[str]:
 
     model, config, tokens = plan.model, plan.config, trainer.token_file
     memory = training_memory(model, config.batch_size, config.bptt)
+    seconds = plan.seconds
+    length = f"{seconds:.0f} s" if seconds < 60 else f"{seconds / 60:.1f} min"
     sizes = ", ".join(f"{s.stop - s.start:,} {name}" for name, s in tokens.splits.items())
     count = ""
     if isinstance(trainer.batches, LineBatches):
-        count = f" in {len(trainer.batches.lengths):,} lines to learn"
+        count = f"; {len(trainer.batches.lengths):,} lines to learn"
+    kind = tokens.tokenizer.kind
     return [
-        f"text: {sizes} tokens{count}, {model.vocab_size:,} different ({tokens.tokenizer.kind})",
+        f"text: {sizes} tokens, {model.vocab_size:,} different ({kind} tokenizer){count}",
         f"plan: {model.cell} {model.num_layers}x{model.hidden_size} ({model.parameters:,} "
         f"parameters), dropout {model.dropout:g}; {config.max_steps:,} steps of "
-        f"{config.batch_size}x{config.bptt}, {plan.epochs:.1f} passes, about "
-        f"{plan.seconds / 60:.1f} min; {config.precision}, {config.threads} threads, "
+        f"{config.batch_size} streams x {config.bptt} tokens, {plan.epochs:.1f} passes, about "
+        f"{length}; {config.precision}, {config.threads} threads, "
         f"{memory / 2**20:,.0f} MiB, seed {config.seed}",
         *trainer.final_step.describe(),
     ]

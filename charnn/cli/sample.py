@@ -14,7 +14,7 @@ import typer
 
 from charnn.cli.console import Output, note, note_unknown, print_json, tell
 from charnn.cli.marks import COPIED_SPAN, LEGEND, Copies, Styled, marked
-from charnn.cli.model import model_path
+from charnn.cli.model import model_path, seed_or_drawn
 from charnn.cli.options import (
     DEFAULT_CHECKPOINTS,
     DISPLAY,
@@ -66,7 +66,7 @@ class SampleOptions:
         1,
         1,
         10_000,
-        "Write N texts and show the likeliest, with the fewest bits per character.",
+        "Write N texts and show only the one with the fewest bits per character.",
         section=CHOICE,
     )
     lines: int | None = whole(
@@ -76,10 +76,11 @@ class SampleOptions:
         "Write N separate lines, such as names or titles, each from the initial state.",
         section=LINES,
     )
-    new: bool = switch("With --lines: no line of the run's text.", section=LINES)
+    new: bool = switch("With --lines: no line of the training text.", section=LINES)
     clamp: tuple[str, ...] = setting(
         (),
-        "Hold a hidden unit at X: 0:37=1 holds h, of an LSTM c (h: 0:37:h=1).",
+        "Hold a hidden unit at X: 0:37=1 holds unit 37 of layer 0, both counted from 0. Of an LSTM "
+        "that is c; 0:37:h=1 holds h.",
         several=True,
         metavar="LAYER:UNIT=X",
         section=CONTENT,
@@ -127,20 +128,18 @@ def sample(
     set_numpy_threads(threads)
     # numpy is loaded from here on, with these threads.
     from charnn.generation import Model
-    from charnn.generation.sampler import draw_seed
 
     path = model_path(model, checkpoints)
     loaded = Model.load(path, engine, int8, wanted.clamp)
     missing = loaded.tokenizer.unknown_in(prompt if wanted.lines is None else limits.prefix)
     note_unknown(missing, loaded.tokenizer.known, unknown)
-    drawn = draw_seed() if seed is None else seed
+    drawn = seed_or_drawn(seed)
     if wanted.lines is not None:
         if not loaded.of_lines:
             note("the model was not trained with --lines: each line starts after a newline")
         known = training_lines(loaded, path) if wanted.new else frozenset()
         limits = replace(limits, count=wanted.lines)
         lines = loaded.lines(limits, config, drawn, known, unknown)
-        _tell_seed(drawn, seed)
         _write_lines(lines, output, drawn, as_json)
         return
     if loaded.of_lines:
@@ -150,27 +149,18 @@ def sample(
         note("--show needs a terminal with colour: the text is shown without marks")
     counted = wanted.copied or config.max_copy > 0 or wanted.show == "copied"
     copies = Copies(loaded, config.max_copy or COPIED_SPAN) if counted else None
-    together = wanted.num_samples >= SIDE_BY_SIDE and wanted.best_of == 1 and not show
-    writings: Iterator[Writing] = (
-        loaded.write(
-            prompt,
-            config,
-            drawn,
-            index,
-            unknown,
-            not wanted.no_echo,
-            surprisals=show == "surprisal",
-            keep=as_json or counted or wanted.best_of > 1 or together,
-        )
-        for index in range(wanted.num_samples * wanted.best_of)
-    )
-    first = next(writings)  # raises here for settings that leave nothing to write
-    _tell_seed(drawn, seed)
     if show == "surprisal":
         tell(LEGEND)
+    together = wanted.num_samples >= SIDE_BY_SIDE and wanted.best_of == 1 and not show
+    keep = as_json or counted or wanted.best_of > 1 or together
+    echo, coloured = not wanted.no_echo, show == "surprisal"
+    writings = (
+        loaded.write(prompt, config, drawn, index, unknown, echo, coloured, keep)
+        for index in range(wanted.num_samples * wanted.best_of)
+    )
     workers = (loaded.predictor, threads) if together else None
-    prompted = bool(prompt) and not wanted.no_echo
-    texts = _texts(chain([first], writings), wanted.best_of, workers)
+    prompted = bool(prompt) and echo
+    texts = _texts(writings, wanted.best_of, workers)
     for number, (writing, pieces) in enumerate(texts):
         if as_json:
             _print_sample(writing, pieces, drawn, copies)
@@ -183,11 +173,6 @@ def sample(
             copies.share(writing)
     if copies and not as_json:
         tell(copies.report())
-
-
-def _tell_seed(seed: int, given: int | None) -> None:
-    if given is None:
-        tell(f"seed {seed}")
 
 
 def _texts(

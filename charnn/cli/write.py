@@ -51,8 +51,9 @@ def write(
 ) -> None:
     """Write a text together with a model: type, let it continue, undo, retry.
 
-    /help lists the commands of the desk. Whatever ends the desk but /quit saves the text first. If
-    stdin is no terminal, its lines are taken as if typed, and the exit code is 1 if one failed.
+    /help lists the commands of the desk. Ctrl-D, a signal or an error saves the text before the
+    desk ends; only /quit does not. If stdin is not a terminal, its lines are read as if they were
+    typed, and the exit code is 1 if one of them failed.
     """
     output = Output()
     set_numpy_threads(threads)

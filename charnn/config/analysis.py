@@ -72,7 +72,7 @@ class LabOptions(Config):
         None,
         1,
         10_000,
-        "Delays, or other sizes of the task.",
+        "Delays, or the other sizes that the task has.",
         listed=True,
         shown="those of the task",
         flags=("--delays", "--sizes"),
@@ -81,7 +81,7 @@ class LabOptions(Config):
     seeds: int = whole(3, 1, 100, "Trials for each cell and size.")
     chrono: bool | None = setting(
         None,
-        "Initialise the gates' biases by chrono, or not. [default: both]",
+        "Initialise gate biases by chrono (Tallec and Ollivier 2018), or not. [default: both]",
         kind=bool,
         flags=("--chrono/--no-chrono",),
     )
@@ -92,15 +92,15 @@ class LabOptions(Config):
         shown="--orthogonal",
         flags=("--orthogonal/--no-orthogonal",),
     )
-    clip: float = number(1.0, 0, 1e9, "Highest norm of a gradient; 0: any.")
+    clip: float = number(1.0, 0, 1e9, "Highest norm of the gradient; 0: any.")
     minutes: float | None = number(
-        None, 0.001, 1e6, "Budget of a row in minutes, instead of steps."
+        None, 0.001, 1e6, "Minutes for each row of the table, instead of steps."
     )
     max_steps: int | None = whole(
         None,
         1,
         2**40,
-        "Budget of a trial in steps; solved trials stop early.",
+        "Steps of a trial; solved trials stop early.",
         shown=f"{LAB_STEPS}",
     )
     hidden_size: int = whole(64, 1, 4096, "Hidden units.")

@@ -27,7 +27,7 @@ COUNT = Setting("", kind=int, low=1, high=2**32)
 MAX_LENGTH = 2**20  # characters of a line
 
 # Sections of the help.
-CHOICE, CONTENT, ENDS, LINES = "What is likely", "What is written", "How long", "Lines"
+CHOICE, CONTENT, ENDS, LINES = "Choice of tokens", "Content", "Length", "Lines"
 
 
 def parse_bias(word: str) -> tuple[str, float]:
@@ -55,7 +55,7 @@ class SamplingConfig(Config):
         0.8,
         0,
         1000,
-        "Below 1 safer, above 1 wilder; 0 always takes the likeliest token.",
+        "Below 1 more predictable, above 1 more varied; 0 always takes the likeliest token.",
         flags=("-t", "--temperature"),
         section=CHOICE,
     )
@@ -66,7 +66,7 @@ class SamplingConfig(Config):
         1.0,
         0,
         1,
-        "Choose among the fewest tokens with probability P together; 1: all.",
+        "Choose among the fewest tokens whose probabilities add up to P; 1: all.",
         metavar="P",
         section=CHOICE,
     )
@@ -106,8 +106,8 @@ class SamplingConfig(Config):
         1.0,
         0,
         1,
-        "Choose among the tokens closest to the expected surprisal with probability P "
-        "together; 1: all.",
+        "Choose among the tokens of most typical surprisal whose probabilities add up to P; "
+        "1: all.",
         metavar="P",
         section=CHOICE,
     )
@@ -137,7 +137,9 @@ class SamplingConfig(Config):
         metavar="PATTERN",
         section=CONTENT,
     )
-    until: str | None = choice(None, UNTIL, "End after the first whole one.", section=ENDS)
+    until: str | None = choice(
+        None, UNTIL, "End after the first whole sentence, line or paragraph.", section=ENDS
+    )
 
     def __post_init__(self) -> None:
         super().__post_init__()

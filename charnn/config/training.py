@@ -85,7 +85,7 @@ class TrainConfig(Config):
     valid_tokens: int = whole(100_000, 2, MANY_STEPS, "Tokens of an evaluation on the way.")
     final_tokens: int = whole(200_000, 2, MANY_STEPS, "Tokens of the evaluation at the end.")
     lines: bool = switch(
-        "Learn each line as a sample of its own, such as a list of names, in any order.",
+        "Learn separate lines, such as names, in any order: each starts from the initial state.",
         section=TEXT,
     )
 
@@ -132,14 +132,18 @@ class TextOptions(Config):
         (90, 10),
         1,
         100,
-        "Percent of the text for training, validation[, test].",
+        "Percent of the text for training, validation and, if you like, test.",
         listed=True,
         shown="90,10",
         metavar="N,N",
         section=TEXT,
     )
     valid: str | None = setting(
-        None, "Validate on this text instead.", metavar="FILE", parse=str, section=TEXT
+        None,
+        "Validate on this text instead of a part of TEXT.",
+        metavar="FILE",
+        parse=str,
+        section=TEXT,
     )
     encoding: str = setting("utf-8", "Encoding of the text.", section=TEXT)
 
@@ -155,8 +159,8 @@ class TrainOptions(TextOptions):
     name: str | None = setting(None, "Name of the run.", shown="the name of the text", section=RUN)
     from_model: str | None = setting(
         None,
-        "Start from this model, from a base that ships ({charnn.bases:BASES}) or from scratch.",
-        shown="by the loss to expect",
+        "Model to start from: a run, a file, a base that ships ({charnn.bases:BASES}), or scratch.",
+        shown="the base or scratch, by the lower expected loss",
         flags=("--from",),
         metavar="MODEL",
         parse=str,
@@ -166,7 +170,7 @@ class TrainOptions(TextOptions):
         None,
         0.01,
         1e6,
-        "Budget in minutes, from the start to the last save.",
+        "Budget in minutes, from the start of the command to the last save.",
         shown=f"{DEFAULT_MINUTES:g}",
         section=BUDGET,
     )
@@ -203,7 +207,7 @@ class TrainOptions(TextOptions):
         None,
         0,
         16,
-        "Mix n-grams of up to N tokens in at the end if that lowers the validation loss; 0: none.",
+        "At the end, mix in n-grams of up to N tokens if they lower the validation loss; 0: never.",
         shown=f"{DEFAULT_NGRAM}, or 0 with fewer than 100 validation tokens",
         section=RECIPE,
     )

@@ -159,4 +159,4 @@ def test_help_is_in_sections_and_brings_no_numpy():
     assert done.stdout.endswith(b"[]\n")
     sections = re.findall(r"^(\w[\w ]+):$", done.stdout.decode(), re.MULTILINE)
     assert ("Arguments", "Options") == (sections[0], sections[-1])
-    assert {"What is likely", "What is written", "How long", "Lines"} < set(sections)
+    assert {"Choice of tokens", "Content", "Length", "Lines"} < set(sections)
