@@ -83,8 +83,8 @@ def note(message: str) -> None:
     tell(f"note: {message}")
 
 
-def put(line: str) -> None:
-    """Prints one line of a report on stdout, control characters as escapes.
+def put(*lines: str) -> None:
+    """Prints lines of a report on stdout, control characters as escapes.
 
     Raises:
         FileError: stdout is closed or full.
@@ -92,9 +92,9 @@ def put(line: str) -> None:
     if sys.stdout is None:
         raise FileError("stdout is closed: redirect it, such as '> out.txt'")
     encoding = sys.stdout.encoding or "utf-8"
-    shown = visible(line).encode(encoding, "backslashreplace").decode(encoding)
+    text = "".join(f"{visible(line)}\n" for line in lines)
     with _writing():
-        sys.stdout.write(shown + "\n")
+        sys.stdout.write(text.encode(encoding, "backslashreplace").decode(encoding))
 
 
 def print_json(value: Any) -> None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import tempfile
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -188,42 +188,41 @@ def _show(name: str, found: Horizon) -> None:
     if len(shown) > 4:
         shown = range(0, len(shown), len(shown) - 1)  # the first and the last layer
     gradients = {f"grad {layer}": found.gradient[layer] for layer in shown}
-    put(f"{name}: {found.places:,} samples, losses in nats a token")
-    put("")
     columns = {**gradients, "singular": found.singular}
     losses = {"last k": found.truncated, "shuffled": found.shuffled, "cold": found.position_at_lags}
-    put(f"{'lag':>5}" + _row(columns, "10") + _row(losses, "9"))
+    put(
+        f"{name}: {found.places:,} samples, losses in nats per token",
+        "",
+        f"{'lag':>5}" + _row(columns, "10") + _row(losses, "9"),
+    )
     for k, lag in enumerate(found.lags):
         norms = "".join(f"{values[k]:>10.2e}" for values in columns.values())
         put(f"{lag:>5}{norms}" + "".join(f"{values[k]:>9.4f}" for values in losses.values()))
-    put("")
-    put("loss against k: the last k tokens alone, or all with those before them shuffled")
     lags = found.lags.tolist()
-    _plot(lags, {name: losses[name] for name in ("last k", "shuffled")})
-    put("")
-    put("gradient of a loss by the state k tokens earlier")
-    _plot(lags, {f"layer {layer}": found.gradient[layer] for layer in shown}, logarithmic=True)
-    put("")
     lengths = [found.context_length(each) for each in (found.truncated, found.shuffled)]
     alone, ordered = (each or f"more than {lags[-1]}" for each in lengths)
-    put(f"within 0.01 nats of the full context, which gives {found.whole:.4f}:")
-    put(f"the last {alone} tokens alone; the order of the last {ordered} tokens")
+    put(
+        "",
+        "loss after the last k tokens alone, and after all tokens with those before them shuffled",
+        *over_lags(lags, {name: losses[name] for name in ("last k", "shuffled")}),
+        "",
+        "gradient of a loss by the state k tokens earlier",
+        *over_lags(lags, {f"layer {layer}": found.gradient[layer] for layer in shown}, True),
+        "",
+        f"within 0.01 nats of the full context, which gives {found.whole:.4f}:",
+        f"the last {alone} tokens alone; the order of the last {ordered} tokens",
+    )
 
 
 def _row(names: Iterable[str], width: str) -> str:
     return "".join(f"{name:>{width}}" for name in names)
 
 
-def _plot(lags: Sequence[int], curves: Mapping[str, Any], logarithmic: bool = False) -> None:
-    for line in over_lags(lags, curves, logarithmic):
-        put(line)
-
-
 def _show_side_by_side(found: dict[str, Horizon]) -> None:
     lags = next(iter(found.values())).lags.tolist()
     reports: list[tuple[str, str, dict[str, Any]]] = [
         (
-            "loss after the last k tokens alone, in nats a token",
+            "loss after the last k tokens alone, in nats per token",
             ".4f",
             {name: each.truncated for name, each in found.items()},
         ),
@@ -245,7 +244,7 @@ def _show_side_by_side(found: dict[str, Horizon]) -> None:
         put(f"{'lag':>5}" + _row(curves, "12"))
         for k, lag in enumerate(lags):
             put(f"{lag:>5}" + "".join(f"{ys[k]:>12{style}}" for ys in curves.values()))
-        _plot(lags, curves, style == ".2e")
+        put(*over_lags(lags, curves, style == ".2e"))
 
 
 def _relative(norms: list[float]) -> list[float]:

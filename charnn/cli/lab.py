@@ -53,8 +53,7 @@ def lab(
     if json:
         print_json(as_json(report))
     else:
-        for line in describe(report, columns_of(sys.stdout)):
-            put(line)
+        put(*describe(report, columns_of(sys.stdout)))
 
 
 def _list_tasks(json: bool) -> None:
@@ -103,8 +102,7 @@ def _run(options: LabOptions, threads: int, json: bool, end: OrderlyEnd) -> LabR
         except (KeyboardInterrupt, CharnnError) as error:
             if report.trials and not json:
                 note(f"the table is partial: {len(report.trials)} of {total} trials are done")
-                for line in _table(report, columns_of(sys.stdout)):
-                    put(line)
+                put(*_table(report, columns_of(sys.stdout)))
                 flush_stdout()
             if isinstance(error, CharnnError):
                 raise

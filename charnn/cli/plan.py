@@ -77,12 +77,10 @@ def show_plan(texts: list[str], options: TrainOptions, checkpoints: Path, as_jso
             }
             print_json(_as_json(trainer, planned) | expectation)
         else:
-            for line in describe(trainer, planned):
-                put(line)
+            put(*describe(trainer, planned))
             speed, size = planned.tokens_per_second, expected.file_bytes / 1e6
             put(f"speed: {speed:,.0f} tokens/s; a model file of about {size:.1f} MB")
-            for line in expected.describe():
-                put(line)
+            put(*expected.describe())
 
 
 def describe(trainer: Trainer, plan: Plan) -> list[str]:
