@@ -20,7 +20,7 @@ QUIET = ContextVar("quiet", default=False)  # set by --quiet; silences `tell` an
 HIDDEN = {0x061C, 0x200E, 0x200F, 0x2028, 0x2029, *range(0x202A, 0x202F), *range(0x2066, 0x206A)}
 
 SECONDS_BETWEEN_LINES = 2.0
-# Waking the reader of a pipe for each piece costs up to a fifth of the speed; nobody sees 5 ms.
+# Waking the reader of a pipe for each piece costs up to a fifth of the speed; 5 ms are invisible.
 FLUSH_SECONDS = 0.005
 BEGAN = time.monotonic() - time.process_time()  # a budget counts from the start of the process
 
@@ -63,7 +63,7 @@ def say(message: str, style: str = "") -> None:
         encoding = sys.stderr.encoding or "utf-8"
         sys.stderr.write(line.encode(encoding, "backslashreplace").decode(encoding) + "\n")
         sys.stderr.flush()
-    except (OSError, ValueError):  # stderr is closed or full: nobody reads it
+    except (OSError, ValueError):  # stderr is closed or full
         pass
 
 

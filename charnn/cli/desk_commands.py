@@ -105,7 +105,7 @@ class Session:
 
     @property
     def unsaved(self) -> bool:
-        """Whether there is text that was not saved."""
+        """True if there is text that was not saved."""
         return self.desk.changed and any(branch.passage for branch in self.desk.branches.values())
 
     def leave(self) -> None:
@@ -121,7 +121,7 @@ class Session:
 
 
 def unescaped(line: str) -> str:
-    """The text that a typed line stands for."""
+    """Returns the text that a typed line stands for."""
     line = line.removeprefix("/") if line.startswith("//") else line
     if line.endswith("\\\\"):
         return line[:-1]
@@ -129,7 +129,7 @@ def unescaped(line: str) -> str:
 
 
 class Argument(NamedTuple):
-    """What follows the name of a command: its name in help, its kind, and the words to complete.
+    """The argument of a command: its name in help, its kind, and the words that complete it.
 
     `parse` makes its value from text and may raise CharnnError, ValueError, OSError, RuntimeError.
     """
@@ -198,7 +198,7 @@ SEVERAL = Argument("[T ...]", f"up to {MAX_COLUMNS} temperatures", _temperatures
 
 
 def _changing(change: Callable[[Desk, Any], object], lines: int) -> Callable[..., None]:
-    """A command that changes the text or its name and shows the last lines."""
+    """Returns a command that changes the text or its name and shows the last lines."""
 
     def run(session: Session, argument: Any) -> None:
         change(session.desk, argument)
@@ -252,7 +252,7 @@ def _set(session: Session, rest: str) -> None:
 
 
 def _setting(name: str, word: str) -> Any:
-    """The value of a setting of `SamplingConfig`."""
+    """Returns the value of a setting of `SamplingConfig`."""
     default, setting = getattr(SamplingConfig, name), settings_of(SamplingConfig)[name]
     if word == OFF:
         return default
@@ -339,7 +339,7 @@ def _help(session: Session, _: None) -> None:
 
 
 class Command(NamedTuple):
-    """A command; `run` receives the session, the argument and, if it can force, whether it must."""
+    """A command; `run` gets the session, the argument and, if `can_force`, whether "!" was typed."""
 
     run: Callable[..., None]
     argument: Argument

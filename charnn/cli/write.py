@@ -35,7 +35,7 @@ if TYPE_CHECKING:
     from charnn.cli.desk_commands import Session
 
 DESK_TOKENS = 200  # of one continuation: a paragraph to look at
-RESCUED = "charnn-write.saved"  # a desk without a file of its own
+RESCUED = "charnn-write.saved"  # for a desk that has no file
 
 
 def write(
@@ -131,7 +131,7 @@ class Signals:
 
 
 def _converse(session: Session, prompt: str) -> None:
-    """Takes line after line; whatever ends that, unsaved text is rescued."""
+    """Executes line after line; saves unsaved text whatever ends the desk."""
     from charnn.cli.line_editor import edited_lines, piped_lines
 
     signals = Signals(session)
@@ -157,10 +157,10 @@ def _converse(session: Session, prompt: str) -> None:
 
 
 def rescue(session: Session) -> None:
-    """Saves a desk that was not saved, and says where; the terminal may be gone.
+    """Saves unsaved text and prints the file; the terminal may be gone.
 
-    The place is the desk's own file or a new one in the working folder. If that fails, it is a
-    private temporary folder, since the text concerns nobody else.
+    The file is the desk's own or a new one in the working folder, or else in a private temporary
+    folder.
     """
     from charnn.desk.desk_file import save_desk
 

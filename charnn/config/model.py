@@ -44,7 +44,7 @@ def for_cell(table: Mapping[str, T], cell: str, feature: str, instead: str) -> T
     """Returns a cell's entry in the table of a feature that not every cell has.
 
     Raises:
-        ConfigError: the cell lacks the feature; `instead` is what to do then.
+        ConfigError: the cell lacks the feature; `instead` names the way out.
     """
     if cell not in table:
         raise ConfigError(

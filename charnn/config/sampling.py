@@ -38,7 +38,7 @@ def parse_bias(word: str) -> tuple[str, float]:
 
 @dataclass(frozen=True)
 class SamplingConfig(Config):
-    """How text is sampled: its length, the filters on each choice, where it stops.
+    """Settings of one text: its length, the filters on each choice, where it stops.
 
     The defaults of all settings but ``max_tokens`` and ``temperature`` switch them off.
     """
@@ -186,10 +186,10 @@ def _as_tuples(value: Any) -> Any:
 
 @dataclass(frozen=True)
 class LineConfig(Config):
-    """How many lines, and what each of them must be; lengths include the prefix.
+    """Settings of `charnn sample --lines`: the number of lines, their lengths and their prefix.
 
-    The model ends a line. It cannot end a line before ``min_length``; a line longer than
-    ``max_length`` is sampled again.
+    The model ends a line, but not before ``min_length``; a line longer than ``max_length`` is
+    sampled again. Lengths include the prefix.
     """
 
     count: int = 1

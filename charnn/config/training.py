@@ -1,4 +1,4 @@
-"""How a model is trained, and what a person may ask for."""
+"""Settings of training, and the options from which charnn makes them."""
 
 from __future__ import annotations
 
@@ -39,10 +39,10 @@ PROGRESS, MACHINE, RUN = "Progress", "Machine", "Run"
 
 @dataclass(frozen=True)
 class TrainConfig(Config):
-    """How a model is trained; every number of steps is decided before step 1.
+    """Settings of training; every number of steps is decided before step 1.
 
     Attributes:
-        threads: part of what a resumed run repeats, as is ``precision``.
+        threads: stored, like ``precision``, so that a resumed run repeats it.
         schedule_start: the step at which the present budget began: above 0 after a finished run
             got a new budget.
         valid_tokens: tokens that an evaluation during training reads, spread over the validation
@@ -111,7 +111,7 @@ class TrainConfig(Config):
 
 @dataclass(frozen=True)
 class TextOptions(Config):
-    """How a text becomes tokens and splits."""
+    """Options that turn a text into tokens and splits."""
 
     tokenizer: str | None = setting(
         None,
@@ -150,7 +150,7 @@ class TextOptions(Config):
 
 @dataclass(frozen=True)
 class TrainOptions(TextOptions):
-    """What a person asks for; None leaves the choice to charnn.
+    """Options of a new run; None leaves the choice to charnn.
 
     At most one budget (``minutes``, ``epochs``, ``max_steps``) may be given. ``from_model`` names a
     model to fine-tune, which then decides shape and tokenizer.

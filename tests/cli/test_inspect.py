@@ -52,7 +52,7 @@ def test_a_given_text_is_ranked_by_a_given_regular_expression(charnn):
     assert expected == pytest.approx(found["labels"]["regex"]["share"])
 
 
-def test_the_effect_repeats(charnn):
+def test_an_effect_is_the_same_for_the_same_seed(charnn):
     words = ("inspect", "-m", "lstm", "--find", "quotes", "--effect", "--effect-chars", "800")
     code, out, err = charnn(*words, "--seed", "1", "--together", "2")
     assert (0, "") == (code, err)
@@ -76,7 +76,7 @@ def test_a_unit_is_shown_in_colour_or_as_numbers(charnn):
     assert "\x1b[" not in charnn(*words, terminal=True, NO_COLOR="1")[1]
 
 
-def test_gates(charnn):
+def test_the_shares_of_open_gates_are_printed_for_each_layer(charnn):
     assert "below 0.1" in charnn("inspect", "-m", "lstm", "--gates")[1]
     found = json.loads(charnn("inspect", "-m", "lstm", "--gates", "--json")[1])
     assert ["i", "f", "o"] == found["gates"]

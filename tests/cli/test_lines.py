@@ -69,7 +69,7 @@ def test_a_dry_run_and_a_plan_count_the_lines_and_leave_nothing(charnn, folder):
     assert before == sorted((folder / "checkpoints").iterdir())
 
 
-def test_lines_is_the_default_protocol_only_of_a_model_of_lines(charnn):
+def test_lines_is_the_default_protocol_of_a_model_of_lines_alone(charnn):
     found = json.loads(charnn("eval", "-m", "names", "--json")[1])
     assert {"nats_per_token", "bits_per_char", "bits_per_byte", "targets"} == found["lines"].keys()
     assert found["lines"]["targets"] == found["tokens"]
@@ -107,7 +107,7 @@ def test_stdout_holds_the_given_number_of_lines_and_nothing_else(charnn):
     assert (0, out, "") == again
 
 
-def test_json_has_an_object_a_line(charnn):
+def test_json_has_one_object_for_each_line(charnn):
     words = ("sample", "-m", "names", "--lines", "5", "--seed", "2", "--prefix", "A")
     _, plain, _ = charnn(*words)
     objects = [json.loads(line) for line in charnn(*words, "--json")[1].splitlines()]

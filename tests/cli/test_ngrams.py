@@ -70,7 +70,7 @@ def losses(home: Path) -> tuple[float, float]:
     return mixed, alone
 
 
-def test_training_says_what_was_mixed_in(home: Path) -> None:
+def test_train_prints_what_was_mixed_in(home: Path) -> None:
     told = values((home / "said.json").read_text("utf-8"))
     facts = saved(home).mixture_facts()["ngrams"]
     gain = told["ngrams"].pop("gain")
@@ -100,7 +100,7 @@ def test_eval_and_score_are_of_the_mixture_dynamic_or_not(home: Path) -> None:
     assert mixed == pytest.approx(row["bits_per_char"], rel=0.02)  # and the first character
 
 
-def test_what_is_written_is_the_mixture_s(home: Path) -> None:
+def test_samples_come_from_the_mixture(home: Path) -> None:
     cool = "-m counted --seed 4 -n 60 --temperature 0.5"
     text = run(home, f"sample {cool}")[0]
     assert " times " in text
@@ -109,7 +109,7 @@ def test_what_is_written_is_the_mixture_s(home: Path) -> None:
     assert values(first)["text"] == values(run(home, f"sample {cool} --json")[0])["text"]
 
 
-def test_a_desk_goes_on_with_the_mixture(home: Path) -> None:
+def test_the_desk_continues_with_the_mixture(home: Path) -> None:
     whole = run(home, "write -m counted --seed 4 -n 60 -q", "7 t\n/more 20\n/more 20\n")[0]
     assert " is " in whole
     run(home, "write -m counted --seed 4 -n 60 -q", "7 t\n/more 20\n/save desk.saved\n")
@@ -117,7 +117,7 @@ def test_a_desk_goes_on_with_the_mixture(home: Path) -> None:
     assert again.rstrip("\n")[-20:] == whole.rstrip("\n")[-20:]
 
 
-def test_it_is_found_to_be_the_writer(home: Path) -> None:
+def test_compare_attributes_a_text_of_the_mixture_to_it(home: Path) -> None:
     (home / "other.txt").write_text(TEXT[::-1], encoding="utf-8")
     small = "--num-layers 1 --hidden-size 8 --max-steps 1 --seed 2 -q"
     run(home, f"train other.txt --name other {small}")
@@ -133,19 +133,21 @@ def test_it_is_found_to_be_the_writer(home: Path) -> None:
         "inspect -m counted --find number",
     ],
 )
-def test_what_leaves_them_out_says_so(home: Path, words: str) -> None:
+def test_a_command_that_ignores_the_n_grams_notes_it(home: Path, words: str) -> None:
     assert "without" in run(home, words)[1]
 
 
 @pytest.mark.parametrize(("to", "path"), [("html", "page.html"), ("c", "program")])
-def test_what_is_exported_has_them_and_says_how_many(home: Path, to: str, path: str) -> None:
+def test_an_export_holds_the_n_grams_and_prints_their_number(
+    home: Path, to: str, path: str
+) -> None:
     said = run(home, f"export counted --to {to} -o {path} --force --json")
     assert saved(home).mixture_facts()["ngrams"] == values(said[0])["ngrams"]
     assert "without" not in run(home, f"export counted --to {to} -o {path} --force")[1]
 
 
 @pytest.mark.skipif(shutil.which("cc") is None, reason="there is no C compiler here")
-def test_the_program_writes_what_sample_writes(home: Path) -> None:
+def test_the_c_program_writes_the_text_of_sample(home: Path) -> None:
     run(home, "export counted --to c -o writer-c -q")
     sources = sorted((home / "writer-c").glob("*.c"))
     subprocess.run(["cc", "-std=c99", *sources, "-lm", "-o", home / "writer"], check=True)
@@ -156,7 +158,7 @@ def test_the_program_writes_what_sample_writes(home: Path) -> None:
         assert written.decode() == run(home, f"sample - {int8} --seed {seed}", prompt)[0]
 
 
-def test_runs_tell_the_loss_of_what_writes_and_believe_no_results(home: Path) -> None:
+def test_runs_lists_the_loss_of_the_best_file_and_refuses_forged_results(home: Path) -> None:
     last = home / "checkpoints" / "counted" / "last.safetensors"
     row = describe("counted", last)
     told = values((home / "said.json").read_text("utf-8"))["cold_256"]["nats_per_token"]
@@ -172,7 +174,7 @@ def test_runs_tell_the_loss_of_what_writes_and_believe_no_results(home: Path) ->
 
 
 @pytest.mark.slow
-def test_show_and_the_report_tell_of_them(home: Path) -> None:
+def test_show_and_the_report_name_the_n_grams(home: Path) -> None:
     facts = saved(home).mixture_facts()["ngrams"]
     assert facts is not None
     assert facts == values(run(home, "show counted --json")[0])["ngrams"]

@@ -66,13 +66,14 @@ def test_a_plan_names_the_n_grams(charnn):
     assert 5 == json.loads(charnn(*words, "--json", "-q")[1])["recipe"]["ngram"]
 
 
-def test_a_plan_is_what_train_then_does(charnn):
+def test_a_dry_run_of_train_gives_the_plan_and_leaves_nothing(charnn):
     wanted = ("--cell", "gru", "--threads", "1", "--tokenizer", "byte", "--json")
     plan = json.loads(charnn("plan", "book.txt", *wanted)[1])
     dry = json.loads(charnn("train", "book.txt", "--dry-run", "--seed", "0", *wanted)[1])
     assert plan["model"] == dry["model"]
     same = plan["recipe"].keys() - {"max_steps", "eval_every", "sample_every", "save_every"}
     assert {k: plan["recipe"][k] for k in same} == {k: dry["recipe"][k] for k in same}
+    assert ["book.txt"] == [path.name for path in Path.cwd().iterdir()]
 
 
 def test_a_plan_of_a_text_without_a_validation_part_expects_nothing(charnn):

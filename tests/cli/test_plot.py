@@ -32,7 +32,7 @@ def test_both_curves_fit_the_width(columns: int) -> None:
     assert ("10", "80") == tuple(lines[-2].split())
 
 
-def test_a_point_lies_at_its_step_and_value() -> None:
+def test_a_point_is_drawn_at_its_step_and_value() -> None:
     curves = {"validation": [(0, 3.0), (100, 1.0)], "training": [(0, 2.0), (100, 1.0)]}
     lines = over_steps(curves, 31)
     assert "   3.0000 |*" == lines[0]

@@ -68,7 +68,7 @@ def sample(start):
 
 
 def read_terminal(process, leader, interrupt_at=None):
-    """What a terminal got, until the process ended."""
+    """Reads a terminal until the process ends: exit code, output, stderr."""
     shown = b""
     while process.poll() is None or select.select([leader], [], [], 0)[0]:
         if select.select([leader], [], [], 0.1)[0]:

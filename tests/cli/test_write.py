@@ -94,7 +94,7 @@ class Desk:
 
     @property
     def plain(self) -> str:
-        """What was shown, without escape sequences."""
+        """Returns the output without escape sequences."""
         return ESCAPES.sub("", self.shown)
 
     def until(self, text: str) -> str:

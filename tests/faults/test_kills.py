@@ -152,7 +152,7 @@ def kill_and_resume(workplace: Any, kills: int, seed: int, *words: str) -> None:
     assert files == set(os.listdir(workplace.run("killed").folder))
 
 
-def test_training_killed_five_times_ends_as_if_it_had_not_been(workplace: Any) -> None:
+def test_training_killed_five_times_ends_with_the_same_model(workplace: Any) -> None:
     kill_and_resume(workplace, 5, seed=1)
 
 
@@ -166,11 +166,11 @@ def test_training_killed_five_times_ends_as_if_it_had_not_been(workplace: Any) -
         ("--split", "100"),
     ],
 )
-def test_training_killed_ten_times_ends_as_if_it_had_not_been(workplace: Any, words: Any) -> None:
+def test_training_killed_ten_times_ends_with_the_same_model(workplace: Any, words: Any) -> None:
     kill_and_resume(workplace, 10, 2, *words)
 
 
-def test_a_log_that_a_kill_has_torn_is_read_and_goes_on(workplace: Any) -> None:
+def test_a_log_cut_by_a_kill_is_read_and_continued(workplace: Any) -> None:
     running = workplace.train("book.txt", "--max-steps", "40")
     workplace.until_step(12, running)
     running.send(signal.SIGKILL)

@@ -1,4 +1,4 @@
-"""Whatever ends a report or an export, what it makes is whole: that of before, or the new one."""
+"""A report or an export that is interrupted leaves the old output or the whole new one."""
 
 from __future__ import annotations
 
@@ -97,7 +97,9 @@ def contents(folder: Path) -> dict[str, bytes]:
 
 
 @pytest.mark.parametrize("what", MADE)
-def test_what_is_made_is_that_of_before_or_the_new_one(workplace: Any, what: str) -> None:
+def test_an_interrupted_export_or_report_leaves_the_old_or_the_whole_new_output(
+    workplace: Any, what: str
+) -> None:
     def start(name: str, number: int = 0, fatal: int = 0) -> Any:
         words = [word.format(model=f"{name}.safetensors") for word in MADE[what]]
         return workplace.start(

@@ -35,7 +35,7 @@ def assert_saved_in_order(workplace: Any, ended: Any, code: int) -> int:
 @pytest.mark.parametrize(
     ("number", "code"), [(signal.SIGHUP, 129), (signal.SIGINT, 130), (signal.SIGTERM, 143)]
 )
-def test_a_signal_finishes_the_step_saves_and_says_how_to_go_on(
+def test_a_signal_finishes_the_step_saves_and_prints_how_to_continue(
     workplace: Any, number: int, code: int
 ) -> None:
     running = workplace.train(*FOREVER, "--save-every", "0")
@@ -149,7 +149,7 @@ def terminal() -> Iterator[Any]:
 
 
 def heard(master: int) -> bytes:
-    """What the terminal was sent until now, or until its other side is closed."""
+    """Reads the terminal until now, or until its other side is closed."""
     said = b""
     os.set_blocking(master, False)
     with suppress(OSError):
@@ -158,7 +158,7 @@ def heard(master: int) -> bytes:
     return said
 
 
-def test_ctrl_c_at_a_terminal_ends_in_order_and_brings_the_cursor_back(
+def test_ctrl_c_at_a_terminal_stops_in_order_and_restores_the_cursor(
     workplace: Any, terminal: Any
 ) -> None:
     master, name = terminal
@@ -177,7 +177,7 @@ def test_ctrl_c_at_a_terminal_ends_in_order_and_brings_the_cursor_back(
     assert workplace.last()[1] == workplace.steps()
 
 
-def test_a_terminal_that_is_closed_ends_in_order(workplace: Any, terminal: Any) -> None:
+def test_a_closed_terminal_stops_training_in_order(workplace: Any, terminal: Any) -> None:
     master, name = terminal
     running = workplace.train(*FOREVER, "--save-every", "0", terminal=name)
     workplace.until_step(3, running)
@@ -189,7 +189,9 @@ def test_a_terminal_that_is_closed_ends_in_order(workplace: Any, terminal: Any) 
 # --- two trainers
 
 
-def test_a_second_trainer_is_refused_and_told_who_holds_the_run(workplace: Any) -> None:
+def test_a_second_trainer_is_refused_by_the_name_of_the_process_that_holds_the_run(
+    workplace: Any,
+) -> None:
     first = workplace.train(*FOREVER)
     workplace.until_step(3, first)
     for words in (("train", "--resume", "--name", "book"), ("train", "--resume")):
