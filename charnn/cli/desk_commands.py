@@ -339,7 +339,7 @@ def _help(session: Session, _: None) -> None:
 
 
 class Command(NamedTuple):
-    """A command; `run` gets the session, the argument and, if `can_force`, whether "!" was typed."""
+    """A command; `run` gets the session, the argument and, if `can_force`, true for a "!"."""
 
     run: Callable[..., None]
     argument: Argument

@@ -62,7 +62,7 @@ def over_steps(curves: Mapping[str, Points], columns: int) -> list[str]:
 
 
 def over_lags(
-    lags: Sequence[int], curves: Mapping[str, Sequence[float]], logarithmic: bool = False
+    lags: Sequence[int], curves: Mapping[str, Any], logarithmic: bool = False
 ) -> list[str]:
     """Plots curves with a value for each lag, the lags at equal distances."""
     placed = {

@@ -138,9 +138,7 @@ def test_a_command_that_ignores_the_n_grams_notes_it(home: Path, words: str) -> 
 
 
 @pytest.mark.parametrize(("to", "path"), [("html", "page.html"), ("c", "program")])
-def test_an_export_holds_the_n_grams_and_prints_their_number(
-    home: Path, to: str, path: str
-) -> None:
+def test_an_export_holds_the_n_grams(home: Path, to: str, path: str) -> None:
     said = run(home, f"export counted --to {to} -o {path} --force --json")
     assert saved(home).mixture_facts()["ngrams"] == values(said[0])["ngrams"]
     assert "without" not in run(home, f"export counted --to {to} -o {path} --force")[1]

@@ -187,7 +187,7 @@ def finite(checkpoint: Any) -> bool:
     return all(bool(np.isfinite(array).all()) for array in arrays)
 
 
-def test_a_loss_that_is_not_finite_is_skipped_and_the_third_in_a_row_stops_the_run(
+def test_three_losses_in_a_row_that_are_not_finite_stop_the_run(
     workplace: Any,
 ) -> None:
     skipping = workplace.train("book.txt", "--name", "two", *STEPS, program=BAD_LOSS, BAD="2,4,5")

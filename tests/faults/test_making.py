@@ -97,7 +97,7 @@ def contents(folder: Path) -> dict[str, bytes]:
 
 
 @pytest.mark.parametrize("what", MADE)
-def test_an_interrupted_export_or_report_leaves_the_old_or_the_whole_new_output(
+def test_an_interrupted_command_leaves_the_old_or_the_whole_new_output(
     workplace: Any, what: str
 ) -> None:
     def start(name: str, number: int = 0, fatal: int = 0) -> Any:

@@ -189,7 +189,7 @@ def test_a_closed_terminal_stops_training_in_order(workplace: Any, terminal: Any
 # --- two trainers
 
 
-def test_a_second_trainer_is_refused_by_the_name_of_the_process_that_holds_the_run(
+def test_a_second_trainer_is_refused_with_the_holder_of_the_run(
     workplace: Any,
 ) -> None:
     first = workplace.train(*FOREVER)
