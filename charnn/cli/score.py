@@ -32,7 +32,7 @@ from charnn.errors import ConfigError, TextError
 from charnn.threads import set_numpy_threads
 
 if TYPE_CHECKING:
-    from charnn.scoring.text_surprisal import ScoredBlock, TextSpan
+    from charnn.scoring.surprisal import ScoredBlock, TextSpan
     from charnn.text.sources import TextSource
     from charnn.text.tokenizers import Tokenizer
 
@@ -120,8 +120,7 @@ def score(
     set_numpy_threads(1)  # the scorer has threads for lines
 
     from charnn.generation import Model
-    from charnn.scoring.surprisal import TokenScorer
-    from charnn.scoring.text_surprisal import score_text, spans
+    from charnn.scoring.surprisal import TokenScorer, score_text, spans
 
     loaded = Model.load(model_path(model, checkpoints), engine, int8)
     tokenizer = loaded.tokenizer

@@ -23,7 +23,7 @@ from charnn.ngrams.section import NGRAM_ARRAYS, MixtureWeights, NGramSection
 
 MAX_TOKENS = 5_000_000  # from the start of a text; counting takes about 100 bytes per token
 MAX_NODES = 1 << 22  # about 200 MB; states hold nodes as float32, exact up to 1 << 24
-LEAST = 2.0**-40  # lowest probability that a logarithm is taken of
+LEAST = 2.0**-40  # lower probabilities are raised to this before a logarithm
 NOWHERE = -1  # the node of an unseen context
 
 

@@ -12,8 +12,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from charnn.evaluation import COLD_WINDOW, TokenLosses
-from charnn.scoring.surprisal import Array
-from charnn.scoring.text_surprisal import CharacterBits
+from charnn.scoring.surprisal import Array, CharacterBits
 from charnn.text.tokenizers import Tokenizer, code_points
 
 NEWLINE, SPACE, DIGIT, UPPER, FIRST, INSIDE, PUNCTUATION, OTHER = range(8)

@@ -1,12 +1,19 @@
-"""Surprisal of each token of a text; many lines are scored at once.
+"""Surprisal of each token of a text, and of its characters, words, lines or documents.
 
-Shapes: T tokens, B lines at once, V symbols, K alternatives.
+A text is scored in constant memory; many lines are scored at once.
+
+Shapes: T tokens, C characters, B lines at once, V symbols, K alternatives.
 """
 
 from __future__ import annotations
 
+import codecs
 import math
+import re
+from collections import Counter
+from collections.abc import Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
+from itertools import groupby
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -15,11 +22,17 @@ from numpy.typing import NDArray
 from charnn.errors import CharnnError
 from charnn.generation.batch import available_cores
 from charnn.predictor import NOT_FINITE, Predictor
+from charnn.text.sources import TextSource
+from charnn.text.text_reader import encode_pieces
+from charnn.text.tokenizers import Tokenizer, code_points
 
 Array = NDArray[Any]
 
 BATCH_LINES = 128  # lines that one thread reads at once
 BLOCK_LOGITS = 1 << 18  # logits evaluated at once: few enough for the processor's cache
+CHUNK_TOKENS = 1 << 14  # tokens scored before their block is yielded
+TEXT_KEPT = 10_000  # characters of a span's text; its bits and size include all characters
+SPAN_PARTS = {"word": r"\S+|\s+", "line": r"[^\n]*\n|[^\n]+", "document": r"(?s:.+)"}
 
 
 class Surprisals(NamedTuple):
@@ -154,3 +167,203 @@ class TokenScorer:
         if self.top:
             top, top_bits = np.empty((count, self.top), np.int64), np.empty((count, self.top))
         return Surprisals(ids, np.empty(count), entropy, rank, top, top_bits)
+
+
+class ScoredBlock(NamedTuple):
+    """Consecutive tokens of a document, and the characters that they complete.
+
+    Attributes:
+        document: number of the file in the text, from 0.
+        surprisals: those of the tokens.
+        lines, chars: (T,) line and character, from 1, at which each token begins in its document.
+        text: the C characters; bytes that are not UTF-8 are surrogate escapes.
+        char_bits: (C,) bits of each character. The bits of a token are shared equally by the
+            characters that it completes.
+        unknown: characters left out by `unknown="skip"`, with their counts.
+    """
+
+    document: int
+    surprisals: Surprisals
+    lines: Array
+    chars: Array
+    text: str
+    char_bits: Array
+    unknown: Counter[str]
+
+
+class TextSpan(NamedTuple):
+    """A word, line or document with its bits.
+
+    Attributes:
+        kind: "word", "line" or "document".
+        document: number of the file in the text, from 0.
+        line, char: where the span begins in its document, from 1.
+        text: at most `TEXT_KEPT` characters; a line's without the newline, a document's empty.
+        chars, bits: totals of the span; a line's with the newline.
+        after, after_bits: the white space after a word, which no other word contains.
+    """
+
+    kind: str
+    document: int
+    line: int
+    char: int
+    text: str = ""
+    chars: int = 0
+    bits: float = 0.0
+    after: str = ""
+    after_bits: float = 0.0
+
+    def extended(self, text: str, bits: float) -> TextSpan:
+        """Returns the span with more text at its end."""
+        if self.kind == "word" and text.isspace():
+            after = (self.after + text)[:TEXT_KEPT]
+            return self._replace(after=after, after_bits=self.after_bits + bits)
+        shown = {"word": text, "line": text.removesuffix("\n"), "document": ""}[self.kind]
+        return self._replace(
+            text=self.text + shown[: TEXT_KEPT - len(self.text)],
+            chars=self.chars + len(text),
+            bits=self.bits + bits,
+        )
+
+
+class CharacterBits:
+    """Turns tokens with bits into characters with bits; the totals are equal."""
+
+    def __init__(self, tokenizer: Tokenizer) -> None:
+        self._bytes, self._sizes = tokenizer.token_bytes, tokenizer.bytes_per_token
+        self._one_to_one = bool((tokenizer.chars_per_token == 1).all())
+        self._decoder = codecs.getincrementaldecoder("utf-8")("surrogateescape")
+        self._pending, self._bits = 0, 0.0  # bytes, and bits, of an incomplete character
+
+    def push(self, ids: Array, bits: Array, final: bool = False) -> tuple[str, Array]:
+        """Returns the characters that `ids` complete, and the bits of each.
+
+        `final` ends the text: the bytes of an incomplete character become surrogate escapes.
+        """
+        data = b"".join([self._bytes[token] for token in ids.tolist()])
+        text = self._decoder.decode(data, final)
+        if final:
+            self._decoder.reset()
+        if self._one_to_one:
+            return text, bits
+        spent = np.concatenate([[self._bits], bits])
+        ends = np.cumsum(np.concatenate([[self._pending], self._sizes[ids]]))
+        if not text:
+            self._pending, self._bits = int(ends[-1]), float(spent.sum())
+            return text, np.zeros(0)
+        char_ends = np.cumsum(_utf8_sizes(code_points(text)))
+        completed_by = np.minimum(np.searchsorted(ends, char_ends), len(ends) - 1)
+        tokens, which, shares = np.unique(completed_by, return_inverse=True, return_counts=True)
+        last = tokens.copy()
+        if final:
+            last[-1] = len(spent) - 1
+        starts = np.concatenate([[0], last[:-1] + 1])
+        sums = np.add.reduceat(spent[: last[-1] + 1], starts)
+        self._pending = int(ends[-1] - char_ends[-1])
+        self._bits = float(spent[last[-1] + 1 :].sum())
+        return text, (sums / shares)[which]
+
+
+def _utf8_sizes(codes: Array) -> Array:
+    """Returns the bytes of each code point in UTF-8; a surrogate escape stands for one byte."""
+    sizes = 1 + (codes >= 0x80) + (codes >= 0x800) + (codes >= 0x10000)
+    return np.where((codes >= 0xDC80) & (codes <= 0xDCFF), 1, sizes)
+
+
+def score_text(
+    scorer: TokenScorer,
+    tokenizer: Tokenizer,
+    source: TextSource,
+    reset: str = "document",
+    unknown: str = "error",
+) -> Iterator[ScoredBlock]:
+    """Scores a text while reading it.
+
+    Args:
+        reset: where the state returns to the initial state: at each "line", at each "document" (a
+            file of the text), or "never".
+        unknown: "error", or "skip" to leave out characters that the model does not know.
+
+    Raises:
+        TextError: the text is not UTF-8, or has unknown characters.
+    """
+    ends_line = np.array([token.endswith(b"\n") for token in tokenizer.token_bytes])
+    newlines = np.array([token.count(b"\n") for token in tokenizer.token_bytes], np.int64)
+    parts, document = list(source.parts), 0
+    encoded = encode_pieces(tokenizer, source, unknown)
+    for part, pieces in groupby(encoded, lambda pair: pair[0]):
+        document = parts.index(part, document)
+        if reset != "never":
+            scorer.reset()
+        characters, missing = CharacterBits(tokenizer), Counter[str]()
+        line, char, in_line = 1, 1, False
+        for _, piece in pieces:
+            ids = piece.ids
+            missing.update(piece.unknown)  # reported with the next block: this piece may yield none
+            by_line = reset == "line"
+            found = _by_line(scorer, ids, ends_line, in_line) if by_line else _chunks(scorer, ids)
+            for some in found:
+                per_token = tokenizer.chars_per_token[some.tokens]
+                breaks = newlines[some.tokens]
+                lines, chars = line + np.cumsum(breaks) - breaks, char + np.cumsum(per_token)
+                text, bits = characters.push(some.tokens, some.bits)
+                yield ScoredBlock(document, some, lines, chars - per_token, text, bits, missing)
+                missing = Counter()
+                line, char = line + int(breaks.sum()), char + int(per_token.sum())
+            if len(ids):
+                in_line = not ends_line[ids[-1]]
+        none = np.zeros(0, np.int64)
+        text, bits = characters.push(none, np.zeros(0), final=True)
+        if text or missing:
+            rest = Surprisals(none, np.zeros(0))
+            yield ScoredBlock(document, rest, none, none, text, bits, missing)
+
+
+def _by_line(
+    scorer: TokenScorer, ids: Array, ends_line: Array, in_line: bool
+) -> Iterator[Surprisals]:
+    """Scores ids with a reset after each line; `in_line`: they begin within a line."""
+    ends, start = np.flatnonzero(ends_line[ids]) + 1, 0
+    if in_line and len(ends):
+        start = int(ends[0])
+        yield from _chunks(scorer, ids[:start])
+        scorer.reset()
+        ends = ends[1:]
+    if len(ends):
+        yield scorer.lines(ids[start : ends[-1]], np.diff(ends, prepend=start))
+        start = int(ends[-1])
+    yield from _chunks(scorer, ids[start:])
+
+
+def _chunks(scorer: TokenScorer, ids: Array) -> Iterator[Surprisals]:
+    for start in range(0, len(ids), CHUNK_TOKENS):
+        yield scorer.read(ids[start : start + CHUNK_TOKENS])
+
+
+def spans(blocks: Iterable[ScoredBlock], kind: str) -> Iterator[TextSpan]:
+    """Yields the words, lines or documents of a text; their bits add up to the bits of the text.
+
+    Words are separated by white space. A document that begins with white space begins with an
+    empty word.
+    """
+    pattern = re.compile(SPAN_PARTS[kind])
+    for document, some in groupby(blocks, lambda block: block.document):
+        line = char = 1
+        span = TextSpan(kind, document, line, char)
+        for block in some:
+            parts = list(pattern.finditer(block.text))
+            if not parts:
+                continue
+            sums = np.add.reduceat(block.char_bits, [part.start() for part in parts])
+            for part, bits in zip(parts, sums.tolist(), strict=True):
+                text = part.group()
+                if kind == "word" and span.after and not text.isspace():
+                    yield span
+                    span = TextSpan(kind, document, line, char)
+                span = span.extended(text, bits)
+                line, char = line + text.count("\n"), char + len(text)
+                if kind == "line" and text.endswith("\n"):
+                    yield span
+                    span = TextSpan(kind, document, line, char)
+        if span.chars or span.after or kind == "document":
+            yield span

@@ -182,7 +182,7 @@ def resume(
         if finished and not budget:
             raise TrainingError(
                 f"run {run.name!r} is finished, after {config.max_steps:,} steps: give it a new "
-                "budget to train on, such as --minutes 3"
+                "budget, for example with --minutes 3"
             )
         if budget and not finished:
             raise TrainingError(
@@ -252,7 +252,7 @@ def _newest_unfinished(root: Path, finished_too: bool) -> Run:
             return run
     raise TrainingError(
         f"no unfinished run in {root}/: the newest, {runs[0].name!r}, is finished; give it a new "
-        "budget to train on, such as --minutes 3"
+        "budget, for example with --minutes 3"
     )
 
 

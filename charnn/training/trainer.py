@@ -264,11 +264,9 @@ class Trainer:
         read, device = self.validator.batches, self.config.device
         completed = self.final_step.apply(best, self.token_file, read, device)
         if used_up and len(self.validator.tokens):
-            final, score = (
-                self.validator.final(predictor_of(best, device)),
-                self.validator.sizes.score,
-            )
-            scores = {name: score(batches) for name, batches in final.items() if not self.stopping}
+            for name, batches in self.validator.final(predictor_of(best, device)).items():
+                if not self.stopping:
+                    scores[name] = self.validator.sizes.score(batches)
             self.results = {name: score.to_dict() for name, score in scores.items()}
             best.info["results"] = self.results
         checkpoints.save(self.home.best, best)

@@ -15,8 +15,7 @@ from charnn.checkpoint import Checkpoint
 from charnn.config import ModelConfig
 from charnn.engines import compiled, make_predictor
 from charnn.evaluation import network_of
-from charnn.scoring.surprisal import TokenScorer
-from charnn.scoring.text_surprisal import CharacterBits, score_text, spans
+from charnn.scoring.surprisal import CharacterBits, TokenScorer, score_text, spans
 from charnn.text.sources import open_source
 from charnn.text.tokenizers import ByteTokenizer, CharTokenizer, SentencePieceTokenizer
 

@@ -39,7 +39,7 @@ END = 7
 class LabBatch:
     """Sequences ``inputs`` (T, B, D) and the ``targets`` (T, B) after each step.
 
-    A target is a number, a class, or -1 where nothing is asked. Where several classes are right,
+    A target is a number, a class, or -1 at steps without a question. If several classes are right,
     ``allowed`` (T, B, K) marks them, and the target is the one that was drawn.
     """
 
@@ -50,11 +50,12 @@ class LabBatch:
 
 @dataclass(frozen=True)
 class LabTask:
-    """A task, and the rule by which it counts as solved.
+    """A task and the rule by which it counts as solved.
 
-    ``make`` takes a generator, the number of sequences and the size; ``steps`` gives the length of
-    a sequence of a size. ``measure`` names the score: a share of right answers, or a squared error.
-    ``baseline`` is the score of an answer that remembers almost nothing, ``baseline_is``.
+    ``make`` takes a generator, the number of sequences and the size; ``steps`` maps a size to the
+    length of its sequences. ``measure`` names the score: a share of right answers, or a squared
+    error. ``baseline`` is the score of a strategy that needs hardly any memory, described by
+    ``baseline_is``.
     """
 
     about: str
@@ -99,7 +100,7 @@ def one_hot(ids: Ints, size: int) -> Floats:
 
 
 def recall(random: np.random.Generator, count: int, delay: int) -> LabBatch:
-    """Makes a symbol, `delay` random others, and a question mark, where the symbol is asked for."""
+    """Makes a symbol, `delay` random others, and a question mark whose target is the symbol."""
     ids = np.empty((delay + 2, count), np.int64)
     ids[0] = random.integers(RECALL_SYMBOLS, size=count)
     ids[1:-1] = RECALL_SYMBOLS + random.integers(RECALL_SYMBOLS, size=(delay, count))
@@ -110,7 +111,7 @@ def recall(random: np.random.Generator, count: int, delay: int) -> LabBatch:
 
 
 def adding(random: np.random.Generator, count: int, length: int) -> LabBatch:
-    """Makes numbers from 0 to 1, one marked in each half; their sum is asked for at the end."""
+    """Makes numbers from 0 to 1 with one marked in each half; the last target is their sum."""
     numbers = random.random((length, count), np.float32)
     marks = np.zeros_like(numbers)
     columns = np.arange(count)
@@ -122,7 +123,7 @@ def adding(random: np.random.Generator, count: int, length: int) -> LabBatch:
 
 
 def brackets(random: np.random.Generator, count: int, depth: int) -> LabBatch:
-    """Makes brackets of four kinds nested up to `depth`; asks which kind must close next.
+    """Makes brackets of four kinds nested up to `depth`; the target is the kind to close next.
 
     Where a bracket may open or close, each has probability 1/2. All closing brackets look alike, so
     every open bracket must be remembered.
@@ -165,7 +166,7 @@ def embedded_string(random: np.random.Generator, strings: int) -> tuple[str, lis
 
 
 def reber(random: np.random.Generator, count: int, strings: int) -> LabBatch:
-    """Makes embedded strings with `strings` inner ones; asks at each letter which may follow."""
+    """Makes embedded strings with `strings` inner ones; the target is the next letter."""
     made = [embedded_string(random, strings) for _ in range(count)]
     longest = max(len(text) for text, _ in made) - 1
     ids = np.full((longest, count), -1, np.int64)
@@ -182,7 +183,7 @@ def reber(random: np.random.Generator, count: int, strings: int) -> LabBatch:
 
 TASKS = {
     "recall": LabTask(
-        "say at the end which of 8 symbols came first, before a delay of random others",
+        "name the first symbol of a sequence, one of 8, after a delay of random others",
         "after Hochreiter and Schmidhuber 1997, experiment 2",
         2 * RECALL_SYMBOLS + 1,
         RECALL_SYMBOLS,
@@ -193,18 +194,18 @@ TASKS = {
         lambda delay: delay + 2,
     ),
     "adding": LabTask(
-        "add the two numbers that are marked in a sequence of random ones",
+        "add the two marked numbers of a random sequence",
         "Hochreiter and Schmidhuber 1997, experiment 4; in the form of Le et al. 2015",
         2,
         1,
         "squared error",
         1 / 6,  # the variance of the sum of two numbers from 0 to 1
-        "always saying 1",
+        "always answering 1",
         adding,
         lambda length: length,
     ),
     "brackets": LabTask(
-        "say of nested brackets of 4 kinds which kind must close next",
+        "name the kind of bracket, one of 4, that must close next",
         "Dyck languages, as in Hewitt et al. 2020",
         BRACKET_KINDS + 1,
         BRACKET_KINDS,
@@ -215,7 +216,7 @@ TASKS = {
         lambda depth: STEPS_PER_DEPTH * depth,
     ),
     "reber": LabTask(
-        "say at each letter of an embedded Reber string which letters may follow",
+        "name the letters that may follow each letter of an embedded Reber string",
         "Reber 1967; embedded: Cleeremans et al. 1989, Hochreiter and Schmidhuber 1997, exp. 1",
         len(LETTERS),
         len(LETTERS),
