@@ -153,24 +153,6 @@ def test_samples_of_a_batch_equal_single_samples(run: Path, engine: str, int8: b
         assert alone.text == found[n]
 
 
-def test_lines_scored_in_a_batch_equal_single_lines(run: Path) -> None:
-    saved = checkpoint.load(run / "best.safetensors")
-    ids = split(run, "valid")
-    ends = np.flatnonzero(ids == ids[-1])[:8] + 1
-    scorer = TokenScorer(predictor(saved), int(ids[-1]))
-    together = scorer.lines(ids[: ends[-1]], np.diff(ends, prepend=0)).bits
-    for start, end in zip([0, *ends[:-1]], ends, strict=True):
-        scorer.reset()
-        assert scorer.read(ids[start:end]).bits == pytest.approx(together[start:end], abs=1e-4)
-
-
-def test_samples_repeat_the_text_and_their_seed(run: Path) -> None:
-    model = charnn.load(run / "best.safetensors")
-    text = model.generate("3 times ", max_tokens=200, seed=1, temperature=0.5)
-    assert "said the" in text
-    assert text == model.generate("3 times ", max_tokens=200, seed=1, temperature=0.5)
-
-
 def test_the_default_order_is_10_and_order_0_counts_nothing(run: Path) -> None:
     for ngram, expected in ((None, 10), (0, None)):
         saved = checkpoint.load(train(run.parent, f"asked-{ngram}", ngram) / "best.safetensors")
