@@ -4,8 +4,8 @@ r"""Fits the rule by which `charnn plan` predicts the loss of a run, to measured
         --results campaign.jsonl
     python benchmarks/fit_expected_loss.py campaign.jsonl TEXT...
 
-The rule is ln(loss / loss of n-grams) = A + B ln(tokens read) + C ln(tokens in the text), both in
-millions, for the LSTM without n-grams under cold-256. The script prints A, B and C for
+The rule is ln(loss / loss of n-grams) = a + b ln(tokens read) + c ln(tokens in the text), both in
+millions, for the LSTM without n-grams under cold-256. The script prints a, b and c for `RULES` of
 charnn/ngrams/expected_loss.py, and the error of each run.
 """
 
@@ -54,7 +54,7 @@ def main() -> None:
         for name, count, loss, guess in zip(names, counted, losses, expected, strict=True)
     ]
     print(harness.table(["run", "n-grams", "cold-256", "expected", "error"], lines))
-    print("\nA, B, C = " + ", ".join(f"{value:.3f}" for value in rule))
+    print("\n(a, b, c) = " + ", ".join(f"{value:.3f}" for value in rule))
 
 
 if __name__ == "__main__":

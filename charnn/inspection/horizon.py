@@ -267,7 +267,9 @@ def gradient_norms(
         progress("gradients", len(read) - stop, len(read))
     loss = cross_entropy(logits[-1], torch.from_numpy(samples.targets), reduction="sum")
     squares = [part.double().square().sum(dim=1) for part in torch.autograd.grad(loss, watched)]
-    by_part = torch.stack(squares).view(len(lags), len(state), -1, len(samples))  # P before S
+    by_part = torch.stack(squares).view(
+        len(lags), len(state), -1, len(samples)
+    )  # the longest lag first
     norms = by_part.sum(dim=2).sqrt().flip(0).permute(2, 1, 0).numpy()
     return np.where(np.isnan(norms), np.inf, norms)
 
