@@ -18,7 +18,7 @@ from charnn.errors import CharnnError
 
 Array = NDArray[np.float32]
 NOT_FINITE = "the model's output is not finite: its weights are too large; use another model"
-LOWEST_TEMPERATURE = 1e-100  # keeps quotients finite; this close to 0, only ties are not greedy
+LOWEST_TEMPERATURE = 1e-100  # keeps logit / temperature finite
 
 
 class Predictor(Protocol):
@@ -108,7 +108,7 @@ class Stream:
             CharnnError: one of them is not finite.
         """
         logits = self.logits.astype(np.float64)
-        # One number that is finite only if all are; far cheaper than looking at each.
+        # This number is finite only if all logits are; np.isfinite takes longer.
         if not math.isfinite(logits.dot(logits)):
             raise CharnnError(NOT_FINITE)
         return logits
@@ -138,6 +138,6 @@ def draw(logits: NDArray[np.float64], uniform: float) -> int:
 
     `uniform` in [0, 1) is the share of the whole sum. An id of probability 0 is never drawn.
     """
-    # argmax and indexing take a third of the time of max, and every token needs this.
+    # argmax and indexing take a third of the time of max.
     cumulative = np.exp(logits - logits[logits.argmax()]).cumsum()
     return int(cumulative.searchsorted(uniform * cumulative[-1], side="right"))

@@ -36,17 +36,17 @@ from charnn.version import __version__
 KIND = "desk"
 FORMAT = 1
 KINDS = (START, TYPED, DRAWN)
-SAVE_EVERY = 512  # tokens
+SAVE_EVERY = 512  # tokens between stored states
 Arrays = dict[str, np.ndarray[Any, Any]]
 
 
 def row_shapes(model: Model) -> dict[str, tuple[str, tuple[int, ...]]]:
     """Returns the type of each tensor and the shape of its rows, in the order of the file."""
     return {
-        "points": ("I64", (5,)),  # P: number of the parent, kind, ids, asked, index or -1
+        "points": ("I64", (5,)),  # P: number of the parent, kind, number of ids, asked, index or -1
         "ids": ("U32", ()),  # N: of all passages, one after another
         "nats": ("F32", ()),  # N: -1 for NaN
-        "states": ("I64", (3,)),  # S: number of the passage, ids of it that were read, drawn tokens
+        "states": ("I64", (3,)),  # S: passage, its ids that were read, tokens drawn
         "generator": ("U32", (4,)),
         "logits": ("F32", (model.tokenizer.vocab_size,)),
         "state": ("F32", model.predictor.initial_state().shape),

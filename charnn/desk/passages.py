@@ -18,10 +18,10 @@ from charnn.generation.model import Model
 from charnn.generation.sampler import Sampler, Sfc32
 from charnn.generation.writer import TextPiece, TextStream
 
-# A state takes some kB, an id one byte: states are kept this often, and recomputed in between.
+# Tokens between kept states; the others are recomputed, since a state takes some kB.
 KEEP_EVERY = 64
 START, TYPED, DRAWN = "start", "typed", "drawn"
-NO_SURPRISAL = float("nan")  # of the very first id
+NO_SURPRISAL = float("nan")  # the surprisal of the first id of a text
 
 
 @dataclass(eq=False)

@@ -80,7 +80,9 @@ def load() -> ctypes.CDLL | None:
     paths = (Path(__file__).with_name(f"_engine{suffix}") for suffix in EXTENSION_SUFFIXES)
     for path in paths:
         if path.exists():
-            with suppress(OSError, AttributeError):  # of another system or an older source
+            with suppress(
+                OSError, AttributeError
+            ):  # built for another system, or from an older source
                 return open_engine(path)
     return None
 

@@ -36,7 +36,7 @@ from charnn.predictor import Predictor
 
 Array = NDArray[np.float32]
 NORM_EPSILON = 1e-5
-MAX_TABLE_BYTES = 64 << 20  # of layer 0's products that are kept
+MAX_TABLE_BYTES = 64 << 20  # memory for kept input products of layer 0
 CACHE_LINE = 64
 # Weights so large that a step overflows give logits that are not finite. Sampling reports those,
 # so numpy need not warn.

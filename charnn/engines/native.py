@@ -28,7 +28,7 @@ if TYPE_CHECKING:
 
 Array = NDArray[np.float32]
 CELLS = {"rnn": 0, "gru": 1, "lstm": 2}  # as in engine.h
-STRIDE = 32  # numbers: a multiple of what any kernel reads at once
+STRIDE = 32  # rows are padded to multiples of the numbers that a kernel reads at once
 
 
 class NativePredictor(Predictor):

@@ -88,8 +88,7 @@ def write_program(checkpoint: Checkpoint, name: str, output: Path) -> None:
     """Writes the program's folder whole or not at all; replaces an earlier program.
 
     Raises:
-        ConfigError: the program cannot run a model of this cell.
-        DamagedFile: the tokenizer or the n-grams of `checkpoint` are damaged.
+        CharnnError: see `c_files`.
         FileError: the folder cannot be written, or `output` has files that are no program's.
     """
     files, _ = c_files(checkpoint)

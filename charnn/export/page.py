@@ -24,18 +24,13 @@ from charnn.pages import find_number, plain_name, read, render, source_hash, sty
 from charnn.tensor_file import replacing
 from charnn.text.tokenizers import Tokenizer, tokenizer_from_dict
 
-# Browsers cannot hold a string above half a gigabyte, and slow down long before.
+# Browsers hold no string above half a gigabyte, and are slow long before.
 MAX_PAGE_BYTES = 256 << 20
 CELLS = {"rnn": "rnn", "gru": "gru", "lstm": "lstm"}  # the names of cells in engine.js
 
 
 def write_page(checkpoint: Checkpoint, name: str, output: Path) -> None:
-    """Writes the page of a model to `output`, whole or not at all.
-
-    Raises:
-        CharnnError: see `make_page`.
-        FileError: the file cannot be written.
-    """
+    """Writes the page of `make_page` to `output`, whole or not at all; raises CharnnError."""
     text = make_page(checkpoint, name).encode()
     with replacing(output) as file:
         file.write(text)

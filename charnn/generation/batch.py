@@ -15,7 +15,7 @@ from charnn.generation.sampler import read_together
 from charnn.generation.writer import Writing
 from charnn.predictor import Predictor
 
-BATCH_SIZE = 64  # texts at once, however many there are in all
+BATCH_SIZE = 64  # texts that are written at once
 
 
 def write_together(

@@ -115,7 +115,9 @@ class CopyFinder:
 
     def __init__(self, index: TextIndex, span: int) -> None:
         self._index, self._span = index, span
-        self._match = ""  # the longest end of the text that occurs there, at most `span`
+        self._match = (
+            ""  # the longest end of the text that occurs in the training text, up to `span`
+        )
         self._held = ""
         self.copied = self.all = 0
 

@@ -107,8 +107,8 @@ def _only(logits: Logits, ids: NDArray[np.integer]) -> Logits:
     return kept
 
 
-# In the order of their application, each with the setting that means "off". Guides come between the
-# penalties and the rest.
+# Filters in the order in which they apply, each with the setting that means "off". Guides apply
+# after the penalties.
 FILTERS: dict[str, tuple[Filter, float]] = {
     "repetition_penalty": (repetition_penalty, 1.0),
     "frequency_penalty": (frequency_penalty, 0.0),

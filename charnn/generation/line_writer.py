@@ -17,8 +17,8 @@ from charnn.generation.sampler import Sampler
 from charnn.predictor import Predictor
 from charnn.text.tokenizers import Tokenizer
 
-LINE_TRIES = 1000  # for one line
-LINE_TOKENS = 100_000  # of all tries for one line together
+LINE_TRIES = 1000  # draws for one line
+LINE_TOKENS = 100_000  # tokens of all draws for one line
 
 
 @dataclass(frozen=True)
@@ -129,13 +129,13 @@ class LineWriter:
         config, decoder = self._config, self._tokenizer.stream_decoder()
         chars_per_token = self._tokenizer.chars_per_token
         pieces, length = [self.prefix], len(self.prefix)
-        # Stray bytes begin no character, so tokens count too: four bytes a character.
+        # Tokens are counted too, four a character, since stray bytes begin no character.
         while length <= config.max_length and sampler.tokens <= 4 * config.max_length:
             sampler.forbidden = self._ends if length < config.min_length else ()
             (token,) = sampler.stream(1)
             if token in self._ends:
                 text = "".join(pieces) + decoder.push(token).partition("\n")[0]
-                text = text.removesuffix("\r")  # of a text with Windows newlines
+                text = text.removesuffix("\r")  # the training text has Windows newlines
                 fits = config.min_length <= len(text) <= config.max_length
                 return (text if fits else None), length - len(self.prefix) + 1
             length += int(chars_per_token[token])

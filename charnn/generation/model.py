@@ -142,10 +142,10 @@ class Model:
         surprisals: bool = False,
         keep: bool = True,
     ) -> Writing:
-        """Returns a text to iterate over; afterwards it tells why it ended and its surprisal.
+        """Returns a text to iterate over; at its end it knows why it ended, and its surprisal.
 
         The same model, prompt, settings, seed and index give the same text; without a seed, one is
-        drawn. Without `keep` the text takes no memory, and cannot be asked for afterwards.
+        drawn. Without `keep`, ``Writing.text`` stays empty and takes no memory.
 
         Raises:
             ConfigError: seed or index is out of range, or the settings leave nothing to write.
@@ -207,9 +207,7 @@ class Model:
                 stop="THE END", bias={"e": -2.0}``.
 
         Raises:
-            ConfigError: a setting is unknown or out of range, or they leave nothing to write.
-            FileError: `max_copy` needs the training text, which is missing.
-            UnknownCharacter: the prompt holds one, and `unknown` is "error".
+            CharnnError: see `write`; or a setting is unknown or out of range.
         """
         config = SamplingConfig.from_dict(settings)
         return iter(self.write(prompt, config, seed, index, unknown, echo, keep=False))

@@ -20,8 +20,8 @@ from charnn.text.tokenizers import Tokenizer
 
 MAX_MOVES = 1 << 26  # states x tokens; four bytes each
 MAX_PATTERN = 1000  # characters
-# outlines-core takes a square of the states that an automaton has and cannot be interrupted, so
-# counted repetitions, written out, are bounded before it begins.
+# The time of outlines-core grows with the square of the number of states, and it cannot be
+# interrupted: so the copies that counted repetitions make are bounded before it starts.
 MAX_REPETITIONS = 2000
 COUNTED = re.compile(r"(\))?\{(\d+)(?:,(\d*))?\}")
 NEVER = np.iinfo(np.int32).max // 2
@@ -73,7 +73,7 @@ def _automaton(pattern: str) -> tuple[int, NDArray[np.bool_], NDArray[np.int32]]
             f"the counted repetitions of the pattern {pattern[:60]!r} may give more than "
             f"{MAX_REPETITIONS:,} copies: use smaller numbers in braces, or * and +"
         )
-    # The whole text matches anyway, and the library has no anchors.
+    # The library matches whole texts and has no anchors.
     whole = pattern.removeprefix("^")
     if whole.endswith("$") and (len(whole) - len(whole[:-1].rstrip("\\"))) % 2:
         whole = whole[:-1]

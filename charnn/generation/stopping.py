@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable
 
 FULL_STOPS = frozenset(".!?\u2026")
-WIDE_STOPS = frozenset("\u3002\uff01\uff1f")  # no space follows these
+WIDE_STOPS = frozenset("\u3002\uff01\uff1f")  # full stops that no space follows
 CLOSERS = frozenset("\"')]}\u2019\u201d\u00bb\u203a\u300d\u300f\uff09")
 
 
@@ -29,7 +29,7 @@ class StopMatcher:
             return ""
         text = self.held + piece
         starts = ((text.find(stop), len(stop)) for stop in self.stops)
-        # The one that ends first; of those that end together, the longest.
+        # The stop string that ends first counts; of several that end there, the longest.
         ends = [(start + size, start) for start, size in starts if start >= 0]
         if ends:
             self.found, self.held = True, ""

@@ -15,7 +15,7 @@ from charnn.model.cells import CELLS
 from charnn.model.state import State
 
 EMBEDDING_SCALE = 0.1
-ALIGNMENT = 32  # inputs of such widths take the fast kernels
+ALIGNMENT = 32  # torch has fast kernels for inputs of these widths
 
 
 class Block(nn.Module):

@@ -13,14 +13,14 @@ from typing import NamedTuple
 
 Point = tuple[float, float]
 
-WIDTH, HEIGHT = 480, 300  # of a line chart without a legend
+WIDTH, HEIGHT = 480, 300  # size of a line chart without a legend
 LEFT, RIGHT, BOTTOM = 58, 22, 46  # margins around the plot
-LETTER = 8.4  # width of a letter in the font size of charts.css, roughly
+LETTER = 8.4  # approximate width of a letter in the font of charts.css
 LEGEND_ROW, BAR, BAR_GAP = 22, 16, 10
 MAX_MARKS = 40  # a line of more points has no marks
-SMALLEST, LARGEST = 1e-100, 1e15  # values beyond these are not drawn; the former on log axes
+SMALLEST, LARGEST = 1e-100, 1e15  # larger values are not drawn, nor smaller ones on log axes
 SUPERSCRIPTS = str.maketrans("-0123456789", "⁻⁰¹²³⁴⁵⁶⁷⁸⁹")
-MARKS = {  # corners of a mark around its centre, by the number of the line; line 0 has circles
+MARKS = {  # corners of the marks of lines 1 to 3; line 0 has circles
     1: ((-3.5, -3.5), (3.5, -3.5), (3.5, 3.5), (-3.5, 3.5)),
     2: ((0, -4.5), (4, 3.5), (-4, 3.5)),
     3: ((0, -5), (5, 0), (0, 5), (-5, 0)),
@@ -75,32 +75,34 @@ def line_chart(
     top, height = 34 + rows * LEGEND_ROW, HEIGHT + rows * LEGEND_ROW
     right, bottom = WIDTH - RIGHT, height - BOTTOM
 
-    def place(x: float, y: float) -> Point:
-        across, up = xs.share(x), ys.share(y)
-        return LEFT + across * (right - LEFT), bottom - up * (bottom - top)
+    def across(x: float) -> float:
+        return LEFT + xs.share(x) * (right - LEFT)
+
+    def down(y: float) -> float:
+        return bottom - ys.share(y) * (bottom - top)
 
     parts = [legend]
     for value in ys.ticks:
-        _, y = place(xs.low_value, value)
+        y = down(value)
         parts.append(_element("line", class_="grid", x1=LEFT, x2=right, y1=y, y2=y))
         parts.append(_text(LEFT - 8, y + 5, _tick_label(value, log_y), "end"))
     for value in xs.ticks:
-        x, _ = place(value, ys.low_value)
+        x = across(value)
         parts.append(_element("line", class_="axis", x1=x, x2=x, y1=bottom, y2=bottom + 5))
         parts.append(_text(x, bottom + 20, _tick_label(value, False), "middle"))
     parts.append(_element("line", class_="axis", x1=LEFT, x2=right, y1=bottom, y2=bottom))
     parts.append(_text(4, top - 16, y_label, "start", "label"))
     parts.append(_text((LEFT + right) / 2, height - 6, x_label, "middle", "label"))
     for name, value in (levels or {}).items():
-        _, y = place(xs.low_value, value)
+        y = down(value)
         parts.append(_element("line", class_="level", x1=LEFT, x2=right, y1=y, y2=y))
         parts.append(_text(right, y - 5, f"{name} {value:.4f}", "end", "label"))
     lines = []
     for number, (_, line, dots) in enumerate(series):
-        corners = " ".join(f"{x:.1f},{y:.1f}" for x, y in (place(*point) for point in line))
+        corners = " ".join(f"{across(x):.1f},{down(y):.1f}" for x, y in line)
         lines.append(_element("polyline", class_=f"line c{number % 4}", points=corners))
         marked = dots or (line if len(line) <= MAX_MARKS else ())
-        lines += [_mark(*place(*point), number) for point in marked]
+        lines += [_mark(across(x), down(y), number) for x, y in marked]
     if x_range or y_range:
         area = _element("rect", x=LEFT, y=top, width=right - LEFT, height=bottom - top)
         parts.append(f'<clipPath id="{key}-clip">{area}</clipPath>')
@@ -130,14 +132,10 @@ def bar_chart(key: str, title: str, description: str, bars: Sequence[Bar], whole
 
 
 class _Axis(NamedTuple):
-    low: float  # of the values, or of their logarithms
+    low: float  # the lowest value, or its logarithm
     high: float
     ticks: list[float]
-    base: int  # of the logarithm; 0 for a linear axis
-
-    @property
-    def low_value(self) -> float:
-        return float(self.base) ** self.low if self.base else self.low
+    base: int  # base of the logarithm; 0 for a linear axis
 
     def share(self, value: float) -> float:
         """Returns the position of a value: 0 at the low end, 1 at the high end."""
@@ -157,7 +155,7 @@ def _axis(values: Sequence[float], base: int, exact: bool) -> _Axis:
         powers = range(math.ceil(first - 1e-9), math.floor(last + 1e-9) + 1, every)
         return _Axis(first, last, [float(base) ** power for power in powers], base)
     span = high - low
-    if span <= 1e-9 * max(1.0, abs(low), abs(high)):  # one value, but for rounding
+    if span <= 1e-9 * max(1.0, abs(low), abs(high)):  # a single value, apart from rounding
         span = max(1.0, abs(high))
         low, high = low - span / 2, high + span / 2
     step = 10.0 ** math.floor(math.log10(span / 5))

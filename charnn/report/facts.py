@@ -31,13 +31,17 @@ from charnn.text.tokenizers import Tokenizer, tokenizer_from_dict
 Progress = Callable[[str, int, int], None]
 
 # Sizes with which a report on three layers of 256 units takes about a minute.
-HELD_OUT_TOKENS = 50_000  # of the validation split, from its start
+HELD_OUT_TOKENS = 50_000  # the first tokens of the validation split
 LINE_TOKENS = 20_000  # the same for a model of lines
-TRAIN_TOKENS = 1_000_000  # the last ones of the training text, for the baselines that learn from it
-UNIT_TOKENS = 12_000  # for the ranking of units
-PLACES, GRADIENT_PLACES, JACOBIAN_PLACES = 48, 12, 2  # of the text, for the memory horizon
-PASSAGE_CHARS = 1_200  # coloured by surprisal
-UNIT_PASSAGE_CHARS = 420  # coloured by a unit, for each label
+TRAIN_TOKENS = 1_000_000  # the last training tokens, which baselines learn from
+UNIT_TOKENS = 12_000  # tokens that units are ranked on
+PLACES, GRADIENT_PLACES, JACOBIAN_PLACES = (
+    48,
+    12,
+    2,
+)  # positions at which the memory horizon is measured
+PASSAGE_CHARS = 1_200  # characters coloured by surprisal
+UNIT_PASSAGE_CHARS = 420  # characters coloured by a unit, for each label
 TEMPERATURES = (0.5, 0.8, 1.1)
 SAMPLE_CHARS = 600  # about this many characters
 SAMPLE_LINES = 12
@@ -259,7 +263,7 @@ def look_inside(model: Model, saved: Checkpoint, tokens: Array, report: Progress
     activity = units.record(network, ids, newline, lambda a, b: report("reading", a, b))
     try:
         gates = units.gate_shares(activity, config, saved.weights, newline)
-    except ConfigError:  # a vanilla RNN has none
+    except ConfigError:  # the cell has no gates
         gates = None
     text = tokenizer.decode(ids)
     labellers = [make_labeller(name, text) for name in LABELS]

@@ -10,7 +10,7 @@ from charnn.report import history
 from charnn.report.charts import Bar, Series, bar_chart, line_chart
 from charnn.report.facts import Facts
 
-MAX_LAYERS = 8  # in the chart of gates
+MAX_LAYERS = 8  # layers in the chart of gates
 GATE_NAMES = {"i": "input", "f": "forget", "o": "output", "r": "reset", "z": "update"}
 
 

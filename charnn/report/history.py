@@ -18,12 +18,18 @@ from charnn.report.facts import SEED, Facts
 
 PLAIN_WORD = re.compile(r"[\w.:-]{1,40}\Z", re.ASCII)
 DIGEST = re.compile(r"[0-9a-f]{64}\Z")
-CORPUS_NUMBERS = {  # (keys, name, unit)
-    ("chars",): ("Characters", ""),
-    ("bytes",): ("Bytes", ""),
-    ("tokens", "train"): ("Training", " tokens"),
-    ("tokens", "valid"): ("Validation", " tokens"),
-    ("tokens", "test"): ("Test", " tokens"),
+# Rows of numbers: the keys in the model's info, and how a number is shown.
+CORPUS = {
+    "Characters": ("corpus chars", "{:,.0f}"),
+    "Bytes": ("corpus bytes", "{:,.0f}"),
+    "Training": ("corpus tokens train", "{:,.0f} tokens"),
+    "Validation": ("corpus tokens valid", "{:,.0f} tokens"),
+    "Test": ("corpus tokens test", "{:,.0f} tokens"),
+}
+BUDGET = {
+    "Steps": ("step", "{:,.0f}"),
+    "Passes over the text": ("epoch", "{:,.2f}"),
+    "Tokens read": ("tokens", "{:,.0f}"),
 }
 
 Rows = list[tuple[str, str]]
@@ -31,10 +37,7 @@ Rows = list[tuple[str, str]]
 
 def corpus_rows(info: dict[str, Any]) -> Rows:
     """Returns the sizes of the text and its splits."""
-    rows = []
-    for keys, (name, unit) in CORPUS_NUMBERS.items():
-        if count := find_number(info, "corpus", *keys):
-            rows.append((name, f"{count:,.0f}{unit}"))
+    rows = _number_rows(info, CORPUS)
     digest = find_value(info, "corpus", "sha256")
     if isinstance(digest, str) and DIGEST.match(digest):
         rows.append(("SHA-256 of the text", digest))
@@ -42,14 +45,8 @@ def corpus_rows(info: dict[str, Any]) -> Rows:
 
 
 def budget_rows(info: dict[str, Any]) -> Rows:
-    """Steps, passes, tokens and time, and the base model's existence."""
-    rows = []
-    if steps := find_number(info, "step"):
-        rows.append(("Steps", f"{steps:,.0f}"))
-    if epochs := find_number(info, "epoch"):
-        rows.append(("Passes over the text", f"{epochs:,.2f}"))
-    if tokens := find_number(info, "tokens"):
-        rows.append(("Tokens read", f"{tokens:,.0f}"))
+    """Returns steps, passes, tokens and time, and which model the training started from."""
+    rows = _number_rows(info, BUDGET)
     if seconds := find_number(info, "seconds"):
         short = seconds < 120
         rows.append(("Time", f"{seconds:,.0f} s" if short else f"{seconds / 60:,.1f} minutes"))
@@ -58,6 +55,11 @@ def budget_rows(info: dict[str, Any]) -> Rows:
         base = f"the base {name!r}" if name in list(BASES) else "another model"
         rows.append(("Started from", f"{base} (fine-tuning)"))
     return rows
+
+
+def _number_rows(info: dict[str, Any], table: dict[str, tuple[str, str]]) -> Rows:
+    found = {name: (find_number(info, *keys.split()), form) for name, (keys, form) in table.items()}
+    return [(name, form.format(value)) for name, (value, form) in found.items() if value]
 
 
 def settings(info: dict[str, Any]) -> Rows:

@@ -29,9 +29,9 @@ SECTIONS = {
     "speed": "Speed and size",
     "again": "Commands",
 }
-SURPRISAL_STEPS = (1.0, 2.0, 4.0, 8.0)  # bits from which the background is stronger
-ACTIVITY_STEPS = (0.2, 0.5, 0.8)  # the same for a unit's value, as shares of its highest
-MAX_ALPHABET = 300  # symbols that are listed
+SURPRISAL_STEPS = (1.0, 2.0, 4.0, 8.0)  # bits from which the background becomes stronger
+ACTIVITY_STEPS = (0.2, 0.5, 0.8)  # the same for values of a unit, as shares of the highest
+MAX_ALPHABET = 300  # vocabularies up to this size are listed
 
 
 def write_report(facts: Facts, output: Path) -> None:

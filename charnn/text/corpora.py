@@ -72,7 +72,7 @@ def standard_library() -> Iterator[bytes]:
 def python_manual() -> Iterator[bytes]:
     """Yields the reference topics of Python's own help: English prose with examples."""
     try:
-        from pydoc_data.topics import topics  # half a megabyte
+        from pydoc_data.topics import topics  # imported here: half a megabyte
     except ImportError:
         return  # some systems ship Python without help
 

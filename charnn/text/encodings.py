@@ -12,8 +12,8 @@ from encodings.aliases import aliases
 
 from charnn.errors import ConfigError
 
-ENOUGH_ZEROS = 8  # zero bytes in a sample that is taken for UTF-16
-MOST_WORDS_BYTES = 1 << 18  # of different words beyond ASCII, to tell encodings apart by
+ENOUGH_ZEROS = 8  # UTF-16 has more zero bytes than these in a sample
+MOST_WORDS_BYTES = 1 << 18  # different words beyond ASCII that encodings are compared on
 MOST_CANDIDATES, SHOWN_CHARACTERS = 4, 24
 ESCAPED, BEYOND = re.compile("[\udc80-\udcff]"), re.compile("[^\0-\x7f]")
 BOM = codecs.BOM_UTF8
@@ -54,14 +54,9 @@ def marked_encoding(start: bytes) -> str | None:
 
 def character_boundary(data: bytes) -> int:
     """Returns where to cut `data` so that no UTF-8 character is split; its length if not UTF-8."""
-    for back in range(1, min(3, len(data)) + 1):
-        byte = data[-back]
-        if byte >= 0xC0:
-            length = 2 if byte < 0xE0 else 3 if byte < 0xF0 else 4
-            return len(data) - back if length > back else len(data)
-        if byte < 0x80:
-            break
-    return len(data)
+    end = data[-4:]
+    _, whole = codecs.utf_8_decode(end, "surrogateescape", False)
+    return len(data) - len(end) + whole
 
 
 def count_characters(data: bytes) -> int | None:
@@ -111,7 +106,7 @@ def likely_encodings(sample: bytes, chunks: Iterable[bytes]) -> dict[str, str]:
 
     readings: dict[tuple[str, ...], str] = {}
     for match in charset_normalizer.from_bytes(sample, enable_fallback=False):
-        alike = match.could_be_from_charset  # these read the sample alike
+        alike = match.could_be_from_charset  # encodings that decode the sample to the same text
         for name in ["cp1252"] * ("cp1252" in alike) + [match.encoding, *alike]:
             with suppress(UnicodeDecodeError):
                 reading = tuple(word.decode(name)[:SHOWN_CHARACTERS] for word in words)

@@ -18,7 +18,7 @@ from charnn.text import encodings
 from charnn.text.sources import TextSource, temporary_copy
 from charnn.text.token_file import cut_points
 
-BLOCK_LINES = 10_000  # written at once
+BLOCK_LINES = 10_000  # lines that are written at once
 
 
 def clean_lines(source: TextSource, any_bytes: bool) -> tuple[list[bytes], list[str]]:

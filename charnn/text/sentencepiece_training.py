@@ -17,9 +17,9 @@ from charnn.errors import ConfigError
 SPACE = "\u2581"  # the library's spelling of a space
 NEVER_LEARNT = f"\0{SPACE}\u2585"  # NUL, and the library's marks for a space and the unknown
 MIN_VOCAB_SIZE = 259  # 256 bytes, the library's "unknown", the newline, the space
-SAMPLE_CHARACTERS = 8 << 20  # learnt from, in blocks spread evenly over the text
+SAMPLE_CHARACTERS = 8 << 20  # the part of a text that is learnt from, in evenly spaced blocks
 SAMPLE_BLOCK = 64 << 10
-SENTENCE_CHARACTERS = 2000  # the library drops sentences over its limit without a word
+SENTENCE_CHARACTERS = 2000  # the library silently drops sentences over its limit
 
 
 def auto_vocab_size(characters: int, distinct: int) -> int:

@@ -26,8 +26,8 @@ from charnn.tensor_file import os_error_line
 from charnn.text import corpora, encodings
 
 CHUNK_BYTES = 1 << 20  # small enough for the cache of a processor
-PROBE_BYTES = 8 << 10  # a file of a folder with a NUL in these is no text
-AROUND_BYTES = 32 << 10  # on both sides of a wrong byte, to tell the encoding
+PROBE_BYTES = 8 << 10  # a file of a folder is binary if these hold a NUL
+AROUND_BYTES = 32 << 10  # the bytes before and after a wrong byte that tell its encoding
 LINE_REACH = 64 << 10  # how far back a chunk is cut to end with a line
 
 
@@ -318,7 +318,7 @@ def _text_files(folder: Path, binary_too: bool, notes: list[str]) -> list[Part]:
     kept = []
     for path in files:
         start = next(_blocks(path, PROBE_BYTES), b"")
-        # A file that is marked as UTF-16 holds zeros too; reading it names the encoding to use.
+        # UTF-16 text holds NULs too: a marked file is kept, and reading it names the encoding.
         if start and (binary_too or b"\0" not in start or encodings.marked_encoding(start)):
             kept.append(Part(str(path), path))
     if not kept:

@@ -24,7 +24,7 @@ from charnn.text.token_file import TokenFile
 from charnn.version import __version__
 
 KIND, FORMAT = "text index", 1
-DEPTH = 1024  # bytes by which suffixes are ordered
+DEPTH = 1024  # suffixes are ordered by this number of bytes
 WORD = 8
 MAX_BYTES = 2**31
 BLOCK = 1 << 20  # tokens or positions at a time
@@ -72,8 +72,10 @@ def order_of_suffixes(text: NDArray[np.uint8]) -> NDArray[np.uint32]:
     words: NDArray[Any] = np.ndarray((size,), ">u8", padded, strides=(1,))
     order, rank = np.empty(size, np.uint32), np.empty(size, np.uint32)
     done = 0
-    for first in range(256):  # one letter at a time, to sort in little memory
-        places = np.flatnonzero(text == first)[::-1]  # latest first: near the end, zeros tie
+    for first in range(256):  # one byte value at a time, to sort in little memory
+        places = np.flatnonzero(text == first)[
+            ::-1
+        ]  # latest first: at the end, padding with zeros ties
         keys = words[places].astype(np.uint64)
         by = keys.argsort(kind="stable")
         order[done : done + len(places)] = places[by]
@@ -88,7 +90,7 @@ def order_of_suffixes(text: NDArray[np.uint8]) -> NDArray[np.uint32]:
             break
         ranks = ranks[tied]
         start = 0
-        while start < len(tied):  # some whole groups of ties at a time
+        while start < len(tied):  # some whole groups of tied positions at a time
             last = ranks[min(start + BLOCK, len(tied)) - 1]
             stop = int(ranks.searchsorted(last, "right"))
             part = tied[start:stop]

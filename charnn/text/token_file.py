@@ -38,7 +38,7 @@ KIND = "tokens"
 FORMAT = 1
 TOKENIZER_PREFIX = "tokenizer."
 ALIGNMENT = 8
-HUGE = 2**61  # has as many digits as any number in a header
+HUGE = 2**61  # no number in a header has more digits
 READ_BYTES = 4 << 20
 
 

@@ -8,7 +8,7 @@ from collections.abc import Collection, Mapping
 from charnn.errors import ConfigError, UnknownCharacter
 
 UNKNOWN = ("error", "skip", "replace")
-# Typesetters' characters and those of a keyboard, whose names share too few words for `nearest`.
+# Typographic characters and their keyboard forms, whose names have few words in common.
 PLAIN = {
     **dict.fromkeys("‘’‚‛′´`", "'"),
     **dict.fromkeys("“”„‟″«»", '"'),
