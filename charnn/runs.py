@@ -58,6 +58,11 @@ class Run:
         return self.last.exists() or self.best.exists()
 
     @property
+    def model(self) -> Path:
+        """The file of the best model, or of the last one if there is no best."""
+        return self.best if self.best.exists() else self.last
+
+    @property
     def order(self) -> int:
         """Counter that orders runs by last use; a clock may step back."""
         order = self._holder().get("order")
@@ -257,7 +262,7 @@ def find_model(model: str | None, root: Path) -> Path:
         FileError: there is no such model.
     """
     if model is None:
-        return _best_of(find_run(root, None))
+        return find_run(root, None).model
     path = Path(model)
     # os.path: pathlib raises for a name that is too long
     is_folder = os.path.isdir(model)
@@ -269,15 +274,11 @@ def find_model(model: str | None, root: Path) -> Path:
     if NAME.match(model) and not model.endswith(SUFFIX):
         if model in BASES and not Run(root, model).exists:
             return BASES[model].path
-        return _best_of(find_run(root, model))
+        return find_run(root, model).model
     hint = "it is a folder without a model" if is_folder else "no such file or run"
     raise FileError(
         f"cannot use {model[:80]!r} as a model: {hint}{_nearest(path.name, list_runs(root))}"
     )
-
-
-def _best_of(run: Run) -> Path:
-    return run.best if run.best.exists() else run.last
 
 
 def _nearest(name: str, runs: list[Run]) -> str:

@@ -158,7 +158,7 @@ def _result(trainer: Trainer, ended: Ended) -> dict[str, Any]:
     folder = trainer.home
     return {
         "run": folder.name,
-        "best": str(folder.best if folder.best.exists() else folder.last),
+        "best": str(folder.model),
         "last": str(folder.last),
         "reason": ended.reason,
         "step": ended.step,

@@ -29,7 +29,7 @@ from charnn.errors import (
     TextError,
     TrainingError,
 )
-from charnn.runs import Run, find_model, find_run, free_name, list_runs
+from charnn.runs import Run, find_model, find_run, free_name, list_runs, no_run_yet
 from charnn.tensor_file import os_error_line, replacing
 from charnn.text.list_of_lines import line_sources
 from charnn.text.sources import TextSource, open_source
@@ -246,7 +246,7 @@ def _new_run(texts: Sequence[str], options: TrainOptions, root: Path) -> Run:
 def _newest_unfinished(root: Path, finished_too: bool) -> Run:
     runs = list_runs(root)
     if not runs:
-        return find_run(root, None)  # raises the error for an empty folder
+        raise FileError(no_run_yet(root))
     for run in runs:
         if finished_too or not _is_finished(run):
             return run
