@@ -31,7 +31,8 @@ NURSERY = """
 import json, os, signal, sys
 if sys.platform == "linux":
     import charnn.cli, charnn.cli.watch, charnn.generation.model, charnn.training.launch
-    import charnn.bases.choose, charnn.ngrams.add, charnn.ngrams.fit, charnn.report.page, charnn.export
+    import charnn.bases.choose, charnn.export, charnn.report.page
+    import charnn.ngrams.add, charnn.ngrams.fit
     charnn.training.machine.MEASURE_SECONDS = 0.0
 for line in iter(sys.stdin.buffer.raw.readline, b""):
     request = json.loads(line)
