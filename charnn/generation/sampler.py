@@ -176,12 +176,12 @@ class Sampler:
 
     @property
     def over(self) -> bool:
-        """Whether a guide says that the text is complete."""
+        """True if a guide reports that the text is complete."""
         return any(guide.over for guide in self.guides)
 
     @property
     def cut(self) -> bool:
-        """Whether the latest token ended the text and is not part of it."""
+        """True if the latest token ended the text and is not part of it."""
         return any(guide.cut for guide in self.guides)
 
     def _choose(self) -> int:

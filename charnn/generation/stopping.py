@@ -1,4 +1,4 @@
-"""Where a text ends: before a stop string, or after the first sentence, line or paragraph."""
+"""Cutters that end a text before a stop string, or after a sentence, line or paragraph."""
 
 from __future__ import annotations
 

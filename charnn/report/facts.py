@@ -26,7 +26,7 @@ from charnn.scoring.baselines import baseline_rows
 from charnn.scoring.breakdown import PositionLosses, bits_of_characters, by_position, class_rows
 from charnn.scoring.surprisal import Array
 from charnn.text.token_file import TokenFile
-from charnn.text.tokenizers import Tokenizer, tokenizer_from_dict
+from charnn.text.tokenizers import Tokenizer
 
 Progress = Callable[[str, int, int], None]
 
@@ -60,7 +60,7 @@ class HeldOut(NamedTuple):
 
     tokens: Array
     whole: int
-    train: Array | None
+    train: Array
     is_text: bool
 
 
@@ -134,8 +134,8 @@ def find_facts(saved: Checkpoint, path: Path, name: str, progress: Progress | No
         CharnnError: the model cannot write, or its tokenizer is damaged.
     """
     report = progress or (lambda _what, _done, _total: None)
-    tokenizer = tokenizer_from_dict(saved.tokenizer, saved.config.vocab_size)
     model = Model.from_checkpoint(saved)
+    tokenizer = model.tokenizer
     facts = Facts(
         saved,
         name,
@@ -183,10 +183,8 @@ def find_held_out(path: Path, tokenizer: Tokenizer, of_lines: bool) -> HeldOut |
         return "The run's file of tokens is damaged or has another tokenizer: this is left out."
     if "valid" not in file.splits:
         return "The run has no validation split, so there is no held-out text."
-    valid, train = file.split("valid"), None
+    valid, train = file.split("valid"), np.array(file.split("train")[-TRAIN_TOKENS:])
     tokens = np.array(valid[: LINE_TOKENS if of_lines else HELD_OUT_TOKENS])
-    if "train" in file.splits:
-        train = np.array(file.split("train")[-TRAIN_TOKENS:])
     if len(tokens) < 2:
         return f"The validation split has {len(tokens)} token(s), at least 2 are needed."
     return HeldOut(tokens, len(valid), train, file.source["chars"] is not None)
@@ -247,7 +245,7 @@ def score(saved: Checkpoint, tokenizer: Tokenizer, held_out: HeldOut, report: Pr
             for name, (targets, nats) in by_protocol.items()
         },
         baseline_rows(tokenizer, tokens, sizes, held_out.train),
-        0 if held_out.train is None else len(held_out.train),
+        len(held_out.train),
         class_rows(text, bits, before),
         positions,
         [(text[at], float(bits[at])) for at in shown],

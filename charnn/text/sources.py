@@ -68,7 +68,7 @@ class Piece(NamedTuple):
 
     @property
     def has_mark(self) -> bool:
-        """Whether it begins with the byte order mark that UTF-8 does not need."""
+        """True if the piece begins with a byte order mark at the start of its file."""
         return self.offset == 0 and self.data.startswith(encodings.BOM)
 
     def text(self) -> str:

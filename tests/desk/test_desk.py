@@ -140,7 +140,7 @@ def test_a_setting_affects_later_continuations() -> None:
 
 
 @pytest.mark.parametrize("model", [MODEL, BYTES, WORDS], ids=["char", "byte", "sentencepiece"])
-def test_a_continuation_ends_before_a_stop_string_as_a_sample_does(model: Model) -> None:
+def test_a_continuation_and_a_sample_end_before_the_same_stop_string(model: Model) -> None:
     whole = "".join(model.stream("a", max_tokens=300, seed=3))
     for stop in (whole[40:42], whole[100:101]):
         desk = Desk(model, 3, SamplingConfig(stop=(stop,)))
@@ -496,7 +496,7 @@ def test_the_file_of_another_model_is_refused_by_name(tmp_path: Path) -> None:
     assert "\n" not in str(caught.value)
 
 
-def test_every_flipped_byte_and_every_cut_is_one_line(tmp_path: Path) -> None:
+def test_flipped_bytes_and_cuts_are_refused_in_one_line(tmp_path: Path) -> None:
     path = tmp_path / "x.desk"
     save_desk(written(), path)
     good = path.read_bytes()
@@ -512,7 +512,7 @@ def test_every_flipped_byte_and_every_cut_is_one_line(tmp_path: Path) -> None:
             load_desk(path, MODEL)
 
 
-def test_a_missing_file_a_text_and_a_model_are_one_line(tmp_path: Path) -> None:
+def test_missing_files_texts_and_models_are_refused_by_name(tmp_path: Path) -> None:
     with pytest.raises(FileError, match=r"none\.desk"):
         load_desk(tmp_path / "none.desk", MODEL)
     (tmp_path / "text").write_text("Once upon a time there was a text that was no desk.")
@@ -554,7 +554,7 @@ METADATA_CHANGES: list[tuple[str, Any]] = [
 
 
 @pytest.mark.parametrize(("key", "value"), METADATA_CHANGES, ids=str)
-def test_an_intact_file_that_makes_no_sense_is_one_line(
+def test_contradictory_metadata_is_refused_in_one_line(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, key: str, value: Any
 ) -> None:
     from charnn.desk import desk_file

@@ -294,7 +294,7 @@ def test_the_generator_gives_the_numbers_in_docs_sampling(made: Path) -> None:
 @needs_node
 @settings(max_examples=8)  # each starts node, with many lists
 @given(lists=st.lists(st.binary(max_size=12), min_size=50, max_size=200))
-def test_the_page_decodes_bytes_as_charnn_does(made: Path, lists: list[bytes]) -> None:
+def test_the_page_and_charnn_decode_bytes_alike(made: Path, lists: list[bytes]) -> None:
     edges = [b"\xef\xbb\xbfa", b"\xed\xa0\x80", b"\xf4\x90\x80\x80", b"\xe2\x82", b"\xc0\x80", b""]
     edges += [b"\xf0\x9f\x98\x80\xf0\x9f(", b"\xe2\x82\xac\xe0\x9f\xbf", b"\xf4\x8f\xbf\xbf\xff"]
     cases = [*edges, *lists]
@@ -304,7 +304,7 @@ def test_the_page_decodes_bytes_as_charnn_does(made: Path, lists: list[bytes]) -
 
 
 @needs_node
-def test_a_prompt_is_encoded_as_charnn_does(tmp_path: Path) -> None:
+def test_the_page_and_charnn_encode_prompts_alike(tmp_path: Path) -> None:
     learnt = "The lamp was lit at dusk.\nÄ lamp, thé lamp; lamps and lamplight 12.\n" * 9
     texts = [
         *(learnt, "", " ", "\n\n", "  lamps  \tlit\r\n", "a\u2581b", "<0x41> <unk>"),
@@ -411,7 +411,7 @@ def test_an_unknown_format_lists_the_known_ones() -> None:
 
 
 def browse(made: Path, folder: Path, address: dict[str, Any], *flags: str) -> str:
-    """What the page has become after it has run: its document as text."""
+    """Opens the page at an address; returns its document as text after it has run."""
     command = [
         *(str(CHROMIUM), "--headless", "--no-sandbox", "--disable-gpu", "--no-first-run"),
         *("--disable-background-networking", "--disable-component-update", "--disable-sync"),
@@ -431,7 +431,7 @@ def browse(made: Path, folder: Path, address: dict[str, Any], *flags: str) -> st
 
 
 def requests_of(folder: Path) -> set[str]:
-    """What was asked of a network, without what the browser asks its makers by itself."""
+    """Returns the URLs that the page requested, without the browser's own requests."""
     log = (folder / "net.json").read_text("utf-8", "replace")
     asked = set(re.findall(r'"url":"(\w+://[^"]*)"', log))
     own = re.compile(

@@ -46,7 +46,7 @@ def test_temperature_0_leaves_the_likeliest_and_the_lowest_id_wins_a_tie():
     assert [1] == kept(temperature(np.array([0.0, 5.0, 5.0, 1.0]), 0))
 
 
-def test_a_temperature_next_to_0_is_greedy_without_a_warning():
+def test_a_tiny_temperature_is_greedy_without_a_warning():
     assert [0, 1, 0, 0] == probabilities(temperature(LOGITS * 1e30, 5e-324)).tolist()
 
 

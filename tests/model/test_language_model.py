@@ -79,7 +79,7 @@ def test_dropout_depends_on_the_generator_alone_and_only_in_training():
     assert not torch.allclose(first, plain)
 
 
-def test_evaluation_is_float32_whatever_the_training_precision():
+def test_evaluation_is_always_float32():
     model = network()
     plain, _ = model(tokens(), model.initial_state(B))
     model.recurrent_dtype = torch.bfloat16

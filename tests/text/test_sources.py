@@ -50,9 +50,7 @@ def complaint(*texts: str, encoding: str = "utf-8") -> str:
 
 
 @given(data=st.binary(max_size=200), size=st.integers(1, 9))
-def test_a_file_is_read_exactly_as_it_is_whatever_the_size_of_chunks(
-    data: bytes, size: int
-) -> None:
+def test_the_chunk_size_never_changes_the_bytes_of_a_text(data: bytes, size: int) -> None:
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(sources, "CHUNK_BYTES", size)
         assert data == whole(put("book.txt", data))
@@ -66,7 +64,7 @@ def test_no_chunk_ends_inside_a_character(text: str, size: int) -> None:
             assert text.removeprefix("\ufeff") == "".join(source.texts())
 
 
-def test_a_chunk_ends_with_a_line_where_it_can(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_chunks_end_with_a_line(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(sources, "CHUNK_BYTES", 1000)
     with open_source([put("book.txt", "a line of text\r\n" * 500)]) as source:
         chunks = list(source.chunks())
@@ -167,7 +165,9 @@ def test_stdin_that_is_closed_or_given_twice_is_refused(monkeypatch: pytest.Monk
     assert "stdin" in complaint("-")
 
 
-def test_a_temporary_copy_that_nobody_closed_is_closed(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_garbage_collected_source_closes_its_temporary_copy(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
     monkeypatch.setattr(sys, "stdin", SimpleNamespace(buffer=io.BytesIO(b"typed"), closed=False))
     source = open_source(["-"])
     copy = source.parts[0].copy
@@ -217,12 +217,12 @@ def test_a_known_corpus_is_found_by_its_name() -> None:
     assert b"once\n" == whole("tales")
 
 
-def test_a_corpus_that_is_not_there_yet_says_how_to_get_it() -> None:
+def test_a_missing_corpus_names_the_command_that_gets_it() -> None:
     assert "'charnn corpus tiny-shakespeare'" in complaint("tiny-shakespeare")
 
 
 @pytest.mark.parametrize("name", ["../secret", "a/../../secret", "..", ".hidden", "a\0b"])
-def test_no_name_of_a_corpus_leads_out_of_its_folder(name: str, tmp_path: Path) -> None:
+def test_corpus_names_never_leave_the_corpora_folder(name: str, tmp_path: Path) -> None:
     put("secret.txt", "secret")
     put("corpora/a/x", "")
     put("corpora/.hidden.txt", "secret")
@@ -231,7 +231,7 @@ def test_no_name_of_a_corpus_leads_out_of_its_folder(name: str, tmp_path: Path) 
         open_source([name])
 
 
-def test_a_text_that_is_not_there_names_the_nearest_ones() -> None:
+def test_a_missing_text_names_the_nearest_ones() -> None:
     put("books/moby-dick.txt", "whale")
     message = complaint("books/mobydick.txt")
     assert "'books/mobydick.txt'" in message
@@ -368,13 +368,13 @@ def test_an_encoding_that_fails_far_from_the_wrong_byte_is_not_advised() -> None
     assert "--encoding cp1252" not in complaint(put("book.txt", text + b"a\x81b\n"))
 
 
-def test_encodings_that_differ_far_from_the_wrong_byte_are_told_apart_there() -> None:
+def test_a_word_far_from_the_wrong_byte_can_distinguish_encodings() -> None:
     text = "Löwe\n".encode("cp1252") * 9 + b"plain\n" * 20_000 + "déjà\n".encode("cp1252")
     message = complaint(put("book.txt", text))
     assert "cp1252 would read 'déjà'" in message
 
 
-def test_utf8_with_stray_bytes_is_said_to_be_that() -> None:
+def test_stray_bytes_in_utf8_are_counted() -> None:
     data = FRENCH.encode() + b"na\xefve\n"
     message = complaint(put("book.txt", data))
     assert "0xef at offset 66, line 2" in message

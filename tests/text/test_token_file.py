@@ -62,7 +62,7 @@ def test_a_token_file_gives_back_the_whole_text(kind: str) -> None:
 
 
 @pytest.mark.parametrize("split", [(90, 10), (80, 10, 10), (100,), (1, 99), (33, 33, 34)])
-def test_a_text_is_split_at_the_same_character_whatever_the_tokenizer(split: Sequence[int]) -> None:
+def test_every_tokenizer_splits_a_text_at_the_same_character(split: Sequence[int]) -> None:
     expected, start = {}, 0
     for count, name in enumerate(["train", "valid", "test"][: len(split)], 1):
         stop = len(VERSE) * sum(split[:count]) // 100
@@ -255,7 +255,7 @@ def test_a_text_that_changes_between_the_passes_is_refused(kind: str, later: str
 
 
 @pytest.mark.parametrize("kind", ["char", "byte"])
-def test_a_change_of_the_same_size_is_what_the_file_holds_and_describes(kind: str) -> None:
+def test_the_file_holds_and_describes_a_text_that_changed_at_the_same_size(kind: str) -> None:
     source = Changing("abcabcabc", "cbacbacba")
     file = write_token_file("new.tokens", source, tokenizer=kind)
     file.verify()

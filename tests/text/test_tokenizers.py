@@ -148,7 +148,7 @@ def test_any_bytes_come_back_through_text_under_the_byte_tokenizer(data: bytes) 
 
 
 @given(st.lists(st.integers(0, 399), max_size=40))
-def test_streaming_any_tokens_gives_what_decoding_them_at_once_gives(
+def test_streamed_tokens_give_the_decoded_text(
     pieces: SentencePieceTokenizer, tokens: list[int]
 ) -> None:
     ids = np.array(tokens) % pieces.vocab_size
