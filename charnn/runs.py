@@ -285,7 +285,7 @@ def _nearest(name: str, runs: list[Run]) -> str:
     names = [run.name for run in runs]
     near = difflib.get_close_matches(name, names, n=3, cutoff=0.4) or names[:5]
     nearest = f"; the nearest: {', '.join(near)}" if near else ""
-    return f"{nearest}; 'charnn runs' lists what there is"
+    return f"{nearest}; 'charnn runs' lists all runs"
 
 
 class MetricsLog:

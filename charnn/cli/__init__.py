@@ -101,7 +101,10 @@ def debugging() -> bool:
 def _remedy(command: Callable[..., None]) -> str:
     """Names the ways in which a command can handle an unknown character."""
     choices = get_args(get_type_hints(command).get("unknown"))
-    ways = {"skip": "--unknown skip leaves it out", "replace": "--unknown replace puts the nearest"}
+    ways = {
+        "skip": "--unknown skip leaves it out",
+        "replace": "--unknown replace takes the nearest known one",
+    }
     can = [text for choice, text in ways.items() if choice in choices]
     return f"; {', '.join(can) or 'leave it out of the text'}"
 
@@ -148,7 +151,7 @@ def usage_line(error: typer.TyperException, words: list[str]) -> str:
     message = " ".join(error.format_message().split()).removesuffix(".")
     message = message.replace("(Possible options: ", "(did you mean ").replace(". Did", "; did")
     name = next((f"charnn {word}" for word in words if word in COMMANDS), "charnn")
-    return f"{message[:1].lower()}{message[1:]}; '{name} --help' lists what there is"
+    return f"{message[:1].lower()}{message[1:]}; see '{name} --help'"
 
 
 def main() -> None:

@@ -70,7 +70,7 @@ class Session:
             act(line)
         except CharnnError as error:
             self.failed, self.unfinished = True, ""
-            hint = "; 'charnn write --unknown skip' leaves it out, replace puts the nearest"
+            hint = "; start charnn write with --unknown skip to leave it out, or with replace"
             unknown = isinstance(error, UnknownCharacter)
             self.screen.say(f"error: {error}{hint * unknown}", "31")
 

@@ -155,7 +155,8 @@ def evaluate(
             }
         )
         return
-    put(f"{path}: {len(text.ids):,} tokens of {text.split or 'the text'}")
+    part = f"the {text.split} split" if text.split else "the text"
+    put(f"{path}: {len(text.ids):,} tokens of {part}")
     put(f"{'protocol':<10}{'nats/token':>12}{'bits/char':>12}{'bits/byte':>12}{'targets':>12}")
     for name in chosen:
         _put_score(name, found[name.replace("-", "_")])
@@ -201,7 +202,7 @@ def compute_extras(options: EvalOptions, task: Task) -> dict[str, Any]:
         from charnn.scoring.baselines import MAX_TRAIN_TOKENS, baseline_rows, zstd
 
         if not zstd():
-            note("no zstd here: Python has it from 3.14 on, or the package zstandard")
+            note("no zstd baseline: it needs Python 3.14, or the package zstandard")
         found["baselines"] = {
             "trained_on": None if train is None else min(len(train), MAX_TRAIN_TOKENS),
             "rows": baseline_rows(task.tokenizer, task.tokens, task.sizes, train),
@@ -235,10 +236,7 @@ def _dynamic(options: EvalOptions, task: Task, train: Ids | None) -> dict[str, A
     return {
         **task.sizes.add(NOTHING, float(losses.nats.sum()), losses.targets).to_dict(),
         "protocol": "lines" if task.of_lines else "carried",
-        "rule": rule,
-        "rate": rate,
-        "segment": config.segment,
-        "decay": config.decay,
+        **config.to_dict(),
     }
 
 

@@ -102,7 +102,7 @@ def describe(trainer: Trainer, plan: Plan) -> list[str]:
         f"plan: {model.cell} {model.num_layers}x{model.hidden_size} ({model.parameters:,} "
         f"parameters), dropout {model.dropout:g}; {config.max_steps:,} steps of "
         f"{config.batch_size} streams x {config.bptt} tokens, {plan.epochs:.1f} passes, about "
-        f"{length}; {config.precision}, {config.threads} threads, "
+        f"{length}; {config.precision}, {config.threads} thread{'s' * (config.threads > 1)}, "
         f"{memory / 2**20:,.0f} MiB, seed {config.seed}",
         *trainer.final_step.describe(),
     ]
