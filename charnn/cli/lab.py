@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from charnn.cli.console import flush_stdout, note, print_json, put, tell
+from charnn.cli.console import flush_stdout, print_json, put, tell, warn
 from charnn.cli.options import JsonOption, argument, threads_option
 from charnn.cli.plot import columns_of
 from charnn.cli.signals import OrderlyEnd
@@ -101,7 +101,7 @@ def _run(options: LabOptions, threads: int, json: bool, end: OrderlyEnd) -> LabR
                 tell(f"{len(report.trials)}/{total} {_progress(report, trial)}")
         except (KeyboardInterrupt, CharnnError) as error:
             if report.trials and not json:
-                note(f"the table is partial: {len(report.trials)} of {total} trials are done")
+                warn(f"the table is partial: {len(report.trials)} of {total} trials are done")
                 put(*_table(report, columns_of(sys.stdout)))
                 flush_stdout()
             if isinstance(error, CharnnError):

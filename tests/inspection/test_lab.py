@@ -318,7 +318,7 @@ def test_a_failure_prints_the_table_so_far_but_no_json(charnn, monkeypatch):
         ({"cells": ("rnn", "tree")}, "tree"),
         ({"cells": ("rnn", "rnn")}, "--cells"),
         ({"sizes": (20, 10)}, "--delays"),
-        ({"sizes": (0,)}, "delay of recall"),
+        ({"task": "brackets", "sizes": (65,)}, "depth of brackets"),
         ({"cells": ("rnn",), "chrono": True}, "--chrono"),
         ({"minutes": 1.0, "max_steps": 5}, "--max-steps"),
         ({"clip": -1.0}, "clip"),
