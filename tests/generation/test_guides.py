@@ -24,17 +24,13 @@ TOKENIZERS = {
 class Indifferent(Predictor):
     """Gives all tokens the same logit."""
 
+    start = np.zeros(0, np.float32)
+
     def __init__(self, vocab_size):
         self.vocab_size = vocab_size
 
-    def initial_state(self):
-        return np.zeros(0, np.float32)
-
     def step(self, token, state):
         return np.zeros(self.vocab_size, np.float32), state
-
-    def feed(self, tokens, state):
-        return self.step(0, state)
 
 
 def text_of(tokenizer, guides, count=400, seed=1, prompt="", filters=None):

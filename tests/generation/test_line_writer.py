@@ -33,18 +33,13 @@ def model():
 class Always(Predictor):
     """Gives the same logits at every step; records the tokens read."""
 
+    start = np.zeros((1, 1, 1), np.float32)
+
     def __init__(self, logits):
         self.logits, self.read = np.array(logits, np.float32), []
 
-    def initial_state(self):
-        return np.zeros((1, 1, 1), np.float32)
-
     def step(self, token, state):
         self.read.append(token)
-        return self.logits, state
-
-    def feed(self, tokens, state):
-        self.read += tokens
         return self.logits, state
 
 
@@ -155,9 +150,6 @@ def test_lengths_of_byte_models_count_characters():
             logits[[0xC3, 0x0A]], logits[0xA9] = (-50.0, 9.0) if token == 0xC3 else (0.0, -50.0)
             self.logits = logits.astype(np.float32)
             return super().step(token, state)
-
-        def feed(self, tokens, state):
-            return self.step(tokens[-1], state)
 
     found = list(LineWriter(Spelling(logits), ByteTokenizer(), LineConfig(20, "", 2, 4), 1))
     assert {"éé", "ééé", "éééé"} == {line.text for line in found}

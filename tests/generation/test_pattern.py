@@ -21,18 +21,14 @@ TOKENIZERS = {
 class Noise(Predictor):
     """Draws logits from the number of tokens read."""
 
+    start = np.zeros(1, np.float32)
+
     def __init__(self, vocab_size):
         self.vocab_size = vocab_size
-
-    def initial_state(self):
-        return np.zeros(1, np.float32)
 
     def step(self, token, state):
         generator = np.random.default_rng(int(state[0]))
         return generator.normal(0, 3, self.vocab_size).astype(np.float32), state + 1
-
-    def feed(self, tokens, state):
-        return self.step(0, state)
 
 
 def written(tokenizer, pattern, max_tokens, seed):

@@ -18,12 +18,11 @@ from charnn.text.tokenizers import ByteTokenizer, CharTokenizer
 class Script(Predictor):
     """Predicts a given list of ids; records the tokens read."""
 
+    start = np.zeros(0, np.float32)
+
     def __init__(self, vocab_size, script, prompt_length=1):
         self.vocab_size, self.script, self.prompt_length = vocab_size, script, prompt_length
         self.read = []
-
-    def initial_state(self):
-        return np.zeros(0, np.float32)
 
     def step(self, token, state):
         self.read.append(token)
