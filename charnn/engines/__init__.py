@@ -3,25 +3,20 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-
-import numpy as np
-from numpy.typing import NDArray
+from typing import TYPE_CHECKING, Any
 
 from charnn.config import ModelConfig
-from charnn.engines import compiled
-from charnn.engines.clamps import Clamp, clamped_start, clamped_weights
-from charnn.engines.float32 import Float32Predictor
-from charnn.engines.int8 import Int8Predictor
-from charnn.engines.native import CELLS as NATIVE_CELLS
-from charnn.engines.native import NativePredictor
-from charnn.engines.weights import Arrangement, arrange, quantise
 from charnn.errors import ConfigError
-from charnn.predictor import Predictor
+
+if TYPE_CHECKING:  # help texts list `ENGINES` without numpy
+    from charnn.engines.clamps import Clamp
+    from charnn.engines.weights import Arrangement
+    from charnn.predictor import Predictor
 
 
 def make_predictor(
     config: ModelConfig,
-    weights: Mapping[str, NDArray[np.float32]],
+    weights: Mapping[str, Any],
     engine: str = "auto",
     int8: bool = False,
     clamps: Sequence[Clamp] = (),
@@ -35,8 +30,12 @@ def make_predictor(
         ConfigError: the engine is unknown, not installed or lacks the cell, or a clamp is
             impossible.
     """
+    from charnn.engines import compiled, native
+    from charnn.engines.clamps import clamped_start, clamped_weights
+    from charnn.engines.weights import arrange, quantise
+
     if engine == "auto":
-        engine = "native" if compiled.kernels() and config.cell in NATIVE_CELLS else "numpy"
+        engine = "native" if compiled.kernels() and config.cell in native.CELLS else "numpy"
     if engine not in ENGINES:
         raise ConfigError(f"unknown engine {engine!r}; choose from auto, {', '.join(ENGINES)}")
     arrangement = arrange(config, clamped_weights(config, weights, clamps))
@@ -45,13 +44,21 @@ def make_predictor(
     return made
 
 
-def _numpy(arrangement: Arrangement) -> Float32Predictor | Int8Predictor:
-    if arrangement.head.scale is None:
-        return Float32Predictor(arrangement)
-    return Int8Predictor(arrangement)
+def _native(arrangement: Arrangement) -> Predictor:
+    from charnn.engines.native import NativePredictor
+
+    return NativePredictor(arrangement)
 
 
-ENGINES: dict[str, Callable[[Arrangement], Float32Predictor | Int8Predictor | NativePredictor]] = {
-    "native": NativePredictor,
+def _numpy(arrangement: Arrangement) -> Predictor:
+    from charnn.engines.float32 import Float32Predictor
+    from charnn.engines.int8 import Int8Predictor
+
+    kind = Float32Predictor if arrangement.head.scale is None else Int8Predictor
+    return kind(arrangement)
+
+
+ENGINES: dict[str, Callable[[Arrangement], Predictor]] = {
+    "native": _native,
     "numpy": _numpy,
 }
