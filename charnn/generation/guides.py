@@ -63,9 +63,9 @@ class BytesGuide(Guide, ABC):
 class Phrases(BytesGuide):
     """Adds a bias to each token that would complete a phrase; -inf bans the phrase.
 
-    Phrases are compared as bytes: one may begin in the prompt or in earlier tokens, or lie within a
-    token. ``state`` is the longest end of the text that begins a phrase. A text with only banned
-    continuations is banned too, so a token is always left.
+    Phrases are compared as bytes: one may begin in the prompt or in earlier tokens, or be part of a
+    token. ``state`` is the longest end of the text that begins a phrase. A beginning after which every
+    token is banned is banned too, so that a token is always left.
     """
 
     state: bytes
@@ -76,7 +76,8 @@ class Phrases(BytesGuide):
         self._biases = {to_bytes(text): value for text, value in biases.items()}
         self._prepare()
         self.state = b""
-        # Tokens without bytes write nothing: if only they are left, nothing can be written.
+        # The beginning of a phrase is banned too if every token after it is, which may leave a
+        # shorter beginning without a token; tokens without bytes do not count.
         writable = np.array([bool(data) for data in self.token_bytes])
         pending = True
         while pending:

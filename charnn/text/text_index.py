@@ -132,7 +132,9 @@ def open_index(path: Path, tokens: TokenFile) -> TextIndex:
     tokens.verify()
     ids, table = tokens.split("train"), tokens.tokenizer.token_bytes
     blocks = (ids[start : start + BLOCK].tolist() for start in range(0, len(ids), BLOCK))
-    text = np.frombuffer(b"".join(table[token] for ids in blocks for token in ids), np.uint8)
+    # Block by block: a list of all tokens would take more memory than the index.
+    data = b"".join(b"".join([table[token] for token in block]) for block in blocks)
+    text = np.frombuffer(data, np.uint8)
     order = order_of_suffixes(text)
     with suppress(FileError):
         write_index(path, text, order, tokens.digest)

@@ -152,7 +152,7 @@ class _SurveyedText:
 
     Attributes:
         utf8: whether all of it is UTF-8.
-        size, chars: as in `_Survey`, of all texts; ``chars`` is None unless ``utf8``.
+        size, chars: the sums of all texts; ``chars`` is None unless ``utf8``.
         vocabulary: the code points, rising; none where `any_bytes`.
         split_names: the names of the splits, in order.
         training_chars: the number of characters of the train split.
@@ -167,7 +167,7 @@ class _SurveyedText:
         passes: int,
         progress: Progress | None,
     ) -> None:
-        """Reads all texts once; raises TextError if they cannot be used, or `split` as given."""
+        """Reads all texts once; raises TextError if `split` leaves nothing to train on."""
         self.sources, self._any_bytes, self._report = sources, any_bytes, progress
         self._done, self._expected = 0, passes * sum(source.size for source in sources)
         surveys = [_Survey(source, any_bytes, self._progress) for source in sources]
