@@ -64,8 +64,8 @@ class Phrases(BytesGuide):
     """Adds a bias to each token that would complete a phrase; -inf bans the phrase.
 
     Phrases are compared as bytes: one may begin in the prompt or in earlier tokens, or be part of a
-    token. ``state`` is the longest end of the text that begins a phrase. A beginning after which every
-    token is banned is banned too, so that a token is always left.
+    token. ``state`` is the longest end of the text that begins a phrase. A beginning is banned too
+    if every token after it is, so that a token is always left.
     """
 
     state: bytes
