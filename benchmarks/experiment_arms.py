@@ -286,10 +286,12 @@ class ParallelLayer(RecurrentLayer):
             a, _, _ = self.bias.chunk(3)
             a.uniform_(1.0, 63.0, generator=generator).log_()
 
-    def _run(
-        self, inputs: Tensor, state: HiddenState, weight_ih: Tensor
+    def forward(
+        self, inputs: Tensor, state: HiddenState, weight_ih: Tensor | None = None
     ) -> tuple[Tensor, HiddenState]:
-        sums = torch.nn.functional.linear(inputs, weight_ih, self.bias)
+        """See `RecurrentLayer.forward`."""
+        weight_ih, _, bias = self._weights(inputs.dtype, weight_ih)
+        sums = torch.nn.functional.linear(inputs, weight_ih, bias)
         a, n, o = sums.chunk(3, dim=-1)
         h = _Scan.apply(torch.sigmoid(a), n, state.h)
         return nn.functional.silu(o) * h, HiddenState(h[-1])

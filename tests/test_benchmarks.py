@@ -392,9 +392,7 @@ def test_quality_trains_with_the_whole_command_and_prints_its_table(
     quality.main()
     first = capsys.readouterr()
     table = first.out.splitlines()
-    assert table[0].startswith(
-        "| run | wall s | steps | passes | network alone | cold-256 | carried"
-    )
+    assert table[0].startswith("| run | wall s | steps | passes | cold-256 | bits | carried")
     names = ["charnn lstm, 0.02 min", "n-gram, order ", "charnn lstm, 0.02 min, mean of 2"]
     for name, line in zip(names, table[2:5], strict=True):
         assert line.startswith(f"| {name}")
