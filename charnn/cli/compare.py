@@ -218,10 +218,7 @@ def _clean(lines: list[str], known: set[str] | None) -> list[str]:
 
 
 def _held_out(
-    candidates: Sequence[Candidate],
-    files: list[Path],
-    known: set[str] | None,
-    newline: bool,
+    candidates: Sequence[Candidate], files: list[Path], known: set[str] | None, newline: bool
 ) -> list[LineBits]:
     """Returns each model's validation lines scored by all models; [] if one model has none."""
     from charnn.scoring.authorship import line_bits

@@ -48,11 +48,7 @@ class HorizonOptions(Config):
         metavar="CELL,CELL",
     )
     minutes: float | None = number(
-        None,
-        0.01,
-        1,
-        "With --cells: minutes of training for each cell.",
-        shown=f"{CELLS_MINUTES}",
+        None, 0.01, 1, "With --cells: minutes of training for each cell.", shown=f"{CELLS_MINUTES}"
     )
     samples: int = whole(
         HORIZON_SAMPLES,

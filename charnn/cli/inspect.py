@@ -321,11 +321,7 @@ def _show_gates(shares: GateShares, head: dict[str, Any], as_json: bool) -> None
 
 
 def _show_unit(
-    unit: Unit,
-    pieces: Sequence[str],
-    values: np.ndarray,
-    head: dict[str, Any],
-    as_json: bool,
+    unit: Unit, pieces: Sequence[str], values: np.ndarray, head: dict[str, Any], as_json: bool
 ) -> None:
     """Shows a unit over a text: coloured on a terminal, a line for each token elsewhere."""
     if as_json:

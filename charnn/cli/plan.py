@@ -11,12 +11,7 @@ import typer
 
 from charnn.cli.console import BEGAN, note, print_json, progress_lines, put
 from charnn.cli.model import model_path
-from charnn.cli.options import (
-    DEFAULT_CHECKPOINTS,
-    CheckpointsOption,
-    JsonOption,
-    TextsArgument,
-)
+from charnn.cli.options import DEFAULT_CHECKPOINTS, CheckpointsOption, JsonOption, TextsArgument
 from charnn.cli.signals import OrderlyEnd
 from charnn.config import TrainOptions
 

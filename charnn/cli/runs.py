@@ -15,10 +15,7 @@ def runs(checkpoints: CheckpointsOption = DEFAULT_CHECKPOINTS, json: JsonOption 
     from charnn.runs import list_runs, no_run_yet
 
     found = [
-        {
-            **describe(run.name, run.last if run.last.exists() else run.best),
-            "in_use": run.holder,
-        }
+        {**describe(run.name, run.last if run.last.exists() else run.best), "in_use": run.holder}
         for run in list_runs(checkpoints)
     ]
     if json:

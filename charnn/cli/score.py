@@ -71,11 +71,7 @@ class ScoreOptions(Config):
         shown="line for a model trained with --lines, else document",
     )
     threads: int | None = whole(
-        None,
-        1,
-        4096,
-        "Processor threads, used with --reset line.",
-        shown="one for each core",
+        None, 1, 4096, "Processor threads, used with --reset line.", shown="one for each core"
     )
 
     def __post_init__(self) -> None:

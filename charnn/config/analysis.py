@@ -97,11 +97,7 @@ class LabOptions(Config):
         None, 0.001, 1e6, "Minutes for each row of the table, instead of steps."
     )
     max_steps: int | None = whole(
-        None,
-        1,
-        2**40,
-        "Steps of a trial; solved trials stop early.",
-        shown=f"{LAB_STEPS}",
+        None, 1, 2**40, "Steps of a trial; solved trials stop early.", shown=f"{LAB_STEPS}"
     )
     hidden_size: int = whole(64, 1, 4096, "Hidden units.")
     batch_size: int = whole(32, 1, 1 << 16, "Sequences a step.")

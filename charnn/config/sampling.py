@@ -7,16 +7,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from charnn.config.model import MAX_VOCAB_SIZE
-from charnn.config.settings import (
-    Config,
-    Setting,
-    choice,
-    number,
-    require,
-    setting,
-    switch,
-    whole,
-)
+from charnn.config.settings import Config, Setting, choice, number, require, setting, switch, whole
 
 UNTIL = ("sentence", "line", "paragraph")
 MAX_COPY = 200  # characters; four bytes each and one more stay below the depth of the index
@@ -44,12 +35,7 @@ class SamplingConfig(Config):
     """
 
     max_tokens: int = whole(
-        500,
-        0,
-        2**40,
-        "Length of the text in tokens.",
-        flags=("-n", "--max-tokens"),
-        section=ENDS,
+        500, 0, 2**40, "Length of the text in tokens.", flags=("-n", "--max-tokens"), section=ENDS
     )
     temperature: float = number(
         0.8,

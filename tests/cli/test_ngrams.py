@@ -127,11 +127,7 @@ def test_compare_attributes_a_text_of_the_mixture_to_it(home: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    "words",
-    [
-        "horizon -m counted --samples 20",
-        "inspect -m counted --find number",
-    ],
+    "words", ["horizon -m counted --samples 20", "inspect -m counted --find number"]
 )
 def test_a_command_that_ignores_the_n_grams_notes_it(home: Path, words: str) -> None:
     assert "without" in run(home, words)[1]

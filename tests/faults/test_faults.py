@@ -187,9 +187,7 @@ def finite(checkpoint: Any) -> bool:
     return all(bool(np.isfinite(array).all()) for array in arrays)
 
 
-def test_three_losses_in_a_row_that_are_not_finite_stop_the_run(
-    workplace: Any,
-) -> None:
+def test_three_losses_in_a_row_that_are_not_finite_stop_the_run(workplace: Any) -> None:
     skipping = workplace.train("book.txt", "--name", "two", *STEPS, program=BAD_LOSS, BAD="2,4,5")
     assert 0 == skipping.wait(), skipping.said
     assert 3 == skipping.said.count("not finite")

@@ -189,9 +189,7 @@ def test_a_closed_terminal_stops_training_in_order(workplace: Any, terminal: Any
 # --- two trainers
 
 
-def test_a_second_trainer_is_refused_with_the_holder_of_the_run(
-    workplace: Any,
-) -> None:
+def test_a_second_trainer_is_refused_with_the_holder_of_the_run(workplace: Any) -> None:
     first = workplace.train(*FOREVER)
     workplace.until_step(3, first)
     for words in (("train", "--resume", "--name", "book"), ("train", "--resume")):
@@ -208,9 +206,7 @@ def test_a_second_trainer_is_refused_with_the_holder_of_the_run(
     assert_saved_in_order(workplace, again, 143)
 
 
-def test_a_second_trainer_cannot_take_a_name_while_the_first_reads_its_text(
-    workplace: Any,
-) -> None:
+def test_a_second_trainer_cannot_take_a_name_while_the_first_reads_its_text(workplace: Any) -> None:
     os.mkfifo(workplace.folder / "pipe")
     first = workplace.train("pipe", "--name", "book", "--max-steps", "3")
     with open(workplace.folder / "pipe", "wb") as pipe:
