@@ -16,6 +16,7 @@ from charnn.cli.options import (
     ForceOption,
     JsonOption,
     ModelArgument,
+    output_option,
 )
 from charnn.errors import ConfigError, FileError
 
@@ -35,13 +36,7 @@ def export(
     model: ModelArgument = None,
     output: Annotated[
         Path | None,
-        typer.Option(
-            "-o",
-            "--output",
-            metavar="PATH",
-            help="File or folder to write. [default: the run's name]",
-            show_default=False,
-        ),
+        output_option("PATH", "File or folder to write. [default: the run's name]"),
     ] = None,
     force: ForceOption = False,
     as_json: JsonOption = False,
@@ -61,15 +56,7 @@ def export(
     path = model_path(model, checkpoints)
     name = name_of(path)
     target = output or Path((re.sub(r"[^\w.-]+", "-", name).strip("-.") or "model") + chosen.suffix)
-    if not target.name:
-        raise ConfigError(f"-o {target} is a folder: add the name of the file or folder to write")
-    if not target.name.endswith(chosen.suffix):
-        raise ConfigError(
-            f"-o {target} does not end in {chosen.suffix}, as --to {to} needs: "
-            f"try {target}{chosen.suffix}"
-        )
-    if target.exists() and not force:
-        raise FileError(f"{target} exists: replace it with --force, or give another -o")
+    check_output(target, chosen.suffix, force)
     saved = load(path)
     chosen.write(saved, name, target)
     facts: dict[str, Any] = {
@@ -85,6 +72,26 @@ def export(
     else:
         tell(f"wrote {target}, {facts['bytes']:,} bytes, from {path}")
         tell(chosen.then.format(path=target))
+
+
+def check_output(path: Path, suffix: str, force: bool) -> None:
+    """Checks that a command may write `path`; a folder has the suffix "".
+
+    Raises:
+        ConfigError: `path` has another suffix, or is a folder instead of a file.
+        FileError: `path` exists and may not be replaced, or its parent is missing.
+    """
+    if not path.name or (suffix and path.is_dir()):
+        name = path / f"model{suffix}"
+        raise ConfigError(f"-o {path} is a folder: add the name to write, such as -o {name}")
+    if not path.name.endswith(suffix):
+        raise ConfigError(f"-o {path} must end in {suffix}: try -o {path}{suffix}")
+    if path.exists() and not force:
+        raise FileError(f"{path} exists: replace it with --force, or give another -o")
+    if suffix and not path.absolute().parent.is_dir():
+        raise FileError(
+            f"cannot write {path}: make the folder {path.parent} first, or give another -o"
+        )
 
 
 def name_of(path: Path) -> str:

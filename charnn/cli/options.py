@@ -175,6 +175,11 @@ def argument(metavar: str, help: str, **more: Any) -> Any:
     return typer.Argument(metavar=metavar, help=help, show_default=False, **more)
 
 
+def output_option(metavar: str, help: str) -> Any:
+    """Makes the option -o."""
+    return typer.Option("-o", "--output", metavar=metavar, help=help, show_default=False)
+
+
 def _unknown_option(help: str, *choices: str) -> Any:
     return option("unknown", Setting(help, choices=choices, shown="error"))
 

@@ -6,10 +6,8 @@ import time
 from pathlib import Path
 from typing import Annotated
 
-import typer
-
 from charnn.cli.console import note, print_json, progress_of_tasks, tell
-from charnn.cli.export import name_of
+from charnn.cli.export import check_output, name_of
 from charnn.cli.model import load_model
 from charnn.cli.options import (
     DEFAULT_CHECKPOINTS,
@@ -18,17 +16,12 @@ from charnn.cli.options import (
     JsonOption,
     ModelArgument,
     ThreadsOption,
+    output_option,
 )
-from charnn.errors import ConfigError, FileError
 
 
 def report(
-    output: Annotated[
-        Path,
-        typer.Option(
-            "-o", "--output", metavar="FILE.html", help="Output page.", show_default=False
-        ),
-    ],
+    output: Annotated[Path, output_option("FILE.html", "Output page.")],
     model: ModelArgument = None,
     force: ForceOption = False,
     threads: ThreadsOption = None,
@@ -41,18 +34,7 @@ def report(
     charnn report -o report.html             the newest run
     charnn report lighthouse -o report.html  a run by its name
     """
-    if not output.name.endswith(".html"):
-        raise ConfigError(f"-o {output}: the page must end in .html; try -o {output}.html")
-    if output.is_dir():
-        raise ConfigError(
-            f"-o {output} is a folder: add a file name, such as -o {output / 'report.html'}"
-        )
-    if output.exists() and not force:
-        raise FileError(f"{output} exists: replace it with --force, or give another -o")
-    if not output.absolute().parent.is_dir():
-        raise FileError(
-            f"cannot write {output}: make the folder {output.parent} first, or give another -o"
-        )
+    check_output(output, ".html", force)
 
     from charnn.report.facts import find_facts
     from charnn.report.page import write_report

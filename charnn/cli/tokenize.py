@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from charnn.cli.console import note, print_json, progress_lines, tell
-from charnn.cli.options import JsonOption, argument
+from charnn.cli.options import JsonOption, argument, output_option
 from charnn.cli.signals import OrderlyEnd
 from charnn.config import DEFAULT_TOKENIZER, TOKENS_SUFFIX, TextOptions
 from charnn.errors import ConfigError, TextError
@@ -29,12 +29,8 @@ def tokenize(
     ],
     output: Annotated[
         Path,
-        typer.Option(
-            "-o",
-            "--output",
-            metavar=f"FILE{TOKENS_SUFFIX}",
-            help="Token file to write; 'charnn train' takes it as TEXT.",
-            show_default=False,
+        output_option(
+            f"FILE{TOKENS_SUFFIX}", "Token file to write; 'charnn train' takes it as TEXT."
         ),
     ],
     options: TextOptions = TextOptions(),
