@@ -199,7 +199,7 @@ def _show(name: str, found: Horizon) -> None:
     alone, ordered = (each or f"more than {lags[-1]}" for each in lengths)
     put(
         "",
-        "loss after the last k tokens alone, and after all tokens with those before them shuffled",
+        "loss after the last k tokens alone, and after all with the earlier ones shuffled",
         *over_lags(lags, {name: losses[name] for name in ("last k", "shuffled")}),
         "",
         "gradient of a loss by the state k tokens earlier",
