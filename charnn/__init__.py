@@ -45,7 +45,7 @@ def load(
     """Loads a model: a run's name, a run's folder, a file, or None for the newest run's best.
 
     `engine` is native, numpy, or auto: native if it was built. `int8` rounds the weights to 8 bits:
-    faster, and the same text on every machine. `clamps` hold units of the state at a value, each
+    faster, and the same text on every machine. `clamps` keep units of the state at a value,
     written LAYER:UNIT=VALUE, such as "0:37=1". Several threads may use one model.
 
     Raises:

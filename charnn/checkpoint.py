@@ -134,7 +134,7 @@ def save(path: Path, checkpoint: Checkpoint, dtype: str = "F32") -> None:
     try:
         text = to_json({**metadata, "digest": NO_DIGEST})
     except ValueError as error:
-        raise FileError(f"{path} is not written: its metadata is no JSON: {error}") from None
+        raise FileError(f"{path} is not written: its metadata is not JSON: {error}") from None
     # The library writes strided arrays wrongly without an error.
     blob = bytearray(
         safetensors.numpy.save(

@@ -217,7 +217,7 @@ def line_batches(
     starts = ends - lengths + 1
     chosen = np.flatnonzero(lengths > 1)
     if not len(chosen):
-        raise TextError("nothing to score: the text has no line that is not empty; give more text")
+        raise TextError("nothing to score: the text has only empty lines; give more text")
     total = int(lengths[chosen].sum())
     if max_tokens is not None and total > max_tokens:
         count = max(1, len(chosen) * max_tokens // total)
@@ -272,7 +272,7 @@ def as_tensor(ids: Ids, model: Predictor) -> torch.Tensor:
     """Returns ids as int64 on the device of `model`.
 
     Raises:
-        DamagedFile: an id lies outside the vocabulary.
+        DamagedFile: an id is not in the vocabulary.
     """
     wide = np.ascontiguousarray(ids, dtype=np.int64)
     if wide.size and wide.max() >= model.config.vocab_size:

@@ -1,4 +1,4 @@
-"""The interface by which everything that samples, scores or exports reads a trained model.
+"""The interface of a trained model for all code that samples, scores or exports.
 
 Shapes: V tokens, B streams. A state is one array, of a shape that only its predictor knows.
 """
@@ -73,20 +73,20 @@ class Predictor(Protocol):
         return self
 
     def open(self, logits: Array, state: Array) -> Stream:
-        """Returns a stream that goes on from `logits` and `state`."""
+        """Returns a stream that continues from `logits` and `state`."""
         return Stream(self, logits, state)
 
     def mixed(self, other: Any, weights: Any) -> Predictor | None:
-        """Returns a predictor that mixes in the model `other` itself; None if it cannot."""
+        """Returns a predictor that also computes the mixture with `other`; None if it cannot."""
         return None
 
 
 class Stream:
-    """One text that a predictor reads, and chooses tokens for.
+    """One text, its predictor, and the choice of its next token.
 
     Attributes:
-        logits: of the next token, (V,).
-        state: after the tokens read so far.
+        logits: (V,) logits of the next token.
+        state: the state after the tokens read so far.
     """
 
     def __init__(self, predictor: Predictor, logits: Array, state: Array) -> None:
@@ -94,7 +94,7 @@ class Stream:
         self.load(logits, state)
 
     def load(self, logits: Array, state: Array) -> None:
-        """Goes on from `logits` and `state` instead."""
+        """Continues from `logits` and `state` instead of its own."""
         self.logits, self.state = logits, state
 
     def read(self, token: int) -> None:

@@ -19,7 +19,7 @@ def set_defaults() -> None:
     OpenMP threads spin while they wait for each other between the small parallel parts of a
     recurrent step. On a busy machine the awaited thread does not run meanwhile: measured, training
     fell to a tenth. A short spin costs little on a quiet machine. The same holds for numpy's
-    products, which samples during training are made with.
+    products, which compute the samples during training.
     """
     os.environ.setdefault("GOMP_SPINCOUNT", "2000")
     os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")
@@ -28,7 +28,7 @@ def set_defaults() -> None:
 def set_numpy_threads(threads: int | None) -> None:
     """Sets how many threads numpy uses; must run before numpy is loaded.
 
-    None keeps what the environment says, or sets one thread: a second thread that shares its core
+    None keeps the environment variables, or sets one thread: a second thread that shares its core
     with another program makes a step several times slower.
     """
     for name in VARIABLES:

@@ -1,4 +1,4 @@
-"""The command line: one module a command, and errors as one line."""
+"""The command line: one module per command, and each error as one line."""
 
 from __future__ import annotations
 

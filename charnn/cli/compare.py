@@ -1,4 +1,4 @@
-"""`charnn compare`: which of several models wrote a text? Needs no torch."""
+"""`charnn compare`: tells which of several models wrote a text. Needs no torch."""
 
 from __future__ import annotations
 
@@ -111,7 +111,7 @@ def compare(
                     print_json(row)
     note_unknown(missing, known or (), unknown)
     if texts and not lines:
-        raise TextError("nothing to compare: the text has no line that is not empty")
+        raise TextError("nothing to compare: the text has only empty lines")
     if jsonl:
         return
     calibration = found and {**found._asdict(), "accuracy": found.accuracy}
@@ -173,11 +173,11 @@ def _rows(
 
 
 def _check_alphabets(source: TextSource, candidates: Sequence[Candidate], names: list[str]) -> None:
-    """Raises UnknownCharacter, with the name of the model, for what one of the models lacks."""
+    """Raises UnknownCharacter, which names the model, if a model lacks a character."""
     for name, (_, tokenizer) in zip(names, candidates, strict=True):
         if not tokenizer.known:
             continue
-        # A newline is not scored where one model lacks it, so it passes as any known character.
+        # If a model lacks the newline, no newline is scored: a known character replaces it here.
         newline = "\n" if "\n" in tokenizer.known else next(iter(tokenizer.known))
         offset = 0
         for text in source.texts():

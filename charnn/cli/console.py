@@ -178,7 +178,7 @@ def give_up_stdout() -> None:
 
 
 def progress_lines(doing: str) -> Callable[[int, int], None]:
-    """Returns a function of work done and in total (0: unknown) that prints a line at times."""
+    """Returns a function that prints a line at times, given work done and in total (0: unknown)."""
     last = time.monotonic()
 
     def progress(done: int, total: int) -> None:

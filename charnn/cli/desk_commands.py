@@ -176,7 +176,7 @@ def _colouring(rest: str) -> str:
 def _path(rest: str) -> Path:
     path = Path(_word(rest)).expanduser()
     with suppress(FileNotFoundError):
-        path.stat()  # raises where the system cannot even look for it
+        path.stat()  # raises if the path is impossible, such as a name that is too long
     return path
 
 
@@ -275,7 +275,7 @@ def _show(session: Session, name: str) -> None:
         screen.say(f"/show is {screen.colouring}; choose from {', '.join([*COLOURINGS, OFF])}")
         return
     if name in COLOURINGS:
-        COLOURINGS[name].painter(session.desk, None)  # raises where the colouring cannot be had
+        COLOURINGS[name].painter(session.desk, None)  # raises if the colouring is not available
     screen.colouring = name
     screen.show_legend()
     if screen.output.colour:

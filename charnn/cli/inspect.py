@@ -35,7 +35,7 @@ if TYPE_CHECKING:
     from charnn.inspection.units import Detector, Finding, GateShares
 
 MOST_CHARS, MANY_UNITS = 1_000_000, 1 << 24
-# ANSI colours, black on a light ground: from this |value| on, below and above zero.
+# By lowest |value|: ANSI styles, black on a light ground, below zero and above.
 GROUNDS = {0.2: ("30;48;5;195", "30;48;5;224"), 0.5: ("30;48;5;117", "30;48;5;217"),
            0.8: ("1;30;48;5;75", "1;30;48;5;209")}  # fmt: skip
 UNIT_LEGEND = "blue below zero, red above; darker from 0.5 and 0.8 on"
@@ -291,7 +291,7 @@ def _effect_json(effect: Effect, seed: int) -> dict[str, Any]:
 
 
 def _show_gates(shares: GateShares, head: dict[str, Any], as_json: bool) -> None:
-    """Shows how often the gates of each layer are shut and open, and of how many units always."""
+    """Shows how often the gates of each layer are shut and open, and the share that always are."""
     low, high = shares.low.mean(axis=2), shares.high.mean(axis=2)
     if as_json:
         layers = [

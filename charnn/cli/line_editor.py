@@ -46,7 +46,7 @@ def edited_lines(session: Session) -> Iterator[str]:
 def make_editor(session: Session) -> Callable[[], str | None]:
     """Returns a function that asks for a line, with history and completion; None is Ctrl-C.
 
-    Whatever else ends it, such as EOFError, leaves the line in ``session.unfinished``.
+    Any other exception, such as EOFError, leaves the typed text in ``session.unfinished``.
     """
     # Importing it takes a seventh of a second, so only a terminal pays for it.
     from prompt_toolkit import PromptSession

@@ -53,7 +53,7 @@ class Sectioned(TyperCommand):
 
 
 def _names_in(found: re.Match[str]) -> str:
-    """Returns the names in the table of a family, which help reads so that it lists them all."""
+    """Returns the names in the table that a help text refers to."""
     return ", ".join(getattr(import_module(found[1]), found[2]))
 
 
@@ -75,7 +75,7 @@ def expanded(command: Callable[..., None]) -> Callable[..., None]:
         for key, setting in settings_of(type(base)).items():
             kind: Any = list[str] if setting.several else setting.kind
             info = option(key, setting, getattr(base, key))
-            annotation = Annotated.__class_getitem__((kind | None, info))  # type: ignore[attr-defined]
+            annotation = Annotated.__class_getitem__((kind | None, info))  # type: ignore[attr-defined]  # typeshed lacks it
             parameters.append(parameter.replace(name=key, default=None, annotation=annotation))
     parameters.append(
         inspect.Parameter(
@@ -98,7 +98,7 @@ def expanded(command: Callable[..., None]) -> Callable[..., None]:
             )
         command(**values)
 
-    run.__signature__ = inspect.Signature(parameters)  # type: ignore[attr-defined]
+    run.__signature__ = inspect.Signature(parameters)  # type: ignore[attr-defined]  # typer reads it
     run.__annotations__ = {each.name: each.annotation for each in parameters}
     return run
 

@@ -79,8 +79,8 @@ class SampleOptions:
     new: bool = switch("With --lines: no line of the training text.", section=LINES)
     clamp: tuple[str, ...] = setting(
         (),
-        "Hold a hidden unit at X: 0:37=1 holds unit 37 of layer 0, both counted from 0. Of an LSTM "
-        "that is c; 0:37:h=1 holds h.",
+        "Clamp a hidden unit to X: 0:37=1 clamps unit 37 of layer 0, both counted from 0. In an "
+        "LSTM that is c; 0:37:h=1 clamps h.",
         several=True,
         metavar="LAYER:UNIT=X",
         section=CONTENT,

@@ -152,7 +152,7 @@ def score(
 
 
 class Totals:
-    """Totals of a text, for the line that ends the talk on stderr."""
+    """Totals of a text, for the last line on stderr."""
 
     def __init__(self) -> None:
         self.tokens = self.chars = 0
@@ -169,7 +169,7 @@ class Totals:
             yield block
 
     def report(self) -> str:
-        """Returns the line."""
+        """Returns the totals as one line."""
         seconds = max(time.monotonic() - self.began, 1e-3)
         return (
             f"{self.chars:,} characters, {self.bits:,.0f} bits, "

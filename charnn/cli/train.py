@@ -144,7 +144,7 @@ def _run(trainer: Trainer, end: OrderlyEnd, json: bool, tensorboard: bool) -> No
     for event in watch(events, trainer):
         if isinstance(event, Ended):
             ended = event
-    assert ended is not None, "the events of a training end with Ended"
+    assert ended is not None, "the events of a run end with Ended"
     if json:
         print_json(_result(trainer, ended))
     else:

@@ -102,7 +102,7 @@ class Signals:
         self._set(signal.SIG_IGN)
 
     def work(self, act: Callable[[str], None], text: str) -> None:
-        """Runs what Ctrl-C may stop."""
+        """Calls `act` with `text`; a second Ctrl-C stops the call."""
         try:
             self._session.screen.interrupted, self._working = False, True
             act(text)
@@ -148,7 +148,7 @@ def _converse(session: Session, prompt: str) -> None:
             session.leave()
     except BaseException as error:
         signals.ignore()
-        # A pipe that is closed, as by head, has what its reader wanted.
+        # A reader that closes the pipe, such as head, has read all that it needs.
         if session.interactive or not isinstance(error, BrokenPipeError):
             rescue(session)
         if signals.code:  # the terminal may be gone, so that leaving the editor failed as well

@@ -1,4 +1,4 @@
-"""Plain data that checks itself: settings of a model, of its training and of sampling.
+"""Settings of a model, of its training and of sampling: dataclasses that check their values.
 
 This package imports neither torch nor numpy: the command line takes its options from it.
 """

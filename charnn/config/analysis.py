@@ -1,4 +1,4 @@
-"""Settings of the commands that look into a network."""
+"""Settings of the commands that analyse a network."""
 
 from __future__ import annotations
 

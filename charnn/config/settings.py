@@ -62,7 +62,7 @@ class Setting:
         elif self.kind in (int, float):
             allowed = int if self.kind is int else (int, float)
             number = isinstance(value, allowed) and not isinstance(value, bool)
-            good = number and self.low <= value <= self.high  # type: ignore[operator]
+            good = number and self.low <= value <= self.high  # type: ignore[operator]  # a number here
             what = "whole number" if self.kind is int else "number"
             wanted = f"a {what} from {spelt(self.low)} to {spelt(self.high)}"
         elif self.kind is bool:
@@ -180,7 +180,7 @@ class Config:
         Raises:
             ConfigError: a setting is unknown, out of range, or missing without a default.
         """
-        known = {field.name for field in fields(cls)}  # type: ignore[arg-type]
+        known = {field.name for field in fields(cls)}  # type: ignore[arg-type]  # always a dataclass
         unknown = sorted(set(values) - known)
         require(not unknown, f"unknown settings: {', '.join(map(str, unknown))}")
         try:

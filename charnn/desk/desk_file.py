@@ -198,7 +198,10 @@ def _passages(arrays: Arrays, nats: list[Any], vocab_size: int) -> list[Passage 
     _require(max(ids, default=0) < vocab_size, "it holds ids outside the vocabulary")
     start = 0
     for parent, kind, size, asked, index in arrays["points"].tolist():
-        _require(0 <= parent < len(passages) and 0 <= kind < len(KINDS), "its tree is no tree")
+        _require(
+            0 <= parent < len(passages) and 0 <= kind < len(KINDS),
+            "a parent or kind is unknown",
+        )
         _require(0 < size <= len(ids) - start, "a passage has no ids")
         _require(0 <= asked < 2**41 and -1 <= index <= MAX_SEED, "a passage is out of range")
         follows = {START: parent == 0, TYPED: True, DRAWN: parent > 0}[KINDS[kind]]
@@ -207,7 +210,7 @@ def _passages(arrays: Arrays, nats: list[Any], vocab_size: int) -> list[Passage 
         number = None if index < 0 else index
         passage = Passage(passages[parent], KINDS[kind], ids[own], surprisals[own], number, asked)
         passages.append(passage)
-    _require(start == len(ids), "it holds ids of no passage")
+    _require(start == len(ids), "its passages have fewer ids than it holds")
     rows = arrays["states"].tolist()
     fit = len(nats) == len(rows) and all(type(n) is float and n >= 0 for n in nats)
     _require(fit, "its states have no surprisal")

@@ -105,7 +105,7 @@ class Tree:
         return self.model.tokenizer.decode([i for p in path if p.kind != START for i in p.ids])
 
     def pieces(self, passage: Passage | None) -> Iterator[tuple[str, TextPiece]]:
-        """Yields that text in pieces, each with the kind of its passage."""
+        """Yields the text up to the end of a passage in pieces, each after its passage's kind."""
         decoder, nats, kind = self.model.tokenizer.stream_decoder(), 0.0, TYPED
         for each in passage.path() if passage else []:
             if each.kind == START:
@@ -144,7 +144,7 @@ class Tree:
             elif each.index is not None:
                 generator = np.array(Sfc32(self.seed, each.index).state, np.uint32)
                 sampler.load_state_dict({**sampler.state_dict(), "generator": generator})
-            # One at a time, as before: how many are read at once changes the rounding of sums.
+            # One at a time, as when they were drawn: a batch would round sums differently.
             for token in each.ids[read:]:
                 (sampler.repeat if each.kind == DRAWN else sampler.feed)([token])
         return sampler

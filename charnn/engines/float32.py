@@ -3,12 +3,12 @@
 `arrange` has folded the layer norms into the weights. A step is then a few products of a matrix
 and a vector:
 
-- A norm is the mean, which leaves the residual stream for good, and one factor, 1/std.
+- The mean is subtracted from the residual stream itself, so a norm is one factor, 1/std.
 - sigmoid(a) = (tanh(a/2) + 1) / 2, with the first half folded into the rows of the gate, so one
   call of tanh serves all gates.
 - The input of layer 0 depends on the token alone: its product is computed once a token and kept.
-- All matrices lie transposed in one block of memory, each from the start of a cache line: the
-  time of a step is the time to read them, and this order makes it at least a tenth shorter.
+- All matrices are stored transposed in one block of memory, each from the start of a cache line:
+  the time of a step is the time to read them, and this order makes it at least a tenth shorter.
 
 Several streams share that time: their vectors are the rows of a matrix (B, H). A product of two
 matrices sums in another order than a product with a vector, so a stream's logits agree with those

@@ -1,4 +1,4 @@
-"""From a checkpoint to text, without torch."""
+"""Generates text from a checkpoint, without torch."""
 
 from charnn.generation.model import Model
 from charnn.generation.sampler import Sampler

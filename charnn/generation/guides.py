@@ -23,8 +23,8 @@ class Guide:
     """Follows the text and masks the tokens that may not come next.
 
     Attributes:
-        state: everything that changes while reading; small, replaced, never changed in place. A
-            guide of the same settings continues from it alike.
+        state: everything that changes while reading; small, replaced, never changed in place.
+            Another guide of the same settings can continue from it.
         over: whether the text is complete, so that nothing may follow.
         cut: whether the latest token ended the text and is not part of it.
     """
@@ -45,7 +45,7 @@ class Guide:
 
 
 class BytesGuide(Guide, ABC):
-    """A guide that reads prompt and tokens alike, as bytes; ``token_bytes`` are those of tokens."""
+    """A guide that reads prompt and tokens as bytes; ``token_bytes`` holds the bytes of each id."""
 
     token_bytes: Sequence[bytes]
 

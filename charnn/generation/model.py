@@ -1,4 +1,4 @@
-"""A trained model as Python programs use it: load it and let it write."""
+"""The interface of a trained model for Python programs: load it, then generate text."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ INDEX = "text-index"  # beside the tokens that it was made from
 class Model:
     """A model ready to write, and the facts that its file records.
 
-    Several threads may write with one model: each text has scratch memory of its own.
+    Several threads may write with one model: each text has separate scratch memory.
 
     Attributes:
         predictor: the network in one of the engines, with its n-grams if it has any.

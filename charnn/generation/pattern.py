@@ -1,8 +1,8 @@
 """Text that matches a whole regular expression, by an automaton that rules out tokens.
 
 outlines-core, an optional package, makes the automaton over bytes (Willard & Louf 2023, Efficient
-Guided Generation for Large Language Models). This module computes, once a pattern, where each token
-of a vocabulary leads and how many tokens each state is from a match.
+Guided Generation for Large Language Models). This module computes, once per pattern, the
+state that each token leads to, and the number of tokens from each state to a match.
 
 Shapes: S states, plus a last one without transitions; V tokens.
 """

@@ -1,4 +1,4 @@
-"""From a predictor to a stream of ids, chosen with a generator that any language can repeat."""
+"""Samples ids from a predictor, with a random generator that is easy to port to any language."""
 
 from __future__ import annotations
 

@@ -13,7 +13,7 @@ class StopMatcher:
     """Cuts a stream of text before the first stop string that it completes.
 
     Holds back as little as possible: the longest end of the text that may begin a stop string. The
-    pieces that the text comes in make no difference.
+    division of the text into pieces makes no difference.
     """
 
     def __init__(self, stops: Iterable[str]) -> None:

@@ -1,4 +1,4 @@
-"""From a prompt to text: decoded pieces as soon as they are known, cut where the text ends."""
+"""Continues a prompt: decodes ids into pieces of text, and cuts the text where it ends."""
 
 from __future__ import annotations
 

@@ -105,8 +105,8 @@ def _forward_product(function: Callable[[Tensor], Tensor], at: Tensor, direction
     onednn.enabled = False  # type: ignore[assignment]  # torch types the property's descriptor
     try:
         with torch.no_grad(), forward_ad.dual_level():
-            image = function(forward_ad.make_dual(at, direction))  # type: ignore[no-untyped-call]
-            tangent: Tensor = forward_ad.unpack_dual(image).tangent  # type: ignore[no-untyped-call]
+            image = function(forward_ad.make_dual(at, direction))  # type: ignore[no-untyped-call]  # torch's own signature
+            tangent: Tensor = forward_ad.unpack_dual(image).tangent  # type: ignore[no-untyped-call]  # torch's own signature
             return tangent
     finally:
         onednn.enabled = was_enabled

@@ -84,7 +84,7 @@ class NGramStep(FinalStep):
         return FinalCosts(COUNTED_TOKEN * counted, COUNTED_TARGET)
 
     def describe(self) -> list[str]:
-        """Announces the step."""
+        """See `FinalStep.describe`."""
         if not self.order:
             return []
         return [f"then: counts n-grams of up to {self.order} and mixes them in if that helps"]

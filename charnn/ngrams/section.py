@@ -1,4 +1,4 @@
-"""The n-gram section of a checkpoint: what a model file holds about n-grams beside the network."""
+"""The n-gram section of a checkpoint: n-grams of the training text and their mixture weights."""
 
 from __future__ import annotations
 

@@ -31,7 +31,7 @@ def render(template: str, values: dict[str, Any]) -> str:
 
 
 def read(room: str, name: str) -> str:
-    """Returns a text file that lies beside the modules of a room, such as `charnn.report`."""
+    """Returns the text of a file in the folder of a package, such as `charnn.report`."""
     return resources.files(room).joinpath(name).read_text("utf-8")
 
 

@@ -56,7 +56,7 @@ class Sample(NamedTuple):
 
 
 class HeldOut(NamedTuple):
-    """The first tokens of the validation split, its size, and the last tokens of the training."""
+    """The first tokens of the validation split, its size, and the last training tokens."""
 
     tokens: Array
     whole: int

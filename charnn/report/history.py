@@ -1,7 +1,7 @@
 """Facts that a model file records about its training: text, recipe, losses, the train command.
 
-A model file is JSON from anywhere: what has an unexpected type or size is left out, and so is every
-string that could be a path.
+The JSON of a model file is untrusted: values of an unexpected type or size are left out, and so are
+strings that could be paths.
 """
 
 from __future__ import annotations

@@ -1,1 +1,1 @@
-"""Scores of texts: surprisal, comparison of models, dynamic evaluation, baselines."""
+"""Scores texts: surprisal, comparison of models, dynamic evaluation, baselines."""

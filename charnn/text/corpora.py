@@ -33,7 +33,7 @@ Progress = Callable[[int, int], None]
 
 @dataclass(frozen=True)
 class Corpus:
-    """A text with a name; it ships with charnn where it has neither `build` nor `url`.
+    """A text with a name; it ships with charnn if it has neither `build` nor `url`.
 
     Attributes:
         build: yields the bytes of a corpus that is built on this machine.

@@ -71,7 +71,7 @@ def unmarked_utf16(sample: bytes, share: float) -> str | None:
     """Recognises UTF-16 without a byte order mark by its zeros; None if it is not.
 
     At least `share` of the bytes are zeros, nearly all on one side of the pairs. Such bytes may be
-    valid UTF-8 too, where charset-normalizer is not asked. `sample` begins at an even offset.
+    valid UTF-8 too, so charset-normalizer would not run. `sample` begins at an even offset.
     """
     zeros = [sample[parity::2].count(0) for parity in (0, 1)]
     if max(zeros) > max(share * len(sample), ENOUGH_ZEROS) and 10 * min(zeros) < max(zeros):
@@ -102,7 +102,7 @@ def likely_encodings(sample: bytes, chunks: Iterable[bytes]) -> dict[str, str]:
                 size += len(word)
         if size + len(held) > MOST_WORDS_BYTES:
             break
-    import charset_normalizer  # 0.1 s, which only a text that is refused costs
+    import charset_normalizer  # takes 0.1 s, and only refused texts need it
 
     readings: dict[tuple[str, ...], str] = {}
     for match in charset_normalizer.from_bytes(sample, enable_fallback=False):

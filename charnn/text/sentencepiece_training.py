@@ -17,13 +17,13 @@ from charnn.errors import ConfigError
 SPACE = "\u2581"  # the library's spelling of a space
 NEVER_LEARNT = f"\0{SPACE}\u2585"  # NUL, and the library's marks for a space and the unknown
 MIN_VOCAB_SIZE = 259  # 256 bytes, the library's "unknown", the newline, the space
-SAMPLE_CHARACTERS = 8 << 20  # the part of a text that is learnt from, in evenly spaced blocks
+SAMPLE_CHARACTERS = 8 << 20  # training reads at most these, in evenly spaced blocks
 SAMPLE_BLOCK = 64 << 10
 SENTENCE_CHARACTERS = 2000  # the library silently drops sentences over its limit
 
 
 def auto_vocab_size(characters: int, distinct: int) -> int:
-    """Returns a vocabulary size from 512 to 8192 for a text of so many (different) characters.
+    """Returns a vocabulary size, 512 to 8192, for a text's number of (distinct) characters.
 
     About the square root of the length of the text, so that even rare pieces are seen often.
     """

@@ -25,8 +25,8 @@ class EncodedText:
     Attributes:
         chars: the number of characters; None where the bytes are not UTF-8.
         bytes: the number of bytes.
-        unknown: the characters that were skipped, and how often each.
-        split: the split of a token file that the ids are; None without a token file.
+        unknown: the skipped characters and their counts.
+        split: the split of a token file that the ids come from; None without a token file.
     """
 
     ids: Ids

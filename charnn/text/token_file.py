@@ -147,15 +147,15 @@ class TokenFile:
                 raise ValueError("its splits do not follow each other")
             splits[name], stop = split, split.stop
         if len(splits) != len(described) or stop != len(tokens):
-            raise ValueError("its splits are not the tokens")
+            raise ValueError("its splits do not cover its tokens")
         start, source, digest = (metadata[key] for key in ("start_token", "source", "digest"))
         if type(start) is not int or not 0 <= start < tokenizer.vocab_size:
             raise ValueError("its start token is not in its vocabulary")
         sizes = [source["bytes"], 0 if source["chars"] is None else source["chars"]]
         if any(type(size) is not int or size < 0 for size in sizes):
-            raise ValueError("the sizes of its source are no sizes")
+            raise ValueError("the sizes of its source are not whole numbers")
         if not isinstance(source["sha256"], str) or not isinstance(digest, str):
-            raise ValueError("its digests are no text")
+            raise ValueError("its digests are not strings")
         return cls(path, tokens, tokenizer, splits, start, source, digest)
 
     def split(self, name: str) -> Ids:
@@ -218,7 +218,7 @@ def tokenizer_arrays(tokenizer: Tokenizer) -> dict[str, Ids]:
 
 
 def tensors_of(tokenizer: Tokenizer, count: int) -> dict[str, Tensor]:
-    """Returns where the tensors of a file with `count` tokens lie."""
+    """Returns the place of each tensor in a file with `count` tokens."""
     arrays = tokenizer_arrays(tokenizer)
     shapes = {name: (DTYPE_NAMES[a.dtype], a.shape) for name, a in arrays.items()}
     return layout({**shapes, "tokens": (DTYPE_NAMES[tokenizer.dtype], (count,))})

@@ -250,7 +250,7 @@ class _SurveyedText:
 
 
 def _check_target(path: Path, sources: Sequence[TextSource]) -> None:
-    """Refuses a target before minutes of reading that could not be written after them."""
+    """Refuses a path that cannot be written, before the text is read for minutes."""
     if not path.parent.is_dir():
         raise FileError(f"cannot write {path}: there is no folder {path.parent}; make it first")
     if path.is_dir():

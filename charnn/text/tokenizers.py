@@ -169,11 +169,11 @@ class Tokenizer(ABC):
         return b"".join([self.token_bytes[i] for i in listed]).decode("utf-8", "surrogateescape")
 
     def stream_decoder(self) -> StreamDecoder:
-        """Returns a decoder whose outputs, joined, are what `decode` gives."""
+        """Returns a decoder whose joined outputs equal the result of `decode`."""
         return StreamDecoder(self.token_bytes)
 
     def token_count(self, chars: int | None, size: int) -> int | None:
-        """Returns the number of ids of a text of such a size; None where it depends on the text."""
+        """Returns the number of ids of `chars` characters in `size` bytes; None if texts differ."""
         return {"characters": chars, "bytes": size}.get(self.spelling or "")
 
     def merge_scores(self) -> list[float | None] | None:
@@ -182,7 +182,7 @@ class Tokenizer(ABC):
 
     @cached_property
     def newline(self) -> int | None:
-        """The id of a newline; None where a newline is unknown or has no id of its own."""
+        """The id of a newline; None if no id stands for a newline alone."""
         try:
             ids = self.encode("\n")
         except UnknownCharacter:
@@ -381,7 +381,7 @@ class SentencePieceTokenizer(Tokenizer):
         return np.fromiter(itertools.chain.from_iterable(lists), self.dtype)
 
     def merge_scores(self) -> list[float | None]:
-        """See `Tokenizer.merge_scores`; None for an id that is a byte or never comes out.
+        """See `Tokenizer.merge_scores`; None for a byte, and for an id that `encode` never gives.
 
         Raises:
             DamagedFile: a score is not finite.

@@ -95,7 +95,7 @@ def what_changed(missing: Mapping[str, int], known: Collection[str], unknown: st
     """Returns a line on the characters that `--unknown skip` or `replace` changed.
 
     Args:
-        missing: the unknown characters, and how often each came.
+        missing: the unknown characters and their counts.
     """
     changes = []
     for character in sorted(missing, key=lambda each: -missing[each])[:MOST_SHOWN]:

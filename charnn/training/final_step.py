@@ -20,7 +20,7 @@ class FinalCosts(NamedTuple):
 
 
 class Completed(NamedTuple):
-    """What a final step did: ``facts`` for the "end" event, ``note`` for people."""
+    """The result of a final step: ``facts`` for the "end" event, ``note`` for people."""
 
     facts: dict[str, Any]
     note: str = ""
@@ -30,9 +30,9 @@ NO_COSTS, NOTHING_DONE = FinalCosts(), Completed({})
 
 
 class FinalStep:
-    """Completes the best model of a run when the run ends or is interrupted; does nothing here.
+    """Completes the best model of a run when the run ends or is interrupted.
 
-    The trainer knows no more of it than these methods.
+    This base class does nothing. The trainer calls only the methods below.
     """
 
     @property

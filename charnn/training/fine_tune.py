@@ -1,6 +1,6 @@
 """Fine-tuning: a run on another text that starts from the weights of a trained model.
 
-The method is that of ULMFiT (Howard and Ruder 2018): a network that has read much learns a small
+The method is that of ULMFiT (Howard and Ruder 2018): a network trained on much text learns a small
 text with lower learning rates than a network from scratch (`charnn.training.plan.FINE_TUNING`).
 
 Shapes: V symbols of the model, W of the run, E embedding size, H hidden units.
@@ -112,7 +112,7 @@ class Base:
         """Returns the model's id of each symbol of the run, or `NEW`: (W,) int64."""
         if tokenizer.token_bytes == self.tokenizer.token_bytes:
             return np.arange(tokenizer.vocab_size)
-        if not (tokenizer.known and self.tokenizer.known):  # only characters come and go singly
+        if not (tokenizer.known and self.tokenizer.known):  # cannot be matched by character
             raise TextError(
                 "these tokens were made with another tokenizer than that of the model to "
                 "fine-tune: give the text itself"

@@ -44,8 +44,8 @@ SAMPLES, SAMPLE_SECONDS = 8, 10.0
 SAVE_SECONDS, SAVES_SECONDS = 30.0, 1.0  # between saves; all saves together, about
 STREAM_WINDOWS = 4
 ENOUGH_LINE_STEPS = 300  # lists overfit sooner: 16 passes ended lower than 40
-# Batch and window for runs of fewer steps than the first number: more steps are worth more than
-# their speed, and then so is a higher rate of Muon.
+# (steps, batch size, window) for runs of fewer steps: smaller windows are slower per token, but
+# give a short run more steps, which lowers the loss more, as does a higher rate of Muon.
 SHORT_WINDOWS = ((300, 32, 32), (600, 32, 64))
 # Lines up to this length are read whole; longer lines are cut into windows of the usual size.
 WHOLE_LINE = 128
@@ -59,9 +59,9 @@ class Recipe(NamedTuple):
     """Choices that depend on where a run starts; the values are measured (NOTES.md).
 
     Attributes:
-        few_passes: Muon learns faster and overfits sooner; after more passes AdamW ends lower.
-        most_passes: a run stops then, but not before ``enough_steps``: more would overfit.
-        dropouts: pairs of passes and the dropout for as many or fewer.
+        few_passes: the most passes for Muon, which learns faster; after more, AdamW ends lower.
+        most_passes: a run stops after these, but not before ``enough_steps``; more overfit.
+        dropouts: pairs of a number of passes and the dropout up to that number.
         full_rate_tokens: learning rates are lower in proportion for a text with fewer tokens, but
             not below `LOWEST_SHARE` of them.
     """

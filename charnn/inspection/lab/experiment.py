@@ -253,7 +253,7 @@ class LabTrainer:
         """Trains on one batch; returns the norm of the gradient before clipping."""
         batch = self.task.make(self.random, self.options.batch_size, self.size)
         self.optimizer.zero_grad()
-        loss_of(self._outputs(batch), batch).backward()  # type: ignore[no-untyped-call]
+        loss_of(self._outputs(batch), batch).backward()  # type: ignore[no-untyped-call]  # torch's own signature
         norm = nn.utils.clip_grad_norm_(self.parameters, self.options.clip or math.inf)
         self.optimizer.step()
         return float(norm)
