@@ -113,5 +113,5 @@ class ModelConfig(Config):
 
     @property
     def parameters(self) -> int:
-        """The number of learnt numbers."""
+        """The number of trained parameters."""
         return sum(math.prod(shape) for shape in self.tensor_shapes().values())

@@ -47,7 +47,7 @@ class NGramTree:
 
         Raises:
             KeyError: an array is missing.
-            ValueError: the arrays are no tree of n-grams.
+            ValueError: the arrays are not a tree of n-grams.
         """
         self.vocab_size, self.order = vocab_size, order
         self.arrays = {name: arrays[name] for name in NGRAM_ARRAYS}
@@ -200,7 +200,7 @@ def tree_and_weights(
     """Returns the tree and the mixture weights of a checkpoint's section, or None without one.
 
     Raises:
-        DamagedFile: the arrays are no tree of n-grams.
+        DamagedFile: the arrays are not a tree of n-grams.
     """
     if section is None:
         return None

@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 Floats = NDArray[np.float32]
 Ints = NDArray[np.int64]
 
-RECALL_SYMBOLS = 8  # symbols to remember, and as many distractors
+RECALL_SYMBOLS = 8  # symbols to remember; there are 8 distractors too
 BRACKET_KINDS = 4
 STEPS_PER_DEPTH = 8  # of a sequence of brackets
 SOLVED_SHARE, SOLVED_ERROR = 0.99, 0.1  # of right answers; of the baseline's squared error
