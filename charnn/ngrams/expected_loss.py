@@ -81,6 +81,8 @@ def expect(tokens: TokenFile, model: ModelConfig, epochs: float, ngram: int) -> 
 
 def mixed_loss(network: float, ngrams: float) -> float:
     """Estimates the loss of a mixture from the losses of its parts."""
+    if min(network, ngrams) <= 0:  # a text of one symbol
+        return 0.0
     gain = MIXED * math.exp(-abs(math.log(network / ngrams)) / APART)
     return min(network, ngrams) * (1 - gain)
 

@@ -31,6 +31,11 @@ def test_a_random_text_has_a_higher_expected_loss_than_a_regular_one(tmp_path):
     assert 0 < easy.cold_256 < hard.cold_256
 
 
+@pytest.mark.parametrize("ngram", [0, 10])
+def test_a_text_of_one_symbol_has_an_expected_loss_of_0(ngram, tmp_path):
+    assert 0 == look(tmp_path, "a" * 3000, ngram=ngram).cold_256
+
+
 @pytest.mark.parametrize("size", [2, 10, 60, 100])
 def test_a_small_text_has_no_expected_loss(size, tmp_path):
     expected = look(tmp_path, "ab" * (size // 2))
