@@ -253,27 +253,33 @@ def find_run(root: Path, name: str | None) -> Run:
     raise FileError(f"no run called {name!r} in {root}/{_nearest(name, runs)}")
 
 
-def find_model(model: str | None, root: Path) -> Path:
-    """Returns the file that MODEL means: a run, a run's folder, a base, a file; None: the newest.
+def find_model(model: str | os.PathLike[str] | None, root: Path) -> Path:
+    """Returns the file that MODEL means: a run's folder, a run, a base, a file; None: the newest.
 
-    A run that has the name of a base hides the base.
+    A run that has the name of a base hides the base; both hide a file of that name, which may be
+    the text that the run was trained on.
 
     Raises:
         FileError: there is no such model.
     """
     if model is None:
         return find_run(root, None).model
+    model = os.fspath(model)
     path = Path(model)
     # os.path: pathlib raises for a name that is too long
     is_folder = os.path.isdir(model)
     if is_folder and (path / f"last{SUFFIX}").exists() | (path / f"best{SUFFIX}").exists():
         best = path / f"best{SUFFIX}"
         return best if best.exists() else path / f"last{SUFFIX}"
+    is_name = NAME.match(model) and not model.endswith(SUFFIX)
+    runs = {run.name: run for run in list_runs(root)} if is_name else {}
+    if model in runs:
+        return runs[model].model
+    if is_name and model in BASES:
+        return BASES[model].path
     if os.path.isfile(model):
         return path
-    if NAME.match(model) and not model.endswith(SUFFIX):
-        if model in BASES and not Run(root, model).exists:
-            return BASES[model].path
+    if is_name:
         return find_run(root, model).model
     hint = "it is a folder without a model" if is_folder else "no such file or run"
     raise FileError(

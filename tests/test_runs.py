@@ -13,6 +13,7 @@ from typing import Any
 
 import pytest
 
+from charnn.bases import BASES
 from charnn.errors import BusyError, ConfigError, FileError
 from charnn.runs import (
     MetricsLog,
@@ -266,6 +267,16 @@ def test_a_model_is_a_name_a_folder_or_a_file(tmp_path: Path) -> None:
     assert run.last == find_model(str(run.last), tmp_path)
     assert only_last.last == find_model("half", tmp_path)
     assert only_last.last == find_model(str(only_last.folder), Path("nowhere"))
+
+
+def test_a_run_hides_a_text_file_of_its_name(tmp_path: Path, monkeypatch: Any) -> None:
+    run = saved(tmp_path / "root", "book")
+    monkeypatch.chdir(tmp_path)
+    for name in ("book", "english", "other"):
+        Path(name).write_text("the goat")
+    assert run.best == find_model("book", tmp_path / "root")
+    assert BASES["english"].path == find_model("english", tmp_path / "root")
+    assert Path("other") == find_model("other", tmp_path / "root")
 
 
 def test_a_wrong_name_lists_the_nearest_ones(tmp_path: Path) -> None:

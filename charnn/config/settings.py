@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Collection, Mapping
 from dataclasses import MISSING, asdict, dataclass, field, fields, replace
+from os import PathLike
 from typing import Any, TypeVar
 
 from charnn.errors import ConfigError
@@ -67,6 +68,8 @@ class Setting:
             wanted = f"a {what} from {spelt(self.low)} to {spelt(self.high)}"
         elif self.kind is bool:
             good, wanted = isinstance(value, bool), "true or false"
+        elif self.parse is str:
+            good, wanted = isinstance(value, (str, PathLike)), "a name or a path"
         else:
             good, wanted = self.parse is not None or isinstance(value, str), "a string"
         return None if good else f"must be {wanted}, got {value!r}"
