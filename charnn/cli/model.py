@@ -30,6 +30,26 @@ def model_path(model: str | None, checkpoints: Path) -> Path:
     return path
 
 
+def start_path(model: str | None, checkpoints: Path) -> Path | None:
+    """Returns the file that --from means, None for scratch; notes if that is the name of a run.
+
+    Raises:
+        FileError: there is no such model.
+    """
+    from charnn.bases import SCRATCH
+    from charnn.runs import list_runs
+
+    if model not in (None, SCRATCH):
+        return model_path(model, checkpoints)
+    for run in list_runs(checkpoints) if model else []:
+        if run.name == model:
+            note(
+                f"--from {model} starts from random weights, not from the run in {run.folder}; "
+                f"for the run, give its file: {run.model}"
+            )
+    return None
+
+
 def load_model(model: str | None, checkpoints: Path) -> tuple[Path, Checkpoint, Tokenizer]:
     """Returns path, contents and tokenizer of the file that MODEL means.
 

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 import typer
 
 from charnn.cli.console import BEGAN, note, print_json, progress_lines, put
-from charnn.cli.model import model_path
+from charnn.cli.model import start_path
 from charnn.cli.options import DEFAULT_CHECKPOINTS, CheckpointsOption, JsonOption, TextsArgument
 from charnn.cli.signals import OrderlyEnd
 from charnn.config import TrainOptions
@@ -42,13 +42,12 @@ def plan(
 
 def show_plan(texts: list[str], options: TrainOptions, checkpoints: Path, as_json: bool) -> None:
     """Prints what would be trained and what to expect, and leaves nothing behind."""
-    from charnn.bases import SCRATCH
     from charnn.bases.choose import BaseChooser
     from charnn.training import launch
 
-    if options.from_model not in (None, SCRATCH):
+    if path := start_path(options.from_model, checkpoints):
         # A path, since the plan's own folder of runs is empty.
-        options = replace(options, from_model=str(model_path(options.from_model, checkpoints)))
+        options = replace(options, from_model=str(path))
     chooser = BaseChooser.of(options)
     with (
         tempfile.TemporaryDirectory(prefix="charnn-") as root,

@@ -29,6 +29,7 @@ def show(
     path, saved, tokenizer = load_model(model, checkpoints)
     name, base = base_of(path) or ("", None)
     facts: dict[str, Any] = {
+        **saved.info,  # first: what a file says of itself replaces nothing that is measured
         "model": str(path),
         "bytes": path.stat().st_size,
         "digest": saved.digest,
@@ -41,7 +42,6 @@ def show(
         **saved.mixture_facts(),
         "base": base
         and {"name": name, "language": base.language, "read": base.read, "licence": base.licence},
-        **saved.info,
     }
     if json:
         print_json(facts)

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 import typer
 
 from charnn.cli.console import BEGAN, note, print_json, progress_lines, tell
-from charnn.cli.model import model_path
+from charnn.cli.model import start_path
 from charnn.cli.options import (
     DEFAULT_CHECKPOINTS,
     CheckpointsOption,
@@ -85,7 +85,6 @@ def train(
             "no text given: start with 'charnn train TEXT' or continue with 'charnn train --resume'"
         )
     with OrderlyEnd() as end:
-        from charnn.bases import SCRATCH
         from charnn.bases.choose import BaseChooser
         from charnn.ngrams.add import NGramStep
         from charnn.training import launch
@@ -102,8 +101,7 @@ def train(
             ) as trainer:
                 _run(trainer, end, json, flags.tensorboard)
         else:
-            if options.from_model not in (None, SCRATCH):
-                model_path(options.from_model, checkpoints)  # for its note
+            start_path(options.from_model, checkpoints)  # for its note
             chooser = BaseChooser.of(options)
             with launch.start(
                 texts or [],

@@ -119,6 +119,26 @@ def test_a_run_that_hides_a_base_is_noted(charnn, tmp_path):
     assert base in charnn("train", "my book.txt", "--from", "english", "--max-steps", "1").stderr
 
 
+def test_a_run_called_scratch_is_not_what_from_scratch_means(charnn, tmp_path):
+    charnn("train", "my book.txt", *QUICK, "--name", "scratch")
+    for command in ("train", "plan"):
+        done = charnn(command, "my book.txt", *QUICK, "--from", "scratch")
+        assert 0 == done.returncode, done.stderr
+        assert "checkpoints/scratch/best.safetensors" in done.stderr
+    assert "from" not in json.loads(charnn("show", "my-book", "--json").stdout)
+
+
+def test_a_file_cannot_replace_the_facts_that_show_reads(charnn, tmp_path):
+    saved = checkpoint.load(BASES["english"].path)
+    for key in ("digest", "base", "model"):
+        saved.info[key] = "forged"
+    checkpoint.save(tmp_path / "m.safetensors", saved)
+    facts = json.loads(charnn("show", "m.safetensors", "--json").stdout)
+    assert checkpoint.load(tmp_path / "m.safetensors").digest == facts["digest"]
+    assert facts["base"] is None
+    assert "m.safetensors" == facts["model"]
+
+
 def test_eval_scores_another_text_and_names_unknown_characters(charnn, tmp_path):
     charnn("train", "my book.txt", *QUICK)
     (tmp_path / "other.txt").write_text("the goat knows £5 it.\n" * 3)
