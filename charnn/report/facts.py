@@ -12,6 +12,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from charnn import evaluation
+from charnn.bases import base_of
 from charnn.checkpoint import Checkpoint
 from charnn.config import LABELS, LAGS, SHOWN_UNITS, LineConfig, SamplingConfig
 from charnn.engines import make_predictor
@@ -139,7 +140,7 @@ def find_facts(saved: Checkpoint, path: Path, name: str, progress: Progress | No
     facts = Facts(
         saved,
         name,
-        name if path.stem in ("best", "last") else path.name,
+        name if path.stem in ("best", "last") or base_of(path) else path.name,
         path.stat().st_size,
         tokenizer,
         *write_samples(model, report),

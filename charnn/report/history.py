@@ -110,6 +110,8 @@ def _train_command(facts: Facts) -> str:
     config, recipe = facts.model.config, find_value(facts.model.info, "recipe")
     words = [f"charnn train TEXT --cell {config.cell} --num-layers {config.num_layers}"]
     words.append(f"--hidden-size {config.hidden_size} --embedding-size {config.embedding_size}")
+    if (base := find_value(facts.model.info, "from", "name")) in list(BASES):
+        words.append(f"--from {base}")
     words.append(f"--dropout {config.dropout:g} --tokenizer {facts.tokenizer.kind}")
     for key, missing in REPEATED.items() if recipe else ():
         value = find_value(recipe, key)
