@@ -229,7 +229,7 @@ class TrainOptions(TextOptions):
             self.optimizer != "adamw" or self.muon_rate is None,
             "--muon-rate is for --optimizer muon, got --optimizer adamw: leave one of them out",
         )
-        require(self.ngram != 1, "ngram must be 0 or a whole number from 2 to 16, got 1")
+        require(self.ngram != 1, "--ngram must be 0 or a whole number from 2 to 16, got 1")
 
     def given(self, names: tuple[str, ...]) -> dict[str, Any]:
         """Returns those of the named options that are not None."""

@@ -104,7 +104,8 @@ class Model:
         if self.tokens is None or not self.tokens.exists():
             raise FileError(
                 f"the training text of this model is not known: {self.tokens or 'tokens'} is "
-                "missing; name the run, not a copy of its model file"
+                "missing; sample from the run itself, or leave out --max-copy, --copied and "
+                "--show copied"
             )
         tokens = TokenFile.open(self.tokens, self.tokenizer)
         return open_index(self.tokens.with_name(INDEX), tokens)

@@ -74,7 +74,8 @@ class Base:
         new = np.flatnonzero(self._sources(tokenizer) == NEW)
         shown = tokenizer.decode(new[:SHOWN_CHARACTERS])
         more = " …" if len(new) > SHOWN_CHARACTERS else ""
-        return f"{len(new):,} characters are new to the network: {shown}{more}" if shown else ""
+        count = "1 character is" if len(new) == 1 else f"{len(new):,} characters are"
+        return f"{count} new to the network: {shown}{more}" if shown else ""
 
     @torch.no_grad()
     def initialise(self, network: LanguageModel, tokenizer: Tokenizer) -> None:
@@ -114,8 +115,8 @@ class Base:
             return np.arange(tokenizer.vocab_size)
         if not (tokenizer.known and self.tokenizer.known):  # cannot be matched by character
             raise TextError(
-                "these tokens were made with another tokenizer than that of the model to "
-                "fine-tune: give the text itself"
+                f"the tokens are of a {tokenizer.kind} tokenizer, and {self.path} has another, of "
+                f"the kind {self.tokenizer.kind}: give the text itself, or leave --from out"
             )
         id_of = {token: id_ for id_, token in enumerate(self.tokenizer.token_bytes)}
         return np.array([id_of.get(token, NEW) for token in tokenizer.token_bytes], np.int64)

@@ -16,8 +16,11 @@ from charnn import checkpoint
 from charnn.bases import BASES, base_of
 from charnn.bases.choose import BaseChooser, expected_fine_tuned
 from charnn.config import TrainOptions
+from charnn.errors import ConfigError, FileError
 from charnn.export import exporter
 from charnn.ngrams.add import NGramStep
+from charnn.report.facts import find_facts
+from charnn.report.history import commands
 from charnn.runs import find_model
 from charnn.text.sources import open_source
 from charnn.text.token_writer import write_token_file
@@ -94,6 +97,21 @@ def test_show_tells_what_a_base_read(tmp_path: Path) -> None:
     assert "CC0-1.0" == facts["base"]["licence"]
 
 
+def test_the_commands_of_a_report_name_the_base(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("charnn.report.facts.SAMPLE_CHARS", 5)
+    path = BASES["english"].path
+    facts = find_facts(checkpoint.load(path), path, "english")
+    assert "english" == facts.name_in_commands
+    assert "--from" not in commands(facts)[-1]
+    facts.model.info["from"] = {"name": "english"}  # as after fine-tuning
+    assert "--from english" in commands(facts)[-1]
+
+
+def test_a_base_has_no_training_text_to_copy() -> None:
+    with pytest.raises(FileError, match="--max-copy"):
+        charnn.load("english").generate("It was", max_tokens=5, max_copy=5)
+
+
 # --- the choice
 
 
@@ -126,6 +144,10 @@ def test_asking_for_another_network_means_scratch_and_is_said(options, tmp_path:
 
 def test_a_tokenizer_that_no_base_has_means_scratch(tmp_path: Path) -> None:
     assert choose(ENGLISH, tmp_path, tokenizer="byte").base is None
+
+
+def test_a_text_of_one_symbol_starts_from_scratch(tmp_path: Path) -> None:
+    assert choose("a" * 3000, tmp_path).base is None
 
 
 def test_more_reading_lowers_the_expected_loss() -> None:
@@ -172,6 +194,17 @@ def test_a_fine_tuned_model_can_be_fine_tuned_again(tmp_path: Path) -> None:
         tmp_path / "boat.txt", checkpoints=root, name="b", from_model="a", **options
     )
     assert checkpoint.load(first.best).digest == checkpoint.load(second.best).info["from"]["digest"]
+
+
+def test_a_start_is_a_name_or_a_path(tmp_path: Path) -> None:
+    (tmp_path / "boat.txt").write_text(ENGLISH, "utf-8")
+    options = {"checkpoints": tmp_path / "runs", "max_steps": 1, "threads": 1, "ngram": 0}
+    run = charnn.train(tmp_path / "boat.txt", from_model=BASES["english"].path, **options)
+    assert "english" == checkpoint.load(run.best).info["from"]["name"]
+    with pytest.raises(FileError, match="nowhere"):
+        charnn.train(tmp_path / "boat.txt", from_model=tmp_path / "nowhere", **options)
+    with pytest.raises(ConfigError, match="from_model"):
+        charnn.train(tmp_path / "boat.txt", from_model=5, **options)
 
 
 # --- sharing
