@@ -67,12 +67,7 @@ def train(
 
     Ctrl-C, or the stop button of a notebook, saves the run before KeyboardInterrupt is raised.
 
-    To watch, iterate over the events yourself:
-
-        with charnn.training.start(
-            ["book.txt"], TrainOptions(minutes=2), Path("runs"), final_step=NGramStep()
-        ) as (trainer, _):
-            for event in trainer.run(): ...
+    To watch, iterate over the events of `charnn.training.start` (docs/python.md).
 
     Raises:
         CharnnError: a text, an option or the machine does not allow it.

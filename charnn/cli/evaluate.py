@@ -68,7 +68,7 @@ class EvalOptions(Config):
         section=EXTRA,
     )
     baselines: bool = switch(
-        "Also score the text with n-grams of the run's training text, gzip, xz and zstd.",
+        "Also score the text with Kneser-Ney counts of the training text, gzip, xz and zstd.",
         section=EXTRA,
     )
     positions: bool = switch(
@@ -104,7 +104,7 @@ def evaluate(
     charnn eval                        the newest run on its validation split
     charnn eval chapter.txt -m book    a run on another text
     charnn eval --protocol lines       each line by itself, from the initial state
-    charnn eval --baselines --classes  also n-grams and gzip, and loss by class of character
+    charnn eval --baselines --classes  also Kneser-Ney and gzip, and loss by character class
     """
     from charnn import evaluation
     from charnn.text.text_reader import read_text

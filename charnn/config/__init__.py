@@ -32,7 +32,6 @@ from charnn.config.training import (
     ADAMW_MOMENTS,
     BATCH_SIZES,
     DEFAULT_MINUTES,
-    DEFAULT_NGRAM,
     DEFAULT_TOKENIZER,
     MUON_MOMENTUM,
     TRAIN_OPTIONS,

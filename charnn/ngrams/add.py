@@ -6,7 +6,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from charnn.config import DEFAULT_NGRAM
+from charnn.config.training import DEFAULT_NGRAM
 from charnn.errors import ConfigError, DamagedFile, TextError
 from charnn.ngrams.section import MAX_NGRAM, NGramSection
 from charnn.ngrams.tree import MAX_TOKENS, NGramTree

@@ -7,7 +7,8 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from charnn.config import DEFAULT_NGRAM, ModelConfig
+from charnn.config import ModelConfig
+from charnn.config.training import DEFAULT_NGRAM
 from charnn.ngrams.kneser_ney import NGram, choose_order
 from charnn.ngrams.tree import MAX_TOKENS
 from charnn.text.token_file import TokenFile
