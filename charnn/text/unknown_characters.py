@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import unicodedata
 from collections.abc import Collection, Mapping
 
@@ -45,15 +46,22 @@ def nearest(character: str, known: Collection[str], count: int = 3) -> list[str]
     candidates = [*_cases(character), PLAIN.get(character, ""), base, *_cases(base)]
     found = [c for c in dict.fromkeys(candidates) if len(c) == 1 and c in known and c != character]
     if len(found) < count:
-        words = set(unicodedata.name(character, "").split())
+        words = _words(character)
         scored = []
         for other in known:
-            others = set(unicodedata.name(other, "").split())
-            shared = len(words & others) / max(1, len(words | others))
+            others = _words(other)
+            common = len(words & others)
+            shared = common / max(1, len(words) + len(others) - common)
             if shared >= ENOUGH_SHARED_WORDS and other not in found:
                 scored.append((-shared, other))
         found += [other for _, other in sorted(scored)]
     return found[:count]
+
+
+@functools.cache
+def _words(character: str) -> frozenset[str]:
+    """Returns the words of a character's name; cached, since each is compared with each."""
+    return frozenset(unicodedata.name(character, "").split())
 
 
 def _cases(character: str) -> list[str]:
