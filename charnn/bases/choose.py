@@ -10,6 +10,7 @@ import numpy as np
 
 from charnn.bases import BASES
 from charnn.config import DEFAULT_MINUTES, TrainConfig, TrainOptions
+from charnn.errors import FileError
 from charnn.evaluation import TextSizes, cold_batches
 from charnn.model import LanguageModel
 from charnn.ngrams.add import NGramStep
@@ -90,7 +91,10 @@ class BaseChooser:
             return Choice(note=f"starts from scratch: no base has the {kind} tokenizer")
         if len(tokens.split("train")) < 2:
             return Choice()  # the plan refuses such a text
-        found = [self._try(name, tokens, options) for name in BASES]
+        try:
+            found = [self._try(name, tokens, options) for name in BASES]
+        except FileError as error:  # a run needs no base
+            return Choice(note=f"starts from scratch: {error}; install charnn again to have it")
         return min(found, key=lambda choice: choice.fine_tuned or math.inf, default=Choice())
 
     def _try(self, name: str, tokens: TokenFile, options: TrainOptions) -> Choice:

@@ -150,6 +150,15 @@ def test_a_text_of_one_symbol_starts_from_scratch(tmp_path: Path) -> None:
     assert choose("a" * 3000, tmp_path).base is None
 
 
+def test_a_damaged_base_stops_no_run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    broken = tmp_path / "english.safetensors"
+    broken.write_bytes(b"cut off")
+    monkeypatch.setitem(BASES, "english", BASES["english"]._replace(path=broken))
+    choice = choose(ENGLISH, tmp_path)
+    assert choice.base is None
+    assert str(broken) in choice.note
+
+
 def test_more_reading_lowers_the_expected_loss() -> None:
     losses = [expected_fine_tuned(1.6, read) for read in (0, 1e5, 1e6, 1e8)]
     assert losses == sorted(losses, reverse=True)
