@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import sys
 from collections.abc import Callable, Iterable, Iterator
-from contextlib import suppress
+from contextlib import contextmanager, suppress
 from typing import TYPE_CHECKING
 
 from charnn.cli.desk_commands import COMMANDS, FILE, Session, unescaped
@@ -28,6 +28,26 @@ def piped_lines() -> Iterator[str]:
         raise FileError("stdin is closed: start it at a terminal, or pipe the lines in")
     for line in sys.stdin.buffer:
         yield line.decode("utf-8", "surrogateescape").removesuffix("\n").removesuffix("\r")
+
+
+@contextmanager
+def restored_terminal() -> Iterator[None]:
+    """Restores the settings of the terminal after the block.
+
+    The editor does so too, but not if a signal ends it while it starts or stops.
+    """
+    import termios
+
+    try:
+        before = termios.tcgetattr(sys.stdin.fileno())
+    except (OSError, ValueError, termios.error):
+        yield
+        return
+    try:
+        yield
+    finally:
+        with suppress(OSError, termios.error):
+            termios.tcsetattr(sys.stdin.fileno(), termios.TCSANOW, before)
 
 
 def edited_lines(session: Session) -> Iterator[str]:

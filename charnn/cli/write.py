@@ -7,7 +7,7 @@ import os
 import signal
 import tempfile
 from collections.abc import Callable
-from contextlib import suppress
+from contextlib import ExitStack, suppress
 from pathlib import Path
 from types import FrameType
 from typing import TYPE_CHECKING
@@ -132,9 +132,11 @@ class Signals:
 
 def _converse(session: Session, prompt: str) -> None:
     """Executes line after line; saves unsaved text whatever ends the desk."""
-    from charnn.cli.line_editor import edited_lines, piped_lines
+    from charnn.cli.line_editor import edited_lines, piped_lines, restored_terminal
 
-    signals = Signals(session)
+    signals, settings = Signals(session), ExitStack()
+    if session.interactive:
+        settings.enter_context(restored_terminal())
     try:
         if prompt:
             signals.work(session.begin, prompt)
@@ -154,6 +156,8 @@ def _converse(session: Session, prompt: str) -> None:
         if signals.code:  # the terminal may be gone, so that leaving the editor failed as well
             raise typer.Exit(signals.code) from None
         raise
+    finally:
+        settings.close()
 
 
 def rescue(session: Session) -> None:
