@@ -57,6 +57,8 @@ def export(
     name = name_of(path)
     target = output or Path((re.sub(r"[^\w.-]+", "-", name).strip("-.") or "model") + chosen.suffix)
     check_output(target, chosen.suffix, force)
+    if target.exists() and target.samefile(path):  # it may hold the state of a training
+        raise FileError(f"-o {target} is the model itself: name another file")
     saved = load(path)
     chosen.write(saved, name, target)
     facts: dict[str, Any] = {

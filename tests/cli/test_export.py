@@ -101,3 +101,12 @@ def test_a_damaged_model_is_named() -> None:
     result = export("--to", "html")
     assert 1 == result.exit_code
     assert "best.safetensors" in result.stderr
+
+
+def test_a_model_never_replaces_itself() -> None:
+    path = Path("checkpoints/book/best.safetensors")
+    before = path.read_bytes()
+    result = export("--to", "model", "--force", "-o", str(path))
+    assert 1 == result.exit_code
+    assert str(path) in result.output.replace("\n", "")
+    assert before == path.read_bytes()

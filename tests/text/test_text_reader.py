@@ -89,7 +89,7 @@ def test_options_that_contradict_the_text_are_refused(
     texts: list[str], options: dict[str, str], named: str
 ) -> None:
     with pytest.raises(ConfigError) as error:
-        read_text(texts, tokenizer(), TOKENS, **options)  # type: ignore[arg-type]
+        read_text(texts, tokenizer(), TOKENS, **options)  # type: ignore[arg-type]  # options of several types
     assert named in str(error.value)
 
 
