@@ -15,6 +15,7 @@ from __future__ import annotations
 import argparse
 import json
 import math
+import shlex
 import statistics
 import tempfile
 from dataclasses import dataclass
@@ -53,6 +54,9 @@ def parser() -> argparse.ArgumentParser:
     )
     made.add_argument("--characters", type=int, help="read only so many of each NEW")
     made.add_argument("--seeds", type=int, default=3, help="runs of each arm [default: 3]")
+    made.add_argument(
+        "--options", default="", help="further options of charnn train for all arms, quoted"
+    )
     made.add_argument(
         "--default", action="store_true", help="also train without --from, as charnn chooses"
     )
@@ -110,6 +114,7 @@ def main() -> None:
         starts = {Path(base).stem: ("--from", base), SCRATCH: ("--from", SCRATCH)}
         if options.default:
             starts[DEFAULT] = ()
+        more = shlex.split(options.options)
         rows = []
         for path in options.new:
             text = path.read_bytes().decode("utf-8-sig")[: options.characters]
@@ -122,7 +127,7 @@ def main() -> None:
             results: dict[tuple[str, float], list[Result]] = {arm: [] for arm in arms}
             for seed in range(options.seeds):
                 for start, minutes in arms:
-                    result = score(*train(new, minutes, seed, root, *starts[start]), valid)
+                    result = score(*train(new, minutes, seed, root, *starts[start], *more), valid)
                     results[start, minutes].append(result)
                     say(f"{path.name}, {start}, {minutes:g} min, seed {seed}: {result.cold:.4f}")
             rows += [
