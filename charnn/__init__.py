@@ -41,12 +41,14 @@ def load(
     engine: str = "auto",
     int8: bool = False,
     clamps: Iterable[str] = (),
+    network_only: bool = False,
 ) -> Model:
     """Loads a model: a run's name, a run's folder, a file, or None for the newest run's best.
 
     `engine` is native, numpy, or auto: native if it was built. `int8` rounds the weights to 8 bits:
     faster, and the same text on every machine. `clamps` keep units of the state at a value,
-    written LAYER:UNIT=VALUE, such as "0:37=1". Several threads may use one model.
+    written LAYER:UNIT=VALUE, such as "0:37=1". `network_only` leaves out what `train` mixed into
+    the network. Several threads may use one model.
 
     Raises:
         CharnnError: the model does not exist, or its file is damaged.
@@ -55,7 +57,8 @@ def load(
     from charnn.runs import find_model
 
     path = find_model(None if model is None else os.fspath(model), Path(checkpoints))
-    return Model.load(path, engine, int8, clamps)
+    loaded = Model.load(path, engine, int8, clamps)
+    return loaded.network_only() if network_only else loaded
 
 
 def train(

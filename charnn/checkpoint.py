@@ -80,6 +80,11 @@ class Checkpoint:
         """Description of what the network is mixed with, for people; None for a network alone."""
         return self.ngrams.describe() if self.ngrams else None
 
+    @property
+    def mixture_cautions(self) -> list[str]:
+        """Warnings for people about what the network is mixed with."""
+        return self.ngrams.cautions() if self.ngrams else []
+
     def mixture_facts(self) -> dict[str, Any]:
         """Returns a JSON key for what the network can be mixed with, and its facts or None."""
         return {"ngrams": self.ngrams.facts() if self.ngrams else None}

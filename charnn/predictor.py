@@ -76,6 +76,10 @@ class Predictor(Protocol):
         """Returns a stream that continues from `logits` and `state`."""
         return Stream(self, logits, state)
 
+    def alone(self) -> Predictor:
+        """Returns the network without what it is mixed with; itself for a network alone."""
+        return self
+
     def mixed(self, other: Any, weights: Any) -> Predictor | None:
         """Returns a predictor that also computes the mixture with `other`; None if it cannot."""
         return None

@@ -18,6 +18,7 @@ from charnn.cli.options import (
     EncodingOption,
     EngineOption,
     JsonOption,
+    NetworkOnlyOption,
     SkipUnknownOption,
     argument,
 )
@@ -54,6 +55,7 @@ def compare(
     unknown: SkipUnknownOption = "error",
     encoding: EncodingOption = "utf-8",
     engine: EngineOption = "auto",
+    network_only: NetworkOnlyOption = False,
     checkpoints: CheckpointsOption = DEFAULT_CHECKPOINTS,
     json: JsonOption = False,
     jsonl: Annotated[
@@ -88,6 +90,7 @@ def compare(
     candidates: list[Candidate] = []
     for file in files:
         model = Model.load(file, engine)
+        model = model.network_only() if network_only else model
         scorer = TokenScorer(model.predictor, model.start_token)
         candidates.append(Candidate(scorer, model.tokenizer))
     known = shared_characters(candidates)

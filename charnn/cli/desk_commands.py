@@ -168,6 +168,11 @@ def _temperatures(rest: str) -> list[float]:
     return values or TEMPERATURES
 
 
+def _switch(rest: str) -> bool | None:
+    _require(rest in ("on", OFF, ""))
+    return None if not rest else rest != OFF
+
+
 def _colouring(rest: str) -> str:
     _require(rest in (*COLOURINGS, OFF, ""))
     return rest
@@ -193,6 +198,7 @@ COLOURING = Argument(
     _colouring,
     lambda session: [*COLOURINGS, OFF],
 )
+SWITCH = Argument(f"[on|{OFF}]", f"on or {OFF}", _switch, lambda session: ["on", OFF])
 SETTING = Argument("[NAME VALUE]", "a setting", choices=lambda session: vars(session.desk.settings))
 SEVERAL = Argument("[T ...]", f"up to {MAX_COLUMNS} temperatures", _temperatures)
 
@@ -282,6 +288,14 @@ def _show(session: Session, name: str) -> None:
         screen.show_end(session.desk, LOOK_BACK)
 
 
+def _network(session: Session, on: bool | None) -> None:
+    desk = session.desk
+    differs = desk.set_network_only(desk.tree.network_only if on is None else on)
+    state = "on" if desk.tree.network_only else OFF
+    alone = "" if differs else "; the model is a network alone already"
+    session.screen.say(f"/network is {state}{alone}")
+
+
 def _columns(session: Session, temperatures: list[float]) -> None:
     desk, screen = session.desk, session.screen
     first = len(desk.columns) + 1 if desk.base is desk.passage else 1
@@ -359,6 +373,7 @@ COMMANDS: dict[str, Command] = {
     "list": Command(_list, NOTHING, "list all texts"),
     "text": Command(_text, NOTHING, "show the whole text"),
     "set": Command(_set, SETTING, "show the settings, or change one"),
+    "network": Command(_network, SWITCH, "continue with the network alone, or not"),
     "show": Command(_show, COLOURING, "colour the text"),
     "columns": Command(_columns, SEVERAL, "compare continuations"),
     "take": Command(_changing(Desk.take, LOOK_BACK), COLUMN, "continue with column N"),

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from charnn.cli.console import note, note_unknown, print_json, progress_lines, put
-from charnn.cli.model import load_model
+from charnn.cli.model import load_model, note_needless_network_only
 from charnn.cli.options import (
     DEFAULT_CHECKPOINTS,
     CheckpointsOption,
@@ -15,6 +15,7 @@ from charnn.cli.options import (
     EncodingOption,
     JsonOption,
     ModelOption,
+    NetworkOnlyOption,
     ReadTextsArgument,
     SkipUnknownOption,
     ThreadsOption,
@@ -93,6 +94,7 @@ def evaluate(
     options: EvalOptions = EvalOptions(),
     unknown: SkipUnknownOption = "error",
     encoding: EncodingOption = "utf-8",
+    network_only: NetworkOnlyOption = False,
     threads: ThreadsOption = None,
     device: DeviceOption = "auto",
     checkpoints: CheckpointsOption = DEFAULT_CHECKPOINTS,
@@ -131,7 +133,10 @@ def evaluate(
     sizes = evaluation.TextSizes(
         tokenizer.chars_per_token, tokenizer.bytes_per_token, text.chars is not None
     )
-    predictor = evaluation.predictor_of(saved, machine.choose_device(device))
+    if network_only and not saved.mixture:
+        note_needless_network_only()
+    of = evaluation.network_of if network_only else evaluation.predictor_of
+    predictor = of(saved, machine.choose_device(device))
     task = Task(predictor, tokenizer, text.ids, sizes, newline or 0, saved.lines, path.parent)
     with machine.prepared(threads or machine.default_threads()):
         found = {
@@ -146,6 +151,7 @@ def evaluate(
                 "tokenizer": tokenizer.kind,
                 "vocab_size": tokenizer.vocab_size,
                 **saved.size_facts(),
+                "network_only": network_only or not saved.mixture,
                 "split": text.split,
                 "tokens": len(text.ids),
                 "chars": text.chars,
@@ -156,7 +162,8 @@ def evaluate(
         )
         return
     part = f"the {text.split} split" if text.split else "the text"
-    put(f"{path}: {len(text.ids):,} tokens of {part}")
+    alone = ", the network alone" if network_only and saved.mixture else ""
+    put(f"{path}{alone}: {len(text.ids):,} tokens of {part}")
     put(f"{'protocol':<10}{'nats/token':>12}{'bits/char':>12}{'bits/byte':>12}{'targets':>12}")
     for name in chosen:
         _put_score(name, found[name.replace("-", "_")])

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -9,6 +10,7 @@ from charnn.cli.console import note, tell
 
 if TYPE_CHECKING:
     from charnn.checkpoint import Checkpoint
+    from charnn.generation import Model
     from charnn.text.tokenizers import Tokenizer
 
 
@@ -62,6 +64,34 @@ def load_model(model: str | None, checkpoints: Path) -> tuple[Path, Checkpoint, 
     path = model_path(model, checkpoints)
     saved = load(path)
     return path, saved, tokenizer_from_dict(saved.tokenizer, saved.config.vocab_size)
+
+
+def open_model(
+    model: str | None,
+    checkpoints: Path,
+    engine: str = "auto",
+    int8: bool = False,
+    clamps: Iterable[str] = (),
+    network_only: bool = False,
+) -> tuple[Path, Model]:
+    """Returns path and model of what MODEL means; the options are those of `charnn.load`.
+
+    Raises:
+        CharnnError: there is no such model, its file is damaged, or an option does not fit it.
+    """
+    from charnn.generation import Model
+
+    path = model_path(model, checkpoints)
+    loaded = Model.load(path, engine, int8, clamps)
+    alone = loaded.network_only()
+    if network_only and alone is loaded:
+        note_needless_network_only()
+    return path, alone if network_only else loaded
+
+
+def note_needless_network_only() -> None:
+    """Notes that --network-only changes nothing."""
+    note("the model is a network alone already: --network-only changes nothing")
 
 
 def seed_or_drawn(seed: int | None) -> int:

@@ -230,6 +230,13 @@ Int8Option = Annotated[
         "--int8", help="Round the weights to 8 bits: faster, and the same text on every machine."
     ),
 ]
+NetworkOnlyOption = Annotated[
+    bool,
+    typer.Option(
+        "--network-only",
+        help="Use the network alone, without the statistics of the training text mixed into it.",
+    ),
+]
 CheckpointsOption = Annotated[
     Path,
     typer.Option(

@@ -14,7 +14,7 @@ import typer
 
 from charnn.cli.console import Output, note, note_unknown, print_json, tell
 from charnn.cli.marks import COPIED_SPAN, LEGEND, Copies, Styled, marked
-from charnn.cli.model import model_path, seed_or_drawn
+from charnn.cli.model import open_model, seed_or_drawn
 from charnn.cli.options import (
     DEFAULT_CHECKPOINTS,
     DISPLAY,
@@ -23,6 +23,7 @@ from charnn.cli.options import (
     Int8Option,
     JsonOption,
     ModelOption,
+    NetworkOnlyOption,
     OneThreadOption,
     PromptArgument,
     SeedOption,
@@ -107,6 +108,7 @@ def sample(
     unknown: UnknownOption = "error",
     engine: EngineOption = "auto",
     int8: Int8Option = False,
+    network_only: NetworkOnlyOption = False,
     threads: OneThreadOption = None,
     as_json: JsonOption = False,
     checkpoints: CheckpointsOption = DEFAULT_CHECKPOINTS,
@@ -125,12 +127,8 @@ def sample(
         if sys.stdin is None:
             raise FileError("stdin is closed: give the prompt as an argument, or pipe it in")
         prompt = sys.stdin.buffer.read().decode("utf-8", "surrogateescape")
-    set_numpy_threads(threads)
-    # numpy is loaded from here on, with these threads.
-    from charnn.generation import Model
-
-    path = model_path(model, checkpoints)
-    loaded = Model.load(path, engine, int8, wanted.clamp)
+    set_numpy_threads(threads)  # before numpy is loaded
+    path, loaded = open_model(model, checkpoints, engine, int8, wanted.clamp, network_only)
     missing = loaded.tokenizer.unknown_in(prompt if wanted.lines is None else limits.prefix)
     note_unknown(missing, loaded.tokenizer.known, unknown)
     drawn = seed_or_drawn(seed)

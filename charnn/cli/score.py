@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 from charnn.cli.console import Output, has_colour, note, note_unknown, tell
 from charnn.cli.marks import LEGEND, coloured_text
-from charnn.cli.model import model_path
+from charnn.cli.model import open_model
 from charnn.cli.options import (
     DEFAULT_CHECKPOINTS,
     CheckpointsOption,
@@ -23,6 +23,7 @@ from charnn.cli.options import (
     Int8Option,
     JsonOption,
     ModelOption,
+    NetworkOnlyOption,
     SkipUnknownOption,
     argument,
 )
@@ -96,6 +97,7 @@ def score(
     encoding: EncodingOption = "utf-8",
     engine: EngineOption = "auto",
     int8: Int8Option = False,
+    network_only: NetworkOnlyOption = False,
     checkpoints: CheckpointsOption = DEFAULT_CHECKPOINTS,
 ) -> None:
     """Score a text token by token: surprisal in bits, for people and for programs.
@@ -115,10 +117,9 @@ def score(
     output = Output()
     set_numpy_threads(1)  # the scorer has threads for lines
 
-    from charnn.generation import Model
     from charnn.scoring.surprisal import TokenScorer, score_text, spans
 
-    loaded = Model.load(model_path(model, checkpoints), engine, int8)
+    _, loaded = open_model(model, checkpoints, engine, int8, network_only=network_only)
     tokenizer = loaded.tokenizer
     reset = options.reset or ("line" if loaded.of_lines else "document")
     details = per == "token" and not coloured

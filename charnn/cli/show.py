@@ -6,7 +6,7 @@ import sys
 from collections.abc import Iterator
 from typing import TYPE_CHECKING, Any
 
-from charnn.cli.console import print_json, put, visible
+from charnn.cli.console import print_json, put, visible, warn
 from charnn.cli.model import load_model
 from charnn.cli.options import DEFAULT_CHECKPOINTS, CheckpointsOption, JsonOption, ModelArgument
 from charnn.cli.plot import columns_of, learning_curves
@@ -58,6 +58,8 @@ def show(
     put(f"  {facts['bytes']:,} bytes, digest {saved.digest[:16]}")
     if saved.mixture:
         put(f"  mixed with {saved.mixture}")
+    for caution in saved.mixture_cautions:
+        warn(caution)
     if saved.lines:
         put("  trained with --lines: each line begins from the initial state")
     built = f"native, {kernel}" if kernel else "numpy (the native engine was not built)"

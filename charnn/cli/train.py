@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 import typer
 
-from charnn.cli.console import BEGAN, note, print_json, progress_lines, tell
+from charnn.cli.console import BEGAN, note, print_json, progress_lines, tell, warn
 from charnn.cli.model import start_path
 from charnn.cli.options import (
     DEFAULT_CHECKPOINTS,
@@ -178,6 +178,8 @@ def _tell_what_next(trainer: Trainer, ended: Ended) -> None:
     )
     if ended.completed.note:
         tell(ended.completed.note)
+    for each in ended.completed.warnings:
+        warn(each)
     if ended.reason == "interrupted":
         tell(f"saved at step {ended.step:,} of {trainer.config.max_steps:,}; continue with:")
         tell(f"  charnn train --resume --name {run.name}{where}")

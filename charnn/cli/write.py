@@ -15,13 +15,14 @@ from typing import TYPE_CHECKING
 import typer
 
 from charnn.cli.console import Output, say, tell
-from charnn.cli.model import model_path
+from charnn.cli.model import note_needless_network_only, open_model
 from charnn.cli.options import (
     DEFAULT_CHECKPOINTS,
     CheckpointsOption,
     EngineOption,
     Int8Option,
     ModelOption,
+    NetworkOnlyOption,
     OneThreadOption,
     PromptArgument,
     SeedOption,
@@ -46,6 +47,7 @@ def write(
     unknown: UnknownOption = "error",
     engine: EngineOption = "auto",
     int8: Int8Option = False,
+    network_only: NetworkOnlyOption = False,
     threads: OneThreadOption = None,
     checkpoints: CheckpointsOption = DEFAULT_CHECKPOINTS,
 ) -> None:
@@ -56,19 +58,18 @@ def write(
     typed, and the exit code is 1 if one of them failed.
     """
     output = Output()
-    set_numpy_threads(threads)
-    # numpy is loaded from here on, with these threads.
+    set_numpy_threads(threads)  # before numpy is loaded
     from charnn.cli.desk_commands import Session
     from charnn.cli.desk_screen import Screen
     from charnn.cli.line_editor import has_editor
     from charnn.desk.desk import Desk
-    from charnn.generation import Model
     from charnn.generation.sampler import draw_seed
 
-    path = model_path(model, checkpoints)
-    loaded = Model.load(path, engine, int8)
+    path, loaded = open_model(model, checkpoints, engine, int8)
     drawn = draw_seed() if seed is None else seed
     desk = Desk(loaded, drawn, settings, unknown)
+    if network_only and not desk.set_network_only(True):
+        note_needless_network_only()
     interactive = has_editor()
     session = Session(desk, Screen(output), str(path), interactive)
     if interactive:

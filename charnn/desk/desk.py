@@ -186,6 +186,24 @@ class Desk:
         self.settings = SamplingConfig.from_dict({**asdict(self.settings), name: value})
         self.changed = self.changed or self.passage is not None
 
+    def set_network_only(self, on: bool) -> bool:
+        """Continues with the network alone, or with the whole model; returns whether they differ.
+
+        The text stays as it is.
+        """
+        tree, differ = self.tree, self.model.network_only() is not self.model
+        if differ and on != tree.network_only:
+            tree.network_only, self.changed = on, self.changed or self.passage is not None
+            for end in self.ends():
+                for passage in end.path():
+                    passage.states.clear()
+        return differ
+
+    def ends(self) -> list[Passage]:
+        """Returns the last passages of all texts, undone ones and columns."""
+        groups = [(b.passage, *b.undone) for b in self.branches.values()]
+        return [end for group in ((self.base, *self.columns), *groups) for end in group if end]
+
     def _settings(self, tokens: int | None) -> SamplingConfig:
         return self.settings if tokens is None else replace(self.settings, max_tokens=tokens)
 

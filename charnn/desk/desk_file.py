@@ -18,7 +18,7 @@ import numpy as np
 
 from charnn.config import MAX_SEED, RECENT, SamplingConfig
 from charnn.desk.desk import Branch, Desk, check_name
-from charnn.desk.passages import DRAWN, START, TYPED, Passage
+from charnn.desk.passages import DRAWN, START, TYPED, Passage, Tree
 from charnn.errors import ConfigError, FileError
 from charnn.generation.model import Model
 from charnn.tensor_file import (
@@ -40,7 +40,7 @@ SAVE_EVERY = 512  # tokens between stored states
 Arrays = dict[str, np.ndarray[Any, Any]]
 
 
-def row_shapes(model: Model) -> dict[str, tuple[str, tuple[int, ...]]]:
+def row_shapes(tree: Tree) -> dict[str, tuple[str, tuple[int, ...]]]:
     """Returns the type of each tensor and the shape of its rows, in the order of the file."""
     return {
         "points": ("I64", (5,)),  # P: number of the parent, kind, number of ids, asked, index or -1
@@ -48,8 +48,8 @@ def row_shapes(model: Model) -> dict[str, tuple[str, tuple[int, ...]]]:
         "nats": ("F32", ()),  # N: -1 for NaN
         "states": ("I64", (3,)),  # S: passage, its ids that were read, tokens drawn
         "generator": ("U32", (4,)),
-        "logits": ("F32", (model.tokenizer.vocab_size,)),
-        "state": ("F32", model.predictor.initial_state().shape),
+        "logits": ("F32", (tree.model.tokenizer.vocab_size,)),
+        "state": ("F32", tree.writer.predictor.start.shape),
     }
 
 
@@ -60,8 +60,7 @@ def save_desk(desk: Desk, path: Path, model_name: str = "") -> None:
         FileError: the file cannot be written; the old one is untouched.
     """
     branches = [(name, [b.passage, *b.undone]) for name, b in desk.branches.items()]
-    columns = [desk.base, *desk.columns]
-    ends = [*columns, *(passage for _, group in branches for passage in group)]
+    columns, ends = [desk.base, *desk.columns], desk.ends()
     number, at_ends = _numbered(ends), set(ends)
     passages = [passage for passage in number if passage]
     kept = [
@@ -92,6 +91,7 @@ def save_desk(desk: Desk, path: Path, model_name: str = "") -> None:
         "format": FORMAT,
         "charnn": __version__,
         "model": {"digest": desk.model.digest, "name": model_name},
+        "network_only": desk.tree.network_only,
         "seed": desk.seed,
         "index": desk.index,
         "settings": asdict(desk.settings),
@@ -100,16 +100,16 @@ def save_desk(desk: Desk, path: Path, model_name: str = "") -> None:
         "columns": [number[p] for p in columns],
         "nats": [float(s["nats"]) for *_, s in kept],
     }
-    shapes = row_shapes(desk.model)
+    shapes = row_shapes(desk.tree)
     arrays = {n: np.array(rows[n], DTYPES[t]).reshape((-1, *row)) for n, (t, row) in shapes.items()}
     write_arrays(path, arrays, metadata)
 
 
-def _numbered(ends: Iterable[Passage | None]) -> dict[Passage | None, int]:
+def _numbered(ends: Iterable[Passage]) -> dict[Passage | None, int]:
     """Numbers all passages that lead to `ends` from 1, parents first; the empty text is 0."""
     number: dict[Passage | None, int] = {None: 0}
     for end in ends:
-        for passage in end.path() if end else []:
+        for passage in end.path():
             number.setdefault(passage, len(number))
     return number
 
@@ -149,7 +149,10 @@ def _parse(header: Header, data: bytes, model: Model, unknown: str) -> Desk:
     desk = Desk(model, metadata["seed"], SamplingConfig.from_dict(metadata["settings"]), unknown)
     desk.index = metadata["index"]
     _require(type(desk.index) is int and 0 <= desk.index <= MAX_SEED, "the sample counter is wrong")
-    passages = _passages(_arrays(header, data, model), metadata["nats"], model.tokenizer.vocab_size)
+    desk.tree.network_only = metadata.get("network_only") is True
+    passages = _passages(
+        _arrays(header, data, desk.tree), metadata["nats"], model.tokenizer.vocab_size
+    )
 
     def numbered(numbers: list[Any]) -> tuple[Passage | None, list[Passage]]:
         fit = all(type(number) is int and 0 <= number < len(passages) for number in numbers)
@@ -172,10 +175,10 @@ def _require(condition: object, reason: str) -> None:
         raise ValueError(reason)
 
 
-def _arrays(header: Header, data: bytes, model: Model) -> Arrays:
+def _arrays(header: Header, data: bytes, tree: Tree) -> Arrays:
     """Reads the tensors; checks types and shapes, and that all numbers are finite."""
     arrays: Arrays = {}
-    shapes = row_shapes(model)
+    shapes = row_shapes(tree)
     _require(set(header.tensors) == set(shapes), "its tensors are not those of a desk")
     for name, (dtype, row) in shapes.items():
         tensor = header.tensors[name]

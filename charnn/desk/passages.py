@@ -92,12 +92,21 @@ class Passage:
 
 
 class Tree:
-    """Makes passages with a model and a seed."""
+    """Makes passages with a model and a seed.
+
+    With ``network_only`` the network is used without what it is mixed with; the states of passages
+    fit one of the two.
+    """
 
     def __init__(self, model: Model, seed: int) -> None:
         """Raises ConfigError if the seed is out of range."""
         Sfc32(seed)
-        self.model, self.seed = model, seed
+        self.model, self.seed, self.network_only = model, seed, False
+
+    @property
+    def writer(self) -> Model:
+        """The model, or its network alone."""
+        return self.model.network_only() if self.network_only else self.model
 
     def text(self, passage: Passage | None) -> str:
         """Returns the text up to the end of a passage; stray bytes are surrogate escapes."""
@@ -133,7 +142,7 @@ class Tree:
             text = self.text(passage)
             for guide in guides:
                 guide.feed(text)
-        sampler = Sampler(self.model.predictor, self.seed, 0, filters, guides)
+        sampler = Sampler(self.writer.predictor, self.seed, 0, filters, guides)
         path = passage.path() if passage else []
         start = max((at for at, each in enumerate(path) if each.states), default=0)
         for each in path[start:]:

@@ -35,6 +35,7 @@ class NativePredictor(Predictor):
     """A network, with its n-grams or without, in the compiled engine."""
 
     exact = True
+    _network: NativePredictor | None = None  # what n-grams were mixed into
 
     def __init__(self, arrangement: Arrangement) -> None:
         """Copies `arrangement`, in float32 or quantised.
@@ -85,13 +86,16 @@ class NativePredictor(Predictor):
         other._allocate(streams)
         return other
 
+    def alone(self) -> NativePredictor:
+        return self._network or self
+
     def mixed(self, tree: NGramTree, weights: MixtureWeights) -> NativePredictor:
         """See `Predictor.mixed`.
 
         A state is one array: that of the network, flat, then the nodes (K,) of the latest contexts.
         """
         other = copy(self)
-        other._arrays = [*self._arrays]
+        other._network, other._arrays = self, [*self._arrays]
         ngrams = CNGrams(tree.order, len(tree.children), *weights)
         for name in ("symbols", "counts", "dropped"):
             numbers: NDArray[Any] = getattr(tree, name)

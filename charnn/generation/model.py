@@ -90,6 +90,11 @@ class Model:
             *(loaded.start_token, loaded.info, loaded.lines, tokens, loaded.digest),
         )
 
+    def network_only(self) -> Model:
+        """Returns the model without its n-grams; itself if it has none."""
+        alone = self.predictor.alone()
+        return self if alone is self.predictor else replace(self, predictor=alone)
+
     @cached_property
     def training_text(self) -> TextIndex:
         """The index of the training text, stored beside its tokens.

@@ -108,13 +108,14 @@ class NGramStep(FinalStep):
             return NOTHING_DONE
         once = ONCE_PIECES if tokens.tokenizer.chars_per_id > 1 else ONCE
         tree = NGramTree.of(tokens.split("train"), best.config.vocab_size, self.order, once)
-        weights, gain = fit_and_check(network_of(best, device), tree, read)
+        weights, losses = fit_and_check(network_of(best, device), tree, read)
+        gain = losses.network - losses.mixed
         if not gain >= WORTH:  # also for NaN, if the network has overflowed
             best.ngrams = None
             return Completed({}, "n-grams: left out, since they hardly lower the held-out loss")
-        best.ngrams = tree.section(weights)
+        best.ngrams = tree.section(weights, losses)
         return Completed(
             {"ngrams": {**best.ngrams.facts(), "gain": gain}},
-            f"mixed in: {best.mixture}; they lower the held-out loss by {gain:.3f} nats/token "
-            "(weights fitted on one half, checked on the other)",
+            f"mixed in: {best.mixture}",
+            tuple(best.ngrams.cautions()),
         )

@@ -13,7 +13,7 @@ from torch import Tensor
 from charnn.evaluation import IGNORED, Batches, Predictor
 from charnn.model import LanguageModel
 from charnn.ngrams.mixture_torch import MixedLanguageModel
-from charnn.ngrams.section import MAX_WEIGHT, MIN_WEIGHT, MixtureWeights
+from charnn.ngrams.section import MAX_WEIGHT, MIN_WEIGHT, HeldOutLosses, MixtureWeights
 from charnn.ngrams.tree import NGramTree
 
 WORTH = 0.005  # nats per token by which the loss must fall
@@ -25,12 +25,11 @@ NETWORK_ONLY, NGRAMS_ONLY = MixtureWeights(1.0, 0.0), MixtureWeights(0.0, 1.0)  
 
 def fit_and_check(
     network: LanguageModel, tree: NGramTree, read: Callable[[Predictor], Batches]
-) -> tuple[MixtureWeights, float]:
-    """Fits the weights on one half of held-out text and measures their gain on the other.
+) -> tuple[MixtureWeights, HeldOutLosses]:
+    """Fits the weights on one half of held-out text and measures losses on the other.
 
     `read` yields a predictor's logits on that text. Blocks of `BLOCK` targets belong to the halves
-    alternately, so that both resemble each other; a small text has smaller blocks. Returns the
-    weights and the nats per token that mixing saves on the second half.
+    alternately, so that both resemble each other; a small text has smaller blocks.
     """
     own, targets = _log_probabilities(read(network))
     ngrams, _ = _log_probabilities(read(MixedLanguageModel(network, tree, NGRAMS_ONLY)))
@@ -38,7 +37,10 @@ def fit_and_check(
     first = torch.arange(count) // max(1, min(BLOCK, count // 4)) % 2 == 0
     weights = fit_weights(own[first], ngrams[first], targets[first])
     check = own[~first], ngrams[~first], targets[~first]
-    return weights, mean_loss(*check, NETWORK_ONLY)[0] - mean_loss(*check, weights)[0]
+    alone, counted, mixed = (
+        mean_loss(*check, each)[0] for each in (NETWORK_ONLY, NGRAMS_ONLY, weights)
+    )
+    return weights, HeldOutLosses(alone, counted, mixed, int(first.sum()))
 
 
 def fit_weights(own: Tensor, ngrams: Tensor, targets: Tensor) -> MixtureWeights:

@@ -52,6 +52,9 @@ class Mixture(Predictor):
     def twin(self, streams: int) -> Mixture:
         return Mixture(self.network.twin(streams), self.tree, self.weights)
 
+    def alone(self) -> Predictor:
+        return self.network
+
     def step_batch(self, tokens: Sequence[int], states: Array) -> Array:
         size = states.shape[1] - self.tree.order
         inner = np.ascontiguousarray(states[:, :size]).reshape(len(states), *self._shape)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, NamedTuple
@@ -12,6 +13,7 @@ MAX_NGRAM = 16
 MIN_WEIGHT, MAX_WEIGHT = 0.01, 16.0
 NGRAM_ARRAYS = ("symbols", "counts", "children", "dropped")
 NGRAM_DTYPES = ("U8", "U16", "U32")
+FEW_TOKENS = 1000  # with fewer, the two weights and the losses are uncertain
 
 
 class MixtureWeights(NamedTuple):
@@ -21,9 +23,22 @@ class MixtureWeights(NamedTuple):
     ngrams: float
 
 
+class HeldOutLosses(NamedTuple):
+    """Mean losses in nats per token on held-out text that the weights were not fitted on.
+
+    ``network`` and ``ngrams`` are those of each alone, ``mixed`` that of the mixture; the weights
+    were fitted on ``fitted_on`` other tokens.
+    """
+
+    network: float
+    ngrams: float
+    mixed: float
+    fitted_on: int
+
+
 @dataclass(frozen=True)
 class NGramSection:
-    """N-grams of up to `order` symbols and their mixture weights.
+    """N-grams of up to `order` symbols, their mixture weights, and losses if they were measured.
 
     ``arrays`` holds `NGRAM_ARRAYS`, one dimension each: the tree in `charnn.ngrams.tree`.
     """
@@ -31,6 +46,7 @@ class NGramSection:
     order: int
     weights: MixtureWeights
     arrays: Mapping[str, np.ndarray]
+    losses: HeldOutLosses | None = None
 
     @classmethod
     def from_metadata(
@@ -39,7 +55,7 @@ class NGramSection:
         """Builds a section from its part of the header and its arrays.
 
         Raises:
-            ValueError: order or weights are missing or out of range.
+            ValueError: order or weights are missing, or a number is out of range.
         """
         order, weights = values.get("order"), values.get("weights")
         if type(order) is not int or not 1 <= order <= MAX_NGRAM:
@@ -50,19 +66,63 @@ class NGramSection:
             raise ValueError(
                 f"the mixture weights of its n-grams must be {MIN_WEIGHT} to {MAX_WEIGHT}"
             )
-        return cls(order, mixed, arrays)
+        return cls(order, mixed, arrays, _losses(values["losses"]) if "losses" in values else None)
 
     def to_metadata(self) -> dict[str, Any]:
         """Returns the part of the header that `from_metadata` reads."""
-        return {"order": self.order, "weights": self.weights._asdict()}
+        losses = {"losses": self.losses._asdict()} if self.losses else {}
+        return {"order": self.order, "weights": self.weights._asdict(), **losses}
 
     def facts(self) -> dict[str, Any]:
-        """Returns the number of n-grams, their order and the mixture weights, as JSON values."""
+        """Returns the number of n-grams and `to_metadata`, as JSON values."""
         return {"count": len(self.arrays["symbols"]), **self.to_metadata()}
 
+    @property
+    def dominate(self) -> bool:
+        """True if the model follows its n-grams more than its network."""
+        by_loss = self.losses is not None and self.losses.ngrams <= self.losses.network
+        return by_loss or self.weights.ngrams > self.weights.network
+
     def describe(self) -> str:
-        """Returns `facts` in words."""
+        """Returns `facts` in words, and which part contributes more."""
+        losses = ""
+        if self.losses:
+            losses = (
+                f"; held-out loss: network alone {self.losses.network:.3f}, n-grams alone "
+                f"{self.losses.ngrams:.3f}, mixed {self.losses.mixed:.3f} nats/token"
+            )
         return (
             f"{len(self.arrays['symbols']):,} n-grams, up to {self.order} long; mixture weights: "
-            f"network {self.weights.network:.2f}, n-grams {self.weights.ngrams:.2f}"
+            f"network {self.weights.network:.2f}, n-grams {self.weights.ngrams:.2f}{losses}; "
+            f"samples are mostly the work of the {'n-grams' if self.dominate else 'network'}"
         )
+
+    def cautions(self) -> list[str]:
+        """Returns warnings for people: the n-grams dominate, or little text decided the weights."""
+        found = []
+        if self.dominate:
+            found.append(
+                "the n-grams dominate, so samples repeat pieces of the training text: hear the "
+                "network alone with --network-only, or train longer"
+            )
+        if self.losses and self.losses.fitted_on < FEW_TOKENS:
+            found.append(
+                f"only {self.losses.fitted_on:,} held-out tokens decided the mixture weights: "
+                "compare with --network-only, or give --valid a longer text"
+            )
+        return found
+
+
+def _losses(values: Any) -> HeldOutLosses:
+    try:
+        losses = HeldOutLosses(**values)
+    except TypeError:
+        raise ValueError("the losses of its n-grams are damaged") from None
+    *nats, fitted_on = losses
+    if not (
+        type(fitted_on) is int
+        and 0 <= fitted_on < 2**40
+        and all(type(each) is float and math.isfinite(each) and each >= 0 for each in nats)
+    ):
+        raise ValueError("the losses of its n-grams are out of range")
+    return losses

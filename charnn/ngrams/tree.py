@@ -19,7 +19,7 @@ import numpy as np
 
 from charnn.errors import DamagedFile
 from charnn.ngrams.kneser_ney import Array, Counts, count_ngrams, discount, discounts
-from charnn.ngrams.section import NGRAM_ARRAYS, MixtureWeights, NGramSection
+from charnn.ngrams.section import NGRAM_ARRAYS, HeldOutLosses, MixtureWeights, NGramSection
 
 MAX_TOKENS = 5_000_000  # from the start of a text; counting takes about 100 bytes per token
 MAX_NODES = 1 << 22  # about 200 MB; states hold nodes as float32, exact up to 1 << 24
@@ -129,9 +129,9 @@ class NGramTree:
         small = {name: _small(np.concatenate(parts)) for name, parts in arrays.items()}
         return cls(vocab_size, len(levels), small)
 
-    def section(self, weights: MixtureWeights) -> NGramSection:
+    def section(self, weights: MixtureWeights, losses: HeldOutLosses | None = None) -> NGramSection:
         """Returns the section of a checkpoint that `tree_and_weights` reads."""
-        return NGramSection(self.order, weights, self.arrays)
+        return NGramSection(self.order, weights, self.arrays, losses)
 
     def start(self) -> Array:
         """Returns the nodes (K,) at the start of a text: the empty context alone."""

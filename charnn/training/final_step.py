@@ -20,10 +20,11 @@ class FinalCosts(NamedTuple):
 
 
 class Completed(NamedTuple):
-    """The result of a final step: ``facts`` for the "end" event, ``note`` for people."""
+    """The result of a final step: facts for the "end" event; a note and warnings for people."""
 
     facts: dict[str, Any]
     note: str = ""
+    warnings: tuple[str, ...] = ()
 
 
 NO_COSTS, NOTHING_DONE = FinalCosts(), Completed({})

@@ -13,6 +13,7 @@ from typing import Any
 import numpy as np
 import pytest
 
+import charnn
 from charnn import checkpoint, evaluation
 from charnn.cli.runs import describe
 from charnn.text.token_file import TokenFile
@@ -78,7 +79,13 @@ def test_train_prints_what_was_mixed_in(home: Path) -> None:
     assert facts == told["ngrams"]
     assert losses(home)[0] == pytest.approx(told["carried"]["bits_per_char"], rel=1e-4)
     said = (home / "said.txt").read_text("utf-8")
-    assert f"{gain:.3f}" in said
+    loss = saved(home).ngrams.losses
+    assert gain == pytest.approx(loss.network - loss.mixed)
+    for each in loss[:3]:
+        assert f"{each:.3f}" in said
+    assert "warning" in said, "n-grams dominate, and few tokens decided"
+    assert f"{loss.fitted_on}" in said
+    assert "--network-only" in said
     lines = (home / "checkpoints" / "counted" / "metrics.jsonl").read_text("utf-8").splitlines()
     assert {**facts, "gain": gain} == values(lines[-1])["ngrams"]
 
@@ -98,6 +105,48 @@ def test_eval_and_score_are_of_the_mixture_dynamic_or_not(home: Path) -> None:
     text = ids.tokenizer.decode(ids.split("valid"))
     row = values(run(home, "score - -m counted --per document --json", text)[0])
     assert mixed == pytest.approx(row["bits_per_char"], rel=0.02)  # and the first character
+
+
+def test_network_only_scores_and_samples_the_network(home: Path) -> None:
+    alone = losses(home)[1]
+    only = "-m counted --network-only"
+    told = values(run(home, f"eval {only} --json")[0])
+    assert told["network_only"] is True
+    assert alone == pytest.approx(told["carried"]["bits_per_char"], rel=1e-4)
+    ids = TokenFile.open(home / "checkpoints" / "counted" / "tokens")
+    text = ids.tokenizer.decode(ids.split("valid"))
+    row = values(run(home, f"score - {only} --per document --json", text)[0])
+    assert alone == pytest.approx(row["bits_per_char"], rel=0.02)
+    path = home / "checkpoints" / "counted" / "best.safetensors"
+    network = charnn.load(path, network_only=True)
+    expected = network.generate("7 t", max_tokens=60, seed=4, echo=True)
+    assert expected != charnn.load(path).generate("7 t", max_tokens=60, seed=4, echo=True)
+    assert expected == run(home, f"sample {only} --seed 4 -n 60 -", "7 t")[0]
+    many = run(home, f"sample {only} --seed 4 -n 60 --num-samples 9 --json -", "7 t")[0]
+    assert expected == "7 t" + values(many.splitlines()[0])["text"]
+    desk = run(home, f"write {only} --seed 4 -n 60 -q", "7 t\n")[0]
+    assert expected == desk.removesuffix("\n")
+
+
+def test_network_only_changes_nothing_for_a_network_alone_and_says_so(home: Path) -> None:
+    plain = run(home, "sample -m english -n 20 --seed 1")
+    only = run(home, "sample -m english -n 20 --seed 1 --network-only")
+    assert plain[0] == only[0]
+    assert "--network-only" in only[1]
+    assert "--network-only" not in plain[1]
+    assert "--network-only" in run(home, "eval text.txt -m english --network-only")[1]
+
+
+def test_the_desk_switches_between_the_network_and_the_mixture(home: Path) -> None:
+    begin = "write -m counted --seed 4 -n 60 -q"
+    mixed = run(home, begin, "7 t\n")[0]
+    network = run(home, f"{begin} --network-only", "7 t\n")[0]
+    there = run(home, begin, "/network on\n7 t\n/save alone.saved\n/more 20\n")[0]
+    assert there.startswith(network.removesuffix("\n"))
+    back = run(home, f"{begin} --network-only", "/network off\n7 t\n")[0]
+    assert mixed == back
+    again = run(home, "write -m counted -q", "/load alone.saved\n/more 20\n")[0]
+    assert again.rstrip("\n")[-20:] == there.rstrip("\n")[-20:], "a file remembers the switch"
 
 
 def test_samples_come_from_the_mixture(home: Path) -> None:
