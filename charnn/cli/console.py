@@ -5,10 +5,11 @@ Nothing heavy is imported here: `charnn --help` and the first sampled character 
 
 from __future__ import annotations
 
+import math
 import os
 import sys
 import time
-from collections.abc import Callable, Collection, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from contextvars import ContextVar
 from typing import Any, TextIO
@@ -178,29 +179,44 @@ def give_up_stdout() -> None:
 
 
 def progress_lines(doing: str) -> Callable[[int, int], None]:
-    """Returns a function that prints a line at times, given work done and in total (0: unknown)."""
-    last = time.monotonic()
+    """Returns a function that shows long work, given work done and in total (0: unknown).
+
+    A terminal gets a line at times, a pipe or a file a single one.
+    """
+    last, terminal = time.monotonic(), sys.stderr is not None and sys.stderr.isatty()
 
     def progress(done: int, total: int) -> None:
         nonlocal last
-        if time.monotonic() - last >= SECONDS_BETWEEN_LINES:
-            last = time.monotonic()
-            tell(f"{doing}: {done / total:.0%}" if total else f"{doing}: {done / 1e6:,.1f} MB")
+        if time.monotonic() - last < SECONDS_BETWEEN_LINES:
+            return
+        if not terminal:
+            tell(doing)
+            last = math.inf
+            return
+        last = time.monotonic()
+        tell(f"{doing}: {done / total:.0%}" if total else f"{doing}: {done / 1e6:,.1f} MB")
 
     return progress
 
 
 def progress_of_tasks() -> Callable[[str, int, int], None]:
-    """Returns a function that names each task once, and prints the progress of long tasks."""
+    """Returns a function that names each task once, and shows its progress on a terminal."""
     lines: dict[str, Callable[[int, int], None]] = {}
+    terminal = sys.stderr is not None and sys.stderr.isatty()
 
     def progress(doing: str, done: int, total: int) -> None:
         if doing not in lines:
             tell(doing)
             lines[doing] = progress_lines(doing)
-        lines[doing](done, total)
+        elif terminal:
+            lines[doing](done, total)
 
     return progress
+
+
+def joined(names: Sequence[str], word: str = "and") -> str:
+    """Returns names as in a sentence: "a, b and c"."""
+    return f" {word} ".join(filter(None, (", ".join(names[:-1]), *names[-1:])))
 
 
 def note_unknown(

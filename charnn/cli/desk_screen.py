@@ -9,7 +9,7 @@ from contextlib import closing
 from typing import TYPE_CHECKING, NamedTuple
 
 from charnn.cli.console import QUIET, Output, say, visible
-from charnn.cli.marks import BITS, COPIED_SPAN, UNDERLINE, style_of
+from charnn.cli.marks import BITS, COPIED_SPAN, UNDERLINE, Styled, style_of, underlined
 
 if TYPE_CHECKING:
     from charnn.desk.desk import Desk
@@ -20,7 +20,7 @@ MIN_COLUMN = 24  # characters; narrower columns are shown below each other
 MAX_CONTEXT = 400  # characters of the text that are shown again
 OFF = "off"
 FAINT, BOLD = "2", "1"
-Painter = Callable[["TextPiece"], str]  # from the pieces of a text, in order, to ANSI numbers
+Painter = Callable[[Iterable["TextPiece"]], Iterator[Styled]]  # of the pieces of a text
 
 
 class Colouring(NamedTuple):
@@ -31,21 +31,17 @@ class Colouring(NamedTuple):
 
 
 def _surprisal(desk: Desk, passage: Passage | None) -> Painter:
-    return lambda piece: style_of(piece.nats / math.log(2) / len(piece.text))
+    return lambda pieces: (
+        (piece.text, style_of(piece.nats / math.log(2) / len(piece.text))) for piece in pieces
+    )
 
 
 def _copied(desk: Desk, passage: Passage | None) -> Painter:
-    from charnn.generation.guides import to_bytes
+    from charnn.generation.copies import CopyFinder
 
-    index = desk.model.training_text
-    latest = desk.tree.text(passage)[-COPIED_SPAN:]
-
-    def paint(piece: TextPiece) -> str:
-        nonlocal latest
-        latest = (latest + piece.text)[-COPIED_SPAN:]
-        return UNDERLINE if len(latest) == COPIED_SPAN and to_bytes(latest) in index else ""
-
-    return paint
+    finder = CopyFinder(desk.model.training_text, COPIED_SPAN)
+    finder.feed(desk.tree.text(passage)[-COPIED_SPAN:])
+    return lambda pieces: underlined((piece.text for piece in pieces), finder)
 
 
 COLOURINGS: dict[str, Colouring] = {
@@ -54,7 +50,7 @@ COLOURINGS: dict[str, Colouring] = {
         [("", "below 1 bit"), *((style, f"from {bits}") for bits, style in BITS.items())],
     ),
     "copied": Colouring(
-        _copied, [(UNDERLINE, f"ends {COPIED_SPAN} characters of the training text")]
+        _copied, [(UNDERLINE, f"{COPIED_SPAN} or more characters in a row of the training text")]
     ),
 }
 
@@ -113,9 +109,9 @@ class Screen:
         self._write(desk, base, begin, new)
         length, paint = 0, self._painter(desk, base)
         with closing(pieces):  # the desk then has everything that was drawn
-            for piece in self.until_interrupted(pieces):
-                length += len(piece.text)
-                self.output.write(piece.text, paint(piece))
+            for text, style in paint(self.until_interrupted(pieces)):
+                length += len(text)
+                self.output.write(text, style)
         if self.interrupted:
             if rest := desk.text[len(before) + length :]:  # held back for a possible stop string
                 self.output.write(rest)
@@ -156,7 +152,7 @@ class Screen:
 
     def _painter(self, desk: Desk, passage: Passage | None) -> Painter:
         if self.colouring == OFF or not self.output.colour:
-            return lambda piece: ""
+            return lambda pieces: ((piece.text, "") for piece in pieces)
         return COLOURINGS[self.colouring].painter(desk, passage)
 
     def _write(self, desk: Desk, passage: Passage | None, begin: int = 0, new: int = 0) -> None:
@@ -168,14 +164,15 @@ class Screen:
             if text := desk.tree.text(passage)[begin:]:
                 self.output.write(text)
             return
-        paint, stop = self._painter(desk, None), 0
-        for kind, piece in desk.tree.pieces(passage):
-            start, stop = stop, stop + len(piece.text)
-            style = paint(piece)
-            if self.colouring == OFF:
-                style = FAINT if start < new else BOLD if kind == "typed" else ""
+        pieces, stop = desk.tree.pieces(passage), 0
+        if self.colouring == OFF:
+            parts = _by_origin(pieces, new)
+        else:
+            parts = self._painter(desk, None)(piece for _, piece in pieces)
+        for text, style in parts:
+            start, stop = stop, stop + len(text)
             if stop > begin:
-                self.output.write(piece.text[max(0, begin - start) :], style)
+                self.output.write(text[max(0, begin - start) :], style)
 
     def show_legend(self) -> None:
         """Explains the colours."""
@@ -200,6 +197,14 @@ class Screen:
             lines = [line for title, text in rows for line in (f"-- {title}", *text.split("\n"))]
         for line in lines:
             self.say(line)
+
+
+def _by_origin(pieces: Iterable[tuple[str, TextPiece]], new: int) -> Iterator[Styled]:
+    """Yields pieces with their styles: faint before character `new`, after it bold if typed."""
+    start = 0
+    for kind, piece in pieces:
+        yield piece.text, FAINT if start < new else BOLD if kind == "typed" else ""
+        start += len(piece.text)
 
 
 def _side_by_side(titles: list[str], texts: list[str], width: int) -> list[str]:

@@ -32,6 +32,7 @@ if TYPE_CHECKING:
     from charnn.model import LanguageModel
 
 CELLS_MINUTES = 0.5  # for each of the cells that are compared
+FAINT = 0.01  # below this share of its norm at lag 1 a gradient teaches a network little
 COMPARED_UNITS, COMPARED_EMBEDDING = 128, 64  # hidden and embedding size of --cells, one layer
 
 
@@ -57,6 +58,7 @@ class HorizonOptions(Config):
         "Positions of the text whose losses are averaged; the time grows with N.",
     )
     seed: int = whole(0, 0, MAX_SEED, "Seed that draws the samples.")
+    table: bool = switch("Add the table of all measurements, and a plot of gradients.")
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -117,11 +119,14 @@ def horizon(
         }
     if as_json:
         print_json({name: _to_json(each) for name, each in found.items()})
-    elif options.cells:
-        _show_side_by_side(found)
     else:
         for name, each in found.items():
-            _show(name, each)
+            put(*_verdict(name, each))
+        if options.cells:
+            _show_side_by_side(found, options.table)
+        else:
+            (only,) = found.values()
+            _show(only, options.table)
     for name, each in found.items():
         if each.too_far:
             lags = ", ".join(map(str, each.too_far))
@@ -178,43 +183,63 @@ def _train_cells(asked: HorizonOptions, texts: list[str], encoding: str) -> Iter
                 yield cell, trainer.network.cpu(), ids, None
 
 
-def _show(name: str, found: Horizon) -> None:
-    """Shows a table of all four measurements, plots of losses and norms, and context lengths."""
+def _verdict(name: str, found: Horizon) -> Iterator[str]:
+    """Yields how far back a network looks, and how far back its gradient reaches, in sentences."""
+    from charnn.inspection.horizon import WITHIN
+
+    last = int(found.lags[-1])
+    alone, ordered = map(found.context_length, (found.truncated, found.shuffled))
+    within = f"{WITHIN} nats/token of its loss of {found.whole:.4f} with the full context"
+    if alone is None:
+        yield f"{name} looks back more than {last} tokens: the last {last} alone are not within"
+        yield f"{within}."
+    else:
+        yield f"{name} looks back about {alone} tokens: the last {alone} alone come within"
+        yield f"{within}."
+    yield (
+        f"The order of the text matters beyond {last} tokens, too."
+        if ordered is None
+        else f"Shuffling all text before the last {ordered} tokens costs no more than that."
+    )
+    norms = _relative(found.gradient[0].tolist())
+    if not all(map(math.isfinite, norms)):
+        yield "The gradient overflows or is zero."
+        return
+    weak = next((lag for lag, norm in zip(found.lags, norms, strict=True) if norm < FAINT), None)
+    yield (
+        f"The gradient is still above {FAINT:.0%} of that of lag 1 at lag {last}."
+        if weak is None
+        else f"The gradient falls below {FAINT:.0%} of that of lag 1 at lag {weak}."
+    )
+
+
+def _show(found: Horizon, table: bool) -> None:
+    """Plots the losses over the lags; with `table` also all measurements and the gradients."""
     shown = range(len(found.gradient))
     if len(shown) > 4:
         shown = range(0, len(shown), len(shown) - 1)  # the first and the last layer
-    gradients = {f"grad {layer}": found.gradient[layer] for layer in shown}
-    columns = {**gradients, "singular": found.singular}
     losses = {"last k": found.truncated, "shuffled": found.shuffled, "cold": found.position_at_lags}
-    put(
-        f"{name}: {found.places:,} samples, losses in nats per token",
-        "",
-        f"{'lag':>5}" + _row(columns, "10") + _row(losses, "9"),
-    )
-    for k, lag in enumerate(found.lags):
-        norms = "".join(f"{values[k]:>10.2e}" for values in columns.values())
-        put(f"{lag:>5}{norms}" + "".join(f"{values[k]:>9.4f}" for values in losses.values()))
     lags = found.lags.tolist()
-    lengths = [found.context_length(each) for each in (found.truncated, found.shuffled)]
-    alone, ordered = (each or f"more than {lags[-1]}" for each in lengths)
-    put(
-        "",
-        "loss after the last k tokens alone, and after all with the earlier ones shuffled",
-        *over_lags(lags, {name: losses[name] for name in ("last k", "shuffled")}),
-        "",
-        "gradient of a loss by the state k tokens earlier",
-        *over_lags(lags, {f"layer {layer}": found.gradient[layer] for layer in shown}, True),
-        "",
-        f"within 0.01 nats of the full context, which gives {found.whole:.4f}:",
-        f"the last {alone} tokens alone; the order of the last {ordered} tokens",
-    )
+    if table:
+        gradients = {f"grad {layer}": found.gradient[layer] for layer in shown}
+        columns = {**gradients, "singular": found.singular}
+        put("", f"{found.places:,} samples, losses in nats per token")
+        put(f"{'lag':>5}" + _row(columns, "10") + _row(losses, "9"))
+        for k, lag in enumerate(lags):
+            norms = "".join(f"{values[k]:>10.2e}" for values in columns.values())
+            put(f"{lag:>5}{norms}" + "".join(f"{values[k]:>9.4f}" for values in losses.values()))
+    put("", "loss after the last k tokens alone, and after all with the earlier ones shuffled")
+    put(*over_lags(lags, {name: losses[name] for name in ("last k", "shuffled")}))
+    if table:
+        put("", "gradient of a loss by the state k tokens earlier")
+        put(*over_lags(lags, {f"layer {layer}": found.gradient[layer] for layer in shown}, True))
 
 
 def _row(names: Iterable[str], width: str) -> str:
     return "".join(f"{name:>{width}}" for name in names)
 
 
-def _show_side_by_side(found: dict[str, Horizon]) -> None:
+def _show_side_by_side(found: dict[str, Horizon], table: bool) -> None:
     lags = next(iter(found.values())).lags.tolist()
     reports: list[tuple[str, str, dict[str, Any]]] = [
         (
@@ -233,13 +258,12 @@ def _show_side_by_side(found: dict[str, Horizon]) -> None:
             {name: each.singular for name, each in found.items()},
         ),
     ]
-    for place, (title, style, curves) in enumerate(reports):
-        if place:
-            put("")
-        put(title)
-        put(f"{'lag':>5}" + _row(curves, "12"))
-        for k, lag in enumerate(lags):
-            put(f"{lag:>5}" + "".join(f"{ys[k]:>12{style}}" for ys in curves.values()))
+    for title, style, curves in reports if table else reports[:2]:
+        put("", title)
+        if table:
+            put(f"{'lag':>5}" + _row(curves, "12"))
+            for k, lag in enumerate(lags):
+                put(f"{lag:>5}" + "".join(f"{ys[k]:>12{style}}" for ys in curves.values()))
         put(*over_lags(lags, curves, style == ".2e"))
 
 

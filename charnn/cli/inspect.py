@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from itertools import groupby
 from typing import TYPE_CHECKING, Any
 
-from charnn.cli.console import Output, note, print_json, progress_lines, put
+from charnn.cli.console import Output, joined, note, print_json, progress_lines, put
 from charnn.cli.model import load_model, note_network_alone, seed_or_drawn
 from charnn.cli.options import (
     DEFAULT_CHECKPOINTS,
@@ -20,7 +20,7 @@ from charnn.cli.options import (
     ReadTextsArgument,
     SeedOption,
 )
-from charnn.config import EFFECT_CHARS, LABELS, SHOWN_UNITS
+from charnn.config import ACTIVITY_STEPS, EFFECT_CHARS, GOOD_AUC, LABELS, SHOWN_UNITS
 from charnn.config.settings import Config, choice, require, setting, switch, whole
 from charnn.errors import TextError
 from charnn.threads import set_numpy_threads
@@ -35,11 +35,10 @@ if TYPE_CHECKING:
     from charnn.inspection.units import Detector, Finding, GateShares
 
 MOST_CHARS, MANY_UNITS = 1_000_000, 1 << 24
-# By lowest |value|: ANSI styles, black on a light ground, below zero and above.
-GROUNDS = {0.2: ("30;48;5;195", "30;48;5;224"), 0.5: ("30;48;5;117", "30;48;5;217"),
-           0.8: ("1;30;48;5;75", "1;30;48;5;209")}  # fmt: skip
-UNIT_LEGEND = "blue below zero, red above; darker from 0.5 and 0.8 on"
-GOOD_AUC = 0.9
+# ANSI styles by the number of `ACTIVITY_STEPS` that a value reaches: below zero, and above.
+GROUNDS = (("", ""), ("30;48;5;195", "30;48;5;224"), ("30;48;5;117", "30;48;5;217"),
+           ("1;30;48;5;75", "1;30;48;5;209"))  # fmt: skip
+UNIT_LEGEND = "blue below zero, red above; stronger from {}, {} and {} on".format(*ACTIVITY_STEPS)
 INSPECT_CHARS = 20_000  # characters of the text that units are ranked on
 UNIT_CHARS = 2_000  # characters over which one unit is shown
 
@@ -88,7 +87,8 @@ class InspectOptions(Config):
         "Read the first N tokens of the text.",
         shown=f"{INSPECT_CHARS:,}; {UNIT_CHARS:,} with --unit",
     )
-    top: int = whole(SHOWN_UNITS, 1, MANY_UNITS, "Units shown for each label.")
+    top: int = whole(SHOWN_UNITS, 1, MANY_UNITS, "With --table or --json: units for each label.")
+    table: bool = switch("List the best units for each label, with their thresholds.")
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -99,6 +99,10 @@ class InspectOptions(Config):
         require(
             not self.effect or (finding and len(self.labels) == 1),
             "--effect needs one label: add --find quotes, or another one",
+        )
+        require(
+            not (self.table and (self.unit is not None or self.gates)),
+            "--table lists the units of labels: leave out --unit and --gates",
         )
         require(
             self.effect or self.together == 1,
@@ -187,11 +191,11 @@ def inspect(
         effect = {"effect": _effect_json(*measured)} if measured else {}
         print_json({**head, "labels": labels, **effect})
         return
-    put(f"{path}: {len(ids):,} tokens; units are chosen on one half, measured on the other")
-    for each in found:
-        _show_finding(each)
     if measured:
         _show_effect(found[0], *measured)
+        put("")
+    _show_findings(found, options.table)
+    put(f"of {len(ids):,} tokens, one half chose the units, the other half gives the numbers")
 
 
 def _note_missing(names: Sequence[str], found: list[Finding], tokens: int) -> None:
@@ -223,15 +227,32 @@ def _measure_effect(
     return measure_effect(saved, labeller, fitted, drawn, chars, progress=progress), drawn
 
 
-def _show_finding(found: Finding) -> None:
-    labeller, _, ranking, detectors = found
-    put("")
-    put(f"{labeller.name}: {labeller.phrase}, {ranking.share:.1%} of the text")
-    put(f"  {'unit':<10}{'AUC':>6}{'right':>8}  inside if")
-    rows = zip(ranking.units, ranking.auc, ranking.directions, detectors, strict=False)
-    for unit, area, direction, each in rows:
-        side = "above" if direction > 0 else "below"
-        put(f"  {unit!s:<10}{area:>6.3f}{each.accuracy:>8.1%}  {side} {each.threshold:.3f}")
+def _show_findings(found: list[Finding], table: bool) -> None:
+    """Shows which labels single units track, in a sentence, and the best units, the best first."""
+    tracked = sorted((each for each in found if each.good), key=lambda each: -_area(each))
+    untracked = [each.labeller.name for each in found if not each.good]
+    names = [each.labeller.name for each in tracked]
+    if not names:
+        put(f"No single unit tracks {joined(untracked, 'or')}.")
+    else:
+        but = f", but not {joined(untracked, 'or')}" if untracked else ""
+        put(f"Single units track {joined(names, 'and')}{but}.")
+        put(f"{'label':<10}{'unit':<10}{'AUC':>6}{'right':>8}  inside if")
+    for each in tracked:
+        ranking = each.ranking
+        for row in each.good if table else each.good[:1]:
+            detector, above = each.detectors[row], ranking.directions[row] > 0
+            put(
+                f"{each.labeller.name:<10}{ranking.units[row]!s:<10}{ranking.auc[row]:>6.3f}"
+                f"{detector.accuracy:>8.1%}  {'above' if above else 'below'} "
+                f"{detector.threshold:.3f}"
+            )
+    if hidden := sum(len(each.detectors) - len(each.good) for each in found):
+        put(f"hidden: {hidden} units with an AUC below {GOOD_AUC}")
+
+
+def _area(found: Finding) -> float:
+    return float(found.ranking.auc[found.good[0]])
 
 
 def _finding_json(found: Finding) -> dict[str, Any]:
@@ -255,9 +276,15 @@ def _finding_json(found: Finding) -> dict[str, Any]:
 
 def _show_effect(found: Finding, effect: Effect, seed: int) -> None:
     labeller, best = found.labeller, float(found.ranking.auc[0])
-    units = [str(clamp.unit) for clamp in effect.inside.clamps]
-    put("")
-    put(f"samples from the same seed ({seed}) with {', '.join(units)} clamped:")
+    units = ", ".join(str(clamp.unit) for clamp in effect.inside.clamps)
+    meaning = {
+        "cause": f"changes how much of a text is {labeller.phrase}: it is a cause",
+        "opposite": f"makes less of a text {labeller.phrase}, where more was expected",
+        "none": f"has no clear effect on how much of a text is {labeller.phrase}",
+    }[effect.verdict]
+    put(f"Clamping {units}, {'a good' if best >= GOOD_AUC else 'a weak'} predictor (AUC "
+        f"{best:.3f}), {meaning}.")  # fmt: skip
+    put(f"samples with seed {seed}:")
     put(f"  {'':<26}{'share':>8}{labeller.mark + ' per 1,000':>26}")
     for name, samples in {
         "not clamped": effect.alone,
@@ -267,13 +294,6 @@ def _show_effect(found: Finding, effect: Effect, seed: int) -> None:
         put(f"  {name:<26}{samples.shares.mean():>8.1%}{samples.marks.mean():>26.1f}")
     points, error = 100 * effect.difference, 100 * effect.error
     put(f"  difference {points:.1f} points, standard error {error:.1f}")
-    meaning = {
-        "cause": "clear effect: a cause of the label",
-        "opposite": "clear effect the other way: less of the label inside",
-        "none": "no clear effect on the label",
-    }[effect.verdict]
-    predictor = f"{'good' if best >= GOOD_AUC else 'weak'} predictor (AUC {best:.3f})"
-    put(f"{predictor}, {meaning}")
 
 
 def _effect_json(effect: Effect, seed: int) -> dict[str, Any]:
@@ -308,7 +328,8 @@ def _show_gates(shares: GateShares, head: dict[str, Any], as_json: bool) -> None
         ]
         print_json({**head, "gates": list(shares.gates), "layers": layers})
         return
-    put(f"{head['model']}: share of {head['tokens']:,} tokens, and of the units over all of them")
+    put(f"Open most often: {_most(shares, high)}.", f"Shut most often: {_most(shares, low)}.")
+    put(f"share of {head['tokens']:,} tokens, and of the units over all of them:")
     columns = f"{'below 0.1':>10}{'above 0.9':>11}{'always below':>15}{'always above':>15}"
     put(f"{'layer  gate':<14}{columns}")
     for layer in range(len(low)):
@@ -318,6 +339,14 @@ def _show_gates(shares: GateShares, head: dict[str, Any], as_json: bool) -> None
                 f"{layer:<7}{gate:<7}{low[layer, number]:>10.1%}{high[layer, number]:>11.1%}"
                 f"{always[0]:>15.1%}{always[1]:>15.1%}"
             )
+
+
+def _most(shares: GateShares, part: np.ndarray) -> str:
+    """Names the gate with the highest of shares (L, G)."""
+    from charnn.inspection.units import GATE_NAMES
+
+    layer, gate = divmod(int(part.argmax()), len(shares.gates))
+    return f"the {GATE_NAMES[shares.gates[gate]]} gate of layer {layer} ({part.max():.0%})"
 
 
 def _show_unit(
@@ -348,8 +377,4 @@ def _show_unit(
 
 def _ground(value: float) -> str:
     """Returns the ANSI style of a value from -1 to 1."""
-    style = ""
-    for least, (below, above) in GROUNDS.items():
-        if abs(value) >= least:
-            style = above if value > 0 else below
-    return style
+    return GROUNDS[sum(abs(value) >= step for step in ACTIVITY_STEPS)][value > 0]

@@ -21,6 +21,7 @@ from charnn.errors import CharnnError
 
 if TYPE_CHECKING:
     from charnn.inspection.lab.experiment import LabReport, Row, Trial
+    from charnn.inspection.lab.tasks import LabTask
 
 WIDE = 72  # columns that the whole table needs
 
@@ -74,12 +75,17 @@ def _list_tasks(json: bool) -> None:
         print_json({"tasks": tasks})
         return
     for name, task in TASKS.items():
-        size_name, sizes, _, _ = LAB_SIZES[name]
-        put(f"{name}: {task.about}")
-        put(f"  source: {task.source}")
-        put(f"  {size_name}: {', '.join(map(str, sizes))}")
-        put(f"  solved: {task.rule}; {task.baseline_is} gives {task.baseline:.3f}")
+        put(f"{name}: {task.about}", f"  {_rule(task)}")
     put("try one with: charnn lab recall")
+
+
+def _rule(task: LabTask) -> str:
+    """Returns when a task counts as solved, and its baseline, in words."""
+    from charnn.inspection.lab.tasks import SOLVED_SHARE
+
+    baseline = f"{task.baseline:.4f}" if task.is_error else f"{100 * task.baseline:.3g}%"
+    rule = task.rule if task.is_error else f"{100 * SOLVED_SHARE:g}% {task.measure[6:]}"
+    return f"solved: {rule}; {task.baseline_is} gets {baseline}"
 
 
 def _run(options: LabOptions, threads: int, json: bool, end: OrderlyEnd) -> LabReport:
@@ -119,30 +125,28 @@ def _progress(report: LabReport, trial: Trial) -> str:
 
 
 def describe(report: LabReport, columns: int) -> Iterator[str]:
-    """Yields the lines of a report: the experiment, a table, and the reach of each row."""
+    """Yields the lines of a report: what each row solves, a table, and the experiment."""
     from charnn.inspection.lab.experiment import rows_of
 
     options, task = report.options, report.task
     yield f"{options.task}: {task.about}"
-    yield f"source: {task.source}"
-    yield f"solved: {task.rule}, on held-out sequences"
-    yield f"baseline: {task.baseline:.{task.digits}f}, by {task.baseline_is}"
+    yield _rule(task)
+    for row in rows_of(options):
+        reach = report.reach(row)
+        middle = statistics.median_low(reach)
+        largest = ", the largest tried" if middle == options.all_sizes[-1] else ""
+        solves = f"solves {options.size_name} {middle}{largest}" if middle else "solves none"
+        spread = f" ({min(reach)}..{max(reach)} by seed)" if min(reach) < max(reach) else ""
+        yield f"  {row.name} {solves}{spread}"
+    yield ""
+    yield from _table(report, columns)
+    yield ""
     yield (
         f"{options.seeds} seeds; {options.hidden_size} units, batches of {options.batch_size}, "
         f"Adam at {options.learning_rate:g}, "
         f"{'orthogonal' if options.orthogonal else 'normal'} recurrent matrices, "
         + (f"gradients clipped at {options.clip:g}" if options.clip else "gradients not clipped")
     )
-    yield ""
-    yield from _table(report, columns)
-    yield ""
-    yield f"the largest {options.size_name} solved together with all smaller ones,"
-    yield "median of the seeds (lowest..highest):"
-    for row in rows_of(options):
-        reach = report.reach(row)
-        middle = statistics.median_low(reach)
-        all_tried = ", all tried" if middle == options.all_sizes[-1] else ""
-        yield f"  {row.name:<11} {middle or 'none'} ({min(reach)}..{max(reach)}){all_tried}"
 
 
 def _table(report: LabReport, columns: int) -> Iterator[str]:

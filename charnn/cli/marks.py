@@ -6,6 +6,9 @@ from collections.abc import Iterable, Iterator
 from itertools import groupby, islice
 from typing import TYPE_CHECKING
 
+from charnn.config import SURPRISAL_BITS
+from charnn.errors import CharnnError
+
 if TYPE_CHECKING:
     from charnn.generation import Model, Writing
     from charnn.generation.copies import CopyFinder
@@ -13,10 +16,13 @@ if TYPE_CHECKING:
 Styled = tuple[str, str]  # text and an ANSI style, "" for none
 
 COPIED_SPAN = 20  # characters from which on a span of the training text counts as copied
-# Styles by the lowest number of bits. The colours have a contrast of 3.4 or more (WCAG) to black
-# and to white; bold is for people who do not tell colours apart.
-BITS = {1: "38;5;28", 2: "38;5;130", 4: "38;5;160", 8: "1;38;5;127"}
-LEGEND = "bits: below 1 plain, from 1 green, from 2 brown, from 4 red, from 8 bold magenta"
+# ANSI styles of the steps of `SURPRISAL_BITS`. The colours have a contrast of 3.4 or more (WCAG) to
+# black and to white; bold is for people who do not tell colours apart.
+COLOURS = {"green": "38;5;28", "brown": "38;5;130", "red": "38;5;160", "bold magenta": "1;38;5;127"}
+BITS = dict(zip(SURPRISAL_BITS, COLOURS.values(), strict=True))
+LEGEND = f"bits: below {SURPRISAL_BITS[0]} plain" + "".join(
+    f", from {bits} {colour}" for bits, colour in zip(SURPRISAL_BITS, COLOURS, strict=True)
+)
 UNDERLINE = "4"
 
 
@@ -35,16 +41,16 @@ def coloured_text(text: str, bits: Iterable[float]) -> Iterator[Styled]:
 class Copies:
     """Counts how much of a command's texts is copied from the training text."""
 
-    def __init__(self, model: Model, span: int) -> None:
+    def __init__(self, model: Model) -> None:
         """Raises CharnnError if the training text is missing."""
-        self.span, self._index = span, model.training_text
+        self._index = model.training_text
         self._copied = self._all = 0
 
     def finder(self) -> CopyFinder:
         """Returns a new finder of the copied spans of one text."""
         from charnn.generation.copies import CopyFinder
 
-        return CopyFinder(self._index, self.span)
+        return CopyFinder(self._index, COPIED_SPAN)
 
     def share(self, writing: Writing) -> float | None:
         """Returns the share of a text's characters in copied spans; None for an empty text."""
@@ -60,7 +66,7 @@ class Copies:
         """Returns one line about all texts so far."""
         share = self._copied / self._all if self._all else 0
         return (
-            f"copied: {share:.1%} of {self._all:,} characters, in spans of {self.span} or more "
+            f"copied: {share:.1%} of {self._all:,} characters, in spans of {COPIED_SPAN} or more "
             "of the training text"
         )
 
@@ -78,23 +84,28 @@ def marked(
         finder.feed(writing.prompt)  # a copied span may begin in the prompt
     if prompted:
         yield from ((piece, "") for piece in islice(pieces, 1))
-    shown = 0
-    try:
-        for piece in pieces:
-            if finder:
-                yield from _underlined(finder.push(piece))
-            elif writing.surprisals is not None and show:
-                yield from coloured_text(piece, writing.surprisals[shown : shown + len(piece)])
-                shown += len(piece)
-            else:
-                yield piece, ""
-    except KeyboardInterrupt:
-        if finder:
-            yield from _underlined(finder.flush())
-        raise
     if finder:
-        yield from _underlined(finder.flush())
+        yield from underlined(pieces, finder)
+        return
+    shown = 0
+    for piece in pieces:
+        if writing.surprisals is not None and show:
+            yield from coloured_text(piece, writing.surprisals[shown : shown + len(piece)])
+            shown += len(piece)
+        else:
+            yield piece, ""
 
 
-def _underlined(spans: Iterable[tuple[str, bool]]) -> Iterator[Styled]:
+def underlined(texts: Iterable[str], finder: CopyFinder) -> Iterator[Styled]:
+    """Yields texts in parts, each copied span underlined as a whole, also after Ctrl-C."""
+    try:
+        for text in texts:
+            yield from _styled(finder.push(text))
+    except (KeyboardInterrupt, CharnnError):
+        yield from _styled(finder.flush())
+        raise
+    yield from _styled(finder.flush())
+
+
+def _styled(spans: Iterable[tuple[str, bool]]) -> Iterator[Styled]:
     return ((text, UNDERLINE if copied else "") for text, copied in spans)

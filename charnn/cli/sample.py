@@ -90,7 +90,7 @@ class SampleOptions:
         None,
         ("surprisal", "copied"),
         "On a terminal, colour characters by their bits, or underline spans copied from the "
-        f"training text: {COPIED_SPAN} characters or more, or those of --max-copy.",
+        f"training text: {COPIED_SPAN} characters or more.",
         section=DISPLAY,
     )
     copied: bool = switch("Print the share of copied characters at the end.", section=DISPLAY)
@@ -146,7 +146,7 @@ def sample(
     if wanted.show and not show:
         note("--show needs a terminal with colour: the text is shown without marks")
     counted = wanted.copied or config.max_copy > 0 or wanted.show == "copied"
-    copies = Copies(loaded, config.max_copy or COPIED_SPAN) if counted else None
+    copies = Copies(loaded) if counted else None
     if show == "surprisal":
         tell(LEGEND)
     together = wanted.num_samples >= SIDE_BY_SIDE and wanted.best_of == 1 and not show

@@ -4,14 +4,17 @@ This package imports neither torch nor numpy: the command line takes its options
 """
 
 from charnn.config.analysis import (
+    ACTIVITY_STEPS,
     DYNAMIC_RATES,
     EFFECT_CHARS,
+    GOOD_AUC,
     HORIZON_SAMPLES,
     LAB_SIZES,
     LAB_STEPS,
     LABELS,
     LAGS,
     SHOWN_UNITS,
+    SURPRISAL_BITS,
     DynamicConfig,
     LabOptions,
 )

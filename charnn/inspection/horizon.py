@@ -44,6 +44,7 @@ FEWEST_TOKENS = 8  # of a text
 FEWEST_DEEP_TOKENS = 50  # a lag is measured if this many tokens have it before them in their line
 MOST_OF_A_LINE = 512  # targets further into a line are not drawn
 MAX_TOKENS_AT_ONCE = 1 << 15
+WITHIN = 0.01  # nats per token by which a shorter context may be worse
 
 
 class Horizon(NamedTuple):
@@ -78,7 +79,7 @@ class Horizon(NamedTuple):
         means = [part.mean() for part in np.split(self.by_position, self.lags)[:-1]]
         return np.array(means)
 
-    def context_length(self, losses: Numbers, within: float = 0.01) -> int | None:
+    def context_length(self, losses: Numbers, within: float = WITHIN) -> int | None:
         """Returns the smallest lag from which on losses (K,) stay `within` nats of `whole`."""
         far = np.flatnonzero(~(losses <= self.whole + within))
         first = int(far[-1]) + 1 if len(far) else 0

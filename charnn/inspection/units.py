@@ -14,7 +14,7 @@ from typing import NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from charnn.config import GATE_ROLES, GATES, STATES, ModelConfig
+from charnn.config import GATE_ROLES, GATES, GOOD_AUC, STATES, ModelConfig
 from charnn.engines.clamps import Unit
 from charnn.errors import ConfigError, TextError
 from charnn.inspection.labels import Flags, Labeller
@@ -27,6 +27,7 @@ Progress = Callable[[int, int], None]
 
 MAX_ACTIVITY_BYTES = 512 << 20
 FEWEST = 10  # tokens with and without a label that each half of the text needs
+GATE_NAMES = {"i": "input", "f": "forget", "o": "output", "r": "reset", "z": "update"}
 LOW, HIGH = 0.1, 0.9  # below LOW a gate is shut, above HIGH it is open
 NORM_EPSILON = 1e-5
 CHUNK = 2048
@@ -82,6 +83,15 @@ class Finding(NamedTuple):
     flags: Flags
     ranking: Ranking
     detectors: list[Detector]
+
+    @property
+    def good(self) -> list[int]:
+        """Rows of the detectors with an AUC of `GOOD_AUC` or more, the highest AUC first."""
+        auc = self.ranking.auc
+        return sorted(
+            (row for row in range(len(self.detectors)) if auc[row] >= GOOD_AUC),
+            key=lambda row: -float(auc[row]),
+        )
 
 
 def most_tokens(config: ModelConfig) -> int:

@@ -5,13 +5,12 @@ from __future__ import annotations
 from functools import partial
 from typing import Any, NamedTuple
 
-from charnn.inspection.units import HIGH, LOW
+from charnn.inspection.units import GATE_NAMES, HIGH, LOW
 from charnn.report import history
 from charnn.report.charts import Bar, Series, bar_chart, line_chart
 from charnn.report.facts import Facts
 
 MAX_LAYERS = 8  # layers in the chart of gates
-GATE_NAMES = {"i": "input", "f": "forget", "o": "output", "r": "reset", "z": "update"}
 
 
 class Figure(NamedTuple):

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
+from charnn.config import ACTIVITY_STEPS, SURPRISAL_BITS
 from charnn.pages import plain_name, read, render, source_hash, style_sheet
 from charnn.report import figures, history
 from charnn.report.facts import SEED, Facts
@@ -29,8 +30,6 @@ SECTIONS = {
     "speed": "Speed and size",
     "again": "Commands",
 }
-SURPRISAL_STEPS = (1.0, 2.0, 4.0, 8.0)  # bits from which the background becomes stronger
-ACTIVITY_STEPS = (0.2, 0.5, 0.8)  # the same for values of a unit, as shares of the highest
 MAX_ALPHABET = 300  # vocabularies up to this size are listed
 
 
@@ -65,7 +64,7 @@ def make_report(facts: Facts) -> str:
         "form-action 'none'",
         "number": number,
         "level": level,
-        "surprisal_steps": SURPRISAL_STEPS,
+        "surprisal_steps": SURPRISAL_BITS,
         "activity_steps": ACTIVITY_STEPS,
         "seed": SEED,
         "zstd": zstd() is not None,

@@ -98,10 +98,13 @@ def test_a_long_reading_shows_how_far_it_is(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     monkeypatch.setattr(console, "SECONDS_BETWEEN_LINES", 0.0)
-    progress = console.progress_lines("reading")
-    progress(1, 4)
-    progress(2_000_000, 0)
-    assert "reading: 25%\nreading: 2.0 MB\n" == capsys.readouterr().err
+    for terminal in (False, True):
+        monkeypatch.setattr("sys.stderr.isatty", lambda answer=terminal: answer)
+        progress = console.progress_lines("reading")
+        progress(1, 4)
+        progress(2_000_000, 0)
+        shown = "reading: 25%\nreading: 2.0 MB\n" if terminal else "reading\n"
+        assert shown == capsys.readouterr().err
 
 
 @pytest.mark.parametrize(

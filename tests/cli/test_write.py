@@ -18,6 +18,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from babbler import make_run
 
 from charnn.checkpoint import Checkpoint, save
 from charnn.config import ModelConfig
@@ -413,6 +414,18 @@ def test_surprisal_is_coloured_unless_colours_are_off(open_desk):
 def test_show_copied_needs_the_training_text(open_desk):
     desk = open_desk("-n", "40")
     assert "models0/tokens" in desk.say("/show copied")
+
+
+def test_a_copied_span_is_underlined_as_a_whole(open_desk, tmp_path):
+    (tmp_path / "book.txt").write_text("the cat sat. The Mat ate and a rat slept on.\n" * 20)
+    make_run(tmp_path, "r")
+    desk = open_desk("-m", "r", "-n", "1")
+    desk.say("/show copied")
+    desk.say("nnnn cat sat. The Mat ate")
+    before = len(desk.shown)
+    desk.say("/text")
+    shown = re.sub(r"\x1b\[0m\x1b\[4m", "", desk.shown[before:])
+    assert re.search(r"nnnn(\x1b\[0m)?\x1b\[4m cat sat. The Mat ate", shown)
 
 
 def test_control_characters_are_escaped_on_a_terminal(open_desk):
