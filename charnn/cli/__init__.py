@@ -14,8 +14,9 @@ from typing import Annotated, Any, get_args, get_type_hints
 import typer
 
 from charnn.cli.compare import compare
-from charnn.cli.console import flush_stdout, give_up_stdout, say
+from charnn.cli.console import LIVE, flush_stdout, give_up_stdout, say
 from charnn.cli.corpus import corpus
+from charnn.cli.demo import demo
 from charnn.cli.evaluate import evaluate
 from charnn.cli.export import export
 from charnn.cli.horizon import horizon
@@ -35,20 +36,19 @@ from charnn.errors import CharnnError, ConfigError, UnknownCharacter
 from charnn.version import __version__
 
 START = """\
-charnn train lighthouse    learn from a text: a file, or a corpus by name (Ctrl-C saves)
-charnn sample              write in its style
-charnn train --resume      continue where it stopped
+charnn learns to write from a text, on this computer.
+charnn demo              write at once, with a network that has read English books
+charnn train book.txt    learn from a text of yours for 3 minutes; then: charnn sample
 """
 
-COLUMNS = shutil.get_terminal_size().columns
+COLUMNS = min(shutil.get_terminal_size().columns, 120)  # longer lines are hard to read
 
 app = typer.Typer(
     name="charnn",
     help="Learns to write from a text file, character by character, with recurrent networks.",
     context_settings={
         "help_option_names": ["-h", "--help"],
-        # None is click's own choice, which is never below 50.
-        "terminal_width": COLUMNS - 1 if COLUMNS < 52 else None,
+        "terminal_width": COLUMNS - 1 if COLUMNS < 52 else COLUMNS - 2,
     },
     rich_markup_mode=None,  # the default deletes [bracketed] words from help
     pretty_exceptions_enable=False,  # they print control characters of messages as they are
@@ -89,6 +89,8 @@ def guarded(command: Callable[..., None]) -> Callable[..., None]:
             remedy = _remedy(command) if isinstance(error, UnknownCharacter) else ""
             say(f"error: {_explain(error)}{remedy}", "31")
             raise typer.Exit(2 if isinstance(error, ConfigError) else 1) from None
+        finally:
+            LIVE.clear()
 
     return run
 
@@ -125,6 +127,7 @@ def _explain(error: Exception) -> str:
 
 
 COMMANDS: dict[str, Callable[..., None]] = {
+    "demo": demo,
     "train": train,
     "plan": plan,
     "sample": sample,
@@ -163,6 +166,8 @@ def main() -> None:
         sys.argv.remove("--debug")
     try:
         sys.exit(app(standalone_mode=False))  # typer prints usage errors in four lines
+    except (KeyboardInterrupt, typer.Abort):  # Ctrl-C before a command has begun
+        sys.exit(128 + signal.SIGINT)
     except typer.TyperException as error:
         if debugging():
             traceback.print_exc()

@@ -5,22 +5,25 @@ Nothing heavy is imported here: `charnn --help` and the first sampled character 
 
 from __future__ import annotations
 
-import math
 import os
 import sys
 import time
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from contextvars import ContextVar
-from typing import Any, TextIO
+from typing import TYPE_CHECKING, Any, TextIO
 
 from charnn.errors import FileError
+
+if TYPE_CHECKING:
+    from rich.console import RenderableType
+    from rich.live import Live
 
 QUIET = ContextVar("quiet", default=False)  # set by --quiet; silences `tell` and `note`
 # Bidirectional controls reorder what a terminal shows; line separators break lines.
 HIDDEN = {0x061C, 0x200E, 0x200F, 0x2028, 0x2029, *range(0x202A, 0x202F), *range(0x2066, 0x206A)}
 
-SECONDS_BETWEEN_LINES = 2.0
+MOMENT = 2.0  # seconds
 # Waking the reader of a pipe for each piece costs up to a fifth of the speed; 5 ms are invisible.
 FLUSH_SECONDS = 0.005
 BEGAN = time.monotonic() - time.process_time()  # a budget counts from the start of the process
@@ -92,6 +95,7 @@ def put(*lines: str) -> None:
     """
     if sys.stdout is None:
         raise FileError("stdout is closed: redirect it, such as '> out.txt'")
+    LIVE.clear()
     encoding = sys.stdout.encoding or "utf-8"
     text = "".join(f"{visible(line)}\n" for line in lines)
     with _writing():
@@ -136,6 +140,7 @@ class Output:
             BrokenPipeError: the reader went away.
             FileError: the system refused for another reason, such as a full disk.
         """
+        LIVE.clear()
         self._last = text[-1]
         if self.terminal:
             data = visible(text).encode(self._encoding, "backslashreplace")
@@ -178,38 +183,93 @@ def give_up_stdout() -> None:
         os.dup2(nowhere.fileno(), sys.stdout.fileno())
 
 
-def progress_lines(doing: str) -> Callable[[int, int], None]:
-    """Returns a function that shows long work, given work done and in total (0: unknown).
+class LiveLine:
+    """The last line of a terminal on stderr, which shows what a command does and for how long."""
 
-    A terminal gets a line at times, a pipe or a file a single one.
+    def __init__(self) -> None:
+        self._live: Live | None = None
+        self._text, self._since = "", 0.0
+
+    @property
+    def wanted(self) -> bool:
+        """True if stderr is a terminal that can redraw a line."""
+        there = sys.stderr is not None and sys.stderr.isatty()
+        return there and not QUIET.get() and has_colour(sys.stderr)
+
+    def start(self, text: str) -> None:
+        """Shows `text` from now on if this is `wanted`; a pipe gets nothing."""
+        if self.wanted:
+            self.show(text, time.monotonic())
+
+    def show(self, text: str, since: float) -> None:
+        """Shows `text` with the seconds since `since`, until `clear`; call it only if `wanted`."""
+        self._text, self._since = visible(text), since
+        if self._live is None:
+            from rich.console import Console
+            from rich.live import Live
+
+            console = Console(stderr=True, highlight=False, markup=False)
+            self._live = Live(
+                get_renderable=self._draw,
+                console=console,
+                transient=True,
+                redirect_stdout=False,
+                refresh_per_second=4,
+            )
+            self._live.start()
+
+    def clear(self) -> None:
+        """Removes the line."""
+        live, self._live = self._live, None
+        if live:
+            with suppress(OSError):  # the terminal is gone
+                live.stop()
+
+    def _draw(self) -> RenderableType:
+        from rich.text import Text
+
+        seconds = time.monotonic() - self._since
+        mark = "|/-\\"[int(4 * seconds) % 4]
+        return Text(f"{mark} {clock(seconds)} {self._text}", no_wrap=True, overflow="ellipsis")
+
+
+LIVE = LiveLine()
+
+
+def clock(seconds: float) -> str:
+    """Returns seconds as a clock shows them: 0:09, 1:30, 2:05:00."""
+    minutes, rest = divmod(max(0, round(seconds)), 60)
+    hours, minutes = divmod(minutes, 60)
+    return f"{hours}:{minutes:02d}:{rest:02d}" if hours else f"{minutes}:{rest:02d}"
+
+
+class Stages:
+    """Shows what a command does: a live line on a terminal, one line for each stage in a pipe."""
+
+    def __init__(self) -> None:
+        self._stage, self._began = "", 0.0
+
+    def __call__(self, doing: str, done: int = 0, total: int = 0) -> None:
+        """Shows the name of a stage, and how much of its work is done (in total 0: unknown)."""
+        new, self._stage = doing != self._stage, doing
+        self._began = time.monotonic() if new else self._began
+        if LIVE.wanted:
+            share = f" {done / total:.0%}" if total else f" {done / 1e6:,.1f} MB" if done else ""
+            LIVE.show(doing + share, self._began)
+        elif new:
+            tell(doing)
+
+
+def progress_of(doing: str) -> Callable[[int, int], None]:
+    """Returns a function that shows the progress of a single stage, as `Stages` does.
+
+    A pipe gets a line only if the stage takes more than a moment.
     """
-    last, terminal = time.monotonic(), sys.stderr is not None and sys.stderr.isatty()
+    began, show = time.monotonic(), Stages()
 
     def progress(done: int, total: int) -> None:
-        nonlocal last
-        if time.monotonic() - last < SECONDS_BETWEEN_LINES:
-            return
-        if not terminal:
-            tell(doing)
-            last = math.inf
-            return
-        last = time.monotonic()
-        tell(f"{doing}: {done / total:.0%}" if total else f"{doing}: {done / 1e6:,.1f} MB")
-
-    return progress
-
-
-def progress_of_tasks() -> Callable[[str, int, int], None]:
-    """Returns a function that names each task once, and shows its progress on a terminal."""
-    lines: dict[str, Callable[[int, int], None]] = {}
-    terminal = sys.stderr is not None and sys.stderr.isatty()
-
-    def progress(doing: str, done: int, total: int) -> None:
-        if doing not in lines:
-            tell(doing)
-            lines[doing] = progress_lines(doing)
-        elif terminal:
-            lines[doing](done, total)
+        if LIVE.wanted or time.monotonic() - began >= MOMENT:
+            show(doing, done, total)
 
     return progress
 

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from charnn.cli.console import print_json, progress_lines, put, tell
+from charnn.cli.console import print_json, progress_of, put, tell
 from charnn.cli.options import JsonOption, argument
 from charnn.cli.signals import OrderlyEnd
 from charnn.errors import TextError
@@ -47,7 +47,7 @@ def corpus(
     doing = "downloading" if chosen.kind == "download" else "building"
     with OrderlyEnd() as end:
         try:
-            get(chosen, progress=progress_lines(f"{doing} {name}"))
+            get(chosen, progress=progress_of(f"{doing} {name}"))
         except KeyboardInterrupt:
             raise typer.Exit(end.code) from None
     facts = _describe(chosen)

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
-from charnn.cli.console import note, note_unknown, print_json, progress_lines, put
+from charnn.cli.console import note, note_unknown, print_json, progress_of, put
 from charnn.cli.model import load_model, note_needless_network_only
 from charnn.cli.options import (
     DEFAULT_CHECKPOINTS,
@@ -25,7 +25,7 @@ from charnn.config.settings import Config, choice, number, require, setting, swi
 from charnn.errors import CharnnError, TextError
 
 if TYPE_CHECKING:
-    from charnn.evaluation import Batches, Predictor, TextSizes, TokenLosses
+    from charnn.evaluation import Batches, Predictor, Progress, TextSizes, TokenLosses
     from charnn.text.tokenizers import Ids, Tokenizer
 
 EXTRA = "Extra reports"  # a section of the help
@@ -140,7 +140,9 @@ def evaluate(
     task = Task(predictor, tokenizer, text.ids, sizes, newline or 0, saved.lines, path.parent)
     with machine.prepared(threads or machine.default_threads()):
         found = {
-            name.replace("-", "_"): sizes.score(task.batches(name), progress_lines(name)).to_dict()
+            name.replace("-", "_"): sizes.score(
+                task.batches(name), progress_of(f"scoring, {name}")
+            ).to_dict()
             for name in chosen
         }
         found |= compute_extras(options, task)
@@ -170,6 +172,10 @@ def evaluate(
     _put_extras(found)
 
 
+def _progress(report: str) -> Progress:
+    return progress_of(f"scoring, {report}")
+
+
 class Task(NamedTuple):
     """A model and the text that it is scored on; `run` is the folder of the model."""
 
@@ -196,7 +202,7 @@ class Task(NamedTuple):
         from charnn.evaluation import token_losses
 
         batches = self.batches("lines" if self.of_lines else protocol)
-        return token_losses(batches, progress_lines(report))
+        return token_losses(batches, progress_of(report))
 
 
 def compute_extras(options: EvalOptions, task: Task) -> dict[str, Any]:
@@ -238,7 +244,7 @@ def _dynamic(options: EvalOptions, task: Task, train: Ids | None) -> dict[str, A
     config = DynamicConfig(rule, rate)
     newline = task.newline if task.of_lines else None
     losses = dynamic_losses(
-        task.predictor, task.tokens, config, train, progress_lines("dynamic"), newline
+        task.predictor, task.tokens, config, train, progress_of("dynamic"), newline
     )
     return {
         **task.sizes.add(NOTHING, float(losses.nats.sum()), losses.targets).to_dict(),

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from charnn.cli.console import note, print_json, progress_of_tasks, put, tell
+from charnn.cli.console import Stages, note, print_json, put, tell
 from charnn.cli.model import load_model, note_network_alone
 from charnn.cli.options import (
     DEFAULT_CHECKPOINTS,
@@ -112,7 +112,7 @@ def horizon(
                 ids,
                 options.seed,
                 options.samples,
-                progress=progress_of_tasks(),
+                progress=Stages(),
                 newline=newline,
             )
             for name, network, ids, newline in networks

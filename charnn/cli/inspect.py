@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from itertools import groupby
 from typing import TYPE_CHECKING, Any
 
-from charnn.cli.console import Output, joined, note, print_json, progress_lines, put
+from charnn.cli.console import Output, joined, note, print_json, progress_of, put
 from charnn.cli.model import load_model, note_network_alone, seed_or_drawn
 from charnn.cli.options import (
     DEFAULT_CHECKPOINTS,
@@ -165,7 +165,7 @@ def inspect(
     ).ids
     newline = saved.start_token if saved.lines else None
     predictor = make_predictor(config, saved.weights)
-    activity = core.record(predictor, ids, newline, progress_lines("reading"))
+    activity = core.record(predictor, ids, newline, progress_of("reading"))
     head = {"model": str(path), "tokens": len(ids)}
     if options.gates:
         _show_gates(core.gate_shares(activity, config, saved.weights, newline), head, as_json)
@@ -177,7 +177,7 @@ def inspect(
     text = tokenizer.decode(ids)
     labellers = [make_labeller(name, text, options.label_regex) for name in options.labels]
     found = core.find_units(
-        activity, config, tokenizer, labellers, options.top, progress_lines("ranking")
+        activity, config, tokenizer, labellers, options.top, progress_of("ranking")
     )
     _note_missing(options.labels, found, len(ids))
     measured = None
@@ -223,7 +223,7 @@ def _measure_effect(
     from charnn.inspection.effect import measure_effect
 
     drawn = seed_or_drawn(seed)
-    progress = progress_lines("sampling")
+    progress = progress_of("sampling")
     return measure_effect(saved, labeller, fitted, drawn, chars, progress=progress), drawn
 
 

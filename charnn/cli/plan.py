@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 import typer
 
-from charnn.cli.console import BEGAN, note, print_json, progress_lines, put
+from charnn.cli.console import BEGAN, LIVE, Stages, note, print_json, put
 from charnn.cli.model import start_path
 from charnn.cli.options import DEFAULT_CHECKPOINTS, CheckpointsOption, JsonOption, TextsArgument
 from charnn.cli.signals import OrderlyEnd
@@ -42,6 +42,7 @@ def plan(
 
 def show_plan(texts: list[str], options: TrainOptions, checkpoints: Path, as_json: bool) -> None:
     """Prints what would be trained and what to expect, and leaves nothing behind."""
+    LIVE.start("loading PyTorch")
     from charnn.bases.choose import BaseChooser
     from charnn.training import launch
 
@@ -57,7 +58,7 @@ def show_plan(texts: list[str], options: TrainOptions, checkpoints: Path, as_jso
             Path(root),
             began=BEGAN,
             notify=note,
-            progress=progress_lines("reading the text"),
+            progress=Stages(),
             final_step=chooser.final_step,
             choose_base=chooser,
         ) as (trainer, planned),

@@ -6,6 +6,7 @@ import math
 import os
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import suppress
+from pathlib import Path
 from typing import Any, TextIO
 
 DEFAULT_COLUMNS = 80  # where neither COLUMNS nor a terminal gives the width
@@ -28,36 +29,49 @@ def columns_of(stream: TextIO) -> int:
 
 
 def learning_curves(
-    info: dict[str, Any], columns: int = DEFAULT_COLUMNS, at_least: int = 2
+    info: dict[str, Any], columns: int = DEFAULT_COLUMNS, metrics: Path | None = None
 ) -> Iterator[str]:
-    """Plots the losses of a model's history over the steps, with a title.
+    """Plots the losses of the network over the steps, with a title; nothing for a single point.
 
-    Yields nothing for fewer than `at_least` validations. The training loss is the mean since the
-    previous validation, with dropout.
+    The training loss, with dropout, is that of each step in the file `metrics`; without one, the
+    mean since the previous validation.
     """
     key = "lines" if (info.get("recipe") or {}).get("lines") else "cold_256"
     history = info.get("history", [])
     valid = [(row["step"], row[key]) for row in history if row[key] is not None]
-    train = [
+    train = _step_losses(metrics) or [
         (row["step"], row["train_loss"]) for row in history if row.get("train_loss") is not None
     ]
-    if len(valid) < at_least:
+    if max(len(valid), len(train)) < 2:
         return
-    yield f"loss over the steps ({key.replace('_', '-')}):"
+    # The n-grams come last, so no point includes them.
+    yield f"loss over the steps ({key.replace('_', '-')}, network):"
     yield from over_steps({"validation": valid, "training": train}, columns)
 
 
+def _step_losses(metrics: Path | None) -> list[tuple[int, float]]:
+    from charnn.runs import read_metrics
+
+    steps = [row for row in read_metrics(metrics) if row.get("event") == "step"] if metrics else []
+    return [(row["step"], row["loss"]) for row in steps if isinstance(row.get("loss"), float)]
+
+
 def over_steps(curves: Mapping[str, Points], columns: int) -> list[str]:
-    """Plots curves of (step, value) in `columns` columns, with the first and the last step."""
+    """Plots curves of (step, value) in `columns` columns, with the first and the last step.
+
+    A column shows the mean of its values.
+    """
     width = max(NARROWEST, min(WIDEST, columns - LABEL))
     steps = [step for points in curves.values() for step, _ in points]
     first, last = min(steps), max(steps)
     scale = (width - 1) / max(last - first, 1)
-    placed = {
-        name: [(round((step - first) * scale), value) for step, value in points]
-        for name, points in curves.items()
-        if points
-    }
+    placed: dict[str, Points] = {}
+    for name, points in curves.items():
+        values: dict[int, list[float]] = {}
+        for step, value in points:
+            values.setdefault(round((step - first) * scale), []).append(value)
+        if points:
+            placed[name] = [(column, sum(some) / len(some)) for column, some in values.items()]
     return draw(placed, width, f"{first:,}".ljust(width - len(f"{last:,}")) + f"{last:,}")
 
 

@@ -6,7 +6,7 @@ import time
 from pathlib import Path
 from typing import Annotated
 
-from charnn.cli.console import note, print_json, progress_of_tasks, tell
+from charnn.cli.console import Stages, note, print_json, tell
 from charnn.cli.export import check_output, name_of
 from charnn.cli.model import load_model
 from charnn.cli.options import (
@@ -43,7 +43,7 @@ def report(
     began = time.monotonic()
     path, saved, _ = load_model(model, checkpoints)
     with machine.prepared(threads or machine.default_threads()):
-        facts = find_facts(saved, path, name_of(path), progress_of_tasks())
+        facts = find_facts(saved, path, name_of(path), Stages())
     write_report(facts, output)
     size = output.stat().st_size
     if as_json:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Iterator
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from charnn.cli.console import print_json, put, visible, warn
@@ -65,13 +66,13 @@ def show(
     built = f"native, {kernel}" if kernel else "numpy (the native engine was not built)"
     put(f"  engine: {built}")
     try:
-        for line in _history(saved.info):
+        for line in _history(saved.info, path.with_name("metrics.jsonl")):
             put(f"  {line}")
     except (KeyError, TypeError, ValueError, AttributeError):
         raise DamagedFile(f"the history in {path} is damaged: charnn cannot read it") from None
 
 
-def _history(info: dict[str, Any]) -> Iterator[str]:
+def _history(info: dict[str, Any], metrics: Path) -> Iterator[str]:
     """Yields lines about the run, the scores, and the losses as a plot."""
     if origin := info.get("from"):
         known = f"the base {origin['name']!r}, " if "name" in origin else "the model with "
@@ -83,7 +84,7 @@ def _history(info: dict[str, Any]) -> Iterator[str]:
     for name, score in info.get("results", {}).items():
         loss = f"{score['nats_per_token']:.4f} nats/token over {score['targets']:,} targets"
         yield f"validation, {name.replace('_', '-')}: {loss}"
-    yield from learning_curves(info, columns_of(sys.stdout) - 2)
+    yield from learning_curves(info, columns_of(sys.stdout) - 2, metrics)
 
 
 def _symbols(tokenizer: Tokenizer) -> str:

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from charnn.cli.console import note, print_json, progress_lines, tell
+from charnn.cli.console import note, print_json, progress_of, tell
 from charnn.cli.options import JsonOption, argument, output_option
 from charnn.cli.signals import OrderlyEnd
 from charnn.config import DEFAULT_TOKENIZER, TOKENS_SUFFIX, TextOptions
@@ -92,7 +92,7 @@ def _write(texts: list[str], output: Path, options: TextOptions) -> TokenFile:
             vocab_size=options.vocab_size,
             split=options.split,
             valid=read([options.valid]) if options.valid else None,
-            progress=progress_lines("reading the text"),
+            progress=progress_of("reading the text"),
         )
 
 

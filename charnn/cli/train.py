@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import shlex
 import sys
+import textwrap
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 import typer
 
-from charnn.cli.console import BEGAN, note, print_json, progress_lines, tell, warn
+from charnn.cli.console import BEGAN, LIVE, QUIET, Stages, note, print_json, tell, visible, warn
 from charnn.cli.model import start_path
 from charnn.cli.options import (
     DEFAULT_CHECKPOINTS,
@@ -21,16 +22,18 @@ from charnn.cli.options import (
 from charnn.cli.plan import describe, show_plan
 from charnn.cli.plot import columns_of, learning_curves
 from charnn.cli.signals import OrderlyEnd
-from charnn.config import TrainOptions
+from charnn.cli.write import write
+from charnn.config import LineConfig, TrainOptions
 from charnn.config.settings import Config, require, switch
 from charnn.config.training import PROGRESS, RUN
-from charnn.errors import ConfigError
+from charnn.errors import CharnnError, ConfigError
 
 if TYPE_CHECKING:
+    from charnn.runs import Run
     from charnn.training.events import Ended
     from charnn.training.trainer import Trainer
 
-ENOUGH_POINTS = 4  # validations that make a curve
+SAMPLE_CHARS, SAMPLE_LINES = 300, 10  # of the sample at the end
 ON_RESUME = {
     *("resume", "name", "minutes", "epochs", "max_steps", "threads", "device"),
     *("tensorboard", "checkpoints", "json", "quiet"),
@@ -47,6 +50,7 @@ class TrainFlags(Config):
         section=RUN,
     )
     dry_run: bool = switch("Print what would be trained, and leave nothing behind.", section=RUN)
+    write: bool = switch("Afterwards, open the desk of 'charnn write' with the model.", section=RUN)
     tensorboard: bool = switch(
         "Also write the losses for TensorBoard into the run's folder. "
         "Needs: pip install 'charnn[tensorboard]'.",
@@ -58,6 +62,10 @@ class TrainFlags(Config):
         require(
             not (self.tensorboard and self.dry_run),
             "--dry-run trains nothing that --tensorboard could show: leave one out",
+        )
+        require(
+            not (self.write and self.dry_run),
+            "--dry-run trains nothing to --write with: leave one out",
         )
 
 
@@ -84,7 +92,9 @@ def train(
         raise ConfigError(
             "no text given: start with 'charnn train TEXT' or continue with 'charnn train --resume'"
         )
+    progress, run = Stages(), None
     with OrderlyEnd() as end:
+        LIVE.start("loading PyTorch")
         from charnn.bases.choose import BaseChooser
         from charnn.ngrams.add import NGramStep
         from charnn.training import launch
@@ -97,9 +107,17 @@ def train(
             show_plan(texts or [], options, checkpoints, json)
         elif flags.resume:
             with launch.resume(
-                options.name, options, checkpoints, began=BEGAN, notify=note, final_step=NGramStep()
+                options.name,
+                options,
+                checkpoints,
+                began=BEGAN,
+                notify=note,
+                progress=progress,
+                final_step=NGramStep(),
             ) as trainer:
-                _run(trainer, end, json, flags.tensorboard)
+                most = trainer.config.max_steps
+                _tell_run(trainer, f"continues at step {trainer.step:,} of {most:,}")
+                run = _run(trainer, end, json, flags.tensorboard)
         else:
             start_path(options.from_model, checkpoints)  # for its note
             chooser = BaseChooser.of(options)
@@ -109,15 +127,18 @@ def train(
                 checkpoints,
                 began=BEGAN,
                 notify=note,
-                progress=progress_lines("reading the text"),
+                progress=progress,
                 final_step=chooser.final_step,
                 choose_base=chooser,
             ) as (trainer, plan):
+                _tell_run(trainer, f"starts from {_start_of(trainer, options)}")
                 for line in describe(trainer, plan):
                     tell(line)
-                _run(trainer, end, json, flags.tensorboard)
+                run = _run(trainer, end, json, flags.tensorboard)
     if end.code:
         raise typer.Exit(end.code)
+    if flags.write and run:
+        write(model=str(run.folder), checkpoints=checkpoints)
 
 
 def _require_nothing_else(context: typer.Context, texts: list[str] | None) -> None:
@@ -128,7 +149,20 @@ def _require_nothing_else(context: typer.Context, texts: list[str] | None) -> No
         raise ConfigError(f"--resume keeps the settings of the run: leave out {', '.join(other)}")
 
 
-def _run(trainer: Trainer, end: OrderlyEnd, json: bool, tensorboard: bool) -> None:
+def _start_of(trainer: Trainer, options: TrainOptions) -> str:
+    """Returns the name of what a new run starts from."""
+    if not trainer.origin:
+        return "scratch"
+    name = trainer.origin.get("name")
+    return f"the base {name!r}" if name else f"the network of {options.from_model}"
+
+
+def _tell_run(trainer: Trainer, start: str) -> None:
+    tell(f"run: {trainer.home.name}, in {trainer.home.folder}/, {start}")
+
+
+def _run(trainer: Trainer, end: OrderlyEnd, json: bool, tensorboard: bool) -> Run | None:
+    """Trains, tells the result, and returns the run if it is finished."""
     from charnn.cli.watch import watch
     from charnn.training.events import Ended
 
@@ -147,9 +181,10 @@ def _run(trainer: Trainer, end: OrderlyEnd, json: bool, tensorboard: bool) -> No
         print_json(_result(trainer, ended))
     else:
         info = {"recipe": trainer.config.to_dict(), "history": trainer.history}
-        for line in learning_curves(info, columns_of(sys.stderr), ENOUGH_POINTS):
+        for line in learning_curves(info, columns_of(sys.stderr), trainer.home.metrics):
             tell(line)
     _tell_what_next(trainer, ended)
+    return trainer.home if ended.reason == "finished" else None
 
 
 def _result(trainer: Trainer, ended: Ended) -> dict[str, Any]:
@@ -194,6 +229,33 @@ def _tell_what_next(trainer: Trainer, ended: Ended) -> None:
             f"  of the first {trainer.config.final_tokens:,} tokens of {whole:,}; "
             "'charnn eval' scores them all"
         )
-    tell(f"done: {run.folder}/; sample with:")
+    _tell_a_sample(trainer)
+    tell(f"Done. Saved in {run.folder}/. Now try:")
     many = " --lines 20" if trainer.config.lines else ""
     tell(f"  charnn sample{many} -m {run.name}{where}")
+    if not trainer.config.lines:
+        tell(f"  charnn write -m {run.name}{where}")
+
+
+def _tell_a_sample(trainer: Trainer) -> None:
+    """Prints what `charnn sample` writes with the best model and the seed of the run."""
+    from charnn.generation import Model
+
+    if QUIET.get():
+        return
+    seed = trainer.config.seed
+    try:
+        model = Model.load(trainer.home.model)
+        if trainer.config.lines:
+            lines = [line.text for line in model.lines(LineConfig(SAMPLE_LINES), seed=seed)]
+        else:
+            text = model.generate(max_tokens=SAMPLE_CHARS, seed=seed)
+            lines = visible(text[:SAMPLE_CHARS]).split("\n")
+    except CharnnError as error:
+        warn(f"no sample: {error}")
+        return
+    tell(f"--- the finished model writes (seed {seed}):", "2")
+    for line in lines:
+        for row in textwrap.wrap(line, max(columns_of(sys.stderr) - 1, 20)) or [""]:
+            tell(row)
+    tell("---", "2")

@@ -3,18 +3,12 @@
 from __future__ import annotations
 
 import math
-import sys
 import time
 from collections.abc import Iterator
-from contextlib import ExitStack, suppress
 from typing import TYPE_CHECKING
 
-from rich.console import Console
-from rich.live import Live
-from rich.text import Text
-
-from charnn.cli.console import QUIET, has_colour, tell, visible, warn
-from charnn.training.events import Ended, Event, Sampled, StepDone, Validated, Warned
+from charnn.cli.console import LIVE, Stages, clock, tell, visible, warn
+from charnn.training.events import Ended, Event, Sampled, Stage, StepDone, Validated, Warned
 
 if TYPE_CHECKING:
     from charnn.training.trainer import Trainer
@@ -25,44 +19,36 @@ SMOOTHING = 0.98
 
 def watch(events: Iterator[Event], trainer: Trainer) -> Iterator[Event]:
     """Prints events on stderr and yields them."""
-    live_terminal = not QUIET.get() and sys.stderr.isatty() and has_colour(sys.stderr)
-    console = Console(stderr=True, highlight=False, markup=False)
-    live = Live(console=console, transient=True, refresh_per_second=4) if live_terminal else None
     line = ProgressLine(trainer)
-    shown = time.monotonic()
-    with ExitStack() as leaving:
-        if live:
-            live.start()
-            leaving.callback(_close, live)
-        for event in events:
-            if isinstance(event, StepDone):
-                text = line.after(event)
-                if live:
-                    live.update(Text(text))
-                elif time.monotonic() - shown >= LINE_SECONDS:
-                    shown = time.monotonic()
-                    tell(text)
-            elif isinstance(event, Validated):
-                score = event.score
-                bits = f", {score.bits_per_char:.3f} bits/char" if score.bits_per_char else ""
-                star = " (best)" if event.best else ""
-                loss = f"validation loss {score.nats_per_token:.4f}{bits}{star}"
-                tell(f"step {event.step:,}: {loss}")
-            elif isinstance(event, Sampled):
-                tell(f"--- sample after step {event.step:,}:", "2")
-                for row in visible(event.text).split("\n"):
-                    tell(row)
-                tell("---", "2")
-            elif isinstance(event, Warned):
-                warn(event.message)
-            elif isinstance(event, Ended) and live:
-                live.update(Text(""))
-            yield event
-
-
-def _close(live: Live) -> None:
-    with suppress(OSError):  # the terminal is gone; the run goes on
-        live.stop()
+    began = shown = time.monotonic()
+    stage = Stages()
+    stage("training")
+    for event in events:
+        if isinstance(event, StepDone):
+            text = line.after(event)
+            if LIVE.wanted:
+                LIVE.show(text, began)
+            elif time.monotonic() - shown >= LINE_SECONDS:
+                shown = time.monotonic()
+                tell(text)
+        elif isinstance(event, Validated):
+            score = event.score
+            bits = f", {score.bits_per_char:.3f} bits/char" if score.bits_per_char else ""
+            star = " (best)" if event.best else ""
+            loss = f"validation loss {score.nats_per_token:.4f}{bits}{star}"
+            tell(f"step {event.step:,}: {loss}")
+        elif isinstance(event, Sampled) and event.step < trainer.config.max_steps:
+            tell(f"--- sample after step {event.step:,}:", "2")
+            for row in visible(event.text).split("\n"):
+                tell(row)
+            tell("---", "2")
+        elif isinstance(event, Warned):
+            warn(event.message)
+        elif isinstance(event, Stage):
+            stage(event.doing)
+        elif isinstance(event, Ended):
+            LIVE.clear()
+        yield event
 
 
 class ProgressLine:
@@ -103,10 +89,3 @@ class ProgressLine:
             f"{percent:3d}% step {done.step:,}/{done.max_steps:,} {loss}, "
             f"{self.speed:,.0f} tokens/s, {clock(left)} left"
         )
-
-
-def clock(seconds: float) -> str:
-    """Returns seconds as a clock shows them: 0:09, 1:30, 2:05:00."""
-    minutes, rest = divmod(max(0, round(seconds)), 60)
-    hours, minutes = divmod(minutes, 60)
-    return f"{hours}:{minutes:02d}:{rest:02d}" if hours else f"{minutes}:{rest:02d}"

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Generator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -99,7 +99,7 @@ class NGramStep(FinalStep):
         tokens: TokenFile,
         read: Callable[[Predictor], Batches],
         device: str = "cpu",
-    ) -> Completed:
+    ) -> Generator[str, None, Completed]:
         """Mixes n-grams into `best`, with weights fitted on half of the targets of `read`."""
         from charnn.evaluation import network_of
         from charnn.ngrams.fit import WORTH, fit_and_check
@@ -107,7 +107,9 @@ class NGramStep(FinalStep):
         if not self.order:
             return NOTHING_DONE
         once = ONCE_PIECES if tokens.tokenizer.chars_per_id > 1 else ONCE
+        yield "counting n-grams"
         tree = NGramTree.of(tokens.split("train"), best.config.vocab_size, self.order, once)
+        yield "fitting the mixture weights"
         weights, losses = fit_and_check(network_of(best, device), tree, read)
         gain = losses.network - losses.mixed
         if not gain >= WORTH:  # also for NaN, if the network has overflowed

@@ -68,6 +68,14 @@ class Warned:
 
 
 @dataclass(frozen=True)
+class Stage:
+    """The work after the last step that begins now, such as "counting n-grams"; not logged."""
+
+    step: int
+    doing: str
+
+
+@dataclass(frozen=True)
 class Ended:
     """The last event. ``reason`` is "finished" or "interrupted".
 
@@ -82,10 +90,11 @@ class Ended:
     completed: Completed = NOTHING_DONE
 
 
-Event = StepDone | Validated | Sampled | Saved | Warned | Ended
+Logged = StepDone | Validated | Sampled | Saved | Warned | Ended
+Event = Logged | Stage
 
 
-def log_line(event: Event, counters: dict[str, Any]) -> dict[str, Any]:
+def log_line(event: Logged, counters: dict[str, Any]) -> dict[str, Any]:
     """Returns the metrics.jsonl line of an event; `counters`: step, tokens, epoch, seconds."""
     counters = {**counters, "seconds": round(counters["seconds"], 3)}
     if isinstance(event, StepDone):

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Generator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
@@ -77,6 +77,10 @@ class FinalStep:
         tokens: TokenFile,
         read: Callable[[Predictor], Batches],
         device: str = "cpu",
-    ) -> Completed:
-        """Completes `best` in place; `read` yields a predictor's logits on the validation part."""
+    ) -> Generator[str, None, Completed]:
+        """Completes `best` in place; `read` yields a predictor's logits on the validation part.
+
+        Yields the name of each stage before it begins.
+        """
+        yield from ()
         return NOTHING_DONE

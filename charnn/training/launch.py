@@ -9,6 +9,7 @@ import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 
 from charnn import checkpoint as checkpoints
@@ -53,7 +54,7 @@ from charnn.training.plan import (
 from charnn.training.trainer import Trainer
 
 Notify = Callable[[str], None]
-Progress = Callable[[int, int], None]
+Progress = Callable[[str, int, int], None]
 # Returns the model to start from, None for scratch, and a note for people.
 ChooseBase = Callable[[TokenFile, TrainOptions], tuple[Base | None, str]]
 
@@ -75,7 +76,7 @@ def start(
     Args:
         began: start of the budget on the clock of `time.monotonic`.
         notify: called with each note for people.
-        progress: called with bytes done and bytes in total while the text is read.
+        progress: called with the name of a stage, the work done and in total (0: unknown).
         final_step: completes the best model at the end; by default nothing does.
         choose_base: chooses the model to start from if the options do not name one.
 
@@ -84,6 +85,7 @@ def start(
     """
     began = time.monotonic() if began is None else began
     final_step = final_step or FinalStep()
+    progress = progress or (lambda _what, _done, _total: None)
     if not texts or "" in texts:  # an unset variable of the shell gives ""
         raise TextError("no text given: name a file, a folder, '-' for stdin, or a corpus")
     check_split(options.split)
@@ -106,13 +108,15 @@ def start(
         try:
             for warning in warnings:
                 notify(warning)
-            tokens = _tokens_of(texts, options, tokenizer, run, progress)
+            reading = partial(progress, "reading the text")
+            tokens = _tokens_of(texts, options, tokenizer, run, reading)
             for note in tokens.notes:
                 notify(note)
             final_step.prepare(tokens)
             if base:
                 notify(f"starts from the network of {base.name or base.path}")
             elif choose_base and options.from_model is None:
+                progress("comparing a base with a start from scratch", 0, 0)
                 base, note = choose_base(tokens, options)
                 if note:
                     notify(note)
@@ -120,6 +124,7 @@ def start(
             if base and (note := base.describe_new(tokens.tokenizer)):
                 notify(note)
             text = Text.of(tokens, options.lines)
+            progress("measuring this machine", 0, 0)
             elapsed, costs = time.monotonic() - began, final_step.costs(text.train)
             recipe = FINE_TUNING if base else FROM_SCRATCH
             plan = make_plan(options, text, elapsed, costs, recipe)
@@ -144,6 +149,7 @@ def resume(
     *,
     began: float | None = None,
     notify: Notify = lambda _: None,
+    progress: Progress | None = None,
     final_step: FinalStep | None = None,
 ) -> Iterator[Trainer]:
     """Continues a run, the newest unfinished one if `name` is None; locked while the block lasts.
@@ -156,15 +162,17 @@ def resume(
     """
     began = time.monotonic() if began is None else began
     final_step = final_step or FinalStep()
+    progress = progress or (lambda _what, _done, _total: None)
     budget = options.given(("minutes", "epochs", "max_steps"))
     run = find_run(root, name) if name else _newest_unfinished(root, bool(budget))
     with run.lock(newest=False) as warnings, ExitStack() as settings:
         for warning in warnings:
             notify(warning)
+        progress("reading the run", 0, 0)
         saved = _load_last(run)
         if saved.training is None:
             raise DamagedFile(f"{run.last} holds no training state: start a run with --from")
-        config, progress = saved.training.config, saved.training.progress
+        config, counters = saved.training.config, saved.training.progress
         config = replace(
             config,
             threads=options.threads or config.threads,
@@ -173,12 +181,12 @@ def resume(
         settings.enter_context(machine.prepared(config.threads))
         tokens = TokenFile.open(run.tokens)
         tokens.verify()
-        if tokens.digest != progress.get("tokens_digest"):
+        if tokens.digest != counters.get("tokens_digest"):
             raise DamagedFile(
                 f"{run.tokens} is not the text of run {run.name!r}: restore that file"
             )
-        final_step.restore(progress.get("final_step", {}), run.best)
-        finished = bool(progress.get("finished"))
+        final_step.restore(counters.get("final_step", {}), run.best)
+        finished = bool(counters.get("finished"))
         if finished and not budget:
             raise TrainingError(
                 f"run {run.name!r} is finished, after {config.max_steps:,} steps: give it a new "
@@ -193,16 +201,17 @@ def resume(
                 config, schedule_start=config.max_steps, max_steps=config.max_steps + 1
             )
             text = Text.of(tokens, config.lines)
+            progress("measuring this machine", 0, 0)
             speed = machine.measure(saved.config, config, step_shapes(config, text.lengths))
             elapsed, costs = time.monotonic() - began, final_step.costs(text.train)
             config = set_budget(options, saved.config, config, speed, text, elapsed, costs).config
-            progress["finished"] = False
+            counters["finished"] = False
             notify(
                 "new budget: the learning rate rises again and decays over the new steps, so the "
                 "loss gets worse at first"
                 + ("; 'best' changes once the loss is lower than before" * (text.valid > 1))
             )
-        then, now = progress.get("environment"), machine.environment(config)
+        then, now = counters.get("environment"), machine.environment(config)
         if then != now and isinstance(then, dict):
             changed = [f"{k} {then.get(k)} -> {now[k]}" for k in now if then.get(k) != now[k]]
             notify(f"the run will differ from an uninterrupted one: {', '.join(changed)}")
@@ -282,7 +291,7 @@ def _tokens_of(
     options: TrainOptions,
     tokenizer: str | Tokenizer,
     run: Run,
-    progress: Progress | None,
+    progress: Callable[[int, int], None],
 ) -> TokenFile:
     """Writes the token file of the run from the texts, or copies a given .tokens file."""
     if any(text.endswith(TOKENS_SUFFIX) for text in texts):

@@ -7,8 +7,8 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Callable, Iterator
-from typing import Any
+from collections.abc import Callable, Generator, Iterator
+from typing import Any, cast
 
 import torch
 
@@ -26,8 +26,10 @@ from charnn.training.batches import LineBatches, StreamBatches
 from charnn.training.events import (
     Ended,
     Event,
+    Logged,
     Sampled,
     Saved,
+    Stage,
     StepDone,
     Validated,
     Warned,
@@ -249,7 +251,7 @@ class Trainer:
         scores, completed = dict[str, Score](), NOTHING_DONE
         try:
             if self.best_loss is not None and (used_up or self.final_step.wanted):
-                scores, completed = self._complete_best(used_up)
+                scores, completed = yield from self._complete_best(used_up)
         except FileError as error:
             if used_up:
                 raise
@@ -259,18 +261,30 @@ class Trainer:
         reason = "finished" if self.finished else "interrupted"
         yield from self._report(Ended(self.step, reason, scores, completed))
 
-    def _complete_best(self, used_up: bool) -> tuple[dict[str, Score], Completed]:
+    def _complete_best(
+        self, used_up: bool
+    ) -> Generator[Event, None, tuple[dict[str, Score], Completed]]:
         best, scores = checkpoints.load(self.home.best), dict[str, Score]()
         read, device = self.validator.batches, self.config.device
-        completed = self.final_step.apply(best, self.token_file, read, device)
+        completing = self.final_step.apply(best, self.token_file, read, device)
+        completed = yield from self._stages(completing)
         if used_up and len(self.validator.tokens):
             for name, batches in self.validator.final(predictor_of(best, device)).items():
                 if not self.stopping:
+                    yield Stage(self.step, f"scoring, {name.replace('_', '-')}")
                     scores[name] = self.validator.sizes.score(batches)
             self.results = {name: score.to_dict() for name, score in scores.items()}
             best.info["results"] = self.results
         checkpoints.save(self.home.best, best)
         return scores, completed
+
+    def _stages(self, names: Generator[str, None, Completed]) -> Generator[Event, None, Completed]:
+        """Yields the names of stages as events, and returns what was done."""
+        try:
+            while True:
+                yield Stage(self.step, next(names))
+        except StopIteration as ended:
+            return cast(Completed, ended.value)
 
     def checkpoint(self, training: bool = True) -> Checkpoint:
         """Returns a copy of the model, and with `training` of the state of the run."""
@@ -340,7 +354,7 @@ class Trainer:
             "seconds": self.seconds,
         }
 
-    def _report(self, event: Event) -> Iterator[Event]:
+    def _report(self, event: Logged) -> Iterator[Event]:
         """Logs an event and yields it."""
         warning = self.log.append(log_line(event, self._counters()))
         yield event

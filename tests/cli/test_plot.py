@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import json
 import math
 import re
 import sys
+from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
@@ -67,14 +69,30 @@ def test_values_that_are_not_finite_are_left_out() -> None:
 
 
 def test_a_short_history_gives_no_plot() -> None:
-    assert [] == list(learning_curves({"history": HISTORY[:3]}, 80, 4))
+    assert [] == list(learning_curves({"history": HISTORY[:1]}, 80))
     assert [] == list(learning_curves({}))
+
+
+def test_the_training_loss_is_drawn_from_every_step(tmp_path: Path) -> None:
+    metrics = tmp_path / "metrics.jsonl"
+    rows = [{"event": "step", "step": step, "loss": 4.0 - step} for step in (1, 2, 3)]
+    rows += [{"event": "step", "step": 4, "loss": None}, {"event": "eval", "step": 3}]
+    metrics.write_text("".join(f"{json.dumps(row)}\n" for row in rows))
+    info = {"history": [{"step": 3, "train_loss": 2.0, "cold_256": 1.5}]}
+    assert [] == list(learning_curves(info))
+    drawn = "".join(list(learning_curves(info, 80, metrics))[1:11])
+    assert (1, 3) == (drawn.count("*"), drawn.count("o"))
+
+
+def test_a_column_shows_the_mean_of_its_values() -> None:
+    lines = over_steps({"training": [(0, 3.0), (1, 1.0), (1000, 2.0)]}, 31)
+    assert "   2.0000 |o" + " " * 18 + "o" == lines[0].replace("*", "o")
 
 
 def test_a_model_of_lines_is_plotted_by_its_own_protocol() -> None:
     history = [{"step": h["step"], "train_loss": 1.0, "lines": h["cold_256"]} for h in HISTORY]
     shown = list(learning_curves({"history": history, "recipe": {"lines": True}}))
-    assert "loss over the steps (lines):" == shown[0]
+    assert "loss over the steps (lines, network):" == shown[0]
 
 
 def test_the_width_is_columns_or_eighty(monkeypatch) -> None:
@@ -105,19 +123,15 @@ def test_train_ends_with_the_plot_that_show_prints(charnn, monkeypatch) -> None:
     train = ("train", "book.txt", *QUICK, "--max-steps", "8")
     monkeypatch.setenv("COLUMNS", "60")
     _, _, talk = charnn(*train, "--eval-every", "2")
-    assert re.search(r"^loss over the steps \(cold-256\):$", talk, re.MULTILINE)
+    assert re.search(r"^loss over the steps \(cold-256, network\):$", talk, re.MULTILINE)
     assert "* validation  o training" in talk
     monkeypatch.setenv("COLUMNS", "62")  # show moves it two to the right
     _, shown, _ = charnn("show")
     curve = talk[talk.index("loss over") :].splitlines()[:14]
     best_only = shown[shown.index("loss over") :].splitlines()[:14]
     assert [line.strip() for line in curve] == [line.strip() for line in best_only]
-    for more in (
-        ("--eval-every", "4"),
-        ("--eval-every", "2", "-q"),
-        ("--eval-every", "2", "--json"),
-    ):
-        _, _, talk = charnn(*train, *more)
+    for more in ("-q", "--json"):
+        _, _, talk = charnn(*train, more)
         assert "loss over" not in talk
 
 

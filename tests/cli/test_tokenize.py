@@ -94,17 +94,16 @@ def test_a_refusal_names_the_value(words: list[str], code: int, named: str) -> N
     assert ["book.txt"] == os.listdir()
 
 
-def test_a_long_reading_shows_how_far_it_is(
+def test_a_pipe_gets_one_line_for_a_stage_that_takes_long(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    monkeypatch.setattr(console, "SECONDS_BETWEEN_LINES", 0.0)
-    for terminal in (False, True):
-        monkeypatch.setattr("sys.stderr.isatty", lambda answer=terminal: answer)
-        progress = console.progress_lines("reading")
-        progress(1, 4)
-        progress(2_000_000, 0)
-        shown = "reading: 25%\nreading: 2.0 MB\n" if terminal else "reading\n"
-        assert shown == capsys.readouterr().err
+    progress = console.progress_of("reading")
+    progress(1, 4)
+    assert "" == capsys.readouterr().err
+    monkeypatch.setattr(console, "MOMENT", 0.0)
+    progress(2, 4)
+    progress(2_000_000, 0)
+    assert "reading\n" == capsys.readouterr().err
 
 
 @pytest.mark.parametrize(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import json
 import os
 import subprocess
@@ -16,7 +17,7 @@ import charnn as api
 from charnn import checkpoint
 from charnn.bases import BASES
 from charnn.cli import main
-from charnn.cli.watch import clock
+from charnn.cli.console import clock
 from charnn.runs import Run
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -106,6 +107,35 @@ def test_train_sample_resume_eval_show_and_runs_work_one_after_another(charnn):
     assert ["my-book"] == [row["name"] for row in listed]
     assert 10 == listed[0]["step"]
     assert "my-book" in charnn("runs").stdout
+
+
+def test_train_names_the_run_and_each_stage_and_ends_with_a_text(charnn):
+    lines = charnn("train", "my book.txt", *QUICK, "--from", "scratch").stderr.splitlines()
+    [run] = [line for line in lines if line.startswith("run: my-book")]
+    assert "checkpoints/my-book/" in run
+    assert "scratch" in run
+    stages = ["reading the text", "measuring this machine", "training", "counting n-grams"]
+    stages += ["fitting the mixture weights", "scoring, cold-256", "scoring, carried"]
+    assert stages == [line for line in lines if line in stages]
+    written = charnn("sample", "-n", "300", "--seed", "1").stdout.split()
+    ruled = [number for number, line in enumerate(lines) if line.startswith("---")]
+    assert written == " ".join(lines[ruled[-2] + 1 : ruled[-1]]).split()
+    assert "starts from" in charnn("train", "my book.txt", *QUICK, "--from", "my-book").stderr
+    assert "" == charnn("train", "my book.txt", *QUICK, "-q").stderr
+
+
+def test_train_write_opens_the_desk_with_the_finished_model(charnn, monkeypatch):
+    class Typed:
+        buffer = io.BytesIO(b"the goat\n/export kept.txt\n")
+
+        def isatty(self) -> bool:
+            return False
+
+    monkeypatch.setattr(sys, "stdin", Typed())
+    done = charnn("train", "my book.txt", *QUICK, "--write")
+    assert 0 == done.returncode, done.stderr
+    assert Path("kept.txt").read_text().startswith("the goat")
+    assert "--dry-run" in one_line(charnn("train", "my book.txt", "--write", "--dry-run"), 2)
 
 
 def test_a_run_that_hides_a_base_is_noted(charnn, tmp_path):
@@ -328,12 +358,43 @@ def test_a_model_is_fine_tuned_on_another_text_and_show_names_its_origin(charnn,
     assert "my-book" in one_line(charnn("train", "other.txt", "--from", "my-bok"))
 
 
-def test_charnn_alone_prints_three_commands(charnn):
+def test_charnn_alone_says_what_it_is_and_names_two_commands(charnn):
     done = charnn()
     assert 0 == done.returncode
-    starts = ["charnn train", "charnn sample", "charnn train --resume"]
+    starts = ["charnn ", "charnn demo ", "charnn train "]
     for line, start in zip(done.stdout.splitlines(), starts, strict=True):
         assert line.startswith(start)
+
+
+def test_demo_writes_with_a_base_and_names_the_next_command(charnn):
+    done = charnn("demo", "--seed", "6")
+    assert 0 == done.returncode, done.stderr
+    written = charnn("sample", "It was ", "-m", "english", "-t", "0.5", "--seed", "6", "-n", "600")
+    assert written.stdout.startswith(done.stdout.rstrip())
+    assert len(done.stdout) > 300
+    assert "charnn train" in done.stderr
+
+
+def test_ctrl_c_during_the_start_leaves_no_traceback():
+    for place in ("charnn.cli", "numpy"):
+        interrupt = (
+            "import os, signal, sys\n"
+            "class Finder:\n"
+            "    def find_spec(self, name, *_):\n"
+            f"        if name == {place!r}: os.kill(os.getpid(), signal.SIGINT)\n"
+            "sys.meta_path.insert(0, Finder())\n"
+            "from charnn.__main__ import main; main()"
+        )
+        command = [sys.executable, "-c", interrupt, "demo"]
+        done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True)
+        assert (130, "") == (done.returncode, done.stderr)
+
+
+def test_the_package_runs_as_a_module(process):
+    done = subprocess.run(
+        [sys.executable, "-m", "charnn", "--version"], cwd=ROOT, text=True, capture_output=True
+    )
+    assert done.stdout.startswith("charnn ")
 
 
 def test_version_and_help_need_no_command(charnn):
