@@ -44,7 +44,7 @@ def learning_curves(
     ]
     if max(len(valid), len(train)) < 2:
         return
-    # The n-grams come last, so no point includes them.
+    # What the network is mixed with comes last, so no point includes it.
     yield f"loss over the steps ({key.replace('_', '-')}, network):"
     yield from over_steps({"validation": valid, "training": train}, columns)
 

@@ -69,7 +69,7 @@ class Warned:
 
 @dataclass(frozen=True)
 class Stage:
-    """The work after the last step that begins now, such as "counting n-grams"; not logged."""
+    """Work after the last step that begins now; it is not logged."""
 
     step: int
     doing: str
