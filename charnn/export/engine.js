@@ -259,6 +259,12 @@ const engine = (() => {
       return this.layers.map(() => [new Float32Array(this.size), new Float32Array(this.size)]);
     }
 
+    // The value of a hidden unit, -1 to 1: h, or of an LSTM tanh(c).
+    unit(state, layer, number) {
+      const [h, c] = state[layer];
+      return this.cell === CELLS.lstm ? Math.tanh(c[number]) : h[number];
+    }
+
     step(token, state) {
       const { layers, x } = this;
       let before = this.embedding.subarray(token * this.width, (token + 1) * this.width);
@@ -400,6 +406,10 @@ const engine = (() => {
       return logits;
     }
 
+    unit({ inner }, layer, number) {
+      return this.network.unit(inner, layer, number);
+    }
+
     mix(logits) {
       const { counted, weights } = this;
       for (let v = 0; v < counted.length; v++) {
@@ -409,10 +419,11 @@ const engine = (() => {
     }
   }
 
-  // The predictor of a page's model.
-  function predictor({ network, ngrams }) {
+  // The predictors of a page's model: of the network alone, and with its n-grams if it has any.
+  function predictors({ network, ngrams }) {
     const alone = new Network(network);
-    return ngrams === null ? alone : new Mixture(alone, new NGrams(ngrams), ngrams.weights);
+    if (ngrams === null) return { network: alone, mixture: alone };
+    return { network: alone, mixture: new Mixture(alone, new NGrams(ngrams), ngrams.weights) };
   }
 
   // sfc32: uniform() is the next multiple of 2**-32 in [0, 1).
@@ -456,6 +467,15 @@ const engine = (() => {
 
     feed(token) {
       this.logits = this.network.step(token, this.memory);
+    }
+
+    // The surprisal of a token that may follow, in bits; null before the first token.
+    surprisal(token) {
+      const { logits } = this;
+      if (!logits) return null;
+      const greatest = logits.reduce((a, b) => Math.max(a, b));
+      const whole = logits.reduce((sum, logit) => sum + Math.exp(logit - greatest), 0);
+      return (Math.log(whole) - (logits[token] - greatest)) / Math.LN2;
     }
 
     // Chooses and reads a token; `bits` is its surprisal under the unfiltered model.
@@ -639,5 +659,5 @@ const engine = (() => {
 
   const utf8 = (text) => new TextEncoder().encode(text);
 
-  return { predictor, Generator, Sampler, Decoder, Tokenizer };
+  return { predictors, Generator, Sampler, Decoder, Tokenizer };
 })();

@@ -1,7 +1,8 @@
 // The controls of the page, and the text that the engine writes in short slices of time.
 //
 // A page whose address has settings starts to write when it opens:
-// #seed=1&prompt=Day&temperature=0.8&top-p=0.9&length=500&speed=max&surprisal=1
+// #seed=1&prompt=Day&temperature=0.8&top-p=0.9&length=500&speed=max&surprisal=1&source=network
+// #colour=unit&layer=1&unit=37 colours the text by a hidden unit.
 "use strict";
 
 (() => {
@@ -9,25 +10,25 @@
   const PART_CHARACTERS = 1500; // a text is laid out in parts of this size, so that it stays fast
   const LONGEST_PART = 6000; // the longest part of a text without newlines
   const SPOKEN_SPEED = 40; // characters a second up to which lines are read aloud
-  const LEVELS = [1, 2, 4, 6]; // bits from which a symbol is marked more strongly
-  const LEVEL_NAMES = ["below 1 bit", "1 to 2", "2 to 4", "4 to 6", "6 bits and more"];
 
   const at = (id) => document.getElementById(id);
   const data = JSON.parse(at("model").textContent);
-  const network = engine.predictor(data);
+  const models = engine.predictors(data);
   const tokenizer = new engine.Tokenizer(data.tokenizer);
   const unit = data.tokenizer.units;
   const count = (n) => n.toLocaleString("en");
-  const fields = ["prompt", "temperature", "top-p", "seed", "length"].map(at);
+  const fields = ["prompt", "temperature", "top-p", "seed", "length", "source"].map(at);
+  const views = ["colour", "layer", "unit"].map(at);
 
   let writing = null; // the current text, also while it is paused
   let running = false;
+  const jobs = []; // functions of a deadline that read text in slices, until they return true
   let timer = null;
 
   // ---- The text on the page ----
 
-  // Pieces of text with their surprisal, laid out in parts that end at newlines. A part is marked
-  // only while it is near the window.
+  // Pieces of text with their surprisal in bits and the value of a hidden unit, laid out in parts
+  // that end at newlines. A part is coloured only while it is near the window.
   class Paper {
     constructor(root) {
       this.root = root;
@@ -42,14 +43,16 @@
       this.root.replaceChildren();
       this.pieces = [];
       this.bits = [];
+      this.values = [];
+      this.given = [];
       this.parts = [];
-      this.marks = this.marks ?? false;
+      this.colour = this.colour ?? "";
+      this.colouring = this.colouring ?? 0; // changes with the colours; 0 for none
       this.byElement = new Map();
     }
 
-    // `bits` is null for the prompt.
-    add(pieces, bits) {
-      pieces.forEach((piece, i) => {
+    add(pieces) {
+      for (const { piece, bits, value, given } of pieces) {
         let part = this.parts.at(-1);
         const full =
           !part ||
@@ -57,11 +60,13 @@
           (part.size >= LONGEST_PART && /\s$/.test(this.pieces.at(-1)));
         if (full) part = this.begin();
         this.pieces.push(piece);
-        this.bits.push(bits === null ? null : bits[i]);
+        this.bits.push(bits);
+        this.values.push(value);
+        this.given.push(given);
         part.stop += 1;
         part.size += piece.length;
         part.ended = piece.endsWith("\n");
-      });
+      }
       for (const part of this.parts) if (part.shown < part.stop) this.show(part);
     }
 
@@ -69,7 +74,7 @@
       const element = document.createElement("div");
       const start = this.pieces.length;
       const part = { element, start, stop: start, shown: start, size: 0, ended: false };
-      Object.assign(part, { marked: this.marks, near: true });
+      Object.assign(part, { colouring: this.colouring, near: true });
       this.parts.push(part);
       this.byElement.set(element, part);
       this.root.append(element);
@@ -78,17 +83,16 @@
     }
 
     show(part) {
-      const marked = this.marks && part.near;
-      if (part.marked !== marked) {
+      const colouring = part.near ? this.colouring : 0;
+      if (part.colouring !== colouring) {
         part.element.replaceChildren();
         part.shown = part.start;
-        part.marked = marked;
+        part.colouring = colouring;
       }
       let end = part.element.lastChild;
       for (let i = part.shown; i < part.stop; i++) {
-        const bits = this.bits[i];
-        const level = marked && bits !== null ? levelOf(bits) : 0;
-        const kind = bits === null ? "given" : level > 0 ? `s${level}` : "";
+        const mark = colouring ? this.mark(i) : "";
+        const kind = [...(this.given[i] ? ["given"] : []), ...(mark ? [mark] : [])].join(" ");
         if (kind === "" && end?.nodeType === Node.TEXT_NODE) {
           end.appendData(this.pieces[i]);
         } else if (kind === "given" && end?.className === "given") {
@@ -100,11 +104,24 @@
           end = document.createElement("span");
           end.className = kind;
           end.textContent = this.pieces[i];
-          end.title = kind === "given" ? "your prompt" : `${bits.toFixed(1)} bits`;
+          end.title = mark ? this.number(i) : "your prompt";
           part.element.append(end);
         }
       }
       part.shown = part.stop;
+    }
+
+    // The class of a piece: its colour, stronger for higher numbers.
+    mark(i) {
+      const number = this.colour === "unit" ? this.values[i] : this.bits[i];
+      if (number === null) return "";
+      const level = data.steps[this.colour].filter((step) => Math.abs(number) >= step).length;
+      if (level === 0) return "";
+      return `${this.colour === "surprisal" ? "s" : number < 0 ? "n" : "p"}${level}`;
+    }
+
+    number(i) {
+      return this.colour === "unit" ? this.values[i].toFixed(2) : `${this.bits[i].toFixed(1)} bits`;
     }
 
     seen(entries) {
@@ -112,12 +129,13 @@
         const part = this.byElement.get(entry.target);
         if (!part) continue;
         part.near = entry.isIntersecting;
-        if (part.near && part.marked !== this.marks) this.show(part);
+        if (part.near && part.colouring !== this.colouring) this.show(part);
       }
     }
 
-    setMarks(on) {
-      this.marks = on;
+    setColour(colour) {
+      this.colour = colour;
+      this.colouring = colour ? Math.abs(this.colouring) + 1 : 0;
       for (const part of this.parts) if (part.near) this.show(part);
     }
 
@@ -126,17 +144,18 @@
     }
   }
 
-  const levelOf = (bits) => LEVELS.filter((edge) => bits >= edge).length;
   const paper = new Paper(at("text"));
 
   // ---- One text ----
 
   class Writing {
-    constructor(prompt, ids, settings) {
+    constructor(ids, settings) {
       this.settings = settings;
-      this.toRead = ids.length > 0 ? ids : [data.start_token];
-      this.read = 0;
-      this.sampler = new engine.Sampler(network, settings.seed, settings);
+      this.prompted = ids.length > 0;
+      this.toRead = this.prompted ? ids : [data.start_token];
+      this.ids = []; // all tokens so far
+      this.ends = []; // for each piece on the paper, the number of tokens until its end
+      this.sampler = new engine.Sampler(models[settings.source], settings.seed, settings);
       this.decoder = new engine.Decoder();
       this.left = settings.length;
       this.written = 0;
@@ -144,45 +163,57 @@
       this.bits = 0;
       this.pending = 0;
       this.spoken = "";
-      if (prompt) paper.add([prompt], null);
+    }
+
+    get reading() {
+      return this.ids.length < this.toRead.length;
     }
 
     // Reads or writes at most `most` symbols until `deadline`, and shows them.
     work(deadline, most) {
       const pieces = [];
-      const bits = [];
       let done = 0;
       try {
         do {
-          if (this.read < this.toRead.length) {
-            this.sampler.feed(this.toRead[this.read++]);
+          const given = this.reading;
+          if (!given && (this.left === 0 || done >= most)) break;
+          let token;
+          if (given) {
+            token = this.toRead[this.ids.length];
+            this.pending += this.sampler.surprisal(token) ?? NaN;
+            this.sampler.feed(token);
+          } else {
+            token = this.sampler.choose();
+            this.left -= 1;
+            done += 1;
+            this.bits += this.sampler.bits;
+            this.pending += this.sampler.bits;
+          }
+          this.ids.push(token);
+          if (given && !this.prompted) {
+            this.pending = 0;
             continue;
           }
-          if (this.left === 0 || done >= most) break;
-          const token = this.sampler.choose();
-          this.left -= 1;
-          done += 1;
-          this.bits += this.sampler.bits;
-          this.pending += this.sampler.bits;
           let piece = this.decoder.push(tokenizer.bytes[token]);
-          if (this.left === 0) piece += this.decoder.flush();
+          if (!given && this.left === 0) piece += this.decoder.flush();
           if (piece === "") continue;
-          pieces.push(piece);
-          bits.push(this.pending);
+          this.ends.push(this.ids.length);
+          const bits = Number.isNaN(this.pending) ? null : this.pending;
+          pieces.push({ piece, bits, value: valueOf(this.sampler), given });
           this.pending = 0;
         } while (performance.now() < deadline);
       } finally {
         this.written += done;
-        if (pieces.length > 0) this.put(pieces, bits);
+        if (pieces.length > 0) this.put(pieces);
       }
       return done;
     }
 
-    put(pieces, bits) {
-      paper.add(pieces, bits);
-      const text = pieces.join("");
+    put(pieces) {
+      paper.add(pieces);
+      const text = pieces.map(({ piece, given }) => (given ? "" : piece)).join("");
       this.characters += Array.from(text).length;
-      this.speak(text);
+      if (text) this.speak(text);
     }
 
     // Announces whole lines to a screen reader, at speeds that it can follow.
@@ -203,6 +234,35 @@
     }
   }
 
+  const valueOf = ({ network, memory }) =>
+    network.unit(memory, Number(at("layer").value), Number(at("unit").value));
+
+  // Reads a text again for the values of the unit that is now chosen, then colours the text.
+  function again(text) {
+    const network = models.network;
+    const reader = { network, memory: network.state() };
+    const values = [];
+    let read = 0;
+    text.sampler.logits = text.sampler.logits?.slice(); // the network is about to overwrite them
+    return (deadline) => {
+      while (text === writing && read < text.ids.length && performance.now() < deadline) {
+        network.step(text.ids[read++], reader.memory);
+        if (text.ends[values.length] === read) values.push(valueOf(reader));
+      }
+      if (text === writing && read < text.ids.length) return false;
+      if (text === writing) {
+        paper.values = values;
+        paper.setColour(paper.colour);
+      }
+      return true;
+    };
+  }
+
+  function begin(job) {
+    jobs.push(job);
+    if (!running && jobs.length === 1) soon();
+  }
+
   // ---- Running ----
 
   const speedOf = () => Number(at("speed").value) || Infinity;
@@ -217,10 +277,16 @@
   let paceSince = { time: 0, written: 0 };
 
   function tick() {
-    if (!running) return;
     const now = performance.now();
+    if (jobs.length > 0) {
+      if (jobs[0](now + SLICE_MS)) jobs.shift();
+      clock = performance.now();
+      if (running || jobs.length > 0) soon();
+      return;
+    }
+    if (!running) return;
     const speed = speedOf();
-    const reading = writing.read < writing.toRead.length;
+    const { reading } = writing;
     due = Math.min(due + ((now - clock) / 1000) * speed, Math.max(1, speed / 4));
     clock = now;
     try {
@@ -285,11 +351,11 @@
   function showButtons() {
     at("write").textContent = running ? "Stop" : "Write";
     for (const field of fields) field.disabled = running;
-    at("go-on").disabled = running || writing === null;
+    at("go-on").disabled = running || writing === null || writing.settings.live;
     at("copy").disabled = paper.pieces.length === 0 && !running;
     at("clear").disabled = writing === null;
     at("empty").hidden = writing !== null;
-    at("keep-seed").hidden = running || writing === null || !writing.settings.drawn;
+    at("keep-seed").hidden = at("go-on").disabled || !writing.settings.drawn;
   }
 
   // ---- The fields ----
@@ -298,19 +364,49 @@
     const prompt = at("prompt").value;
     const { ids, unknown } = tokenizer.encode(prompt);
     showUnknown(unknown);
-    if (unknown.length > 0 || !at("controls").reportValidity()) return;
+    if (unknown.length > 0 || !isValid()) return;
     const drawn = at("seed").value === "";
     const seed = drawn ? crypto.getRandomValues(new Uint32Array(1))[0] : Number(at("seed").value);
     paper.clear();
     at("spoken").replaceChildren();
-    writing = new Writing(prompt, ids, {
+    writing = new Writing(ids, {
       seed,
       drawn,
+      live: false,
+      source: at("source").value,
       temperature: Number(at("temperature").value),
       topP: Number(at("top-p").value),
       length: Number(at("length").value),
     });
     run(`Writing. Seed ${seed}.`);
+  }
+
+  // A closed fold would hide the message about a field in it.
+  function isValid() {
+    if (!at("controls").checkValidity()) at("settings").open = true;
+    return at("controls").reportValidity();
+  }
+
+  // Colours the prompt while it is typed, unless this would replace a text.
+  function readLive() {
+    if (running || !at("colour").value || (writing !== null && !writing.settings.live)) return;
+    const { ids, unknown } = tokenizer.encode(at("prompt").value);
+    if (unknown.length > 0) return;
+    const source = at("source").value;
+    const before = writing?.toRead ?? [];
+    const more = writing?.settings.source === source && before.every((id, i) => id === ids[i]);
+    if (!more) paper.clear();
+    if (ids.length === 0) writing = null;
+    else if (more) writing.toRead = ids;
+    else writing = new Writing(ids, { seed: 0, source, length: 0, live: true });
+    const text = writing;
+    if (text) {
+      begin((deadline) => {
+        if (text === writing) text.work(deadline, 0);
+        return text !== writing || !text.reading;
+      });
+    }
+    showButtons();
   }
 
   const named = (character) => {
@@ -382,13 +478,49 @@
 
   function goOn() {
     const length = Number(at("length").value);
-    if (writing.left === 0 && at("controls").reportValidity()) writing.left = length;
+    if (writing.left === 0 && isValid()) writing.left = length;
     if (writing.left > 0) run(`Continuing. Seed ${writing.settings.seed}.`);
   }
 
-  function setSurprisal() {
-    at("legend").hidden = !at("surprisal").checked;
-    paper.setMarks(at("surprisal").checked);
+  function setColour() {
+    const colour = at("colour").value;
+    at("which").hidden = colour !== "unit";
+    if (!at("unit").checkValidity()) return;
+    showLegend(colour);
+    paper.setColour(colour);
+    if (colour === "unit" && writing !== null) begin(again(writing));
+    readLive();
+  }
+
+  function showLegend(colour) {
+    at("legend").hidden = colour === "";
+    if (colour === "") return;
+    const explained = document.createElement("p");
+    const cell = data.network.cell === "lstm" ? "tanh of the cell state" : "state";
+    const unitName = `${at("layer").value}:${at("unit").value}`;
+    explained.textContent =
+      colour === "unit" ? `Unit ${unitName}, ${cell}:` : "Surprisal of each symbol, in bits:";
+    at("legend").replaceChildren(explained);
+    const steps = data.steps[colour];
+    const [lowest, highest] = [steps[0], steps.at(-1)];
+    const between = steps.slice(1).map((step, i) => `${steps[i]} to ${step}`);
+    const entries = [...between, `${highest} or more`].map((name, i) => [i + 1, name]);
+    const entry = (kind, name) => {
+      const span = document.createElement("span");
+      const sample = document.createElement("span");
+      sample.textContent = "abc";
+      sample.className = kind;
+      span.append(sample, ` ${name}`);
+      at("legend").append(span);
+    };
+    if (colour === "surprisal") {
+      entry("", `below ${lowest}`);
+      for (const [level, name] of entries) entry(`s${level}`, name);
+    } else {
+      for (const [level, name] of [...entries].reverse()) entry(`n${level}`, `negative, ${name}`);
+      entry("", "around 0");
+      for (const [level, name] of entries) entry(`p${level}`, `positive, ${name}`);
+    }
   }
 
   // ---- The address ----
@@ -409,16 +541,17 @@
 
   function readAddress() {
     const settings = new URLSearchParams(location.hash.slice(1));
-    const names = ["prompt", "temperature", "top-p", "seed", "length", "speed", "surprisal"];
+    const names = ["prompt", "temperature", "top-p", "seed", "length", "speed", "surprisal", "source"];
+    names.push(...views.map((field) => field.id));
     if (!names.some((name) => settings.has(name))) return;
     if (running) halt("");
-    for (const field of fields) if (settings.has(field.id)) setField(field.id, settings.get(field.id));
+    for (const field of [...fields, ...views]) if (settings.has(field.id)) setField(field.id, settings.get(field.id));
     const speed = settings.get("speed");
     if (speed === "max") at("speed").value = "0";
     else if (Number(speed) >= 1) setSpeed(Math.min(Number(speed), 100000));
-    if (settings.has("surprisal")) at("surprisal").checked = settings.get("surprisal") === "1";
+    if (settings.get("surprisal") === "1") at("colour").value = "surprisal";
     showValues();
-    setSurprisal();
+    setColour();
     start();
   }
 
@@ -440,8 +573,11 @@
   at("prompt").addEventListener("keydown", (event) => {
     if (event.key === "Enter" && (event.ctrlKey || event.metaKey)) start();
   });
-  at("prompt").addEventListener("input", () => showUnknown([]));
-  at("controls").addEventListener("input", showValues);
+  at("prompt").addEventListener("input", () => {
+    showUnknown([]);
+    readLive();
+  });
+  at("settings").addEventListener("input", showValues);
   at("speed").addEventListener("change", () => {
     if (!running) return;
     clearTimeout(timer);
@@ -455,10 +591,12 @@
   at("go-on").addEventListener("click", goOn);
   at("copy").addEventListener("click", copy);
   at("clear").addEventListener("click", clear);
-  at("surprisal").addEventListener("change", setSurprisal);
+  for (const field of views) field.addEventListener("input", setColour);
+  at("source").addEventListener("change", readLive);
   at("keep-seed").addEventListener("click", () => {
     at("seed").value = String(writing.settings.seed);
     at("keep-seed").hidden = true;
+    at("settings").open = true;
     at("seed").focus();
   });
   window.addEventListener("hashchange", readAddress);
@@ -473,17 +611,10 @@
     group.append(term, description);
     at("facts").append(group);
   }
-  const explained = document.createElement("p");
-  explained.textContent = "Surprisal of each symbol, in bits:";
-  at("legend").append(explained);
-  LEVEL_NAMES.forEach((name, level) => {
-    const entry = document.createElement("span");
-    const sample = document.createElement("span");
-    sample.textContent = "abc";
-    if (level > 0) sample.className = `s${level}`;
-    entry.append(sample, ` ${name}`);
-    at("legend").append(entry);
-  });
+  for (const layer of data.network.layers.keys()) at("layer").append(new Option(layer));
+  at("unit").max = String(data.network.hidden_size - 1);
+  at("sources").hidden = data.ngrams === null;
+  at("settings").open = matchMedia("(min-width: 60rem)").matches;
   at("length-hint").textContent = `In ${unit}.`;
   showValues();
   showButtons();

@@ -15,7 +15,7 @@ from typing import Any
 import numpy as np
 
 from charnn.checkpoint import Checkpoint
-from charnn.config import MAX_SEED, SamplingConfig, for_cell
+from charnn.config import ACTIVITY_STEPS, MAX_SEED, SURPRISAL_BITS, SamplingConfig, for_cell
 from charnn.engines.weights import Matrix, arrange, quantise
 from charnn.errors import CharnnError
 from charnn.ngrams.section import MixtureWeights
@@ -63,7 +63,7 @@ def make_page(checkpoint: Checkpoint, name: str) -> str:
         "tokenizer": tokenizer_data(tokenizer),
         "start_token": checkpoint.start_token,
         "facts": facts(checkpoint, tokenizer),
-        "max_seed": MAX_SEED,
+        "steps": {"surprisal": SURPRISAL_BITS, "unit": ACTIVITY_STEPS},
     }
     style = style_sheet(read("charnn.export", "page.css"))
     engine, page = read("charnn.export", "engine.js"), read("charnn.export", "page.js")

@@ -9,6 +9,7 @@ const code = html.match(/(?<=<script>)[^]*?(?=<\/script>)/)[0];
 const engine = new Function(`${code}\nreturn engine;`)();
 const model = JSON.parse(data);
 const job = JSON.parse(readFileSync(0, "utf-8"));
+const models = engine.predictors(model);
 const tokenizer = new engine.Tokenizer(model.tokenizer);
 
 // The bits of floats, so that NaN and -0 are compared too.
@@ -16,12 +17,12 @@ const bitsOf = (logits) => Array.from(new Uint32Array(logits.slice().buffer));
 
 const jobs = {
   read() {
-    const network = engine.predictor(model);
+    const network = models[job.source ?? "mixture"];
     const state = network.state();
     return job.tokens.map((token) => bitsOf(network.step(token, state)));
   },
   write() {
-    const network = engine.predictor(model);
+    const network = models[job.source ?? "mixture"];
     return job.settings.map(([temperature, topP, seed]) => {
       const sampler = new engine.Sampler(network, seed, { temperature, topP });
       for (const id of job.prompt ?? [model.start_token]) sampler.feed(id);
@@ -32,6 +33,17 @@ const jobs = {
         return id;
       });
       return { ids, bits };
+    });
+  },
+  // The surprisal of each token after the first, and the value of each unit of a layer after it.
+  values() {
+    const sampler = new engine.Sampler(models.mixture, 0);
+    const numbers = Array.from({ length: model.network.hidden_size }, (_, i) => i);
+    return job.tokens.map((token) => {
+      const bits = sampler.surprisal(token);
+      sampler.feed(token);
+      const { network, memory } = sampler;
+      return { bits, units: numbers.map((i) => network.unit(memory, job.layer, i)) };
     });
   },
   generator() {
@@ -50,7 +62,7 @@ const jobs = {
     });
   },
   speed() {
-    const network = engine.predictor(model);
+    const network = models[job.source ?? "mixture"];
     const sampler = new engine.Sampler(network, 1, { temperature: 0.8 });
     sampler.feed(model.start_token);
     for (let i = 0; i < 200; i++) sampler.choose();

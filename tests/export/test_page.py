@@ -19,7 +19,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from charnn.checkpoint import Checkpoint
-from charnn.config import GATES, ModelConfig, SamplingConfig
+from charnn.cli.inspect import GROUNDS
+from charnn.cli.marks import BITS
+from charnn.config import ACTIVITY_STEPS, GATES, ModelConfig, SamplingConfig
 from charnn.engines.int8 import Int8Predictor
 from charnn.engines.weights import arrange, quantise
 from charnn.errors import CharnnError, ConfigError, DamagedFile
@@ -244,6 +246,42 @@ def test_the_page_mixes_n_grams_of_any_symbols(kind: str, tmp_path: Path) -> Non
     sampler.feed([checkpoint.start_token])
     assert list(sampler.stream(200)) == text["ids"]
     assert pytest.approx(sampler.nats / np.log(2), rel=1e-9) == text["bits"]
+
+
+@needs_node
+def test_the_page_writes_what_the_network_of_a_mixture_writes_alone(tmp_path: Path) -> None:
+    checkpoint = counted(make(spread=0.25))
+    write_page(checkpoint, "x", tmp_path / "x.html")
+    (text,) = drive(
+        tmp_path / "x.html", "write", settings=[(0.8, 1, 4)], length=200, source="network"
+    )
+    assert ids_of(checkpoint, 200, 4, temperature=0.8) == text["ids"]
+
+
+@needs_node
+@pytest.mark.parametrize("cell", GATES)
+def test_the_page_measures_surprisal_and_units_as_charnn_does(cell: str, tmp_path: Path) -> None:
+    checkpoint = counted(make(cell, spread=0.25))
+    write_page(checkpoint, "x", tmp_path / "x.html")
+    tokens = tokenizer_from_dict(checkpoint.tokenizer).encode(text_to_count(40)).tolist()
+    found = drive(tmp_path / "x.html", "values", tokens=tokens, layer=1)
+    logits = logits_of(predictor(checkpoint, "numpy", int8=True), tokens)[:-1].astype(np.float64)
+    logs = logits - np.log(np.exp(logits).sum(axis=1, keepdims=True))
+    bits = -logs[np.arange(len(logs)), tokens[1:]] / np.log(2)
+    assert found[0]["bits"] is None
+    assert bits == pytest.approx([each["bits"] for each in found[1:]], abs=1e-5)
+    network, values = network_of(checkpoint), []
+    state = network.initial_state()
+    for token in tokens:
+        _, state = network.step(token, state)
+        values.append(np.tanh(state[1, 1]) if cell == "lstm" else state[1, 0])
+    np.testing.assert_allclose([each["units"] for each in found], values, atol=1e-6)
+
+
+def test_colours_change_at_the_same_numbers_on_the_page_and_in_the_terminal() -> None:
+    data = json.loads(elements(make_page(make(), "x"), "script")[0])
+    assert data["steps"] == {"surprisal": list(BITS), "unit": list(ACTIVITY_STEPS)}
+    assert len(GROUNDS) == 1 + len(ACTIVITY_STEPS)
 
 
 def test_a_page_lists_its_n_grams() -> None:
@@ -507,11 +545,25 @@ def test_a_browser_marks_surprisal_and_starts_with_the_prompt(tmp_path: Path) ->
     write_page(checkpoint, NASTY, tmp_path / "x.html")
     address = {"seed": 1, "prompt": "abc", "length": 200, "speed": "max", "surprisal": "1"}
     document = browse(tmp_path / "x.html", tmp_path, address)
-    assert '<span class="given" title="your prompt">abc</span>' in document
+    assert '<span class="given" title="your prompt">a</span>' in document  # it follows nothing
+    assert re.search(r'<span class="given s[1-4]" title="\d+\.\d bits">', document)
     assert re.search(r'<span class="s[1-4]" title="\d+\.\d bits">', document)
     sampler = Sampler(network_of(checkpoint), 1, 0, {"temperature": 0.8})
     sampler.feed(tokenizer_from_dict(checkpoint.tokenizer).encode("abc"))
     assert "abc" + text_of(checkpoint, list(sampler.stream(200))) == shown_in(document)
+
+
+@needs_chromium
+@pytest.mark.slow
+def test_a_browser_colours_a_hidden_unit_and_writes_without_n_grams(tmp_path: Path) -> None:
+    checkpoint = counted(make("lstm", spread=0.3))
+    write_page(checkpoint, "x", tmp_path / "x.html")
+    address = {"seed": 1, "length": 200, "speed": "max", "source": "network"}
+    address |= {"colour": "unit", "layer": 1, "unit": 3}
+    document = browse(tmp_path / "x.html", tmp_path, address)
+    assert re.search(r'<span class="[np][1-3]" title="-?\d\.\d\d">', document)
+    assert "Unit 1:3" in document
+    assert text_of(checkpoint, ids_of(checkpoint, 200, 1, temperature=0.8)) == shown_in(document)
 
 
 @needs_chromium
