@@ -8,7 +8,7 @@ from typing import Annotated, Any
 
 import typer
 
-from charnn.cli.console import print_json, tell
+from charnn.cli.console import print_json, tell, warn
 from charnn.cli.model import model_path
 from charnn.cli.options import (
     DEFAULT_CHECKPOINTS,
@@ -39,13 +39,16 @@ def export(
         output_option("PATH", "File or folder to write. [default: the run's name]"),
     ] = None,
     force: ForceOption = False,
+    browse: Annotated[
+        bool, typer.Option("--open", help="With --to html: open the page in the browser.")
+    ] = False,
     as_json: JsonOption = False,
     checkpoints: CheckpointsOption = DEFAULT_CHECKPOINTS,
 ) -> None:
     """Export a model as a program or page that samples without charnn, or to share.
 
     \b
-    charnn export --to html
+    charnn export --to html --open
     charnn export lighthouse --to html -o lighthouse.html
     charnn export lighthouse --to c -o lighthouse-c
     """
@@ -53,6 +56,8 @@ def export(
     from charnn.export import exporter
 
     chosen = exporter(to)
+    if browse and chosen.suffix != ".html":
+        raise ConfigError(f"--open shows a page in the browser: use --to html, got --to {to}")
     path = model_path(model, checkpoints)
     name = name_of(path)
     target = output or Path((re.sub(r"[^\w.-]+", "-", name).strip("-.") or "model") + chosen.suffix)
@@ -74,6 +79,11 @@ def export(
     else:
         tell(f"wrote {target}, {facts['bytes']:,} bytes, from {path}")
         tell(chosen.then.format(path=target))
+    if browse:
+        import webbrowser
+
+        if not webbrowser.open(target.absolute().as_uri()):
+            warn(f"no browser was found: open {target.absolute()} yourself")
 
 
 def check_output(path: Path, suffix: str, force: bool) -> None:

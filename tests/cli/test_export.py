@@ -50,6 +50,17 @@ def test_json_is_all_that_stdout_holds() -> None:
     assert Path("sub.html").stat().st_size == facts["bytes"]
 
 
+def test_open_shows_the_page_in_the_browser(monkeypatch: pytest.MonkeyPatch) -> None:
+    opened: list[str] = []
+    monkeypatch.setattr("webbrowser.open", lambda url: opened.append(url) or len(opened) == 1)
+    assert 0 == export("--to", "html", "--open").exit_code
+    assert [Path("book.html").absolute().as_uri()] == opened
+    result = export("--to", "html", "--open", "-o", "b.html", "-q")
+    assert 0 == result.exit_code
+    assert str(Path("b.html").absolute()) in result.stderr  # no browser was found
+    assert 2 == export("--to", "c", "--open").exit_code
+
+
 def test_quiet_prints_nothing() -> None:
     result = export("--to", "html", "-q")
     assert (0, "") == (result.exit_code, result.output)
