@@ -347,3 +347,9 @@ def read_metrics(path: Path) -> list[dict[str, Any]]:
             if isinstance(value, dict) and isinstance(value.get("step"), int):
                 lines.append(value)
     return lines
+
+
+def step_losses(path: Path) -> list[tuple[int, float]]:
+    """Returns step and training loss of each step in a metrics file."""
+    steps = [row for row in read_metrics(path) if row.get("event") == "step"]
+    return [(row["step"], row["loss"]) for row in steps if isinstance(row.get("loss"), float)]

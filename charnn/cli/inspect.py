@@ -229,7 +229,9 @@ def _measure_effect(
 
 def _show_findings(found: list[Finding], table: bool) -> None:
     """Shows which labels single units track, in a sentence, and the best units, the best first."""
-    tracked = sorted((each for each in found if each.good), key=lambda each: -_area(each))
+    from charnn.inspection.units import best_first
+
+    tracked = best_first(found)
     untracked = [each.labeller.name for each in found if not each.good]
     names = [each.labeller.name for each in tracked]
     if not names:
@@ -249,10 +251,6 @@ def _show_findings(found: list[Finding], table: bool) -> None:
             )
     if hidden := sum(len(each.detectors) - len(each.good) for each in found):
         put(f"hidden: {hidden} units with an AUC below {GOOD_AUC}")
-
-
-def _area(found: Finding) -> float:
-    return float(found.ranking.auc[found.good[0]])
 
 
 def _finding_json(found: Finding) -> dict[str, Any]:

@@ -36,10 +36,12 @@ def learning_curves(
     The training loss, with dropout, is that of each step in the file `metrics`; without one, the
     mean since the previous validation.
     """
+    from charnn.runs import step_losses
+
     key = "lines" if (info.get("recipe") or {}).get("lines") else "cold_256"
     history = info.get("history", [])
     valid = [(row["step"], row[key]) for row in history if row[key] is not None]
-    train = _step_losses(metrics) or [
+    train = (step_losses(metrics) if metrics else []) or [
         (row["step"], row["train_loss"]) for row in history if row.get("train_loss") is not None
     ]
     if max(len(valid), len(train)) < 2:
@@ -47,13 +49,6 @@ def learning_curves(
     # What the network is mixed with comes last, so no point includes it.
     yield f"loss over the steps ({key.replace('_', '-')}, network):"
     yield from over_steps({"validation": valid, "training": train}, columns)
-
-
-def _step_losses(metrics: Path | None) -> list[tuple[int, float]]:
-    from charnn.runs import read_metrics
-
-    steps = [row for row in read_metrics(metrics) if row.get("event") == "step"] if metrics else []
-    return [(row["step"], row["loss"]) for row in steps if isinstance(row.get("loss"), float)]
 
 
 def over_steps(curves: Mapping[str, Points], columns: int) -> list[str]:

@@ -197,6 +197,12 @@ def find_units(
     return found
 
 
+def best_first(found: Sequence[Finding]) -> list[Finding]:
+    """Returns the labels that a unit tracks, the highest AUC first."""
+    tracked = [each for each in found if each.good]
+    return sorted(tracked, key=lambda each: -float(each.ranking.auc[each.good[0]]))
+
+
 def distinct(units: Sequence[Unit], count: int) -> list[Unit]:
     """Returns the first `count` units; of h and c of the same hidden unit, only the first."""
     first: dict[tuple[int, int], Unit] = {}

@@ -5,6 +5,7 @@ from __future__ import annotations
 import time
 from collections.abc import Callable
 from dataclasses import dataclass, field
+from functools import partial
 from itertools import pairwise
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -22,7 +23,8 @@ from charnn.evaluation import Score, TextSizes, token_losses
 from charnn.generation import Model
 from charnn.inspection import units
 from charnn.inspection.horizon import Horizon, measure_horizon
-from charnn.inspection.labels import Flags, Labeller, make_labeller
+from charnn.inspection.labels import Flags, make_labeller
+from charnn.runs import step_losses
 from charnn.scoring.baselines import baseline_rows
 from charnn.scoring.breakdown import PositionLosses, bits_of_characters, by_position, class_rows
 from charnn.scoring.surprisal import Array
@@ -83,25 +85,24 @@ class Scores(NamedTuple):
 class LabelledUnits(NamedTuple):
     """The best units for a label, and a passage of (text, value of the best unit, has the label).
 
-    98 % of the best unit's values lie between -``highest`` and ``highest``.
+    The values are h, or tanh(c) of an LSTM: -1 to 1.
     """
 
-    labeller: Labeller
-    ranking: units.Ranking
-    detectors: list[units.Detector]
+    finding: units.Finding
     passage: list[tuple[str, float, bool]]
-    highest: float
 
 
 class Inside(NamedTuple):
     """Hidden units over a number of tokens; ``gates`` is None for a cell without gates.
 
-    ``rare`` names the labels that too few or too many tokens have.
+    ``labels`` holds those that a unit tracks, the best tracked first, ``untracked`` names the
+    others, and ``rare`` those that too few or too many tokens have.
     """
 
     tokens: int
     gates: units.GateShares | None
     labels: list[LabelledUnits]
+    untracked: list[str]
     rare: list[str]
 
 
@@ -110,6 +111,7 @@ class Facts:
     """All facts of a report; a fact is None if `left_out` says why its section is left out.
 
     `name` is shown to people; `name_in_commands` is the MODEL of a command, without its folder.
+    `steps` holds the training loss of each step.
     """
 
     model: Checkpoint
@@ -125,6 +127,7 @@ class Facts:
     scores: Scores | None = None
     inside: Inside | None = None
     memory: Horizon | None = None
+    steps: list[tuple[int, float]] = field(default_factory=list)
     left_out: dict[str, str] = field(default_factory=dict)
 
 
@@ -146,6 +149,8 @@ def find_facts(saved: Checkpoint, path: Path, name: str, progress: Progress | No
         *write_samples(model, report),
         f"native, {kernels()[0]}" if kernels() else "numpy",
     )
+    if path.stem in ("best", "last"):
+        facts.steps = step_losses(path.with_name("metrics.jsonl"))
     found = find_held_out(path.parent / "tokens", tokenizer, saved.lines)
     if isinstance(found, str):
         facts.left_out = dict.fromkeys(("held-out", "passage", "units", "horizon"), found)
@@ -267,22 +272,19 @@ def look_inside(model: Model, saved: Checkpoint, tokens: Array, report: Progress
     text = tokenizer.decode(ids)
     labellers = [make_labeller(name, text) for name in LABELS]
     pieces = units.pieces_of(tokenizer, ids)
-    found = []
-    for labeller, flags, ranking, detectors in units.find_units(
-        activity,
-        config,
-        tokenizer,
-        labellers,
-        SHOWN_UNITS,
-        lambda a, b: report("ranking units", a, b),
-    ):
-        values = units.values_of(activity, config, ranking.units[0])
-        part = _busiest_passage(flags, len(text))
-        passage = zip(pieces[part], values[part].tolist(), flags[part].tolist(), strict=True)
-        highest = float(np.quantile(np.abs(values), 0.98))
-        found.append(LabelledUnits(labeller, ranking, detectors, list(passage), highest))
+    ranking = partial(report, "ranking units")
+    found = units.find_units(activity, config, tokenizer, labellers, SHOWN_UNITS, ranking)
+    tracked = []
+    for each in units.best_first(found):
+        best = each.ranking.units[each.good[0]]
+        values = units.values_of(activity, config, best)
+        values = np.tanh(values) if best.part == "c" else values
+        part = _busiest_passage(each.flags, len(text))
+        passage = zip(pieces[part], values[part].tolist(), each.flags[part].tolist(), strict=True)
+        tracked.append(LabelledUnits(each, list(passage)))
+    untracked = [each.labeller.name for each in found if not each.good]
     rare = [name for name in LABELS if name not in {each.labeller.name for each in found}]
-    return Inside(len(ids), gates, found, rare)
+    return Inside(len(ids), gates, tracked, untracked, rare)
 
 
 def _passage(text: str) -> range:

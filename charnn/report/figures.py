@@ -22,19 +22,22 @@ class Figure(NamedTuple):
 
 def learning_curves(facts: Facts) -> Figure:
     """Draws training and validation loss over the steps."""
-    series = history.losses(facts.model.info, "lines" if facts.model.lines else "cold_256")
+    protocol = "lines" if facts.model.lines else "cold_256"
+    series = history.losses(facts.model.info, protocol, facts.steps)
     ends = "; ".join(
         f"{name} from {points[0][1]:.4f} at step {points[0][0]:,.0f} to {points[-1][1]:.4f} at "
         f"step {points[-1][0]:,.0f}"
         for name, points, _ in series
     )
-    protocol = "each line from the initial state" if facts.model.lines else "cold-256"
+    measured = "each line from the initial state" if facts.model.lines else "cold-256"
+    since = "of the steps" if facts.steps else "since the previous evaluation"
+    alone = " Both are of the network without its n-grams." if facts.model.ngrams else ""
     return Figure(
         line_chart(
             "curves", "Loss over the steps", f"{ends}.", series, "step", "loss, nats a token"
         ),
-        f"In nats a token: {ends}. A training loss is the mean since the previous evaluation, with "
-        f"dropout; a validation loss is measured without dropout ({protocol}).",
+        f"In nats a token: {ends}. A training loss is the mean {since}, with dropout; a validation "
+        f"loss is measured without dropout ({measured}).{alone}",
     )
 
 

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import re
 import shlex
+from collections.abc import Sequence
 from typing import Any
 
 from charnn.bases import BASES
@@ -17,6 +18,7 @@ from charnn.report.charts import Series
 from charnn.report.facts import SEED, Facts
 
 PLAIN_WORD = re.compile(r"[\w.:-]{1,40}\Z", re.ASCII)
+MAX_POINTS = 300  # of the curve of training losses
 DIGEST = re.compile(r"[0-9a-f]{64}\Z")
 # Rows of numbers: the keys in the model's info, and how a number is shown.
 CORPUS = {
@@ -79,14 +81,23 @@ def settings(info: dict[str, Any]) -> Rows:
     return rows
 
 
-def losses(info: dict[str, Any], protocol: str) -> list[Series]:
-    """Returns training and validation losses by step; curves of one point are left out."""
+def losses(
+    info: dict[str, Any], protocol: str, steps: Sequence[tuple[float, float]] = ()
+) -> list[Series]:
+    """Returns training and validation losses by step; curves of one point are left out.
+
+    Where every step's training loss is known, `steps`, the curve has means of equal numbers of it.
+    """
     history = find_value(info, "history")
     rows = history if isinstance(history, list) else []
     curves = []
     for name, key in (("training", "train_loss"), ("validation", protocol)):
         points = [(find_number(row, "step"), find_number(row, key)) for row in rows]
         known = [(x, y) for x, y in points if x is not None and y is not None]
+        if name == "training" and len(steps) > 1:
+            size = -(-len(steps) // MAX_POINTS)
+            groups = [steps[at : at + size] for at in range(0, len(steps), size)]
+            known = [(some[-1][0], sum(y for _, y in some) / len(some)) for some in groups]
         if len(known) > 1:
             curves.append(Series(name, known))
     return curves
@@ -117,6 +128,8 @@ def _train_command(facts: Facts) -> str:
         value = find_value(recipe, key)
         if not (isinstance(value, str) and PLAIN_WORD.match(value)):
             value = missing if find_number(recipe, key) is None else value
+        if isinstance(value, float) and value.is_integer():
+            value = int(value)
         if value is not None:
             words.append(f"--{key.replace('_', '-')} {value}")
     return " ".join([*words, *(["--lines"] if facts.model.lines else [])])

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from charnn.config import ACTIVITY_STEPS, SURPRISAL_BITS
+from charnn.config import ACTIVITY_STEPS, GOOD_AUC, SURPRISAL_BITS
 from charnn.pages import plain_name, read, render, source_hash, style_sheet
 from charnn.report import figures, history
 from charnn.report.facts import SEED, Facts
@@ -66,6 +66,7 @@ def make_report(facts: Facts) -> str:
         "level": level,
         "surprisal_steps": SURPRISAL_BITS,
         "activity_steps": ACTIVITY_STEPS,
+        "good_auc": GOOD_AUC,
         "seed": SEED,
         "zstd": zstd() is not None,
         "version": __version__,

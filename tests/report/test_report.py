@@ -8,6 +8,7 @@ import json
 import math
 import os
 import re
+import shlex
 import stat
 from dataclasses import replace
 from html.parser import HTMLParser
@@ -30,6 +31,7 @@ from charnn.generation import Model
 from charnn.inspection import horizon, units
 from charnn.pages import visible
 from charnn.report import facts as facts_room
+from charnn.report import history
 from charnn.report.facts import Sample, find_facts
 from charnn.report.page import SECTIONS, make_report, write_report
 from charnn.scoring.baselines import baseline_rows
@@ -81,6 +83,7 @@ def small_report():
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(facts_room, "LAGS", (1, 2, 4, 8))
         patch.setattr(facts_room, "PLACES", 6)
+        patch.setattr(units, "GOOD_AUC", 0.0)  # random weights track nothing
         patch.setattr(facts_room, "SAMPLE_CHARS", 80)
         yield
 
@@ -194,13 +197,42 @@ def test_the_page_shows_the_gates_and_units_of_inspect(prose):
     for number, gate in enumerate(("input", "forget", "output")):
         low, high = shares.low[1, number].mean(), shares.high[1, number].mean()
         assert f"layer 1, {gate}: {low:.0%} shut, {high:.0%} open" in section(page, "gates")
-    quotes = next(each for each in facts.inside.labels if each.labeller.name == "quotes")
+    found = [each.finding for each in facts.inside.labels]
+    quotes = next(each for each in found if each.labeller.name == "quotes")
     flags = units.per_token(facts.tokenizer, tokens, quotes.labeller.read)
     ranking = units.rank(activity, saved.config, {"quotes": flags})["quotes"]
     best = ranking.units[0]
     found = units.detector(activity, saved.config, best, flags)
     part = read(section(page, "units")).text
     assert f"{best}{ranking.auc[0]:.3f}{found.accuracy:.1%}" in part
+
+
+def test_units_that_predict_badly_are_left_out(prose, monkeypatch):
+    facts, _ = prose
+    areas = [a for each in facts.inside.labels for a in each.finding.ranking.auc[:5]]
+    monkeypatch.setattr(units, "GOOD_AUC", sorted(areas)[len(areas) // 2])
+    monkeypatch.setattr(
+        facts,
+        "inside",
+        facts.inside._replace(
+            labels=[each for each in facts.inside.labels if each.finding.good], untracked=["name"]
+        ),
+    )
+    part = read(section(make_report(facts), "units"))
+    shown = [float(a) for a in re.findall(r":[ch]([01]\.\d{3})", part.text)]
+    assert len(shown) == sum(area >= units.GOOD_AUC for area in areas)
+    assert "name" in part.text
+
+
+def test_the_learning_curve_has_the_loss_of_every_step(tmp_path):
+    path = make_run(tmp_path / "run", PROSE)
+    rows = [{"event": "step", "step": n, "loss": 3.0 - n / 1000} for n in range(1, 1001)]
+    rows += [{"event": "step", "step": 1001, "loss": None}, {"event": "eval", "step": 7}]
+    path.with_name("metrics.jsonl").write_text("\n".join(map(json.dumps, rows)))
+    page = section(make_report(find_facts(load(path), path, "run")), "curves")
+    training, validation = re.findall(r'<polyline class="line c(\d)" points="([^"]*)"', page)
+    assert ("0", 250) == (training[0], len(training[1].split()))
+    assert ("1", 2) == (validation[0], len(validation[1].split()))  # drawn last, on top
 
 
 def test_the_page_shows_the_losses_of_horizon(prose):
@@ -292,6 +324,24 @@ def test_the_train_command_repeats_the_ngram_order(prose, ngram):
     assert f"--ngram {ngram or 0}" in read(section(make_report(facts), "again")).text
 
 
+@pytest.mark.slow
+def test_the_train_command_of_a_report_runs(folder):
+    Path("text.txt").write_text("the lamp was lit, and the goat knew it.\n" * 60)
+    words = "text.txt --name made --max-steps 3 --hidden-size 8 --num-layers 1 --ngram 3"
+    assert 0 == call("train", *words.split()).exit_code
+    path = Path("checkpoints/made/best.safetensors")
+    saved = load(path)
+    saved.info["recipe"]["ngram"] = 3.0  # JSON of another program
+    command = history.commands(find_facts(saved, path, "made"))[-1]
+    words = shlex.split(command)[1:]
+    result = call(*words[:1], "text.txt", *words[2:], "--name", "again")
+    assert 0 == result.exit_code, result.output
+    again = load(Path("checkpoints/again/best.safetensors"))
+    assert saved.weights.keys() == again.weights.keys()
+    for name, weight in saved.weights.items():
+        assert np.array_equal(weight, again.weights[name])
+
+
 @pytest.mark.parametrize("text", ["ab\n", "a\nb" * 4])
 def test_a_short_text_leaves_sections_out(tmp_path, text):
     path = make_run(tmp_path / "run", text)
@@ -377,8 +427,12 @@ def folder(prose, tmp_path, monkeypatch):
     return tmp_path
 
 
+def call(*words):
+    return CliRunner().invoke(charnn.cli.app, words)
+
+
 def report(*words):
-    return CliRunner().invoke(charnn.cli.app, ["report", *words])
+    return call("report", *words)
 
 
 def test_the_command_writes_a_page_and_names_it(folder):
