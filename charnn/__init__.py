@@ -17,7 +17,7 @@ import os
 import signal
 import threading
 from collections.abc import Callable, Iterable, Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from types import FrameType
 from typing import TYPE_CHECKING, Any
@@ -28,22 +28,25 @@ from charnn.version import __version__
 
 if TYPE_CHECKING:
     from charnn.generation import Model
-    from charnn.runs import Run
+    from charnn.scoring.surprisal import ScoredText
+    from charnn.training.trained_run import TrainedRun
 
 set_defaults()
 
-__all__ = ["CharnnError", "__version__", "load", "train"]
+__all__ = ["CharnnError", "__version__", "load", "score", "train", "training"]
+
+StrPath = str | bytes | os.PathLike[str]
 
 
 def load(
-    model: str | os.PathLike[str] | None = None,
-    checkpoints: str | os.PathLike[str] = "checkpoints",
+    model: StrPath | None = None,
+    checkpoints: StrPath = "checkpoints",
     engine: str = "auto",
     int8: bool = False,
     clamps: Iterable[str] = (),
     network_only: bool = False,
 ) -> Model:
-    """Loads a model: a run's name, a run's folder, a file, or None for the newest run's best.
+    """Loads a model: a run, its name or folder, a file, a base, or None for the newest run's best.
 
     `engine` is native, numpy, or auto: native if it was built. `int8` rounds the weights to 8 bits:
     faster, and the same text on every machine. `clamps` keep units of the state at a value,
@@ -56,19 +59,38 @@ def load(
     from charnn.generation import Model
     from charnn.runs import find_model
 
-    path = find_model(None if model is None else os.fspath(model), Path(checkpoints))
-    loaded = Model.load(path, engine, int8, clamps)
-    return loaded.network_only() if network_only else loaded
+    name = None if model is None else os.fsdecode(model)
+    path = find_model(name, Path(os.fsdecode(checkpoints)))
+    return Model.load(path, engine, int8, clamps, network_only)
+
+
+def score(text: str, model: Model, unknown: str = "error") -> ScoredText:
+    """Scores a text, given as a string: what each token and each character costs, in bits.
+
+    The text is read from the initial state; each line is if the model was trained on lines.
+    `unknown` is "error", or "skip" to leave out characters that the model does not know.
+
+    Raises:
+        CharnnError: the text is empty, or has unknown characters.
+    """
+    from charnn.scoring.surprisal import score_string
+
+    return score_string(
+        text, model.predictor, model.tokenizer, model.start_token, model.of_lines, unknown
+    )
 
 
 def train(
-    *texts: str | os.PathLike[str],
-    checkpoints: str | os.PathLike[str] = "checkpoints",
+    *texts: StrPath | Iterable[StrPath],
+    checkpoints: StrPath = "checkpoints",
+    progress: bool | None = None,
     **options: Any,
-) -> Run:
-    """Trains on texts and prints nothing; returns the run. `options` are `TrainOptions`.
+) -> TrainedRun:
+    """Trains on texts and returns the run. `options` are `TrainOptions`.
 
-    Ctrl-C, or the stop button of a notebook, saves the run before KeyboardInterrupt is raised.
+    `texts` are files, folders or corpora, also as lists of them. `progress` prints losses, speed
+    and samples on stderr; None: in a terminal and in a notebook. Ctrl-C, or the stop button of a
+    notebook, saves the run as `charnn train` does before KeyboardInterrupt is raised.
 
     To watch, iterate over the events of `charnn.training.start` (docs/python.md).
 
@@ -76,19 +98,35 @@ def train(
         CharnnError: a text, an option or the machine does not allow it.
     """
     from charnn.bases.choose import BaseChooser
+    from charnn.cli.console import LIVE, Stages, note
+    from charnn.cli.watch import is_watched, tell_completed, watch
     from charnn.config import TrainOptions
     from charnn.training.launch import start
+    from charnn.training.trained_run import TrainedRun
 
-    names, asked = [os.fspath(text) for text in texts], TrainOptions.from_dict(options)
-    root, chooser = Path(checkpoints), BaseChooser.of(asked)
-    with start(names, asked, root, final_step=chooser.final_step, choose_base=chooser) as (
-        trainer,
-        _,
-    ):
-        with _interruptible(trainer.stop):
-            for _event in trainer.run():
-                pass
-        return trainer.home
+    several = ([text] if isinstance(text, (str, bytes, os.PathLike)) else text for text in texts)
+    names = [os.fsdecode(name) for some in several for name in some]
+    asked, root = TrainOptions.from_dict(options), Path(os.fsdecode(checkpoints))
+    chooser, shown = BaseChooser.of(asked), is_watched() if progress is None else progress
+    with ExitStack() as opened:
+        opened.callback(LIVE.clear)
+        trainer, _ = opened.enter_context(
+            start(
+                names,
+                asked,
+                root,
+                notify=note if shown else lambda _: None,
+                progress=Stages() if shown else None,
+                final_step=chooser.final_step,
+                choose_base=chooser,
+            )
+        )
+        opened.enter_context(_interruptible(trainer.stop))
+        events = trainer.run()
+        for event in watch(events, trainer) if shown else events:
+            if shown:
+                tell_completed(event)
+    return TrainedRun(root, trainer.home.name)
 
 
 @contextmanager
@@ -113,6 +151,10 @@ def _interruptible(stop: Callable[[], None]) -> Iterator[None]:
         signal.signal(signal.SIGINT, before)
     if asked:
         raise KeyboardInterrupt
+
+
+def __dir__() -> list[str]:
+    return sorted(__all__)
 
 
 def __getattr__(name: str) -> Any:

@@ -31,7 +31,7 @@ NO_LINKS = os.O_CLOEXEC | os.O_NOFOLLOW
 
 
 class Run:
-    """The folder of a run, always inside ``root``, whatever its name."""
+    """The folder of a run in ``root``, whatever its name; through a link it can only be read."""
 
     def __init__(self, root: Path, name: str) -> None:
         """Raises ConfigError for a name that looks like a path or an option."""
@@ -41,16 +41,16 @@ class Run:
                 "starting with a letter or digit, 64 at most"
             )
         self.root, self.name, self.folder = root, name, root / name
-        if self.folder.is_symlink():
-            raise FileError(
-                f"{self.folder} is a link to another folder; give the run another --name"
-            )
         self.last = self.folder / f"last{SUFFIX}"
         self.best = self.folder / f"best{SUFFIX}"
         self.tokens = self.folder / "tokens"
         self.metrics = self.folder / "metrics.jsonl"
         self.lock_file = self.folder / "lock"
         self._descriptor = -1  # of the lock file, while `lock` holds it
+
+    def __fspath__(self) -> str:
+        """Returns the folder, so that a run stands for a path."""
+        return str(self.folder)
 
     @property
     def exists(self) -> bool:
@@ -121,8 +121,15 @@ class Run:
 
         Raises:
             BusyError: another process, named in the message, holds the lock.
+            FileError: the folder cannot be written to, or is a link to another folder.
         """
         warnings: list[str] = []
+        if self.folder.is_symlink():
+            raise FileError(
+                f"{self.folder} is a link to another folder, which charnn reads but does not "
+                "change: train under another --name, or resume with --checkpoints where the link "
+                "leads"
+            )
         self.create()
         try:
             descriptor = os.open(self.lock_file, os.O_RDWR | os.O_CREAT | NO_LINKS, 0o666)
@@ -207,7 +214,7 @@ def list_runs(root: Path) -> list[Run]:
         entries = sorted(root.iterdir())
     except OSError:
         return []
-    folders = [e.name for e in entries if NAME.match(e.name) and e.is_dir() and not e.is_symlink()]
+    folders = [e.name for e in entries if NAME.match(e.name) and e.is_dir()]
     runs = [run for run in (Run(root, name) for name in folders) if run.exists]
     return sorted(runs, key=lambda run: -run.order)
 

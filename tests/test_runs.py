@@ -60,15 +60,25 @@ def test_a_plain_name_is_accepted(tmp_path: Path, name: str) -> None:
     assert tmp_path / name == Run(tmp_path, name).folder
 
 
-def test_a_link_to_another_folder_is_no_run(tmp_path: Path) -> None:
+def test_a_run_is_read_through_a_link_and_never_written(tmp_path: Path) -> None:
     outside = saved(tmp_path / "elsewhere", "real")
+    before = sorted(os.listdir(outside.folder))
     root = tmp_path / "root"
     root.mkdir()
     (root / "link").symlink_to(outside.folder)
-    with pytest.raises(FileError, match="--name"):
-        Run(root, "link")
-    assert [] == list_runs(root)
+    (root / "nowhere").symlink_to(tmp_path / "missing")
+    assert ["link"] == [run.name for run in list_runs(root)]
+    assert root / "link" == find_model("link", root).parent == find_model(None, root).parent
+    for name in ("link", "nowhere"):
+        with pytest.raises(FileError, match="--name"), Run(root, name).lock():
+            pass
+    assert before == sorted(os.listdir(outside.folder))
     assert "link-2" == free_name(root, "link")
+
+
+def test_a_run_stands_for_the_path_of_its_folder(tmp_path: Path) -> None:
+    run = saved(tmp_path, "real")
+    assert run.model == find_model(run, tmp_path / "elsewhere")
 
 
 @pytest.mark.parametrize("wanted", ["../../etc", "-rf", "a b\nc", "", "...", "x" * 300, "é!"])

@@ -207,14 +207,13 @@ def _result(trainer: Trainer, ended: Ended) -> dict[str, Any]:
 
 
 def _tell_what_next(trainer: Trainer, ended: Ended) -> None:
+    from charnn.cli.watch import tell_completed
+
     run = trainer.home
     where = (
         "" if run.root == DEFAULT_CHECKPOINTS else f" --checkpoints {shlex.quote(str(run.root))}"
     )
-    if ended.completed.note:
-        tell(ended.completed.note)
-    for each in ended.completed.warnings:
-        warn(each)
+    tell_completed(ended)
     if ended.reason == "interrupted":
         tell(f"saved at step {ended.step:,} of {trainer.config.max_steps:,}; continue with:")
         tell(f"  charnn train --resume --name {run.name}{where}")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import sys
 import time
 from collections.abc import Iterator
 from typing import TYPE_CHECKING
@@ -15,6 +16,20 @@ if TYPE_CHECKING:
 
 LINE_SECONDS = 10.0
 SMOOTHING = 0.98
+
+
+def is_watched() -> bool:
+    """Tells whether somebody reads stderr: it is a terminal, or this is a notebook."""
+    return "ipykernel" in sys.modules or (sys.stderr is not None and sys.stderr.isatty())
+
+
+def tell_completed(event: Event) -> None:
+    """Prints what the final step did, with its warnings; ignores other events."""
+    if isinstance(event, Ended):
+        if event.completed.note:
+            tell(event.completed.note)
+        for warning in event.completed.warnings:
+            warn(warning)
 
 
 def watch(events: Iterator[Event], trainer: Trainer) -> Iterator[Event]:

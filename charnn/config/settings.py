@@ -165,10 +165,19 @@ def require(condition: bool, message: str) -> None:
         raise ConfigError(message)
 
 
+def plain(value: Any) -> Any:
+    """Returns a scalar of numpy or torch as Python's own; tuples element by element."""
+    if type(value) is tuple:
+        return tuple(map(plain, value))
+    return value.item() if getattr(value, "shape", None) == () else value
+
+
 class Config:
     """Base of the config dataclasses: checks the settings when it is built, and maps to JSON."""
 
     def __post_init__(self) -> None:
+        for name, value in vars(self).items():
+            object.__setattr__(self, name, plain(value))  # the dataclasses are frozen
         check(self)
 
     def to_dict(self) -> dict[str, Any]:

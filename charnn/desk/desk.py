@@ -182,8 +182,13 @@ class Desk:
         self.name = name
 
     def set(self, name: str, value: Any) -> None:
-        """Changes a setting for everything drawn from now on; raises ConfigError."""
-        self.settings = SamplingConfig.from_dict({**asdict(self.settings), name: value})
+        """Changes a setting for everything drawn from now on.
+
+        Raises CharnnError if the value is out of range, or this model cannot obey it.
+        """
+        settings = SamplingConfig.from_dict({**asdict(self.settings), name: value})
+        self.model.guides(settings)
+        self.settings = settings
         self.changed = self.changed or self.passage is not None
 
     def set_network_only(self, on: bool) -> bool:

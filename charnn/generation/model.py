@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Collection, Iterable, Iterator, Sequence
+from copy import deepcopy
 from dataclasses import dataclass, field, replace
 from functools import cached_property
 from pathlib import Path
@@ -29,11 +30,12 @@ if TYPE_CHECKING:
 INDEX = "text-index"  # beside the tokens that it was made from
 
 
-@dataclass(eq=False)
+@dataclass(eq=False, repr=False)
 class Model:
     """A model ready to write, and the facts that its file records.
 
-    Several threads may write with one model: each text has separate scratch memory.
+    Several threads may write with one model: each text has separate scratch memory. A model that
+    was loaded from a file can be copied and pickled: another process loads the same file.
 
     Attributes:
         predictor: the network in one of the engines, with its n-grams if it has any.
@@ -53,19 +55,27 @@ class Model:
     tokens: Path | None = None
     digest: str = ""
     _pattern: tuple[str, Pattern] | None = None  # the latest one
+    _loaded: tuple[Any, ...] = ()  # the arguments of `load`
 
     @classmethod
     def load(
-        cls, path: Path, engine: str = "auto", int8: bool = False, clamps: Iterable[str] = ()
+        cls,
+        path: Path,
+        engine: str = "auto",
+        int8: bool = False,
+        clamps: Iterable[str] = (),
+        network_only: bool = False,
     ) -> Model:
-        """Loads a model's file; `clamps` are written LAYER:UNIT=VALUE.
+        """Loads a model's file; the options are those of `charnn.load`.
 
         Raises:
             CharnnError: the file is damaged, or there is no such engine or unit.
         """
-        loaded = load(path)
+        loaded, clamps = load(path), tuple(clamps)
         held = [parse_clamp(clamp, loaded.config) for clamp in clamps]
-        return cls.from_checkpoint(loaded, path.parent / "tokens", engine, int8, held)
+        model = cls.from_checkpoint(loaded, path.parent / "tokens", engine, int8, held)
+        model._loaded = (path.absolute(), engine, int8, clamps)
+        return model.network_only() if network_only else model
 
     @classmethod
     def from_checkpoint(
@@ -93,7 +103,35 @@ class Model:
     def network_only(self) -> Model:
         """Returns the model without its n-grams; itself if it has none."""
         alone = self.predictor.alone()
-        return self if alone is self.predictor else replace(self, predictor=alone)
+        if alone is self.predictor:
+            return self
+        return replace(self, predictor=alone, _loaded=self._loaded and (*self._loaded, True))
+
+    def __repr__(self) -> str:
+        """Returns the shape, the tokenizer and the file."""
+        shape, kind = self.predictor.config, self.tokenizer.kind
+        where = f", {self._loaded[0]}" if self._loaded else ""
+        return (
+            f"<charnn model: {shape.cell} {shape.num_layers}x{shape.hidden_size}, {kind} tokenizer "
+            f"of {shape.vocab_size}{where}>"
+        )
+
+    def __deepcopy__(self, memo: dict[int, Any]) -> Model:
+        """Returns a model that shares the weights, which nothing changes."""
+        return replace(self, info=deepcopy(self.info, memo))
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        """Returns the arguments with which another process loads the model from its file.
+
+        Raises:
+            FileError: the model was not loaded from a file.
+        """
+        if not self._loaded:
+            raise FileError(
+                "this model was not loaded from a file, so it cannot be pickled: save it and "
+                "pass on its path"
+            )
+        return _load_again, (self.digest, *self._loaded)
 
     @cached_property
     def training_text(self) -> TextIndex:
@@ -139,7 +177,7 @@ class Model:
 
     def write(
         self,
-        prompt: str = "",
+        prompt: str | bytes = "",
         config: SamplingConfig | None = None,
         seed: int | None = None,
         index: int = 0,
@@ -151,7 +189,8 @@ class Model:
         """Returns a text to iterate over; at its end it knows why it ended, and its surprisal.
 
         The same model, prompt, settings, seed and index give the same text; without a seed, one is
-        drawn. Without `keep`, ``Writing.text`` stays empty and takes no memory.
+        drawn. A prompt of bytes is read as UTF-8; other bytes become surrogate escapes. Without
+        `keep`, ``Writing.text`` stays empty and takes no memory.
 
         Raises:
             ConfigError: seed or index is out of range, or the settings leave nothing to write.
@@ -159,6 +198,8 @@ class Model:
             FileError: `max_copy` needs the training text, which is missing.
         """
         config = config or SamplingConfig()
+        if isinstance(prompt, bytes):
+            prompt = prompt.decode("utf-8", "surrogateescape")
         seed = draw_seed() if seed is None else seed
         filters, guides = filter_settings(config), self.guides(config)
         sampler = Sampler(self.predictor.twin(1), seed, index, filters, guides)
@@ -193,7 +234,7 @@ class Model:
 
     def stream(
         self,
-        prompt: str = "",
+        prompt: str | bytes = "",
         *,
         seed: int | None = None,
         index: int = 0,
@@ -218,6 +259,18 @@ class Model:
         config = SamplingConfig.from_dict(settings)
         return iter(self.write(prompt, config, seed, index, unknown, echo, keep=False))
 
-    def generate(self, prompt: str = "", **options: Any) -> str:
+    def generate(self, prompt: str | bytes = "", **options: Any) -> str:
         """Returns the whole text; the options are those of `stream`."""
         return "".join(self.stream(prompt, **options))
+
+
+def _load_again(digest: str, path: Path, *options: Any) -> Model:
+    """Loads a model in another process.
+
+    Raises:
+        FileError: the file is missing, or another one by now.
+    """
+    model = Model.load(path, *options)
+    if model.digest != digest:
+        raise FileError(f"{path} has changed since the model was loaded: load it again")
+    return model

@@ -12,6 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from charnn.config import MAX_SEED, RECENT
+from charnn.config.settings import plain
 from charnn.errors import CharnnError, ConfigError
 from charnn.generation.filters import PENALTIES, active_filters, temperature
 from charnn.generation.guides import Guide
@@ -41,6 +42,7 @@ class Sfc32:
 
     def __init__(self, seed: int, index: int = 0) -> None:
         """Raises ConfigError unless seed and index are integers from 0 to 2**32 - 1."""
+        seed, index = plain(seed), plain(index)
         for name, value in {"seed": seed, "index": index}.items():
             if type(value) is not int or not 0 <= value <= MAX_SEED:
                 raise ConfigError(

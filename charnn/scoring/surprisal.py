@@ -13,13 +13,14 @@ import re
 from collections import Counter
 from collections.abc import Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
+from html import escape
 from itertools import groupby
 from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
 
-from charnn.errors import CharnnError
+from charnn.errors import CharnnError, TextError
 from charnn.generation.batch import available_cores
 from charnn.predictor import NOT_FINITE, Predictor
 from charnn.text.sources import TextSource
@@ -191,6 +192,35 @@ class ScoredBlock(NamedTuple):
     unknown: Counter[str]
 
 
+class ScoredText(NamedTuple):
+    """A text and its surprisal.
+
+    Attributes:
+        text: the C characters; bytes that are not UTF-8 are surrogate escapes.
+        char_bits: (C,) bits of each character.
+        tokens: the T tokens as text.
+        bits: (T,) bits of each token.
+    """
+
+    text: str
+    char_bits: Array
+    tokens: list[str]
+    bits: Array
+
+    @property
+    def bits_per_char(self) -> float:
+        """Mean bits of a character."""
+        return float(self.bits.sum()) / len(self.text)
+
+    def _repr_html_(self) -> str:
+        """Returns the text for a notebook, the redder the more bits a character has."""
+        shown = (
+            f'<span style="background:rgba(255,0,0,{min(bits / 16, 1):.2f})">{escape(char)}</span>'
+            for char, bits in zip(self.text, self.char_bits.tolist(), strict=True)
+        )
+        return f'<pre style="white-space:pre-wrap">{"".join(shown)}</pre>'
+
+
 class TextSpan(NamedTuple):
     """A word, line or document with its bits.
 
@@ -317,6 +347,35 @@ def score_text(
         if text or missing:
             rest = Surprisals(none, np.zeros(0))
             yield ScoredBlock(document, rest, none, none, text, bits, missing)
+
+
+def score_string(
+    text: str,
+    predictor: Predictor,
+    tokenizer: Tokenizer,
+    start_token: int,
+    by_line: bool = False,
+    unknown: str = "error",
+) -> ScoredText:
+    """Scores a text from the initial state, or with `by_line` each of its lines.
+
+    `unknown` is "error", or "skip" to leave out characters that the model does not know.
+
+    Raises:
+        TextError: there is nothing to score, or the text has unknown characters.
+    """
+    ids = tokenizer.encode(text, unknown)
+    if not len(ids):
+        raise TextError("nothing to score: the text has no character that the model knows")
+    spelt = [token.decode("utf-8", "surrogateescape") for token in tokenizer.token_bytes]
+    scorer = TokenScorer(predictor.twin(1), start_token, threads=1)
+    if by_line:
+        ends_line = np.array([token.endswith("\n") for token in spelt])
+        bits = np.concatenate([each.bits for each in _by_line(scorer, ids, ends_line, False)])
+    else:
+        bits = scorer.read(ids).bits
+    known, char_bits = CharacterBits(tokenizer).push(ids, bits, final=True)
+    return ScoredText(known, char_bits, [spelt[token] for token in ids.tolist()], bits)
 
 
 def _by_line(

@@ -28,6 +28,7 @@ from charnn.text import corpora, encodings
 CHUNK_BYTES = 1 << 20  # small enough for the cache of a processor
 PROBE_BYTES = 8 << 10  # a file of a folder is binary if these hold a NUL
 AROUND_BYTES = 32 << 10  # the bytes before and after a wrong byte that tell its encoding
+MAX_NAME = 255  # a longer text that is no path is not meant as the name of a file
 LINE_REACH = 64 << 10  # how far back a chunk is cut to end with a line
 
 
@@ -269,13 +270,18 @@ def run_name(text: str) -> str:
     if text == "-":
         return "stdin"
     path = Path(os.path.abspath(text))
-    stem = path.name if path.is_dir() else path.stem
+    stem = path.name if os.path.isdir(text) else path.stem  # Path.is_dir raises for a long name
     return re.sub(r"[^A-Za-z0-9._-]+", "-", stem).lstrip("._-")[:64].rstrip("._-") or "text"
 
 
 def _find_parts(text: str, binary_too: bool, notes: list[str]) -> list[Part]:
     if text == "-":
         return [Part("stdin", None)]
+    if ("\n" in text or len(text) > MAX_NAME) and not os.path.exists(text):
+        raise TextError(
+            f"expected the name of a file, got a text of {len(text):,} characters that begins with "
+            f"{text[:30]!r}: write it to a file and name that, or pipe it to '-'"
+        )
     path = Path(text)
     try:
         mode = path.stat().st_mode

@@ -257,7 +257,8 @@ def _newest_unfinished(root: Path, finished_too: bool) -> Run:
     if not runs:
         raise FileError(no_run_yet(root))
     for run in runs:
-        if finished_too or not _is_finished(run):
+        linked = run.folder.is_symlink()  # such a run is only read
+        if not linked and (finished_too or not _is_finished(run)):
             return run
     raise TrainingError(
         f"no unfinished run in {root}/: the newest, {runs[0].name!r}, is finished; give it a new "

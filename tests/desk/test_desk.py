@@ -21,6 +21,9 @@ from charnn.errors import CharnnError, ConfigError, DamagedFile, FileError, Unkn
 from charnn.generation.filters import filter_settings
 from charnn.generation.model import Model
 from charnn.generation.sampler import Sampler, Sfc32
+from charnn.ngrams.mixture import mix
+from charnn.ngrams.section import MixtureWeights
+from charnn.ngrams.tree import NGramTree
 from charnn.text.tokenizers import (
     ByteTokenizer,
     CharTokenizer,
@@ -566,3 +569,44 @@ def test_contradictory_metadata_is_refused_in_one_line(
     with pytest.raises(FileError) as caught:
         load_desk(path, MODEL)
     assert "\n" not in str(caught.value)
+
+
+def test_a_setting_that_the_model_cannot_obey_is_refused_and_changes_nothing() -> None:
+    desk = Desk(MODEL, 1)
+    with pytest.raises(FileError):  # there is no training text
+        desk.set("max_copy", 9)
+    assert SamplingConfig() == desk.settings
+    assert "" != drawn(desk, 9)
+
+
+def test_a_desk_continues_with_the_network_alone_and_back() -> None:
+    tree = NGramTree.of(np.arange(900) % CHARS.vocab_size, CHARS.vocab_size, 4)
+    mixed = replace(MODEL, predictor=mix(MODEL.predictor, (tree, MixtureWeights(0.5, 0.9))))
+    texts = {}
+    for model, on in ((MODEL, False), (mixed, False), (mixed, True)):
+        desk = Desk(model, 1)
+        differ = desk.set_network_only(on)
+        assert (model is mixed) == differ
+        texts[model is mixed, on] = drawn(desk, 60)
+    assert texts[False, False] == texts[True, True] != texts[True, False]
+    desk.set_network_only(False)  # in mid-text, with columns and undone passages
+    drawn(desk, 9)
+    list(desk.column(1.0, 9))
+    desk.undo()
+    desk.set_network_only(True)
+    whole = Desk(mixed, 1)
+    whole.set_network_only(True)
+    assert drawn(whole, 69)[60:] == drawn(desk, 9)
+
+
+def test_a_desk_file_remembers_that_the_network_writes_alone(tmp_path: Path) -> None:
+    tree = NGramTree.of(np.arange(900) % CHARS.vocab_size, CHARS.vocab_size, 4)
+    mixed = replace(MODEL, predictor=mix(MODEL.predictor, (tree, MixtureWeights(0.5, 0.9))))
+    desk = Desk(mixed, 1)
+    desk.set_network_only(True)
+    drawn(desk, 40)
+    save_desk(desk, tmp_path / "a.desk")
+    again = load_desk(tmp_path / "a.desk", mixed)
+    assert again.tree.network_only
+    same_state(state(desk), state(again))
+    assert drawn(desk, 20) == drawn(again, 20)
