@@ -153,7 +153,7 @@ def evaluate(
                 "tokenizer": tokenizer.kind,
                 "vocab_size": tokenizer.vocab_size,
                 **saved.size_facts(),
-                "network_only": network_only or not saved.mixture,
+                **({"network_only": True} if network_only else {}),
                 "split": text.split,
                 "tokens": len(text.ids),
                 "chars": text.chars,

@@ -121,7 +121,7 @@ def test_train_names_the_run_and_each_stage_and_ends_with_a_text(charnn):
     ruled = [number for number, line in enumerate(lines) if line.startswith("---")]
     assert written == " ".join(lines[ruled[-2] + 1 : ruled[-1]]).split()
     assert "starts from" in charnn("train", "my book.txt", *QUICK, "--from", "my-book").stderr
-    assert "" == charnn("train", "my book.txt", *QUICK, "-q").stderr
+    assert "" == charnn("train", "my book.txt", *QUICK, "-q", "--ngram", "0").stderr
 
 
 def test_train_write_opens_the_desk_with_the_finished_model(charnn, monkeypatch):
@@ -210,7 +210,7 @@ def test_a_second_run_gets_a_new_name_and_a_name_that_exists_is_refused(charnn, 
 
 
 def test_json_is_all_that_stdout_holds_and_quiet_leaves_stderr_empty(charnn):
-    done = charnn("train", "my book.txt", "--json", "-q", *QUICK)
+    done = charnn("train", "my book.txt", "--json", "-q", *QUICK, "--ngram", "0")
     result = json.loads(done.stdout)
     assert "finished" == result["reason"]
     assert "cold_256" in result
