@@ -14,7 +14,7 @@ from typing import Annotated, Any, get_args, get_type_hints
 import typer
 
 from charnn.cli.compare import compare
-from charnn.cli.console import LIVE, flush_stdout, give_up_stdout, say
+from charnn.cli.console import LIVE, flush_stdout, give_up_stdout, occupy_closed_streams, say
 from charnn.cli.corpus import corpus
 from charnn.cli.demo import demo
 from charnn.cli.evaluate import evaluate
@@ -114,12 +114,15 @@ def _remedy(command: Callable[..., None]) -> str:
 def _explain(error: Exception) -> str:
     if isinstance(error, CharnnError):
         return str(error)
-    # torch raises RuntimeError when memory is short.
+    # torch raises RuntimeError when memory is short, the loader of its libraries ImportError.
     if isinstance(error, MemoryError) or (
-        isinstance(error, RuntimeError) and "memory" in str(error)
+        isinstance(error, (RuntimeError, ImportError))
+        and any(word in str(error) for word in ("memory", "failed to map"))
     ):
-        return "out of memory: use a smaller model, batch or text"
+        return "out of memory: use a smaller model, batch or text, or allow more memory (ulimit -v)"
     if isinstance(error, OSError):
+        if "No usable temporary directory" in str(error):
+            return "no folder for temporary files can be written to: set TMPDIR to one that can"
         where = f" {error.filename}" if error.filename else ""
         return f"the system refused{where}: {error.strerror or error}"
     kind = type(error).__name__
@@ -159,6 +162,7 @@ def usage_line(error: typer.TyperException, words: list[str]) -> str:
 
 def main() -> None:
     """Runs the command line; `--debug` may stand anywhere before a lone `--`."""
+    occupy_closed_streams()
     words = sys.argv[1:]
     options = words[: words.index("--")] if "--" in words else words
     if "--debug" in options:

@@ -58,6 +58,20 @@ def has_colour(stream: TextIO) -> bool:
     return stream.isatty() and os.environ.get("TERM") != "dumb"
 
 
+def occupy_closed_streams() -> None:
+    """Opens closed standard streams on the null device, so that no file takes their descriptors.
+
+    Messages then go nowhere. stdin and stdout stay closed to Python, for the errors of those who
+    need them.
+    """
+    streams = (sys.stdin, os.O_WRONLY), (sys.stdout, os.O_RDONLY), (sys.stderr, os.O_WRONLY)
+    for stream, mode in streams:
+        if stream is None:
+            os.open(os.devnull, mode)  # takes the lowest free number, which is that of the stream
+    if sys.stderr is None:
+        sys.stderr = open(os.devnull, "w", encoding="utf-8")  # noqa: SIM115  # for good
+
+
 def say(message: str, style: str = "") -> None:
     """Prints one line on stderr; `style` is an ANSI number such as "31" for red."""
     line = visible(message).replace("\n", " ")

@@ -10,6 +10,7 @@ from __future__ import annotations
 import json
 import os
 import re
+import shutil
 import signal
 import subprocess
 import sys
@@ -66,7 +67,8 @@ sys.argv = ["charnn", *request["words"]]
 try:
     exec(request["program"], {"__name__": "__main__"})
 except SystemExit as end:
-    sys.stdout.flush()
+    if sys.stdout is not None:
+        sys.stdout.flush()
     os._exit(end.code or 0)  # without taking torch's modules apart, which takes long
 """
 TEXT = "".join(
@@ -249,3 +251,19 @@ def workplace(nursery: Nursery, tmp_path: Path) -> Iterator[Workplace]:
         if command.poll() is None:
             os.kill(command.pid, signal.SIGKILL)
             command.wait()
+
+
+@pytest.fixture(scope="session")
+def finished_run(nursery: Nursery, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The folder of a finished run of 6 steps, to copy."""
+    workplace = Workplace(nursery, tmp_path_factory.mktemp("finished"))
+    command = workplace.train("book.txt", "--max-steps", "6", "--save-every", "2")
+    assert 0 == command.wait(), command.said
+    return workplace.run().folder
+
+
+@pytest.fixture
+def trained(workplace: Workplace, finished_run: Path) -> Workplace:
+    """A workplace with a finished run called book."""
+    shutil.copytree(finished_run, workplace.run().folder)
+    return workplace
