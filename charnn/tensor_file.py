@@ -7,6 +7,7 @@ and `charnn.checkpoint` the third. docs/file-format.md describes the result.
 from __future__ import annotations
 
 import errno
+import fcntl
 import hashlib
 import json
 import math
@@ -26,8 +27,12 @@ from charnn.errors import DamagedFile, FileError, NewerFile
 from charnn.version import __version__
 
 MAX_HEADER_BYTES = 4 << 20
+LARGEST = 2**62  # of plausible numbers in metadata
+MAX_DIGITS = 300  # of a whole number in JSON, so that a float can hold it
 METADATA_KEY = "charnn"
-ASIDE = re.compile(r"\..+\.[0-9a-f]{8}\.tmp\Z")  # a temporary file of `replacing`
+# What is written before it takes its name, and an old folder that is on its way out.
+ASIDE = re.compile(r"\.(.+)\.[0-9a-f]{8}\.(tmp|old)\Z", re.DOTALL)
+AT_WORKING_FOLDER, EXCHANGE = -100, 2  # AT_FDCWD and RENAME_EXCHANGE of renameat2(2)
 DTYPES: dict[str, np.dtype[Any]] = {
     name: np.dtype(code).newbyteorder("<")
     for name, code in {
@@ -87,21 +92,62 @@ def os_error_line(error: OSError, path: Path, doing: str) -> str:
     return f"cannot {doing} {path}: {reason}"
 
 
+def regular(path: str | os.PathLike[str], flags: int) -> int:
+    """Opens a regular file and returns its descriptor; the ``opener`` of all files of charnn.
+
+    A folder from a stranger may hold a FIFO, which blocks, or a device, which never ends.
+
+    Raises:
+        OSError: the file cannot be opened, or is not a regular file.
+    """
+    descriptor = os.open(path, flags | os.O_CLOEXEC | os.O_NONBLOCK, 0o666)
+    mode = os.fstat(descriptor).st_mode
+    if not stat.S_ISREG(mode):
+        os.close(descriptor)
+        code = errno.EISDIR if stat.S_ISDIR(mode) else errno.EINVAL
+        raise OSError(code, "it is a folder" if stat.S_ISDIR(mode) else "it is not a regular file")
+    return descriptor
+
+
+def sync_folder(folder: Path, written: Path) -> None:
+    """Makes the entries of a folder durable, after `written` in it was replaced.
+
+    Raises:
+        FileError: the system refused; `written` is the new file all the same.
+    """
+    try:
+        descriptor = os.open(folder, os.O_RDONLY | os.O_CLOEXEC)
+        try:
+            os.fsync(descriptor)
+        finally:
+            os.close(descriptor)
+    except OSError as error:
+        if error.errno != errno.EINVAL:  # a file system without fsync of folders
+            raise FileError(
+                f"{written} is written, but may not survive a power failure: the folder {folder} "
+                f"cannot be synchronised: {error.strerror}; check the disk, then write it again"
+            ) from error
+
+
 @contextmanager
 def replacing(path: Path) -> Iterator[BinaryIO]:
     """Opens a temporary file that replaces `path` when the block ends without an error.
 
     Write, fsync, rename, fsync the folder: `path` is always the whole old file or the whole new
-    one. An existing file keeps its mode; a new one obeys the umask.
+    one. An existing file keeps its mode; a new one obeys the umask. Removes the temporary files
+    of `path` that killed processes left.
 
     Raises:
-        FileError: a system call failed; the old file is unchanged.
+        FileError: a system call failed; the old file is unchanged, unless the message says
+            otherwise.
     """
-    aside = path.with_name(f".{path.name}.{secrets.token_hex(4)}.tmp")
+    aside = _aside(path)
     try:
+        sweep(path.parent, path.name)
         descriptor = os.open(aside, os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o666)
         try:
             with os.fdopen(descriptor, "w+b") as file:
+                _claim(descriptor)
                 with suppress(FileNotFoundError):
                     os.fchmod(file.fileno(), stat.S_IMODE(path.stat().st_mode))
                 yield file
@@ -112,25 +158,138 @@ def replacing(path: Path) -> Iterator[BinaryIO]:
             with suppress(OSError):
                 os.unlink(aside)
             raise
-        folder = os.open(path.parent, os.O_RDONLY)
+    except OSError as error:
+        raise FileError(os_error_line(error, path, "write")) from error
+    sync_folder(path.parent, path)
+
+
+@contextmanager
+def replacing_folder(path: Path) -> Iterator[Path]:
+    """Makes a temporary folder that replaces `path` when the block ends without an error.
+
+    As `replacing`, for a folder of files: `path` is always the whole old folder or the whole new
+    one. Only where the system cannot exchange two names in one step, a kill can leave `path`
+    missing; both folders then lie beside it, hidden.
+
+    Raises:
+        FileError: a system call failed; the old folder is unchanged, unless the message says
+            otherwise.
+    """
+    aside = _aside(path)
+    try:
+        sweep(path.parent, path.name)
+        aside.mkdir()
         try:
-            os.fsync(folder)
+            held = os.open(aside, os.O_RDONLY | os.O_CLOEXEC)
+            try:
+                _claim(held)
+                yield aside
+                for file in aside.iterdir():
+                    with open(file, "rb") as written:
+                        os.fsync(written.fileno())
+                os.fsync(held)
+                _swap(aside, path)
+            finally:
+                os.close(held)
+            sync_folder(path.parent, path)
         finally:
-            os.close(folder)
+            _remove(aside)  # the old folder, or the unfinished new one
+        sweep(path.parent, path.name)
     except OSError as error:
         raise FileError(os_error_line(error, path, "write")) from error
 
 
-def leftovers(folder: Path) -> list[Path]:
-    """Returns the temporary files in `folder` that killed processes left."""
-    return [path for path in folder.glob(".*.tmp") if ASIDE.match(path.name)]
+def _swap(new: Path, path: Path) -> None:
+    """Gives `new` the name `path`; a folder that had this name is then called `new`."""
+    if not os.path.lexists(path):
+        os.rename(new, path)
+    elif not _exchange(new, path):
+        old = new.with_suffix(".old")
+        os.rename(path, old)
+        try:
+            os.rename(new, path)
+        except BaseException:
+            os.rename(old, path)
+            raise
+        os.rename(old, new)
 
 
-def sweep(folder: Path) -> None:
-    """Removes the temporary files that killed processes left in `folder`."""
-    for leftover in leftovers(folder):
+def _exchange(one: Path, other: Path) -> bool:
+    """Exchanges two names in one step; returns False where the system cannot."""
+    import ctypes
+
+    try:
+        rename = ctypes.CDLL(None).renameat2
+    except (OSError, AttributeError):
+        return False
+    names = (AT_WORKING_FOLDER, os.fsencode(one), AT_WORKING_FOLDER, os.fsencode(other))
+    return bool(rename(*names, EXCHANGE) == 0)
+
+
+def _aside(path: Path) -> Path:
+    return path.with_name(f".{path.name}.{secrets.token_hex(4)}.tmp")
+
+
+def _claim(descriptor: int) -> None:
+    """Locks a temporary file or folder while its process lives, so that no `sweep` removes it.
+
+    Raises:
+        OSError: another process is removing it.
+    """
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except OSError as error:
+        if error.errno == errno.EWOULDBLOCK:  # otherwise a file system without locks
+            raise
+
+
+def leftovers(folder: Path, name: str | None = None) -> list[Path]:
+    """Returns the temporary files and folders in `folder`, all or those of `name`."""
+    entries = list[str]()
+    with suppress(OSError):  # no folder, or one that may be written to, but not listed
+        entries = os.listdir(folder)
+    found = [(entry, ASIDE.match(entry)) for entry in entries]
+    return [folder / entry for entry, parts in found if parts and name in (None, parts[1])]
+
+
+def sweep(folder: Path, name: str | None = None) -> None:
+    """Removes what killed processes left in `folder`, as `leftovers` finds it.
+
+    An old folder stays while there is no new one in its place.
+    """
+    flags = os.O_RDONLY | os.O_NONBLOCK | os.O_NOFOLLOW | os.O_CLOEXEC
+    for leftover in leftovers(folder, name):
+        parts = ASIDE.match(leftover.name)
+        if parts and (parts[2] == "tmp" or (folder / parts[1]).exists()):
+            with suppress(OSError):
+                descriptor = os.open(leftover, flags)
+                try:
+                    fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                    _remove(leftover)
+                finally:
+                    os.close(descriptor)
+
+
+def _remove(path: Path) -> None:
+    """Removes a file, a link, or a folder with all that it holds; what cannot be removed stays."""
+    if path.is_dir() and not path.is_symlink():
+        shutil.rmtree(path, ignore_errors=True)
+    else:
         with suppress(OSError):
-            leftover.unlink()
+            path.unlink()
+
+
+def number(
+    value: Any, kind: type[int] | type[float] = float, least: float = 0, most: float = LARGEST
+) -> Any:
+    """Returns a number of untrusted metadata: of this kind, and from `least` to `most`.
+
+    Raises:
+        ValueError: it is something else, not finite, or out of range.
+    """
+    if type(value) not in (int, kind) or not least <= value <= most:
+        raise ValueError(f"{str(value)[:40]!r} should be a number from {least} to {most}")
+    return value
 
 
 def to_json(value: Any) -> str:
@@ -204,14 +363,25 @@ def _no_constants(name: str) -> None:
     raise ValueError(f"{name} is not JSON")
 
 
+def _whole_number(digits: str) -> int:
+    if len(digits) > MAX_DIGITS:
+        raise ValueError(f"a number has {len(digits):,} digits")
+    return int(digits)
+
+
 def parse_json(text: str) -> Any:
-    """Parses untrusted JSON: refuses duplicate keys, NaN and deep nesting.
+    """Parses untrusted JSON: refuses duplicate keys, NaN, deep nesting and giant whole numbers.
 
     Raises:
         ValueError: the text is not acceptable JSON.
     """
     try:
-        return json.loads(text, object_pairs_hook=_no_duplicates, parse_constant=_no_constants)
+        return json.loads(
+            text,
+            object_pairs_hook=_no_duplicates,
+            parse_constant=_no_constants,
+            parse_int=_whole_number,
+        )
     except RecursionError:
         raise ValueError("nested too deeply") from None
 

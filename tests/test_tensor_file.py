@@ -18,6 +18,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from charnn import tensor_file
 from charnn.errors import DamagedFile, FileError
 from charnn.tensor_file import (
     MAX_HEADER_BYTES,
@@ -30,6 +31,7 @@ from charnn.tensor_file import (
     parse_json,
     read_header,
     replacing,
+    replacing_folder,
     seal,
     sweep,
     to_json,
@@ -480,3 +482,135 @@ def test_sealing_leaves_the_hash_of_the_data_as_it_was() -> None:
     assert hashlib.sha256(DATA).digest() == data_hash.digest()
     assert seal(data_hash, PLACED, {}) != seal(data_hash, PLACED, {"a": 1})
     assert seal(data_hash, PLACED, {}) != seal(hashlib.sha256(), PLACED, {})
+
+
+# --- folders, and what was killed
+
+
+def fill(folder: Path, text: str = "new") -> None:
+    for name in ("a", "b"):
+        (folder / name).write_text(f"{text} {name}")
+
+
+def held(folder: Path) -> dict[str, str]:
+    return {path.name: path.read_text() for path in folder.iterdir()}
+
+
+@pytest.mark.parametrize("exchange", [True, False])
+def test_a_folder_is_replaced_whole_and_leaves_nothing_beside(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, exchange: bool
+) -> None:
+    if not exchange:
+        monkeypatch.setattr(tensor_file, "_exchange", lambda *_: False)
+    path = tmp_path / "made"
+    for text in ("old", "new"):
+        with replacing_folder(path) as folder:
+            fill(folder, text)
+        assert {"a": f"{text} a", "b": f"{text} b"} == held(path)
+        assert ["made"] == os.listdir(tmp_path)
+    with pytest.raises(FileError), replacing_folder(path) as folder:
+        fill(folder / "missing", "newer")
+    assert {"a": "new a", "b": "new b"} == held(path)
+    assert ["made"] == os.listdir(tmp_path)
+
+
+def test_files_and_folders_of_a_new_folder_are_synchronised_before_it_takes_its_name(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path, calls, fsync, rename = tmp_path / "made", list[str](), os.fsync, os.rename
+
+    def traced_fsync(descriptor: int) -> None:
+        calls.append("fsync " + os.path.basename(os.readlink(f"/proc/self/fd/{descriptor}")))
+        fsync(descriptor)
+
+    def traced_rename(*names: Any) -> None:
+        calls.append("rename")
+        rename(*names)
+
+    if not os.path.isdir("/proc/self/fd"):
+        pytest.skip("this system does not show the paths of descriptors")
+    monkeypatch.setattr(os, "fsync", traced_fsync)
+    monkeypatch.setattr(os, "rename", traced_rename)
+    with replacing_folder(path) as folder:
+        fill(folder)
+        aside = folder.name
+    assert {"fsync a", "fsync b"} == set(calls[:2])
+    assert [f"fsync {aside}", "rename", f"fsync {tmp_path.name}"] == calls[2:]
+
+
+@pytest.mark.parametrize("fails", ["first", "second"])
+def test_a_folder_that_cannot_take_its_name_leaves_the_old_one(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, fails: str
+) -> None:
+    path, rename, calls = tmp_path / "made", os.rename, list[str]()
+    with replacing_folder(path) as folder:
+        fill(folder, "old")
+
+    def failing(*names: Any) -> None:
+        calls.append("rename")
+        if len(calls) == 1 + (fails == "second"):
+            raise OSError(errno.EIO, "Input/output error")
+        rename(*names)
+
+    monkeypatch.setattr(tensor_file, "_exchange", lambda *_: False)
+    monkeypatch.setattr(os, "rename", failing)
+    with pytest.raises(FileError, match="cannot write"), replacing_folder(path) as folder:
+        fill(folder)
+    assert {"a": "old a", "b": "old b"} == held(path)
+    assert ["made"] == os.listdir(tmp_path)
+
+
+def test_an_old_folder_stays_until_a_new_one_has_taken_its_place(tmp_path: Path) -> None:
+    path, old = tmp_path / "made", tmp_path / ".made.00000000.old"
+    old.mkdir()
+    sweep(tmp_path)
+    assert old.exists()
+    with replacing_folder(path) as folder:
+        fill(folder)
+    assert ["made"] == os.listdir(tmp_path)
+
+
+def test_a_write_sweeps_what_killed_writes_of_the_same_file_left(target: Path) -> None:
+    left = target.with_name(f".{target.name}.00000000.tmp")
+    other = target.with_name(".other.00000000.tmp")
+    for path in (left, other):
+        path.write_bytes(b"half")
+    with replacing(target) as file:
+        file.write(b"new")
+        (aside,) = (p for p in target.parent.glob(f".{target.name}.*"))
+        sweep(target.parent, target.name)  # another process
+        assert aside.exists()
+    assert {target, other} == set(target.parent.iterdir())
+    assert b"new" == target.read_bytes()
+
+
+@pytest.mark.parametrize("number", [errno.EIO, errno.ENOSPC])
+def test_a_folder_that_cannot_be_synchronised_is_told_apart_from_a_file_that_is_not_written(
+    target: Path, monkeypatch: pytest.MonkeyPatch, number: int
+) -> None:
+    fsync = os.fsync
+
+    def failing(descriptor: int) -> None:
+        if stat.S_ISDIR(os.fstat(descriptor).st_mode):
+            raise OSError(number, os.strerror(number))
+        fsync(descriptor)
+
+    monkeypatch.setattr(os, "fsync", failing)
+    with pytest.raises(FileError, match="is written, but may not survive"):
+        write(target)
+    assert b"the new file" == target.read_bytes()
+
+
+def test_a_file_system_without_fsync_of_folders_is_no_error(
+    target: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    fsync = os.fsync
+
+    def refusing(descriptor: int) -> None:
+        if stat.S_ISDIR(os.fstat(descriptor).st_mode):
+            raise OSError(errno.EINVAL, os.strerror(errno.EINVAL))
+        fsync(descriptor)
+
+    monkeypatch.setattr(os, "fsync", refusing)
+    write(target)
+    assert b"the new file" == target.read_bytes()

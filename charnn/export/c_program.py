@@ -8,7 +8,6 @@ Shapes: V symbols, E features of a symbol, H units, G gates.
 
 from __future__ import annotations
 
-import tempfile
 from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -23,6 +22,7 @@ from charnn.engines.weights import Arrangement, Matrix, arrange, quantise
 from charnn.errors import FileError
 from charnn.ngrams.section import MixtureWeights
 from charnn.ngrams.tree import NGramTree, tree_and_weights
+from charnn.tensor_file import os_error_line, replacing_folder
 from charnn.text.tokenizers import Tokenizer, tokenizer_from_dict
 
 HERE = Path(__file__).parent
@@ -98,21 +98,11 @@ def write_program(checkpoint: Checkpoint, name: str, output: Path) -> None:
             raise FileError(f"{output} holds other files than an exported program: give another -o")
     try:
         output.parent.mkdir(parents=True, exist_ok=True)
-        with tempfile.TemporaryDirectory(dir=output.parent, prefix=f".{output.name}-") as room:
-            made, old = Path(room, "new"), Path(room, "old")
-            made.mkdir()
-            for file, text in files.items():
-                (made / file).write_text(text, "utf-8")
-            try:
-                if output.exists():
-                    output.rename(old)
-                made.rename(output)
-            except BaseException:  # Ctrl-C between the two renames
-                if old.exists() and not output.exists():
-                    old.rename(output)
-                raise
     except OSError as error:
-        raise FileError(f"cannot write {output}: {error.strerror or error}") from error
+        raise FileError(os_error_line(error, output.parent, "make")) from error
+    with replacing_folder(output) as folder:
+        for file, text in files.items():
+            (folder / file).write_text(text, "utf-8")
 
 
 class _ModelSource:
