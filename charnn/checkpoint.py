@@ -30,6 +30,7 @@ from charnn.tensor_file import (
     os_error_line,
     parse_header,
     read_header,
+    regular,
     replacing,
     seal,
     to_json,
@@ -221,7 +222,7 @@ def peek(path: Path) -> dict[str, Any]:
 @contextmanager
 def _opened(path: Path) -> Iterator[tuple[BinaryIO, Header]]:
     try:
-        with open(path, "rb") as file:
+        with open(path, "rb", opener=regular) as file:
             yield file, read_header(file, path)
     except OSError as error:
         raise FileError(os_error_line(error, path, "read")) from error

@@ -19,15 +19,27 @@ from typing import Any
 
 from charnn.bases import BASES
 from charnn.errors import BusyError, ConfigError, FileError
-from charnn.tensor_file import leftovers, os_error_line, replacing, sweep
+from charnn.tensor_file import (
+    leftovers,
+    os_error_line,
+    parse_json,
+    regular,
+    replacing,
+    sweep,
+)
 
 NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}\Z")
 SUFFIX = ".safetensors"
 LOCK_BYTES = 256
 HELD = (errno.EWOULDBLOCK, errno.EACCES)
 PATIENCE = 0.1  # seconds; reading `Run.holder` takes the lock for far less
-# A folder from elsewhere may hold links, which files written in place must not follow.
-NO_LINKS = os.O_CLOEXEC | os.O_NOFOLLOW
+MAX_ORDER = 2**53
+LINE_BYTES = 64 << 10  # the longest line that is read of a log
+
+
+def _here(path: str | os.PathLike[str], flags: int) -> int:
+    """Opens a file of a run; a folder from elsewhere may hold links, which are not followed."""
+    return regular(path, flags | os.O_NOFOLLOW)
 
 
 class Run:
@@ -55,18 +67,19 @@ class Run:
     @property
     def exists(self) -> bool:
         """True if a checkpoint was saved; a folder left by an early crash does not count."""
-        return self.last.exists() or self.best.exists()
+        # os.path: pathlib raises for a folder that belongs to someone else
+        return os.path.exists(self.last) or os.path.exists(self.best)
 
     @property
     def model(self) -> Path:
         """The file of the best model, or of the last one if there is no best."""
-        return self.best if self.best.exists() else self.last
+        return self.best if os.path.exists(self.best) else self.last
 
     @property
     def order(self) -> int:
         """Counter that orders runs by last use; a clock may step back."""
         order = self._holder().get("order")
-        return order if isinstance(order, int) else 0
+        return order if type(order) is int and 0 <= order < MAX_ORDER else 0
 
     def create(self) -> None:
         """Makes the folder and checks that it is writable.
@@ -91,7 +104,7 @@ class Run:
     def holder(self) -> str | None:
         """Description of the process that holds the lock, or None."""
         with suppress(OSError):
-            descriptor = os.open(self.lock_file, os.O_RDONLY | NO_LINKS)
+            descriptor = _here(self.lock_file, os.O_RDONLY)
             try:
                 fcntl.flock(descriptor, fcntl.LOCK_SH | fcntl.LOCK_NB)
             except OSError as error:
@@ -123,7 +136,6 @@ class Run:
             BusyError: another process, named in the message, holds the lock.
             FileError: the folder cannot be written to, or is a link to another folder.
         """
-        warnings: list[str] = []
         if self.folder.is_symlink():
             raise FileError(
                 f"{self.folder} is a link to another folder, which charnn reads but does not "
@@ -132,20 +144,7 @@ class Run:
             )
         self.create()
         try:
-            descriptor = os.open(self.lock_file, os.O_RDWR | os.O_CREAT | NO_LINKS, 0o666)
-        except OSError as error:
-            raise FileError(os_error_line(error, self.lock_file, "open")) from error
-        try:
-            try:
-                _hold(descriptor)
-            except OSError as error:
-                if error.errno in HELD:
-                    raise BusyError(f"run {self.name!r} is in use by {self._who()}") from None
-                warnings.append(
-                    f"{self.folder} cannot be locked ({error.strerror}): "
-                    "make sure that no other process trains this run"
-                )
-            self._descriptor = descriptor
+            warnings = self._take()
             if newest:
                 self.mark_newest()
             else:
@@ -153,7 +152,45 @@ class Run:
             sweep(self.folder)
             yield warnings
         finally:
-            os.close(descriptor)
+            self._release()
+
+    def keep(self) -> None:
+        """Locks the run again if its lock file was deleted; does nothing if `lock` never held it.
+
+        Raises:
+            BusyError: another process has locked the run since.
+            FileError: the lock file cannot be made again.
+        """
+        if self._descriptor < 0:
+            return
+        with suppress(OSError):
+            if os.path.samestat(os.fstat(self._descriptor), os.lstat(self.lock_file)):
+                return
+        self._release()
+        self._take()
+        self.mark_newest()
+
+    def _take(self) -> list[str]:
+        """Opens and locks the lock file; returns warnings."""
+        try:
+            self._descriptor = _here(self.lock_file, os.O_RDWR | os.O_CREAT)
+        except OSError as error:
+            raise FileError(os_error_line(error, self.lock_file, "open")) from error
+        try:
+            _hold(self._descriptor)
+        except OSError as error:
+            if error.errno in HELD:
+                raise BusyError(f"run {self.name!r} is in use by {self._who()}") from None
+            return [
+                f"{self.folder} cannot be locked ({error.strerror}): "
+                "make sure that no other process trains this run"
+            ]
+        return []
+
+    def _release(self) -> None:
+        if self._descriptor >= 0:
+            os.close(self._descriptor)
+            self._descriptor = -1
 
     def mark_newest(self) -> None:
         """Makes this the newest run; `lock` must hold it.
@@ -186,8 +223,8 @@ class Run:
         )
 
     def _holder(self) -> dict[str, Any]:
-        with suppress(OSError, ValueError, RecursionError):
-            who = json.loads(self.lock_file.read_text())
+        with suppress(OSError, ValueError), open(self.lock_file, "rb", opener=_here) as file:
+            who = parse_json(file.read(4 * LOCK_BYTES).decode())
             return who if isinstance(who, dict) else {}
         return {}
 
@@ -324,9 +361,7 @@ class MetricsLog:
         """Appends a line; returns a warning for the first failure."""
         text = json.dumps(line, allow_nan=False).encode() + b"\n"
         try:
-            descriptor = os.open(
-                self.path, os.O_WRONLY | os.O_APPEND | os.O_CREAT | NO_LINKS, 0o666
-            )
+            descriptor = _here(self.path, os.O_WRONLY | os.O_APPEND | os.O_CREAT)
             try:
                 size = os.fstat(descriptor).st_size
                 if os.write(descriptor, text) < len(text):
@@ -344,15 +379,12 @@ class MetricsLog:
 def read_metrics(path: Path) -> list[dict[str, Any]]:
     """Returns the lines of a metrics file; skips incomplete and foreign ones."""
     lines = []
-    try:
-        text = path.read_text(encoding="utf-8", errors="replace")
-    except OSError:
-        return []
-    for line in text.splitlines():
-        with suppress(ValueError, RecursionError):
-            value = json.loads(line)
-            if isinstance(value, dict) and isinstance(value.get("step"), int):
-                lines.append(value)
+    with suppress(OSError), open(path, "rb", opener=_here) as file:
+        while line := file.readline(LINE_BYTES):
+            with suppress(ValueError):
+                value = parse_json(line.decode())
+                if isinstance(value, dict) and type(value.get("step")) is int:
+                    lines.append(value)
     return lines
 
 

@@ -258,9 +258,7 @@ def _training_tokens(task: Task) -> Ids | None:
     from charnn.text.token_file import TokenFile
 
     try:
-        tokens = TokenFile.open(task.run / "tokens", task.tokenizer)
-        tokens.verify()
-        return tokens.split("train")
+        return TokenFile.open(task.run / "tokens", task.tokenizer).split("train")
     except CharnnError as error:
         note(f"the run's training text is not used: {error}")
         return None

@@ -41,6 +41,7 @@ def runs(checkpoints: CheckpointsOption = DEFAULT_CHECKPOINTS, json: JsonOption 
 def describe(name: str, path: Path) -> dict[str, Any]:
     """Returns the facts of a run, from the header of its file."""
     from charnn.checkpoint import peek
+    from charnn.tensor_file import number
 
     try:
         metadata = peek(path)
@@ -54,12 +55,12 @@ def describe(name: str, path: Path) -> dict[str, Any]:
             "name": name,
             "model": f"{model['cell']} {model['num_layers']}x{model['hidden_size']}",
             "tokenizer": metadata["tokenizer"]["kind"],
-            "step": info["step"],
+            "step": number(info["step"], int),
             "max_steps": training["config"]["max_steps"] if training else None,
-            "epoch": info["epoch"],
-            "seconds": info["seconds"],
-            "best_loss": best_loss,
-            "valid_loss": None if valid_loss is None else float(valid_loss),
+            "epoch": number(info["epoch"]),
+            "seconds": number(info["seconds"]),
+            "best_loss": None if best_loss is None else number(best_loss),
+            "valid_loss": None if valid_loss is None else float(number(valid_loss)),
             "status": "finished" if training and training["progress"]["finished"] else "unfinished",
         }
     except FileError as error:

@@ -211,7 +211,6 @@ def training_lines(model: Model, path: Path) -> frozenset[str]:
             "folder, or leave --new out"
         )
     tokens = TokenFile.open(beside)
-    tokens.verify()
     if tokens.source["sha256"] != model.info.get("corpus", {}).get("sha256"):
         raise FileError(f"{beside} is not the training text of {path}: leave --new out")
     text = tokens.tokenizer.decode(tokens.tokens)

@@ -68,7 +68,7 @@ def show(
     try:
         for line in _history(saved.info, path.with_name("metrics.jsonl")):
             put(f"  {line}")
-    except (KeyError, TypeError, ValueError, AttributeError):
+    except (KeyError, TypeError, ValueError, AttributeError, ArithmeticError):
         raise DamagedFile(f"the history in {path} is damaged: charnn cannot read it") from None
 
 

@@ -53,13 +53,13 @@ def tokenize(
         raise TextError(
             f"{ready} is a token file already: give the text itself, or type 'charnn train {ready}'"
         )
-    began = time.monotonic()
+    began, replaced = time.monotonic(), output.exists()
     with OrderlyEnd() as end:
         try:
             file = _write(texts, output, options)
         except KeyboardInterrupt:
             raise typer.Exit(end.code) from None
-    facts = _describe(file, time.monotonic() - began)
+    facts = {**_describe(file, time.monotonic() - began), "replaced": replaced}
     if as_json:
         print_json(facts)
         return
@@ -70,7 +70,8 @@ def tokenize(
     sizes = ", ".join(f"{s['stop'] - s['start']:,} {name}" for name, s in facts["splits"].items())
     tell(f"tokens: {sizes}; {facts['vocab_size']:,} different ({facts['tokenizer']})")
     tell(
-        f"wrote {facts['path']}, {facts['file_bytes']:,} bytes, in {facts['seconds']:.1f} s "
+        f"{'replaced' if replaced else 'wrote'} {facts['path']}, {facts['file_bytes']:,} bytes, "
+        f"in {facts['seconds']:.1f} s "
         f"({facts['megabytes_per_second']:,.0f} MB/s)"
     )
 

@@ -29,6 +29,7 @@ from charnn.tensor_file import (
     damaged,
     os_error_line,
     read_header,
+    regular,
     write_arrays,
 )
 from charnn.version import __version__
@@ -122,7 +123,7 @@ def load_desk(path: Path, model: Model, unknown: str = "error") -> Desk:
         DamagedFile: the file is damaged, of a newer format, or of another kind.
     """
     try:
-        with open(path, "rb") as file:
+        with open(path, "rb", opener=regular) as file:
             header = read_header(file, path)
             check_kind(header.metadata, KIND, FORMAT, path)
             file.seek(header.data_start)

@@ -16,6 +16,7 @@ from charnn.generation.writer import Writing
 from charnn.predictor import Predictor
 
 BATCH_SIZE = 64  # texts that are written at once
+BATCH_LOGITS = 1 << 22  # of all of them: a text takes about 20 bytes for each symbol
 
 
 def write_together(
@@ -32,10 +33,11 @@ def write_together(
                 pass
             yield writing
         return
-    count = max(1, threads or available_cores())
-    twins = [predictor.twin(-(-BATCH_SIZE // count)) for _ in range(count)]
+    size = max(1, min(BATCH_SIZE, BATCH_LOGITS // predictor.config.vocab_size))
+    count = min(size, max(1, threads or available_cores()))
+    twins = [predictor.twin(-(-size // count)) for _ in range(count)]
     waiting = iter(writings)
-    active = [(each, iter(each)) for each in islice(waiting, BATCH_SIZE)]
+    active = [(each, iter(each)) for each in islice(waiting, size)]
     with ThreadPoolExecutor(count) as pool:
         while active:
             going = []

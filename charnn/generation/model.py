@@ -150,7 +150,8 @@ class Model:
                 "missing; sample from the run itself, or leave out --max-copy, --copied and "
                 "--show copied"
             )
-        tokens = TokenFile.open(self.tokens, self.tokenizer)
+        # The index has its own digest: reading the tokens is needed only to make one.
+        tokens = TokenFile.open(self.tokens, self.tokenizer, verify=False)
         return open_index(self.tokens.with_name(INDEX), tokens)
 
     def guides(self, config: SamplingConfig) -> list[Guide]:

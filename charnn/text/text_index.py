@@ -19,7 +19,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from charnn.errors import DamagedFile, FileError, TextError
-from charnn.tensor_file import check_digest, read_header, write_arrays
+from charnn.tensor_file import check_digest, read_header, regular, write_arrays
 from charnn.text.token_file import TokenFile
 from charnn.version import __version__
 
@@ -154,7 +154,7 @@ def write_index(
 
 
 def _read(path: Path, tokens: str) -> TextIndex:
-    with path.open("rb") as file:
+    with open(path, "rb", opener=regular) as file:
         header = read_header(file, path)
         metadata = {key: value for key, value in header.metadata.items() if key != "digest"}
         types = {name: tensor.dtype for name, tensor in header.tensors.items()}

@@ -107,7 +107,6 @@ def read_text(
         if not path.exists():
             raise TextError(f"no text given, and there is no {path}: name a TEXT to read")
         tokens = TokenFile.open(path, tokenizer)
-        tokens.verify()
         if split is None and "valid" not in tokens.splits:
             raise TextError(f"{path} has no validation split: name a TEXT to read, or a --split")
         name = split or "valid"

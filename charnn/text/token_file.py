@@ -29,6 +29,7 @@ from charnn.tensor_file import (
     os_error_line,
     pack_header,
     read_header,
+    regular,
 )
 from charnn.text.tokenizers import Ids, Tokenizer, tokenizer_from_dict
 from charnn.version import __version__
@@ -89,11 +90,17 @@ class TokenFile:
     notes: list[str] = field(default_factory=list)
 
     @classmethod
-    def open(cls, path: str | os.PathLike[str], tokenizer: Tokenizer | None = None) -> TokenFile:
-        """Opens a token file after checking its header; `verify` checks the ids.
+    def open(
+        cls,
+        path: str | os.PathLike[str],
+        tokenizer: Tokenizer | None = None,
+        verify: bool = True,
+    ) -> TokenFile:
+        """Opens a token file after checking its header and its digest.
 
         Args:
             tokenizer: that of the model which will read the ids, if there is one.
+            verify: whether to call `verify`; without it only the header is known to be right.
 
         Raises:
             DamagedFile: the file is damaged, of another kind or a newer format, or was made with
@@ -102,7 +109,7 @@ class TokenFile:
         """
         path = Path(path)
         try:
-            with path.open("rb") as file:
+            with open(path, "rb", opener=regular) as file:
                 header = read_header(file, path)
                 check_kind(header.metadata, KIND, FORMAT, path)
                 opened = cls._parse(path, file, header)
@@ -114,6 +121,8 @@ class TokenFile:
             raise DamagedFile(
                 f"{path} was made with another tokenizer than the model's: give the text itself"
             )
+        if verify:
+            opened.verify()
         return opened
 
     @classmethod
@@ -182,7 +191,7 @@ class TokenFile:
         """
         data_hash = hashlib.sha256()
         try:
-            with self.path.open("rb") as file:
+            with open(self.path, "rb", opener=regular) as file:
                 header = read_header(file, self.path)
                 file.seek(header.data_start)
                 while data := file.read(READ_BYTES):
@@ -190,6 +199,8 @@ class TokenFile:
         except OSError as error:
             raise FileError(os_error_line(error, self.path, "read")) from error
         check_digest(header, data_hash, self.path)
+        if header.metadata["digest"] != self.digest:
+            raise FileError(f"{self.path} was replaced while it was read: try again")
         for start in range(0, len(self.tokens), READ_BYTES):
             if self.tokens[start : start + READ_BYTES].max() >= self.tokenizer.vocab_size:
                 raise DamagedFile(f"{self.path} is damaged: it holds ids outside its vocabulary")

@@ -85,7 +85,7 @@ def write_token_file(
             f"{learnt.vocab_size:,} different characters make a large model: "
             "--tokenizer sentencepiece or byte needs less"
         )
-    return replace(TokenFile.open(path), notes=notes)
+    return replace(TokenFile.open(path, verify=False), notes=notes)  # as it was just written
 
 
 class _Survey:

@@ -31,7 +31,7 @@ from charnn.errors import (
     TrainingError,
 )
 from charnn.runs import Run, find_model, find_run, free_name, list_runs, no_run_yet
-from charnn.tensor_file import os_error_line, replacing
+from charnn.tensor_file import os_error_line, regular, replacing
 from charnn.text.list_of_lines import line_sources
 from charnn.text.sources import TextSource, open_source
 from charnn.text.sources import run_name as name_of_text
@@ -180,7 +180,6 @@ def resume(
         )
         settings.enter_context(machine.prepared(config.threads))
         tokens = TokenFile.open(run.tokens)
-        tokens.verify()
         if tokens.digest != counters.get("tokens_digest"):
             raise DamagedFile(
                 f"{run.tokens} is not the text of run {run.name!r}: restore that file"
@@ -339,10 +338,10 @@ def _copy_tokens(texts: Sequence[str], options: TrainOptions, target: Path) -> T
         raise ConfigError(
             f"a .tokens file is tokenized and split already: give it alone, without {flags}"
         )
-    TokenFile.open(texts[0]).verify()
+    TokenFile.open(texts[0])
     try:
-        with open(texts[0], "rb") as given, replacing(target) as copy:
+        with open(texts[0], "rb", opener=regular) as given, replacing(target) as copy:
             shutil.copyfileobj(given, copy, 1 << 20)
     except OSError as error:
         raise FileError(os_error_line(error, Path(texts[0]), "read")) from error
-    return TokenFile.open(target)
+    return TokenFile.open(target, verify=False)  # as it was just written

@@ -7,7 +7,8 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Callable, Generator, Iterator
+from collections.abc import Generator, Iterator
+from pathlib import Path
 from typing import Any, cast
 
 import torch
@@ -21,6 +22,7 @@ from charnn.generation.model import Model
 from charnn.model import LanguageModel, State
 from charnn.model.state import pack_state, unpack_state
 from charnn.runs import MetricsLog, Run
+from charnn.tensor_file import LARGEST, number
 from charnn.text.token_file import TokenFile
 from charnn.training.batches import LineBatches, StreamBatches
 from charnn.training.events import (
@@ -46,7 +48,7 @@ MAX_HISTORY = 1000  # above this every second entry is dropped: the size of a he
 OVERRUN = 1.15  # of the remaining budget: an expected end beyond it is reported
 SAMPLE_TOKENS, SAMPLE_LINES = 200, 10
 # Attributes of a trainer that its training state holds, with their types.
-PROGRESS: dict[str, Callable[[Any], Any]] = {
+PROGRESS: dict[str, type[int] | type[float]] = {
     "step": int,
     "updates": int,
     "bad_windows": int,
@@ -54,7 +56,7 @@ PROGRESS: dict[str, Callable[[Any], Any]] = {
     "seconds": float,
     "loss_sum": float,
     "loss_count": int,
-    "best_loss": lambda loss: loss,
+    "best_loss": float,
     "finished": bool,
 }
 
@@ -222,7 +224,7 @@ class Trainer:
         yield from self._report(Validated(self.step, score, best, self.validator.protocol))
         if best:
             self.best_loss, self.results = loss, {}
-            checkpoints.save(self.home.best, self.checkpoint(training=False))
+            self._write(self.home.best, self.checkpoint(training=False))
             yield from self._report(Saved(self.step, self.home.best))
 
     def _sample(self) -> Iterator[Event]:
@@ -238,15 +240,19 @@ class Trainer:
         else:
             yield from self._report(Sampled(self.step, text))
 
+    def _write(self, path: Path, model: Checkpoint) -> None:
+        self.home.keep()
+        checkpoints.save(path, model)
+
     def _save(self) -> Iterator[Event]:
-        checkpoints.save(self.home.last, self.checkpoint())
+        self._write(self.home.last, self.checkpoint())
         if not len(self.validator.tokens):
-            checkpoints.save(self.home.best, self.checkpoint(training=False))
+            self._write(self.home.best, self.checkpoint(training=False))
         yield from self._report(Saved(self.step, self.home.last))
 
     def _end(self) -> Iterator[Event]:
         """Saves, applies the final step and scores the best model, even of an interrupted run."""
-        checkpoints.save(self.home.last, self.checkpoint())  # the rest may take long
+        self._write(self.home.last, self.checkpoint())  # the rest may take long
         used_up = self.step == self.config.max_steps
         scores, completed = dict[str, Score](), NOTHING_DONE
         try:
@@ -275,7 +281,7 @@ class Trainer:
                     scores[name] = self.validator.sizes.score(batches)
             self.results = {name: score.to_dict() for name, score in scores.items()}
             best.info["results"] = self.results
-        checkpoints.save(self.home.best, best)
+        self._write(self.home.best, best)
         return scores, completed
 
     def _stages(self, names: Generator[str, None, Completed]) -> Generator[Event, None, Completed]:
@@ -332,13 +338,25 @@ class Trainer:
         if saved.training is None:
             raise DamagedFile("this checkpoint holds no training state: start a run with --from")
         progress = saved.training.progress
+        most = {"step": self.config.max_steps, "updates": self.config.max_steps, "rate_scale": 1}
         try:
-            for name, convert in PROGRESS.items():
-                setattr(self, name, convert(progress[name]))
-            self.history, self.results = saved.info["history"], saved.info["results"]
+            for name, kind in PROGRESS.items():
+                value = progress[name]
+                if kind is bool:
+                    value = bool(value)
+                elif name != "best_loss" or value is not None:
+                    value = number(value, kind, most=most.get(name, LARGEST))
+                setattr(self, name, value)
+            self.history, self.results = saved.info["history"], dict(saved.info["results"])
+            if not isinstance(self.history, list):
+                raise ValueError("its history is no list")
             self.origin = saved.info.get("from")
+            for entry in self.history:
+                number(entry["step"], int, most=self.step)
         except (KeyError, TypeError, ValueError) as error:
-            raise DamagedFile(f"the training state is damaged: {error!r}") from None
+            raise DamagedFile(
+                f"the training state of {self.home.last} is damaged: {error}; start a new run"
+            ) from None
         weights = {name: torch.from_numpy(a) for name, a in saved.weights.items()}
         self.network.load_state_dict(weights)
         arrays, device = saved.training.arrays, self.config.device

@@ -50,6 +50,15 @@ def test_json_is_all_that_stdout_holds() -> None:
     assert TokenFile.open("b.tokens").digest == facts["digest"]
 
 
+def test_a_file_that_was_there_is_said_to_be_replaced() -> None:
+    for replaced in (False, True):
+        told = tokenize("book.txt", "-o", "book.tokens")
+        assert replaced == ("replaced book.tokens" in told.stderr)
+        facts = json.loads(tokenize("book.txt", "-o", f"{replaced}.tokens", "--json").stdout)
+        assert facts["replaced"] is False
+    assert json.loads(tokenize("book.txt", "-o", "book.tokens", "--json").stdout)["replaced"]
+
+
 def test_quiet_says_nothing() -> None:
     result = tokenize("book.txt", "-o", "book.tokens", "-q")
     assert (0, "") == (result.exit_code, result.output)

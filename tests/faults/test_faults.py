@@ -2,33 +2,22 @@
 
 from __future__ import annotations
 
-import hashlib
 import json
 import os
 import pickle
 import zipfile
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
 import safetensors.numpy
+from forging import forged
 from wrapped import WRAPPED
 
-from charnn import checkpoint as checkpoints
 from charnn.runs import read_metrics
-from charnn.tensor_file import DTYPE_NAMES, layout, pack_header, seal
 
 STEPS = ("--max-steps", "6", "--save-every", "2")
-
-
-@pytest.fixture
-def trained(workplace: Any) -> Any:
-    """A workplace with a finished run called book."""
-    command = workplace.train("book.txt", *STEPS)
-    assert 0 == command.wait(), command.said
-    return workplace
 
 
 def contents(folder: Path) -> dict[str, bytes]:
@@ -252,17 +241,6 @@ def test_a_run_with_the_tokens_of_another_is_not_resumed(trained: Any) -> None:
     trained.run().tokens.write_bytes(trained.run("other").tokens.read_bytes())
     line = trained.start("train", "--resume", "--name", "book", "--max-steps", "3").error()
     assert "checkpoints/book/tokens" in line
-
-
-def forged(path: Path, change: Callable[[dict[str, Any], dict[str, np.ndarray]], Any]) -> bytes:
-    """The bytes of a good model with a change in it, and a digest that fits."""
-    arrays, metadata = safetensors.numpy.load_file(path), checkpoints.peek(path)
-    del metadata["digest"]
-    change(metadata, arrays)
-    tensors = layout({name: (DTYPE_NAMES[a.dtype], a.shape) for name, a in arrays.items()})
-    data = b"".join(array.tobytes() for array in arrays.values())
-    digest = seal(hashlib.sha256(data), tensors, metadata)
-    return pack_header(tensors, metadata, digest) + data
 
 
 def hostile_files(good: Path, tokens: Path, folder: Path) -> dict[str, bytes]:

@@ -87,3 +87,17 @@ def test_texts_come_as_they_end_and_at_most_one_batch_is_started(monkeypatch):
     assert len(begun) <= 5
     assert [3, 5] == [next(together).index for _ in range(2)]
     assert sorted({*range(12)} - {1, 3, 5}) == sorted(each.index for each in together)
+
+
+def test_a_large_vocabulary_is_written_in_smaller_batches(monkeypatch):
+    model, config, seen = model_of(), SamplingConfig(max_tokens=5), []
+    twin = type(model.predictor).twin
+    monkeypatch.setattr(
+        type(model.predictor), "twin", lambda self, size: seen.append(size) or twin(self, size)
+    )
+    for most, expected in ((10**9, 64), (3 * model.tokenizer.vocab_size, 3), (1, 1)):
+        monkeypatch.setattr(batch, "BATCH_LOGITS", most)
+        texts = [model.write("bad", config, 7, index) for index in range(9)]
+        seen.clear()
+        assert 9 == len(list(batch.write_together(iter(texts), model.predictor, 1)))
+        assert [expected] == seen
