@@ -171,9 +171,10 @@ class Model:
         if config.regex is not None:
             from charnn.generation.pattern import Pattern, PatternGuide
 
-            if self._pattern is None or self._pattern[0] != config.regex:
-                self._pattern = config.regex, Pattern(config.regex, self.tokenizer)
-            guides.append(PatternGuide(self._pattern[1], config.max_tokens))
+            latest = self._pattern  # read once: another thread may replace it
+            if latest is None or latest[0] != config.regex:
+                latest = self._pattern = config.regex, Pattern(config.regex, self.tokenizer)
+            guides.append(PatternGuide(latest[1], config.max_tokens))
         return guides
 
     def write(
