@@ -33,6 +33,7 @@ from charnn.tensor_file import (
     regular,
     replacing,
     seal,
+    start_of,
     to_json,
 )
 from charnn.version import __version__
@@ -61,7 +62,8 @@ class TrainingState:
 class Checkpoint:
     """The contents of a model file. ``info`` is JSON: corpus, recipe, history, results.
 
-    ``tokenizer`` is the result of `Tokenizer.to_dict`: a kind and arrays of one dimension. A model
+    ``tokenizer`` is the result of `Tokenizer.to_dict`: a kind and arrays of one dimension. The
+    tokens of ``start`` are read before a text without a prompt: ``start_token`` if empty. A model
     of ``lines`` read each line from the initial state after the start token, a newline. ``ngrams``
     are those that the network is mixed with, if any.
     """
@@ -75,6 +77,10 @@ class Checkpoint:
     digest: str = ""
     lines: bool = False
     ngrams: NGramSection | None = None
+    start: list[int] = field(default_factory=list)
+
+    def __post_init__(self) -> None:
+        self.start = self.start or [self.start_token]
 
     @property
     def mixture(self) -> str | None:
@@ -117,6 +123,7 @@ def save(path: Path, checkpoint: Checkpoint, dtype: str = "F32") -> None:
         "model": checkpoint.config.to_dict(),
         "tokenizer": kind,
         "start_token": checkpoint.start_token,
+        "start": checkpoint.start,
         "info": checkpoint.info,
         "lines": checkpoint.lines,
     }
@@ -204,6 +211,7 @@ def load(path: Path) -> Checkpoint:
         NGramSection.from_metadata(metadata["ngrams"], _under(arrays, "ngrams."))
         if "ngrams" in metadata
         else None,
+        metadata.get("start", []),
     )
 
 
@@ -244,9 +252,7 @@ def _check(header: Header, path: Path) -> tuple[ModelConfig, TrainConfig | None]
         if not isinstance(_object(metadata, "tokenizer").get("kind"), str):
             raise ValueError("it names no tokenizer")
         _object(metadata, "info")
-        start_token = metadata.get("start_token")
-        if type(start_token) is not int or not 0 <= start_token < config.vocab_size:
-            raise ValueError("its start token is not in the vocabulary")
+        start_of(metadata, config.vocab_size)
         lines = metadata.get("lines")
         if type(lines) is not bool:
             raise ValueError("'lines' is neither true nor false")

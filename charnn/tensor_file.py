@@ -33,6 +33,7 @@ METADATA_KEY = "charnn"
 # What is written before it takes its name, and an old folder that is on its way out.
 ASIDE = re.compile(r"\.(.+)\.[0-9a-f]{8}\.(tmp|old)\Z", re.DOTALL)
 AT_WORKING_FOLDER, EXCHANGE = -100, 2  # AT_FDCWD and RENAME_EXCHANGE of renameat2(2)
+MAX_START = 16  # tokens before a text
 DTYPES: dict[str, np.dtype[Any]] = {
     name: np.dtype(code).newbyteorder("<")
     for name, code in {
@@ -484,6 +485,21 @@ def check_digest(header: Header, data_hash: hashlib._Hash, path: Path) -> None:
         raise DamagedFile(
             f"{path} is damaged: its contents do not match its digest; use another copy"
         )
+
+
+def start_of(metadata: Mapping[str, Any], vocab_size: int) -> list[int]:
+    """Returns the ids that are read before a text: "start", or "start_token" alone.
+
+    Raises:
+        ValueError: they are not ids of the vocabulary.
+    """
+    token = metadata.get("start_token")
+    start = metadata.get("start", [token])
+    if not isinstance(start, list) or not 1 <= len(start) <= MAX_START:
+        raise ValueError("its start tokens are not a list of ids")
+    if any(type(each) is not int or not 0 <= each < vocab_size for each in [token, *start]):
+        raise ValueError("its start token is not in its vocabulary")
+    return start
 
 
 def check_kind(metadata: Mapping[str, Any], kind: str, newest: int, path: Path) -> None:

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from charnn.cli.console import note, note_unknown, print_json, put
-from charnn.cli.model import model_path
+from charnn.cli.model import model_path, reading_of
 from charnn.cli.options import (
     DEFAULT_CHECKPOINTS,
     CheckpointsOption,
@@ -82,15 +82,18 @@ def compare(
     from charnn.generation import Model
     from charnn.scoring.authorship import Candidate, calibrate, shared_characters, verdicts
     from charnn.scoring.surprisal import TokenScorer
+    from charnn.text.line_breaks import Reading
     from charnn.text.sources import open_source
 
     files = [model_path(name, checkpoints) for name in names]
     if len(set(files)) < len(files):
         raise ConfigError("a model is given twice: name different ones")
     candidates: list[Candidate] = []
+    readings: list[Reading] = []
     for file in files:
         model = Model.load(file, engine)
         model = model.network_only() if network_only else model
+        readings.append(reading_of(model.info, model.tokenizer))
         scorer = TokenScorer(model.predictor, model.start_token)
         candidates.append(Candidate(scorer, model.tokenizer))
     known = shared_characters(candidates)
@@ -98,7 +101,9 @@ def compare(
     bits, won = np.zeros(len(files)), np.zeros(len(files), np.int64)
     lines = chars = 0
     missing: Counter[str] = Counter()
-    with open_source(texts, encoding) if texts else nullcontext() as source:
+    # CRLF is kept, and lines are joined, only if all models read their texts so.
+    reading = Reading(*map(all, zip(*readings, strict=True)))
+    with open_source(texts, encoding, None, reading) if texts else nullcontext() as source:
         if source and unknown == "error":
             _check_alphabets(source, candidates, names)
         held_out = _held_out(candidates, files, known, newline)
@@ -112,6 +117,8 @@ def compare(
             if jsonl:
                 for row in _rows(some, winners, offsets, names):
                     print_json(row)
+    for each in [*source.notes, *source.changes()] if source else ():
+        note(each)
     note_unknown(missing, known or (), unknown)
     if texts and not lines:
         raise TextError("nothing to compare: the text has only empty lines")

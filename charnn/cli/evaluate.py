@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from charnn.cli.console import note, note_unknown, print_json, progress_of, put
-from charnn.cli.model import load_model, note_needless_network_only
+from charnn.cli.model import load_model, note_needless_network_only, reading_of
 from charnn.cli.options import (
     DEFAULT_CHECKPOINTS,
     CheckpointsOption,
@@ -121,7 +121,10 @@ def evaluate(
         encoding=encoding,
         unknown=unknown,
         of_lines=saved.lines,
+        reading=reading_of(saved.info, tokenizer),
     )
+    for each in text.notes:
+        note(each)
     note_unknown(text.unknown, tokenizer.known, unknown)
     chosen = options.protocol or (("lines",) if saved.lines else STREAM_PROTOCOLS)
     newline = tokenizer.newline

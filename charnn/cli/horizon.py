@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from charnn.cli.console import Stages, note, print_json, put, tell
-from charnn.cli.model import load_model, note_network_alone
+from charnn.cli.model import load_model, note_network_alone, reading_of
 from charnn.cli.options import (
     DEFAULT_CHECKPOINTS,
     CheckpointsOption,
@@ -149,12 +149,19 @@ def _load_network(
     note_network_alone(saved, "the horizon")
     if saved.lines:
         note("a model of lines: lags count tokens of a line, each context starts with a newline")
-    ids = read_text(
-        texts, tokenizer, path.parent / "tokens", encoding=encoding, of_lines=saved.lines
-    ).ids
+    text = read_text(
+        texts,
+        tokenizer,
+        path.parent / "tokens",
+        encoding=encoding,
+        of_lines=saved.lines,
+        reading=reading_of(saved.info, tokenizer),
+    )
+    for each in text.notes:
+        note(each)
     network = LanguageModel(saved.config) if fresh else network_of(saved)
     name = f"{path}, fresh" if fresh else str(path)
-    return name, network, ids, saved.start_token if saved.lines else None
+    return name, network, text.ids, saved.start_token if saved.lines else None
 
 
 def _train_cells(asked: HorizonOptions, texts: list[str], encoding: str) -> Iterator[Subject]:

@@ -9,7 +9,7 @@ from itertools import groupby
 from typing import TYPE_CHECKING, Any
 
 from charnn.cli.console import Output, joined, note, print_json, progress_of, put
-from charnn.cli.model import load_model, note_network_alone, seed_or_drawn
+from charnn.cli.model import load_model, note_network_alone, reading_of, seed_or_drawn
 from charnn.cli.options import (
     DEFAULT_CHECKPOINTS,
     CheckpointsOption,
@@ -155,14 +155,18 @@ def inspect(
     if wanted > (most := core.most_tokens(config)):
         note(f"reads {most:,} tokens instead of {wanted:,}: the network is large")
         wanted = most
-    ids = read_text(
+    asked = read_text(
         texts or [],
         tokenizer,
         path.parent / "tokens",
         encoding=encoding,
         of_lines=saved.lines,
         most=wanted,
-    ).ids
+        reading=reading_of(saved.info, tokenizer),
+    )
+    for remark in asked.notes:
+        note(remark)
+    ids = asked.ids
     newline = saved.start_token if saved.lines else None
     predictor = make_predictor(config, saved.weights)
     activity = core.record(predictor, ids, newline, progress_of("reading"))

@@ -2,15 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from charnn.cli.console import note, tell
 
 if TYPE_CHECKING:
     from charnn.checkpoint import Checkpoint
     from charnn.generation import Model
+    from charnn.text.line_breaks import Reading
     from charnn.text.tokenizers import Tokenizer
 
 
@@ -92,6 +93,13 @@ def open_model(
 def note_needless_network_only() -> None:
     """Notes that --network-only changes nothing."""
     note("the model is a network alone already: --network-only changes nothing")
+
+
+def reading_of(info: Mapping[str, Any], tokenizer: Tokenizer) -> Reading:
+    """Returns how to read a text for a model: as its training text was read."""
+    from charnn.text.line_breaks import Reading
+
+    return Reading.of_model(info, knows_returns=not tokenizer.unknown_in("\r"))
 
 
 def seed_or_drawn(seed: int | None) -> int:

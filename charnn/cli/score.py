@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 from charnn.cli.console import Output, has_colour, note, note_unknown, tell
 from charnn.cli.marks import LEGEND, coloured_text
-from charnn.cli.model import open_model
+from charnn.cli.model import open_model, reading_of
 from charnn.cli.options import (
     DEFAULT_CHECKPOINTS,
     CheckpointsOption,
@@ -34,6 +34,7 @@ from charnn.threads import set_numpy_threads
 
 if TYPE_CHECKING:
     from charnn.scoring.surprisal import ScoredBlock, TextSpan
+    from charnn.text.line_breaks import Reading
     from charnn.text.sources import TextSource
     from charnn.text.tokenizers import Tokenizer
 
@@ -127,7 +128,7 @@ def score(
         loaded.predictor, loaded.start_token, details, options.top, options.threads
     )
     totals = Totals()
-    with closing(_open(texts, encoding)) as source:
+    with closing(_open(texts, encoding, reading_of(loaded.info, tokenizer))) as source:
         for each in source.notes:
             note(each)
         if coloured:
@@ -148,6 +149,8 @@ def score(
     if not totals.tokens:
         why = "has no character that the model knows" if totals.unknown else "is empty"
         raise TextError(f"nothing to score: the text {why}")
+    for each in source.changes():
+        note(each)
     note_unknown(totals.unknown, tokenizer.known, unknown)
     tell(totals.report())
 
@@ -179,15 +182,16 @@ class Totals:
         )
 
 
-def _open(texts: list[str], encoding: str) -> TextSource:
-    """Opens the text; stdin in UTF-8 is scored as it arrives, without a temporary copy."""
+def _open(texts: list[str], encoding: str, reading: Reading) -> TextSource:
+    """Opens the text; stdin in UTF-8 is scored as it arrives, unless its lines are to be joined."""
     from charnn.text import sources
 
-    if texts == ["-"] and encoding.lower().replace("_", "-") in ("utf-8", "utf8"):
-        return sources.TextSource("stdin", [sources.Part("stdin", Path("/dev/stdin"))])
+    live = texts == ["-"] and not reading.unwrap
+    if live and encoding.lower().replace("_", "-") in ("utf-8", "utf8"):
+        return sources.TextSource("stdin", [sources.Part("stdin", Path("/dev/stdin"))], (), reading)
     if files := [text for text in texts if text.endswith(TOKENS_SUFFIX)]:
         raise ConfigError(f"charnn score reads texts, got {files[0]}: give the text itself")
-    return sources.open_source(texts, encoding)
+    return sources.open_source(texts, encoding, reading=reading)
 
 
 def _token_rows(

@@ -77,14 +77,18 @@ def tokenize(
 
 
 def _write(texts: list[str], output: Path, options: TextOptions) -> TokenFile:
+    from charnn.text.line_breaks import Reading
     from charnn.text.sources import open_source
     from charnn.text.token_writer import write_token_file
 
+    reading = Reading(options.keep_crlf, options.unwrap)
     with ExitStack() as opened:
 
         def read(names: list[str]) -> TextSource:
             # A copy of stdin goes beside the output: the system's temporary folder may be memory.
-            return opened.enter_context(open_source(names, options.encoding, output.parent))
+            return opened.enter_context(
+                open_source(names, options.encoding, output.parent, reading)
+            )
 
         return write_token_file(
             output,

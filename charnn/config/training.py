@@ -146,6 +146,11 @@ class TextOptions(Config):
         section=TEXT,
     )
     encoding: str = setting("utf-8", "Encoding of the text.", section=TEXT)
+    keep_crlf: bool = switch("Keep CRLF line ends; without it they become LF.", section=TEXT)
+    unwrap: bool = switch(
+        "Join the lines of hard-wrapped prose into paragraphs; verse and lists keep their lines.",
+        section=TEXT,
+    )
 
 
 @dataclass(frozen=True)
@@ -228,6 +233,11 @@ class TrainOptions(TextOptions):
         require(
             self.optimizer != "adamw" or self.muon_rate is None,
             "--muon-rate is for --optimizer muon, got --optimizer adamw: leave one of them out",
+        )
+        require(
+            not (self.lines and (self.keep_crlf or self.unwrap)),
+            "--lines learns each line without its end, so --keep-crlf and --unwrap are not for it: "
+            "leave them out",
         )
         require(self.ngram != 1, "--ngram must be 0 or a whole number from 2 to 16, got 1")
 

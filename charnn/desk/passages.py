@@ -29,7 +29,7 @@ class Passage:
     """Ids that follow those of the parent.
 
     Attributes:
-        kind: TYPED, DRAWN, or START, the start token of a text without a prompt: not shown.
+        kind: TYPED, DRAWN, or START, the start tokens of a text without a prompt: not shown.
         nats: the surprisal of each id.
         index: the sample of the seed that is drawn; None continues the generator.
         asked: the number of tokens that were to be drawn.
@@ -188,7 +188,7 @@ class Tree:
         Raises:
             CharnnError: the model's output is not finite, or the guides leave nothing to write.
         """
-        parent = parent or self.read(None, [self.model.start_token], START)
+        parent = parent or self.read(None, self.model.start, START)
         passage = Passage(parent, DRAWN, index=index, asked=settings.max_tokens)
         sampler = self.sampler(passage, settings)
 

@@ -227,7 +227,7 @@ def _header(checkpoint: Checkpoint, tokenizer: Tokenizer, sizes: Sizes) -> str:
 #include "engine.h"
 
 #define VOCAB_SIZE {checkpoint.config.vocab_size}
-#define START_TOKEN {checkpoint.start_token}
+#define START_TOKENS {{{", ".join(map(str, checkpoint.start))}}}
 #define TAKES_PROMPTS {int(tokenizer.spelling in ("characters", "bytes"))}
 #define STATE_NUMBERS {sizes.state // 4}
 #define SCRATCH_BYTES {sizes.scratch}

@@ -152,7 +152,7 @@
     constructor(ids, settings) {
       this.settings = settings;
       this.prompted = ids.length > 0;
-      this.toRead = this.prompted ? ids : [data.start_token];
+      this.toRead = this.prompted ? ids : data.start;
       this.ids = []; // all tokens so far
       this.ends = []; // for each piece on the paper, the number of tokens until its end
       this.sampler = new engine.Sampler(models[settings.source], settings.seed, settings);

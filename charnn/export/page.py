@@ -61,7 +61,7 @@ def make_page(checkpoint: Checkpoint, name: str) -> str:
         "network": network_data(checkpoint),
         "ngrams": None if counts is None else ngrams_data(*counts),
         "tokenizer": tokenizer_data(tokenizer),
-        "start_token": checkpoint.start_token,
+        "start": checkpoint.start,
         "facts": facts(checkpoint, tokenizer),
         "steps": {"surprisal": SURPRISAL_BITS, "unit": ACTIVITY_STEPS},
     }

@@ -40,7 +40,8 @@ class Model:
     Attributes:
         predictor: the network in one of the engines, with its n-grams if it has any.
         tokenizer: text to ids and back.
-        start_token: the id fed before a text without a prompt; not shown.
+        start_token: the id fed before a line.
+        start: the ids fed before a text without a prompt; not shown.
         of_lines: whether the model was trained on lines, each from the initial state.
         info: JSON for people: corpus, recipe, history, results.
         tokens: the token file of the training text; None if unknown.
@@ -54,8 +55,12 @@ class Model:
     of_lines: bool = False
     tokens: Path | None = None
     digest: str = ""
+    start: Sequence[int] = ()
     _pattern: tuple[str, Pattern] | None = None  # the latest one
     _loaded: tuple[Any, ...] = ()  # the arguments of `load`
+
+    def __post_init__(self) -> None:
+        self.start = self.start or [self.start_token]
 
     @classmethod
     def load(
@@ -97,7 +102,7 @@ class Model:
         return cls(
             predictor_of(loaded, engine, int8, clamps),
             tokenizer_from_dict(loaded.tokenizer, loaded.config.vocab_size),
-            *(loaded.start_token, loaded.info, loaded.lines, tokens, loaded.digest),
+            *(loaded.start_token, loaded.info, loaded.lines, tokens, loaded.digest, loaded.start),
         )
 
     def network_only(self) -> Model:
@@ -206,7 +211,7 @@ class Model:
         filters, guides = filter_settings(config), self.guides(config)
         sampler = Sampler(self.predictor.twin(1), seed, index, filters, guides)
         return Writing(
-            *(sampler, self.tokenizer, prompt, self.start_token, config),
+            *(sampler, self.tokenizer, prompt, self.start, config),
             *(unknown, echo, surprisals, index, keep),
         )
 

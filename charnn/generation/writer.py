@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections import deque
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from typing import NamedTuple
 
 from charnn.config import SamplingConfig
@@ -104,7 +104,7 @@ class Writing:
         sampler: Sampler,
         tokenizer: Tokenizer,
         prompt: str,
-        start_token: int,
+        start: Sequence[int],
         config: SamplingConfig,
         unknown: str = "error",
         echo: bool = True,
@@ -115,7 +115,7 @@ class Writing:
         """Prepares a fresh `sampler` to write after `prompt`.
 
         Args:
-            start_token: the id fed, and not shown, if the prompt gives none.
+            start: the ids fed, and not shown, if the prompt gives none.
             config: the length, the stop strings and the ending.
             unknown: "error", "skip" or "replace", for unknown characters of the prompt.
             echo: whether the prompt is the first piece.
@@ -132,7 +132,7 @@ class Writing:
         self.finish_reason = "interrupt"
         self._ids: Ids | list[int] = tokenizer.encode(prompt, unknown) if prompt else []
         self.sampler = sampler
-        self._start_token, self._echo = start_token, echo
+        self._start, self._echo = start, echo
         for guide in sampler.guides:
             guide.feed(prompt)
         self._pieces: deque[str] = deque(maxlen=None if keep else 0)
@@ -141,7 +141,7 @@ class Writing:
     def __iter__(self) -> Iterator[str]:
         if self._echo and self.prompt:
             yield self.prompt
-        self.sampler.feed(self._ids if len(self._ids) else [self._start_token])
+        self.sampler.feed(self._ids if len(self._ids) else self._start)
         for text, nats in self._stream:
             if self.surprisals is not None:
                 self.surprisals += [nats / math.log(2) / len(text)] * len(text)

@@ -10,7 +10,7 @@ from collections.abc import Iterable
 from contextlib import suppress
 from encodings.aliases import aliases
 
-from charnn.errors import ConfigError
+from charnn.errors import ConfigError, TextError
 
 ENOUGH_ZEROS = 8  # UTF-16 has more zero bytes than these in a sample
 MOST_WORDS_BYTES = 1 << 18  # different words beyond ASCII that encodings are compared on
@@ -117,6 +117,24 @@ def likely_encodings(sample: bytes, chunks: Iterable[bytes]) -> dict[str, str]:
     columns = list(zip(*readings, strict=True))
     clearest = max(columns, key=lambda column: len(set(column)))
     return dict(zip(readings.values(), clearest, strict=True))
+
+
+def first_wrong_byte(chunks: Iterable[bytes]) -> tuple[int, bool]:
+    """Returns the offset of the first byte that is not UTF-8, and whether the text ends too early.
+
+    Raises:
+        TextError: all bytes are UTF-8, since the text has changed.
+    """
+    decoder = codecs.getincrementaldecoder("utf-8")()
+    offset = 0
+    for data in itertools.chain(chunks, [b""]):
+        offset += len(data)
+        try:
+            decoder.decode(data, final=not data)
+        except UnicodeDecodeError as error:
+            cut_off = error.reason == "unexpected end of data"
+            return offset - len(error.object) + error.start, cut_off
+    raise TextError("the text changed while it was read: try again when it is whole")
 
 
 def wrong_bytes(chunks: Iterable[bytes]) -> tuple[int, int]:

@@ -1,6 +1,6 @@
 """A text as a list of lines, for training with ``--lines``: cleaned, shuffled, and split.
 
-A line ends at a newline, and a carriage return before it is dropped; empty lines are left out.
+A line ends at a newline; lines of white space alone are left out.
 Lists are often sorted, so the lines are shuffled before they are split. All copies of a line go to
 the same split, so that no validation line was trained on.
 """
@@ -24,8 +24,8 @@ BLOCK_LINES = 10_000  # lines that are written at once
 def clean_lines(source: TextSource, any_bytes: bool) -> tuple[list[bytes], list[str]]:
     """Returns the lines of a text without line ends, and notes on what was left out.
 
-    Byte order marks, carriage returns before a newline, and empty lines are left out. The whole
-    text is read into memory.
+    Byte order marks and lines of white space alone are left out. The whole text is read into
+    memory.
 
     Args:
         any_bytes: the tokenizer takes bytes that are not UTF-8.
@@ -39,17 +39,17 @@ def clean_lines(source: TextSource, any_bytes: bool) -> tuple[list[bytes], list[
             parts.append(piece.data[len(encodings.BOM) :] if piece.has_mark else piece.data)
         else:
             parts.append(piece.text().encode())
-    data = b"".join(parts)
-    returns = data.count(b"\r\n") + data.endswith(b"\r")
-    lines = data.replace(b"\r\n", b"\n").split(b"\n")
-    del data
-    lines[-1] = lines[-1].removesuffix(b"\r")
-    kept = [line for line in lines if line]
-    empty = len(lines) - len(kept) - (not lines[-1])
+    lines = b"".join(parts).split(b"\n")
+    lines[-1] = lines[-1].removesuffix(b"\r")  # of a list cut off in the middle of its last CRLF
+    kept = [line for line in lines if line.strip()]
     if not kept:
         raise TextError(f"the text {source.name!r} has only empty lines: give one with text in it")
-    left_out = {"empty lines": empty, "carriage returns at line ends": returns}
-    return kept, [f"{count:,} {what} left out" for what, count in left_out.items() if count]
+    notes = source.changes()
+    if blank := len(lines) - len(kept) - (not lines[-1]):
+        notes.append(f"{blank:,} empty lines left out")
+    if trailing := sum(line[-1:] in (b" ", b"\t") for line in kept):
+        notes.append(f"{trailing:,} lines end with a space or tab, which the model learns too")
+    return kept, notes
 
 
 def line_sources(

@@ -1,8 +1,8 @@
 """Texts as people name them: files, folders, stdin, FIFOs and known corpora, read as bytes.
 
-Bytes are never changed: line ends, NULs and all else stay as they are. A text that can be read only
-once, or is in another encoding, is first copied as UTF-8 to a temporary file without a name, which
-vanishes with the process however it ends.
+CRLF becomes LF, and wrapped lines are joined on request (`charnn.text.line_breaks`); all else stays
+as it is. A text that can be read only once, or is in another encoding, is first copied as UTF-8 to
+a temporary file without a name, which vanishes with the process however it ends.
 """
 
 from __future__ import annotations
@@ -10,12 +10,14 @@ from __future__ import annotations
 import codecs
 import difflib
 import io
+import itertools
 import os
 import re
 import stat
 import sys
 import tempfile
 import weakref
+from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import AbstractContextManager, nullcontext, suppress
 from pathlib import Path
@@ -24,11 +26,21 @@ from typing import IO, NamedTuple
 from charnn.errors import FileError, TextError
 from charnn.tensor_file import os_error_line
 from charnn.text import corpora, encodings
+from charnn.text.line_breaks import (
+    AS_IT_IS,
+    AS_PEOPLE_READ,
+    BINARY_BYTES,
+    SAMPLE_BYTES,
+    Layout,
+    Reading,
+    join_lines,
+    wrap_width,
+)
 
 CHUNK_BYTES = 1 << 20  # small enough for the cache of a processor
-PROBE_BYTES = 8 << 10  # a file of a folder is binary if these hold a NUL
 AROUND_BYTES = 32 << 10  # the bytes before and after a wrong byte that tell its encoding
 MAX_NAME = 255  # a longer text that is no path is not meant as the name of a file
+CR = ord("\r")
 LINE_REACH = 64 << 10  # how far back a chunk is cut to end with a line
 
 
@@ -48,6 +60,16 @@ class Part(NamedTuple):
         while data := os.pread(self.copy.fileno(), CHUNK_BYTES, offset):
             yield data
             offset += len(data)
+
+    def start(self) -> bytes:
+        """Returns the first bytes of a file that can be read again; none of a FIFO."""
+        start = b""
+        if self.copy is not None or (self.path is not None and self.path.is_file()):
+            for data in self.read():
+                start += data
+                if len(start) >= SAMPLE_BYTES:
+                    break
+        return start[:SAMPLE_BYTES]
 
     @property
     def size(self) -> int:
@@ -82,7 +104,7 @@ class Piece(NamedTuple):
         if self.offset == 0:
             if other := encodings.marked_encoding(self.data):
                 raise TextError(f"{name} is marked as {other.upper()}: use --encoding {other}")
-            if other := encodings.unmarked_utf16(self.data[:PROBE_BYTES], 0.4):
+            if other := encodings.unmarked_utf16(self.data[:BINARY_BYTES], 0.4):
                 raise TextError(
                     f"{name} looks like {other}, since half of its bytes are zero: use --encoding "
                     f"{other}, or take the bytes as they are with --tokenizer byte"
@@ -90,17 +112,16 @@ class Piece(NamedTuple):
         try:
             text = self.data.decode("utf-8")
         except UnicodeDecodeError as error:
-            cut_off = error.reason == "unexpected end of data"
-            raise self._not_utf8(self.offset + error.start, cut_off) from None
+            raise self._not_utf8(error.object[error.start]) from None
         return text[1:] if self.has_mark else text
 
-    def _not_utf8(self, place: int, cut_off: bool) -> TextError:
-        """Reads the part again, for the line of the wrong byte and the likely encodings."""
-        byte = f"byte 0x{self.data[place - self.offset]:02x}"
-        what = f"{self.part.name} is not UTF-8: {byte} at offset {place:,}"
+    def _not_utf8(self, byte: int) -> TextError:
+        """Reads the part again, for the place of the wrong byte and the likely encodings."""
+        what = f"{self.part.name} is not UTF-8: byte 0x{byte:02x}"
         path = self.part.path
         if self.part.copy is None and path is not None and not path.is_file():
             return TextError(f"{what}; give its --encoding")  # a FIFO cannot be read twice
+        place, cut_off = encodings.first_wrong_byte(self.part.read())
         low, high = max(0, place - AROUND_BYTES) & ~1, place + AROUND_BYTES
         position, line, around = 0, 1, b""
         for data in self.part.read():
@@ -109,7 +130,7 @@ class Piece(NamedTuple):
             position += len(data)
             if position >= high:
                 break
-        what += f", line {line:,}"
+        what += f" at offset {place:,}, line {line:,}"
         wrong, beyond = encodings.wrong_bytes(self.part.read())
         as_bytes = "or take the bytes as they are: --tokenizer byte"
         if 2 * beyond >= wrong and beyond:  # another encoding would garble the rest
@@ -133,12 +154,22 @@ class TextSource:
         name: a name for a run on this text: letters, digits, ".", "_", "-".
         notes: remarks on how the text was read, one line each.
         parts: the files of the text.
+        reading: what happens to line ends and wrapped lines.
     """
 
-    def __init__(self, name: str, parts: Sequence[Part], notes: Sequence[str] = ()) -> None:
+    def __init__(
+        self,
+        name: str,
+        parts: Sequence[Part],
+        notes: Sequence[str] = (),
+        reading: Reading = AS_IT_IS,
+    ) -> None:
         self.name = name
         self.parts = tuple(parts)
         self.notes = list(notes)
+        self.reading = reading
+        self._layouts: dict[int, Layout] = {}
+        self._changes: Counter[str] = Counter()  # of the latest pass
         # A finalizer closes the copies of a source that nobody closed, at exit too.
         self._finalize = weakref.finalize(self, _close_copies, self.parts)
 
@@ -155,20 +186,76 @@ class TextSource:
         Raises:
             FileError: a file cannot be read.
         """
+        self._changes.clear()
         for index, part in enumerate(self.parts):
-            offset, held, last = 0, b"", b"\n"
-            for data in part.read():
-                held += data
-                cut = held.rfind(b"\n", max(0, len(held) - LINE_REACH)) + 1
-                cut = cut or encodings.character_boundary(held)
-                if cut:
-                    yield Piece(held[:cut], part, offset)
-                    offset, held, last = offset + cut, held[cut:], held[cut - 1 : cut]
-            if held:
-                yield Piece(held, part, offset)
-                offset, last = offset + len(held), held[-1:]
-            if last != b"\n" and index + 1 < len(self.parts):
-                yield Piece(b"\n", part, offset)
+            if index not in self._layouts:
+                self._layouts[index] = Layout.of(part.start(), self.reading)
+            last = Piece(b"\n", part, 0)
+            for last in self._laid_out(part, self._layouts[index]):
+                yield last
+            if last.data[-1:] != b"\n" and index + 1 < len(self.parts):
+                yield Piece(b"\n", part, last.offset + 1)
+
+    def _laid_out(self, part: Part, layout: Layout) -> Iterator[Piece]:
+        """Yields the chunks of one file with the line ends and breaks of a layout."""
+        if not layout.width:
+            yield from self._folded(part, layout)
+            return
+        before: Piece | None = None
+        for piece in itertools.chain(self._folded(part, layout), [None]):
+            if before:
+                data, joined = join_lines(before.data, piece.data if piece else b"", layout.width)
+                self._changes["joined"] += joined
+                yield before._replace(data=data)
+            before = piece
+
+    def _folded(self, part: Part, layout: Layout) -> Iterator[Piece]:
+        """Yields the chunks of one file with the line ends of a layout."""
+        offset, held = 0, b""
+        for data in itertools.chain(part.read(), [b""]):
+            held += data
+            cut = held.rfind(b"\n", max(0, len(held) - LINE_REACH)) + 1 if data else len(held)
+            cut = cut or encodings.character_boundary(held)
+            if data and cut and held[cut - 1] == CR and layout.folds:
+                cut -= 1  # a newline may follow
+            if cut:
+                here = held[:cut]
+                folded = layout.fold(here)
+                if folded is not here:
+                    self._changes["folded"] += len(here) - len(folded)
+                    if layout.cr_ends_lines:
+                        self._changes["alone"] += folded.count(b"\n") - here.count(b"\n")
+                yield Piece(folded, part, offset)
+                offset, held = offset + cut, held[cut:]
+
+    def changes(self) -> list[str]:
+        """Returns notes on what the latest pass changed."""
+        folded, alone, joined = (self._changes[key] for key in ("folded", "alone", "joined"))
+        notes = []
+        if folded:
+            notes.append(f"{folded:,} CRLF line ends became LF")
+        if alone:
+            notes.append(f"{alone:,} CR line ends became LF")
+        if joined:
+            notes.append(f"{joined:,} lines were joined to the next one, as parts of a paragraph")
+        elif self.reading.unwrap:
+            notes.append("--unwrap joined nothing: no hard-wrapped prose was recognised")
+        return notes
+
+    def wrapped(self) -> str:
+        """Returns advice to join the lines of hard-wrapped prose; "" if there is none."""
+        if self.reading.unwrap:
+            return ""
+        found = {part.name: wrap_width(part.start().replace(b"\r\n", b"\n")) for part in self.parts}
+        widths = {name: width for name, width in found.items() if width}
+        if not widths:
+            return ""
+        name, width = next(iter(widths.items()))
+        others = f" and {len(widths) - 1:,} other files" if len(widths) > 1 else ""
+        return (
+            f"{name}{others}: lines are wrapped at about {width} characters, which the model "
+            "learns too; --unwrap joins them into paragraphs"
+        )
 
     def chunks(self) -> Iterator[bytes]:
         """Yields the bytes, exactly as they are, in chunks of about 1 MiB."""
@@ -197,6 +284,7 @@ def open_source(
     texts: Sequence[str | os.PathLike[str]],
     encoding: str = "utf-8",
     temporary_folder: str | os.PathLike[str] | None = None,
+    reading: Reading = AS_PEOPLE_READ,
 ) -> TextSource:
     """Finds a text and makes it readable several times; files in UTF-8 are not read yet.
 
@@ -205,6 +293,7 @@ def open_source(
             order, with a newline where one is missing.
         encoding: any encoding that Python knows.
         temporary_folder: where temporary copies go; the system's folder for them if None.
+        reading: what happens to line ends and wrapped lines.
 
     Raises:
         ConfigError: there is no such encoding.
@@ -237,7 +326,7 @@ def open_source(
         raise
     if not utf8:
         notes.append(f"read as {encoding}")
-    return TextSource(run_name(names[0]), opened, notes)
+    return TextSource(run_name(names[0]), opened, notes, reading)
 
 
 def temporary_copy(
@@ -323,7 +412,7 @@ def _text_files(folder: Path, binary_too: bool, notes: list[str]) -> list[Part]:
     files = sorted((path for path in files if path.is_file()), key=lambda path: path.parts)
     kept = []
     for path in files:
-        start = next(_blocks(path, PROBE_BYTES), b"")
+        start = next(_blocks(path, BINARY_BYTES), b"")
         # UTF-16 text holds NULs too: a marked file is kept, and reading it names the encoding.
         if start and (binary_too or b"\0" not in start or encodings.marked_encoding(start)):
             kept.append(Part(str(path), path))

@@ -12,6 +12,7 @@ import numpy as np
 from charnn.config import TOKENS_SUFFIX
 from charnn.errors import ConfigError, TextError, UnknownCharacter
 from charnn.text.encodings import count_characters
+from charnn.text.line_breaks import AS_PEOPLE_READ, Reading
 from charnn.text.list_of_lines import BLOCK_LINES, clean_lines
 from charnn.text.sources import Part, Piece, TextSource, open_source
 from charnn.text.token_file import TokenFile
@@ -27,6 +28,7 @@ class EncodedText:
         bytes: the number of bytes.
         unknown: the skipped characters and their counts.
         split: the split of a token file that the ids come from; None without a token file.
+        notes: remarks on how the text was read, one line each.
     """
 
     ids: Ids
@@ -34,6 +36,7 @@ class EncodedText:
     bytes: int
     unknown: Counter[str] = field(default_factory=Counter)
     split: str | None = None
+    notes: Sequence[str] = ()
 
 
 def encode_pieces(
@@ -82,6 +85,7 @@ def read_text(
     unknown: str = "error",
     of_lines: bool = False,
     most: int | None = None,
+    reading: Reading = AS_PEOPLE_READ,
 ) -> EncodedText:
     """Reads texts, a ``.tokens`` file, or a split of the run's own tokens as ids.
 
@@ -90,6 +94,7 @@ def read_text(
         run_tokens: the token file of the run that the model belongs to.
         split: which split of a token file; "valid" if None.
         unknown, of_lines: see `encode_pieces`.
+        reading: what happens to line ends and wrapped lines of texts.
         most: stop after about this many ids, and return exactly the first ones.
 
     Raises:
@@ -118,18 +123,20 @@ def read_text(
         )
     else:
         pieces, count = [EncodedText(np.zeros(0, tokenizer.dtype), 0, 0)], 0
-        with open_source(texts, encoding) as source:
+        with open_source(texts, encoding, reading=reading) as source:
             for _, piece in encode_pieces(tokenizer, source, unknown, of_lines):
                 pieces.append(piece)
                 count += len(piece.ids)
                 if most is not None and count >= most:
                     break
+            notes = [*source.notes, *source.changes()]
         counts = [piece.chars for piece in pieces]
         found = EncodedText(
             np.concatenate([piece.ids for piece in pieces])[:most],
             None if None in counts else sum(chars or 0 for chars in counts),
             sum(piece.bytes for piece in pieces),
             sum((piece.unknown for piece in pieces), Counter()),
+            notes=notes,
         )
     if len(found.ids) < 2:
         raise TextError(f"the text has {len(found.ids)} token(s), and at least 2 are needed")

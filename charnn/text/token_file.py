@@ -30,7 +30,9 @@ from charnn.tensor_file import (
     pack_header,
     read_header,
     regular,
+    start_of,
 )
+from charnn.text.line_breaks import AS_PEOPLE_READ, Reading
 from charnn.text.tokenizers import Ids, Tokenizer, tokenizer_from_dict
 from charnn.version import __version__
 
@@ -75,8 +77,11 @@ class TokenFile:
     Attributes:
         tokens: (N,) ids, of the smallest type that the vocabulary needs.
         splits: train, valid and test, as far as they exist, one after another.
-        start_token: the token before a text: the newline, or else the text's first token.
-        source: "name", "sha256", "bytes" and "chars" of the text, as it was read.
+        start_token: the token before a line: the newline, or else the text's first token.
+        start: the tokens before a text: two newlines where blank lines separate paragraphs, else
+            `start_token`.
+        source: "name", "sha256", "bytes" and "chars" of the text as it was read, and how: the
+            fields of `charnn.text.line_breaks.Reading`.
         notes: remarks on the text from writing the file; empty after `open`.
     """
 
@@ -85,6 +90,7 @@ class TokenFile:
     tokenizer: Tokenizer
     splits: dict[str, Split]
     start_token: int
+    start: list[int]
     source: dict[str, Any]
     digest: str
     notes: list[str] = field(default_factory=list)
@@ -157,15 +163,16 @@ class TokenFile:
             splits[name], stop = split, split.stop
         if len(splits) != len(described) or stop != len(tokens):
             raise ValueError("its splits do not cover its tokens")
-        start, source, digest = (metadata[key] for key in ("start_token", "source", "digest"))
-        if type(start) is not int or not 0 <= start < tokenizer.vocab_size:
-            raise ValueError("its start token is not in its vocabulary")
+        start_token, source, digest = (metadata[key] for key in ("start_token", "source", "digest"))
+        start = start_of(metadata, tokenizer.vocab_size)
+        if any(type(source.get(key, False)) is not bool for key in Reading._fields):
+            raise ValueError("the facts of its source are not true or false")
         sizes = [source["bytes"], 0 if source["chars"] is None else source["chars"]]
         if any(type(size) is not int or size < 0 for size in sizes):
             raise ValueError("the sizes of its source are not whole numbers")
         if not isinstance(source["sha256"], str) or not isinstance(digest, str):
             raise ValueError("its digests are not strings")
-        return cls(path, tokens, tokenizer, splits, start, source, digest)
+        return cls(path, tokens, tokenizer, splits, start_token, start, source, digest)
 
     def split(self, name: str) -> Ids:
         """Returns the ids of one split without copying them.
@@ -207,7 +214,7 @@ class TokenFile:
 
 
 def metadata_of(
-    tokenizer: Tokenizer, splits: Mapping[str, Split], start_token: int, source: dict[str, Any]
+    tokenizer: Tokenizer, splits: Mapping[str, Split], start: list[int], source: dict[str, Any]
 ) -> dict[str, Any]:
     """Returns the metadata of a token file as JSON values."""
     values = tokenizer.to_dict()
@@ -217,7 +224,8 @@ def metadata_of(
         "charnn": __version__,
         "tokenizer": {k: v for k, v in values.items() if not isinstance(v, np.ndarray)},
         "splits": {name: split._asdict() for name, split in splits.items()},
-        "start_token": start_token,
+        "start_token": start[0],
+        "start": start,
         "source": source,
     }
 
@@ -242,7 +250,8 @@ def header_size(tokenizer: Tokenizer, splits: tuple[str, ...], source_name: str)
     """
     split = Split(HUGE, HUGE, HUGE, HUGE)
     source = {"name": source_name, "sha256": "0" * 64, "bytes": HUGE, "chars": HUGE}
-    metadata = metadata_of(tokenizer, dict.fromkeys(splits, split), HUGE, source)
+    source |= AS_PEOPLE_READ._asdict()
+    metadata = metadata_of(tokenizer, dict.fromkeys(splits, split), [HUGE, HUGE], source)
     size = len(pack_header(tensors_of(tokenizer, HUGE), metadata, "0" * 64))
     before_tokens = sum(array.nbytes for array in tokenizer_arrays(tokenizer).values())
     return size + -(size + before_tokens) % ALIGNMENT

@@ -34,6 +34,7 @@ from charnn.text.token_file import (
 from charnn.text.tokenizers import Tokenizer, code_points, tokenizer_class
 
 MANY_CHARACTERS = 10_000
+LINES_OF_PARAGRAPH = 50  # at most, where blank lines separate paragraphs
 
 Progress = Callable[[int, int], None]
 
@@ -96,6 +97,7 @@ class _Survey:
         chars: the number of characters, without the byte order mark at the start of a file, so
             that a text is split at the same place with and without a mark; None if not UTF-8.
         seen: (0x110000,) whether each code point occurs; all False where `any_bytes`.
+        blank_lines: whether blank lines separate paragraphs, at least one in 50 lines.
         notes: oddities of the text, one line each.
     """
 
@@ -106,8 +108,8 @@ class _Survey:
         self.size = marks = 0
         chars: int | None = 0
         self.seen, seen_ascii = np.zeros(0x110000, np.bool_), b""
-        pairs = returns = zeros = separators = 0
-        ends_in_cr = False
+        pairs = returns = zeros = separators = lines = blank = 0
+        end = b""
         for piece in source.pieces():
             data = piece.data
             self.size += len(data)
@@ -115,8 +117,11 @@ class _Survey:
             if here := data.count(b"\r"):
                 returns += here
                 pairs += data.count(b"\r\n")
-            pairs += ends_in_cr and data.startswith(b"\n")
-            ends_in_cr = data.endswith(b"\r")
+            border = end + data[:1]
+            pairs += border == b"\r\n"
+            lines += data.count(b"\n")
+            blank += data.count(b"\n\n") + (border == b"\n\n")
+            end = data[-1:]
             zeros += data.count(b"\0")
             separators += 0 if data.isascii() else data.count("\u2028".encode())
             if not any_bytes:
@@ -134,18 +139,22 @@ class _Survey:
             raise TextError(f"the text {source.name!r} is empty: give one with some characters")
         self.chars = chars
         self.seen[list(seen_ascii)] = True
+        self.blank_lines = 0 < lines <= LINES_OF_PARAGRAPH * blank
         kept = {
             "CRLF line ends": pairs,
             "carriage returns": returns - pairs,
             "NUL characters": zeros,
             "U+2028 line separators": separators,
         }
-        self.notes = [f"{n:,} {what} kept as they are" for what, n in kept.items() if n]
+        self.notes = source.changes()
+        self.notes += [f"{n:,} {what} kept as they are" for what, n in kept.items() if n]
         if marks:
             fate = "kept" if any_bytes else "dropped"
             self.notes.insert(0, f"{marks:,} byte order mark{'s' * (marks > 1)} {fate}")
         if chars is None:
             self.notes.append("not UTF-8: split by bytes, and no figures per character")
+        if advice := source.wrapped():
+            self.notes.append(advice)
 
 
 class _SurveyedText:
@@ -157,6 +166,7 @@ class _SurveyedText:
         vocabulary: the code points, rising; none where `any_bytes`.
         split_names: the names of the splits, in order.
         training_chars: the number of characters of the train split.
+        blank_lines: whether blank lines separate the paragraphs of the first text.
         notes: remarks on the text, one line each.
     """
 
@@ -187,6 +197,7 @@ class _SurveyedText:
                 f"a text of {total} character{'s' * (total > 1)} leaves nothing to train on "
                 f"under --split {','.join(map(str, split))}: give more text"
             )
+        self.blank_lines = surveys[0].blank_lines
         self.notes: list[str] = []
         for source, found in zip(sources, surveys, strict=True):
             where = "" if one else f"{source.name}: "
@@ -310,9 +321,11 @@ def _write(file: BinaryIO, tokenizer: Tokenizer, text: _SurveyedText) -> dict[st
         splits[split] = Split(start, stop, chars[index] if text.utf8 else None, sizes[index])
         start = stop
     digest = text_hash.hexdigest()
-    source = {"name": name, "sha256": digest, "bytes": text.size, "chars": text.chars}
-    start_token = first if tokenizer.newline is None else tokenizer.newline
-    metadata = metadata_of(tokenizer, splits, start_token, source)
+    reading = text.sources[0].reading._asdict()
+    source = {"name": name, "sha256": digest, "bytes": text.size, "chars": text.chars, **reading}
+    newline = tokenizer.newline
+    before = [first] if newline is None else [newline] * (2 if text.blank_lines else 1)
+    metadata = metadata_of(tokenizer, splits, before, source)
     tensors = tensors_of(tokenizer, start)
     file.seek(0)
     file.write(pack_header(tensors, metadata, seal(data_hash, tensors, metadata), size))

@@ -20,8 +20,10 @@ from charnn.config import (
     DEFAULT_TOKENIZER,
     MAX_SEED,
     TOKENS_SUFFIX,
+    TextOptions,
     TrainOptions,
 )
+from charnn.config.settings import settings_of
 from charnn.errors import (
     ConfigError,
     DamagedFile,
@@ -32,6 +34,7 @@ from charnn.errors import (
 )
 from charnn.runs import Run, find_model, find_run, free_name, list_runs, no_run_yet
 from charnn.tensor_file import os_error_line, regular, replacing
+from charnn.text.line_breaks import Reading
 from charnn.text.list_of_lines import line_sources
 from charnn.text.sources import TextSource, open_source
 from charnn.text.sources import run_name as name_of_text
@@ -298,10 +301,11 @@ def _tokens_of(
         return _copy_tokens(texts, options, run.tokens)
     if options.valid and options.split != TrainOptions.split:
         raise ConfigError("--valid and --split both choose the validation text: give one of them")
+    reading = Reading(options.keep_crlf, options.unwrap)
     with ExitStack() as opened:
 
         def read(names: Sequence[str]) -> TextSource:
-            return opened.enter_context(open_source(names, options.encoding, run.folder))
+            return opened.enter_context(open_source(names, options.encoding, run.folder, reading))
 
         source = read(texts)
         valid = read([options.valid]) if options.valid else None
@@ -331,7 +335,7 @@ def _copy_tokens(texts: Sequence[str], options: TrainOptions, target: Path) -> T
             "--lines shuffles lines before the split, and a .tokens file is split already: give "
             "the text itself"
         )
-    standard, settled = TrainOptions(), ("tokenizer", "vocab_size", "split", "valid", "encoding")
+    standard, settled = TrainOptions(), settings_of(TextOptions)
     changed = [name for name in settled if getattr(options, name) != getattr(standard, name)]
     if len(texts) > 1 or changed:
         flags = ", ".join(f"--{name.replace('_', '-')}" for name in changed) or "other texts"

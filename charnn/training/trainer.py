@@ -23,6 +23,7 @@ from charnn.model import LanguageModel, State
 from charnn.model.state import pack_state, unpack_state
 from charnn.runs import MetricsLog, Run
 from charnn.tensor_file import LARGEST, number
+from charnn.text.line_breaks import Reading
 from charnn.text.token_file import TokenFile
 from charnn.training.batches import LineBatches, StreamBatches
 from charnn.training.events import (
@@ -296,7 +297,8 @@ class Trainer:
         """Returns a copy of the model, and with `training` of the state of the run."""
         tokens, config = self.token_file, self.config
         weights = {name: copied(value) for name, value in self.network.state_dict().items()}
-        corpus = {key: tokens.source[key] for key in ("sha256", "bytes", "chars")}
+        facts = "sha256", "bytes", "chars", *Reading._fields
+        corpus = {key: tokens.source[key] for key in facts if key in tokens.source}
         corpus["tokens"] = {name: part.stop - part.start for name, part in tokens.splits.items()}
         info = {
             "corpus": corpus,
@@ -324,6 +326,7 @@ class Trainer:
             info,
             state,
             lines=config.lines,
+            start=tokens.start,
         )
         if not training:
             self.final_step.carry_over(made)

@@ -32,21 +32,23 @@ def test_it_writes_a_token_file_and_reports_on_stderr() -> None:
     result = tokenize("book.txt", "-o", "book.tokens")
     assert 0 == result.exit_code, result.output
     assert "" == result.stdout
-    assert "note: 20 CRLF line ends kept as they are" in result.stderr
-    assert "text: 600 characters, 620 bytes" in result.stderr
-    assert "tokens: 540 train, 60 valid; 16 different (char)" in result.stderr
+    assert "note: 20 CRLF line ends" in result.stderr
+    assert "text: 580 characters, 600 bytes" in result.stderr
+    assert "tokens: 522 train, 58 valid; 15 different (char)" in result.stderr
     assert "wrote book.tokens" in result.stderr
     TokenFile.open("book.tokens").verify()
 
 
 def test_json_is_all_that_stdout_holds() -> None:
-    result = tokenize("book.txt", "-o", "b.tokens", "--tokenizer", "byte", "--json", "--split=100")
+    words = ["-o", "b.tokens", "--tokenizer", "byte", "--json", "--split=100", "--keep-crlf"]
+    result = tokenize("book.txt", *words)
     assert 0 == result.exit_code
     facts = json.loads(result.stdout)
     assert ("byte", 256, 620, 620) == tuple(
         facts[key] for key in ("tokenizer", "vocab_size", "tokens", "bytes")
     )
     assert {"train": {"start": 0, "stop": 620, "chars": 600, "bytes": 620}} == facts["splits"]
+    assert (True, False) == (facts["source"]["keep_crlf"], facts["source"]["unwrap"])
     assert TokenFile.open("b.tokens").digest == facts["digest"]
 
 
@@ -57,6 +59,18 @@ def test_a_file_that_was_there_is_said_to_be_replaced() -> None:
         facts = json.loads(tokenize("book.txt", "-o", f"{replaced}.tokens", "--json").stdout)
         assert facts["replaced"] is False
     assert json.loads(tokenize("book.txt", "-o", "book.tokens", "--json").stdout)["replaced"]
+
+
+def test_unwrap_joins_the_lines_of_wrapped_prose_which_a_note_advises() -> None:
+    lines = "the goat had eaten the log-book from October to January and found it\n" * 8
+    Path("wrapped.txt").write_text(f"{lines}heavy going.\n\n" * 3)
+    assert "--unwrap" in tokenize("wrapped.txt", "-o", "plain.tokens").stderr
+    result = tokenize("wrapped.txt", "-o", "joined.tokens", "--unwrap")
+    assert "note: 24 lines" in result.stderr
+    assert "--unwrap" not in result.stderr
+    file = TokenFile.open("joined.tokens")
+    assert lines.replace("\n", " ") + "heavy going.\n\n" in file.tokenizer.decode(file.tokens)
+    assert file.source["unwrap"]
 
 
 def test_quiet_says_nothing() -> None:
@@ -70,7 +84,7 @@ def test_stdin_is_a_text_and_another_one_validates() -> None:
     assert 0 == result.exit_code, result.output
     file = TokenFile.open("p.tokens")
     assert "stdin" == file.source["name"]
-    assert TEXT == file.tokenizer.decode(file.split("valid"))
+    assert TEXT.replace("\r", "") == file.tokenizer.decode(file.split("valid"))
 
 
 def test_another_encoding_is_read() -> None:

@@ -25,7 +25,7 @@ const jobs = {
     const network = models[job.source ?? "mixture"];
     return job.settings.map(([temperature, topP, seed]) => {
       const sampler = new engine.Sampler(network, seed, { temperature, topP });
-      for (const id of job.prompt ?? [model.start_token]) sampler.feed(id);
+      for (const id of job.prompt ?? model.start) sampler.feed(id);
       let bits = 0;
       const ids = Array.from({ length: job.length }, () => {
         const id = sampler.choose();
@@ -64,7 +64,7 @@ const jobs = {
   speed() {
     const network = models[job.source ?? "mixture"];
     const sampler = new engine.Sampler(network, 1, { temperature: 0.8 });
-    sampler.feed(model.start_token);
+    sampler.feed(model.start[0]);
     for (let i = 0; i < 200; i++) sampler.choose();
     const began = performance.now();
     for (let i = 0; i < job.length; i++) sampler.choose();

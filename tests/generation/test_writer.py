@@ -43,7 +43,7 @@ def write(text, tokenizer=None, prompt="", max_tokens=None, stop=(), **options):
     length = len(tokenizer.encode(prompt)) or 1
     sampler = Sampler(Script(tokenizer.vocab_size, script, length), 1)
     config = SamplingConfig(max_tokens=len(script) if max_tokens is None else max_tokens, stop=stop)
-    return Writing(sampler, tokenizer, prompt, 0, config, **options)
+    return Writing(sampler, tokenizer, prompt, [0], config, **options)
 
 
 def pieces_and_reason(*args, **options):
@@ -64,16 +64,16 @@ def test_without_echo_only_new_text_is_written():
 def test_a_prompt_is_read_once_from_the_initial_state():
     tokenizer = CharTokenizer.learn("\nab")
     network = Script(3, [1, 2], prompt_length=2)
-    list(Writing(Sampler(network, 1), tokenizer, "ab", 0, SamplingConfig(max_tokens=3)))
+    list(Writing(Sampler(network, 1), tokenizer, "ab", [0], SamplingConfig(max_tokens=3)))
     assert [1, 2, 1, 2] == network.read
 
 
 def test_without_a_prompt_the_start_token_is_read_and_not_shown():
     tokenizer = CharTokenizer.learn("\nab")
-    network = Script(3, [1, 2])
-    writing = Writing(Sampler(network, 1), tokenizer, "", 0, SamplingConfig(max_tokens=2))
+    network = Script(3, [1, 2], prompt_length=2)
+    writing = Writing(Sampler(network, 1), tokenizer, "", [0, 0], SamplingConfig(max_tokens=2))
     assert ["a", "b"] == list(writing)
-    assert [0, 1] == network.read
+    assert [0, 0, 1] == network.read
 
 
 def test_max_tokens_0_writes_only_the_prompt():
@@ -88,7 +88,7 @@ def test_a_text_without_keep_takes_no_memory():
     sizes = {}
     for keep in (True, False):
         sampler = Sampler(Script(3, [1, 2] * 3000), 1)
-        pieces = iter(Writing(sampler, tokenizer, "", 0, config, keep=keep))
+        pieces = iter(Writing(sampler, tokenizer, "", [0], config, keep=keep))
         for _ in range(1000):
             next(pieces)
         tracemalloc.start()
@@ -100,7 +100,7 @@ def test_a_text_without_keep_takes_no_memory():
 
 def test_an_unknown_character_is_refused_before_writing():
     tokenizer = CharTokenizer.learn("\nab")
-    arguments = Sampler(Script(3, [1]), 1), tokenizer, "aZ", 0, SamplingConfig(max_tokens=1)
+    arguments = Sampler(Script(3, [1]), 1), tokenizer, "aZ", [0], SamplingConfig(max_tokens=1)
     with pytest.raises(UnknownCharacter, match="Z"):
         Writing(*arguments)
     assert ["aZ", "a"] == list(Writing(*arguments, unknown="skip"))
@@ -110,7 +110,7 @@ def test_a_prompt_of_unknown_characters_starts_from_the_start_token():
     tokenizer = CharTokenizer.learn("\nab")
     network = Script(3, [1])
     config = SamplingConfig(max_tokens=1)
-    assert ["Z", "a"] == list(Writing(Sampler(network, 1), tokenizer, "Z", 0, config, "skip"))
+    assert ["Z", "a"] == list(Writing(Sampler(network, 1), tokenizer, "Z", [0], config, "skip"))
     assert [0] == network.read
 
 

@@ -52,7 +52,8 @@ def split_up(tmp_path):
         (b"Ann\r\nBob\r", [b"Ann", b"Bob"]),
         (b"\n\nAnn\n\r\n\nBob\n\n", [b"Ann", b"Bob"]),
         (b"\xef\xbb\xbfAnn\nB\rob\n", [b"Ann", b"B\rob"]),
-        (b" \nAnn ", [b" ", b"Ann "]),
+        (b"Ann\rBob\rCid\r", [b"Ann", b"Bob", b"Cid"]),
+        (b" \n\t\nAnn ", [b"Ann "]),
         (b"x" * 100_000, [b"x" * 100_000]),
     ],
 )
@@ -62,8 +63,8 @@ def test_a_line_is_not_empty_and_has_no_line_end(lines_of, data, lines):
 
 
 def test_lines_and_characters_that_are_left_out_are_counted(lines_of):
-    empty, returns = lines_of(b"Ann\r\n\r\n\nBob\r\n")[1]
-    assert ("2", "3") == (empty.split()[0], returns.split()[0])
+    folded, empty, trailing = lines_of(b"Ann\r\n\r\n\t\nBob \r\n")[1]
+    assert ["3", "2", "1"] == [note.split()[0] for note in (folded, empty, trailing)]
     assert [] == lines_of(b"Ann\nBob\n")[1]
     assert [] == lines_of(b"Ann\nBob")[1]
 

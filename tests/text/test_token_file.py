@@ -18,6 +18,7 @@ from hypothesis import strategies as st
 from charnn.errors import CharnnError, ConfigError, DamagedFile, FileError, TextError
 from charnn.tensor_file import METADATA_KEY, to_json
 from charnn.text import sources, token_writer
+from charnn.text.line_breaks import AS_IT_IS, Reading
 from charnn.text.sources import TextSource, open_source
 from charnn.text.token_file import TokenFile
 from charnn.text.token_writer import write_token_file
@@ -31,13 +32,16 @@ def _in_a_folder_of_its_own(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> 
     monkeypatch.chdir(tmp_path)
 
 
-def text_of(text: str | bytes, name: str = "book.txt") -> TextSource:
+def text_of(text: str | bytes, name: str = "book.txt", reading: Reading = AS_IT_IS) -> TextSource:
     Path(name).write_bytes(text if isinstance(text, bytes) else text.encode())
-    return open_source([name])
+    return open_source([name], reading=reading)
 
 
-def write(text: str | bytes, tokenizer: Any = "char", **options: Any) -> TokenFile:
-    return write_token_file("book.tokens", text_of(text), tokenizer=tokenizer, **options)
+def write(
+    text: str | bytes, tokenizer: Any = "char", reading: Reading = AS_IT_IS, **options: Any
+) -> TokenFile:
+    source = text_of(text, reading=reading)
+    return write_token_file("book.tokens", source, tokenizer=tokenizer, **options)
 
 
 def decoded(file: TokenFile) -> dict[str, str]:
@@ -156,7 +160,25 @@ def test_the_source_is_described_by_its_digest_and_sizes() -> None:
         "sha256": hashlib.sha256(data).hexdigest(),
         "bytes": 11,
         "chars": 8,
+        "keep_crlf": True,
+        "unwrap": False,
     } == file.source
+    folded = write(data, reading=Reading()).source
+    assert (10, 7, False) == (folded["bytes"], folded["chars"], folded["keep_crlf"])
+    assert hashlib.sha256(data.replace(b"\r", b"")).hexdigest() == folded["sha256"]
+
+
+@pytest.mark.parametrize("kind", TOKENIZERS)
+def test_a_text_starts_after_a_blank_line_where_its_paragraphs_do(kind: str) -> None:
+    paragraphs = "The wind was high.\nThe glass was low.\n\n" * 20
+    starts = {"\n\n": paragraphs, "\n": VERSE}
+    for start, text in starts.items():
+        file = write(text, kind)
+        assert file.start == TokenFile.open("book.tokens").start
+        assert start == file.tokenizer.decode(file.start)
+        assert "\n" == file.tokenizer.decode([file.start_token])
+    crlf = paragraphs.replace("\n", "\r\n")
+    assert "\n\n" == (file := write(crlf, kind, Reading())).tokenizer.decode(file.start)
 
 
 def test_oddities_of_a_text_are_noted() -> None:
@@ -410,6 +432,11 @@ SPLIT = {"start": 0, "stop": 36, "chars": 36, "bytes": 36}
         {"start_token": 4},
         {"start_token": -1},
         {"start_token": None},
+        {"start": []},
+        {"start": [0] * 17},
+        {"start": [4]},
+        {"start": 0},
+        {"source": {"name": "b", "sha256": "", "bytes": 1, "chars": 1, "unwrap": "yes"}},
         {"source": "book"},
         {"digest": 5},
         {"tokenizer": {"kind": "words"}},

@@ -88,6 +88,7 @@ static int wrong(const char *option, const char *value, const char *wanted) {
 }
 
 int main(int count, char **words) {
+    static const int32_t start[] = START_TOKENS;
     const char *prompt = "";
     unsigned long tokens = 500, seed = (unsigned long)time(NULL) & 0xFFFFFFFFul, i;
     double temperature = 0.8;
@@ -138,7 +139,7 @@ int main(int count, char **words) {
     }
     charnn_begin(&model, state);
     if (!read_prompt(prompt)) return 1;
-    if (!*prompt) read_token(START_TOKEN);
+    for (i = 0; !*prompt && i < sizeof start / sizeof *start; i++) read_token(start[i]);
     if (!seeded) fprintf(stderr, "seed %lu\n", seed);
     seed_generator((uint32_t)seed);
     fputs(prompt, stdout);
