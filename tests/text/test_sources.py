@@ -446,3 +446,14 @@ def test_no_text_at_all_is_refused() -> None:
         open_source([])
     with pytest.raises(TextError):
         open_source(["book.txt", ""])
+
+
+@pytest.mark.parametrize("text", ["Ann\nBob\n", "The river " * 400, "a\0b\n"])
+def test_a_text_in_place_of_a_name_is_refused_with_its_size_and_its_beginning(text: str) -> None:
+    with (
+        pytest.raises(TextError, match=f"{len(text):,} characters") as found,
+        open_source([text]),
+    ):
+        pass
+    assert repr(text[:5])[:-1] in str(found.value)
+    assert len(str(found.value)) < 250

@@ -533,3 +533,11 @@ def test_the_vocabulary_grows_with_the_text() -> None:
     assert [512, 512, 512, 512, 512, 1024, 4096, 8192, 8192, 8192] == sizes
     assert 8192 == auto_vocab_size(10**6, 20_000)
     assert isinstance(write(VERSE, "sentencepiece").tokenizer, SentencePieceTokenizer)
+
+
+def test_a_folder_that_cannot_be_written_is_refused_before_the_text_is_read(tmp_path: Path) -> None:
+    (tmp_path / "a.txt").write_text("some text")
+    seen: list[int] = []
+    with open_source([tmp_path / "a.txt"]) as source, pytest.raises(FileError, match="write"):
+        write_token_file("/proc/a.tokens", source, progress=lambda done, _: seen.append(done))
+    assert [] == seen

@@ -14,7 +14,8 @@ from charnn.checkpoint import load
 
 CODE = (
     "import charnn\n"
-    "charnn.train('text.txt', minutes=9, hidden_size=16, num_layers=1, threads=1, name='a')\n"
+    "charnn.train('text.txt', minutes=9, hidden_size=16, num_layers=1, threads=1, name='a', "
+    "eval_every=2, ngram=4)\n"
 )
 
 
@@ -23,13 +24,13 @@ def events(log: Path) -> list[str]:
     return [json.loads(line)["event"] for line in lines]
 
 
-def test_an_interrupt_saves_the_run_and_its_best_model(tmp_path: Path) -> None:
+def test_an_interrupt_saves_the_run_and_completes_its_best_model(tmp_path: Path) -> None:
     (tmp_path / "text.txt").write_text("The goat reads the log.\n" * 900)
     training = subprocess.Popen(
         [sys.executable, "-c", CODE], cwd=tmp_path, stderr=subprocess.PIPE, text=True
     )
     run = tmp_path / "checkpoints" / "a"
-    while "step" not in events(run / "metrics.jsonl"):
+    while "eval" not in events(run / "metrics.jsonl"):
         assert training.poll() is None
         time.sleep(0.05)
     training.send_signal(signal.SIGINT)
@@ -37,4 +38,7 @@ def test_an_interrupt_saves_the_run_and_its_best_model(tmp_path: Path) -> None:
     assert -signal.SIGINT == training.returncode
     assert err.rstrip().endswith("KeyboardInterrupt")
     assert load(run / "last.safetensors").info["step"] > 0
+    end = json.loads((run / "metrics.jsonl").read_text().splitlines()[-1])
+    assert ("end", "interrupted") == (end["event"], end["reason"])
+    assert 4 == end["ngrams"]["order"] == load(run / "best.safetensors").ngrams.order
     assert 9 == len("".join(charnn.load(run).stream("The", max_tokens=9)).removeprefix("The"))
