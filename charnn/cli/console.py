@@ -8,11 +8,12 @@ from __future__ import annotations
 import os
 import sys
 import time
-from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from contextvars import ContextVar
 from typing import TYPE_CHECKING, Any, TextIO
 
+from charnn.cli.soft_wrap import SoftWrap, Styled
 from charnn.errors import FileError
 
 if TYPE_CHECKING:
@@ -32,10 +33,12 @@ BEGAN = time.monotonic() - time.process_time()  # a budget counts from the start
 def visible(text: str) -> str:
     """Returns text for a terminal, with control characters but newline and tab as escapes.
 
-    A lone surrogate stands for a byte that is not UTF-8, and is escaped as that byte.
+    A carriage return before a newline is left out. A lone surrogate stands for a byte that is not
+    UTF-8, and is escaped as that byte.
     """
     if text.isascii() and text.isprintable():
         return text
+    text = text.replace("\r\n", "\n")
     return "".join(c if c in "\n\t" or not _is_control(ord(c)) else _escape(ord(c)) for c in text)
 
 
@@ -47,6 +50,14 @@ def _escape(code: int) -> str:
     if 0xDC80 <= code <= 0xDCFF:
         code -= 0xDC00
     return f"\\x{code:02x}" if code < 256 else f"\\u{code:04x}"
+
+
+def terminal_columns(stream: TextIO) -> int:
+    """Returns the width of a terminal in columns; 0 if it is unknown or there is no terminal."""
+    try:
+        return os.get_terminal_size(stream.fileno()).columns
+    except (OSError, ValueError):
+        return 0
 
 
 def has_colour(stream: TextIO) -> bool:
@@ -134,7 +145,8 @@ def flush_stdout() -> None:
 class Output:
     """stdout for text from a model: a terminal gets control characters as escapes, a pipe bytes.
 
-    Text leaves at once, or with the pieces that follow within milliseconds.
+    A terminal of known width breaks lines at spaces, so it gets whole words. All else leaves at
+    once, or with the pieces that follow within milliseconds.
     """
 
     def __init__(self) -> None:
@@ -145,6 +157,8 @@ class Output:
         self.colour = has_colour(sys.stdout)
         self._encoding = sys.stdout.encoding if self.terminal else "utf-8"
         self._last = "\n"
+        self._return = ""  # until a newline follows
+        self._wrap = SoftWrap()
         self._flush_at = 0.0
 
     def write(self, text: str, style: str = "") -> None:
@@ -156,12 +170,27 @@ class Output:
         """
         LIVE.clear()
         self._last = text[-1]
-        if self.terminal:
-            data = visible(text).encode(self._encoding, "backslashreplace")
+        if not self.terminal:
+            self._send([(text, style)])
+            return
+        text = self._return + text
+        self._return = "\r" if text[-1] == "\r" else ""
+        text = visible(text.removesuffix("\r"))
+        if columns := terminal_columns(sys.stdout):
+            self._send(self._wrap.push(text, style, columns))
         else:
-            data = text.encode("utf-8", "surrogateescape")
-        if style and self.colour:
-            data = b"\x1b[%bm%b\x1b[0m" % (style.encode(), data)
+            self._send([*self._wrap.flush(), (text, style)])
+
+    def _send(self, parts: Iterable[Styled]) -> None:
+        data = b""
+        for text, style in parts:
+            if self.terminal:
+                word = text.encode(self._encoding, "backslashreplace")
+            else:
+                word = text.encode("utf-8", "surrogateescape")
+            if style and self.colour:
+                word = b"\x1b[%bm%b\x1b[0m" % (style.encode(), word)
+            data += word
         with _writing():
             sys.stdout.buffer.write(data)
             if time.monotonic() >= self._flush_at:
@@ -169,7 +198,9 @@ class Output:
                 self._flush_at = time.monotonic() + FLUSH_SECONDS
 
     def flush(self) -> None:
-        """Flushes stdout; raises as `write` does."""
+        """Writes what was held back, and flushes stdout; raises as `write` does."""
+        self._send([*self._wrap.flush(), (visible(self._return), "")])
+        self._return = ""
         with _writing():
             sys.stdout.buffer.flush()
 

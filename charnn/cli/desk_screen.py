@@ -9,7 +9,8 @@ from contextlib import closing
 from typing import TYPE_CHECKING, NamedTuple
 
 from charnn.cli.console import QUIET, Output, say, visible
-from charnn.cli.marks import BITS, COPIED_SPAN, UNDERLINE, Styled, style_of, underlined
+from charnn.cli.marks import BITS, COPIED_SPAN, UNDERLINE, style_of, underlined
+from charnn.cli.soft_wrap import Styled, soft_wrapped
 
 if TYPE_CHECKING:
     from charnn.desk.desk import Desk
@@ -193,8 +194,9 @@ class Screen:
         if texts and width // len(texts) >= MIN_COLUMN:
             lines = _side_by_side(titles, texts, width)
         else:
-            rows = zip(titles, texts, strict=True)
-            lines = [line for title, text in rows for line in (f"-- {title}", *text.split("\n"))]
+            lines = []
+            for title, text in zip(titles, texts, strict=True):
+                lines += f"-- {title}", *soft_wrapped(visible(text), width)
         for line in lines:
             self.say(line)
 

@@ -6,6 +6,7 @@ from collections.abc import Iterable, Iterator
 from itertools import groupby, islice
 from typing import TYPE_CHECKING
 
+from charnn.cli.soft_wrap import Styled
 from charnn.config import SURPRISAL_BITS
 from charnn.errors import CharnnError
 
@@ -13,7 +14,6 @@ if TYPE_CHECKING:
     from charnn.generation import Model, Writing
     from charnn.generation.copies import CopyFinder
 
-Styled = tuple[str, str]  # text and an ANSI style, "" for none
 
 COPIED_SPAN = 20  # characters from which on a span of the training text counts as copied
 # ANSI styles of the steps of `SURPRISAL_BITS`. The colours have a contrast of 3.4 or more (WCAG) to

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING
 import typer
 
 from charnn.cli.console import Output, note, note_unknown, print_json, tell
-from charnn.cli.marks import COPIED_SPAN, LEGEND, Copies, Styled, marked
+from charnn.cli.marks import COPIED_SPAN, LEGEND, Copies, marked
 from charnn.cli.model import open_model, seed_or_drawn
 from charnn.cli.options import (
     DEFAULT_CHECKPOINTS,
@@ -30,6 +30,7 @@ from charnn.cli.options import (
     UnknownOption,
     given_flags,
 )
+from charnn.cli.soft_wrap import Styled
 from charnn.config import LineConfig, SamplingConfig
 from charnn.config.sampling import CHOICE, CONTENT, ENDS, LINES, NARROWING
 from charnn.config.settings import choice, setting, switch, whole

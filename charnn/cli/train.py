@@ -4,13 +4,23 @@ from __future__ import annotations
 
 import shlex
 import sys
-import textwrap
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 import typer
 
-from charnn.cli.console import BEGAN, LIVE, QUIET, Stages, note, print_json, tell, visible, warn
+from charnn.cli.console import (
+    BEGAN,
+    LIVE,
+    QUIET,
+    Stages,
+    note,
+    print_json,
+    tell,
+    terminal_columns,
+    visible,
+    warn,
+)
 from charnn.cli.model import start_path
 from charnn.cli.options import (
     DEFAULT_CHECKPOINTS,
@@ -22,6 +32,7 @@ from charnn.cli.options import (
 from charnn.cli.plan import describe, show_plan
 from charnn.cli.plot import columns_of, learning_curves
 from charnn.cli.signals import OrderlyEnd
+from charnn.cli.soft_wrap import soft_wrapped
 from charnn.cli.write import write
 from charnn.config import LineConfig, TrainOptions
 from charnn.config.settings import Config, require, switch
@@ -246,15 +257,13 @@ def _tell_a_sample(trainer: Trainer) -> None:
     try:
         model = Model.load(trainer.home.model)
         if trainer.config.lines:
-            lines = [line.text for line in model.lines(LineConfig(SAMPLE_LINES), seed=seed)]
+            text = "\n".join(line.text for line in model.lines(LineConfig(SAMPLE_LINES), seed=seed))
         else:
-            text = model.generate(max_tokens=SAMPLE_CHARS, seed=seed)
-            lines = visible(text[:SAMPLE_CHARS]).split("\n")
+            text = model.generate(max_tokens=SAMPLE_CHARS, seed=seed)[:SAMPLE_CHARS]
     except CharnnError as error:
         warn(f"no sample: {error}")
         return
     tell(f"--- the finished model writes (seed {seed}):", "2")
-    for line in lines:
-        for row in textwrap.wrap(line, max(columns_of(sys.stderr) - 1, 20)) or [""]:
-            tell(row)
+    for row in soft_wrapped(visible(text), terminal_columns(sys.stderr)):
+        tell(row)
     tell("---", "2")

@@ -8,7 +8,8 @@ import time
 from collections.abc import Iterator
 from typing import TYPE_CHECKING
 
-from charnn.cli.console import LIVE, Stages, clock, tell, visible, warn
+from charnn.cli.console import LIVE, Stages, clock, tell, terminal_columns, visible, warn
+from charnn.cli.soft_wrap import soft_wrapped
 from charnn.training.events import Ended, Event, Sampled, Stage, StepDone, Validated, Warned
 
 if TYPE_CHECKING:
@@ -54,7 +55,7 @@ def watch(events: Iterator[Event], trainer: Trainer) -> Iterator[Event]:
             tell(f"step {event.step:,}: {loss}")
         elif isinstance(event, Sampled) and event.step < trainer.config.max_steps:
             tell(f"--- sample after step {event.step:,}:", "2")
-            for row in visible(event.text).split("\n"):
+            for row in soft_wrapped(visible(event.text), terminal_columns(sys.stderr)):
                 tell(row)
             tell("---", "2")
         elif isinstance(event, Warned):

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterable
 
+NEWLINE = re.compile(r"(?<!\r)\n")
 FULL_STOPS = frozenset(".!?\u2026")
 WIDE_STOPS = frozenset("\u3002\uff01\uff1f")  # full stops that no space follows
 CLOSERS = frozenset("\"')]}\u2019\u201d\u00bb\u203a\u300d\u300f\uff09")
@@ -17,7 +19,9 @@ class StopMatcher:
     """
 
     def __init__(self, stops: Iterable[str]) -> None:
-        self.stops = tuple(stops)
+        # In a text with CRLF, the CR before a stop string that begins with a newline goes with it.
+        stops = tuple(stops)
+        self.stops = dict.fromkeys([*stops, *(NEWLINE.sub("\r\n", stop) for stop in stops)])
         self.held = ""
         self.found = False
 
@@ -57,7 +61,8 @@ class Ending:
     - line: up to a newline, which is dropped.
     - paragraph: up to a newline that an empty line follows: only spaces and tabs.
 
-    Holds back text that may turn out to follow the end: newlines and spaces between paragraphs.
+    A carriage return before a newline belongs to it. Holds back text that may turn out to follow
+    the end: newlines, and spaces between paragraphs.
     """
 
     def __init__(self, kind: str) -> None:
@@ -88,17 +93,21 @@ class Ending:
     def _line(self, character: str, shown: list[str]) -> None:
         if character == "\n" and self._begun:
             self.found = True
-            return
-        self._begun = self._begun or character.isalnum()
-        shown.append(character)
+        elif character == "\r" and not self._held:
+            self._held = character
+        else:
+            self._show(character, shown)
 
     def _paragraph(self, character: str, shown: list[str]) -> None:
-        if self._begun and (character == "\n" or (self._held and character in " \t\r")):
-            if character == "\n" and self._held:
+        if self._begun and (character in "\r\n" or ("\n" in self._held and character in " \t")):
+            if character == "\n" and "\n" in self._held:
                 self.found = True
             else:
                 self._held += character
-            return
+        else:
+            self._show(character, shown)
+
+    def _show(self, character: str, shown: list[str]) -> None:
         self._begun = self._begun or character.isalnum()
         shown.append(self._held + character)
         self._held = ""

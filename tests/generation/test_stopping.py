@@ -29,6 +29,10 @@ def cut(kind, text, size=1):
         ("line", "one", ("one", False)),
         ("paragraph", "one\ntwo\n\nthree", ("one\ntwo", True)),
         ("paragraph", "\n\none\n \t\r\ntwo", ("\n\none", True)),
+        ("line", "one\r\ntwo", ("one", True)),
+        ("line", "\r\none\rtwo\r", ("\r\none\rtwo\r", False)),
+        ("paragraph", "one\r\ntwo\r\n\r\nthree", ("one\r\ntwo", True)),
+        ("paragraph", "one\rtwo\r", ("one\rtwo\r", False)),
         ("paragraph", "one\n  two\n", ("one\n  two\n", False)),
     ],
 )
