@@ -1,5 +1,16 @@
 """All errors that a person can cause; each is one line that says what to do next."""
 
+from __future__ import annotations
+
+import difflib
+from collections.abc import Iterable
+
+
+def did_you_mean(name: str, known: Iterable[str], otherwise: str = "") -> str:
+    """Returns a guess at what `name` should be for an error, or `otherwise` without a guess."""
+    near = difflib.get_close_matches(name, list(known), n=3)
+    return f"did you mean {' or '.join(near)}?" if near else otherwise
+
 
 class CharnnError(Exception):
     """Base of all errors that the command line shows as one line with exit code 1."""

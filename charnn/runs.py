@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import difflib
 import errno
 import fcntl
 import json
@@ -18,7 +17,7 @@ from pathlib import Path
 from typing import Any
 
 from charnn.bases import BASES
-from charnn.errors import BusyError, ConfigError, FileError
+from charnn.errors import BusyError, ConfigError, FileError, did_you_mean
 from charnn.tensor_file import (
     leftovers,
     os_error_line,
@@ -333,9 +332,8 @@ def find_model(model: str | os.PathLike[str] | None, root: Path) -> Path:
 
 def _nearest(name: str, runs: list[Run]) -> str:
     names = [run.name for run in runs]
-    near = difflib.get_close_matches(name, names, n=3, cutoff=0.4) or names[:5]
-    nearest = f"; the nearest: {', '.join(near)}" if near else ""
-    return f"{nearest}; 'charnn runs' lists all runs"
+    guess = did_you_mean(name, names, f"there is {', '.join(names[:5])}" if names else "")
+    return f"; {guess}" * bool(guess) + "; 'charnn runs' lists all runs"
 
 
 class MetricsLog:

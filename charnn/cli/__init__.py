@@ -169,7 +169,9 @@ def main() -> None:
         os.environ["CHARNN_DEBUG"] = "1"
         sys.argv.remove("--debug")
     try:
-        sys.exit(app(standalone_mode=False))  # typer prints usage errors in four lines
+        sys.exit(
+            app(prog_name="charnn", standalone_mode=False)
+        )  # typer prints usage errors in four lines
     except (KeyboardInterrupt, typer.Abort):  # Ctrl-C before a command has begun
         sys.exit(128 + signal.SIGINT)
     except typer.TyperException as error:

@@ -21,6 +21,8 @@ from charnn.cli.options import (
     NetworkOnlyOption,
     SkipUnknownOption,
     argument,
+    complete_models,
+    complete_texts,
 )
 from charnn.errors import CharnnError, ConfigError, TextError, UnknownCharacter
 from charnn.threads import set_numpy_threads
@@ -40,6 +42,7 @@ def compare(
             "[TEXT]...",
             "Text to attribute: files, folders, '-' for stdin, or a corpus by name. [default: "
             "none, only report how well the models can be told apart]",
+            autocompletion=complete_texts,
         ),
     ] = None,
     models: Annotated[
@@ -50,6 +53,7 @@ def compare(
             metavar="MODEL",
             help="A run's name, its folder or a .safetensors file; give two or more.",
             show_default=False,
+            autocompletion=complete_models,
         ),
     ] = None,
     unknown: SkipUnknownOption = "error",

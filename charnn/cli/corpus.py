@@ -7,9 +7,9 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from charnn.cli.console import print_json, progress_of, put, tell
-from charnn.cli.options import JsonOption, argument
+from charnn.cli.options import JsonOption, argument, complete_corpora
 from charnn.cli.signals import OrderlyEnd
-from charnn.errors import TextError
+from charnn.errors import TextError, did_you_mean
 
 if TYPE_CHECKING:
     from charnn.text.corpora import Corpus
@@ -17,7 +17,12 @@ if TYPE_CHECKING:
 
 def corpus(
     name: Annotated[
-        str | None, argument("[NAME]", "Corpus to get. [default: list all of them]")
+        str | None,
+        argument(
+            "[NAME]",
+            "Corpus to get. [default: list all of them]",
+            autocompletion=complete_corpora,
+        ),
     ] = None,
     as_json: JsonOption = False,
 ) -> None:
@@ -38,10 +43,7 @@ def corpus(
             _list(rows)
         return
     if name not in CORPORA:
-        import difflib
-
-        near = difflib.get_close_matches(name, CORPORA, n=2)
-        hint = f"did you mean {' or '.join(near)}?" if near else f"choose from {', '.join(CORPORA)}"
+        hint = did_you_mean(name, CORPORA, f"choose from {', '.join(CORPORA)}")
         raise TextError(f"unknown corpus {name!r}: {hint}")
     chosen = CORPORA[name]
     doing = "downloading" if chosen.kind == "download" else "building"

@@ -5,7 +5,6 @@ To add a command, add a function and its line in `COMMANDS`.
 
 from __future__ import annotations
 
-import difflib
 import shutil
 from collections.abc import Callable, Iterable
 from contextlib import suppress
@@ -18,7 +17,7 @@ from charnn.config import SamplingConfig
 from charnn.config.settings import settings_of
 from charnn.desk.desk import Desk
 from charnn.desk.desk_file import load_desk, save_desk
-from charnn.errors import CharnnError, ConfigError, FileError, UnknownCharacter
+from charnn.errors import CharnnError, ConfigError, FileError, UnknownCharacter, did_you_mean
 from charnn.tensor_file import replacing
 
 TEMPERATURES = [0.5, 0.8, 1.1]
@@ -89,8 +88,8 @@ class Session:
         name = word.removesuffix("!")
         command = COMMANDS.get(name)
         if command is None or (word != name and not command.can_force):
-            near = [f"/{close}" for close in difflib.get_close_matches(name, COMMANDS, 2, 0.5)]
-            hint = f"did you mean {' or '.join(near)}?" if near else "/help lists the commands"
+            known = (f"/{each}" for each in COMMANDS)
+            hint = did_you_mean(f"/{name}", known, "/help lists the commands")
             raise ConfigError(f"there is no command /{word[:80]}: {hint}")
         usage, takes, parse, _ = command.argument
         try:
@@ -248,8 +247,7 @@ def _set(session: Session, rest: str) -> None:
     desk, (name, _, value) = session.desk, rest.partition(" ")
     settings, name, value = vars(desk.settings), name.replace("-", "_"), value.strip()
     if name and name not in settings:
-        near = difflib.get_close_matches(name, settings, 1)
-        hint = f"did you mean {near[0]}?" if near else f"choose from {', '.join(settings)}"
+        hint = did_you_mean(name, settings, f"choose from {', '.join(settings)}")
         raise ConfigError(f"there is no setting {name[:80]!r}: {hint}")
     if value:
         desk.set(name, _setting(name, value))

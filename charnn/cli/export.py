@@ -21,6 +21,13 @@ from charnn.cli.options import (
 from charnn.errors import ConfigError, FileError
 
 
+def complete_formats() -> list[str]:
+    """Lists the formats for a shell."""
+    from charnn.export import EXPORTERS
+
+    return list(EXPORTERS)
+
+
 def export(
     to: Annotated[
         str,
@@ -31,6 +38,7 @@ def export(
             "compiler, html one page that samples in a browser, offline, model a model file of "
             "half the size, to share.",
             show_default=False,
+            autocompletion=complete_formats,
         ),
     ],
     model: ModelArgument = None,

@@ -28,7 +28,12 @@ WIDE = 72  # columns that the whole table needs
 
 def lab(
     task: Annotated[
-        str | None, argument("[TASK]", f"{', '.join(LAB_SIZES)}. [default: describe all of them]")
+        str | None,
+        argument(
+            "[TASK]",
+            f"{', '.join(LAB_SIZES)}. [default: describe all of them]",
+            autocompletion=lambda: list(LAB_SIZES),
+        ),
     ] = None,
     options: LabOptions = LabOptions(),
     threads: Annotated[

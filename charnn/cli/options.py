@@ -6,6 +6,7 @@ import functools
 import inspect
 import os
 import re
+import textwrap
 from collections.abc import Callable
 from dataclasses import is_dataclass, replace
 from importlib import import_module
@@ -18,25 +19,40 @@ from typer.core import TyperCommand
 from charnn.cli.console import QUIET
 from charnn.config import TrainConfig, TrainOptions
 from charnn.config.settings import Setting, settings_of, spelt
-from charnn.config.training import DEVICES
+from charnn.config.training import COMMON, DEVICES
 from charnn.errors import ConfigError
 
 DEFAULT_CHECKPOINTS = Path("checkpoints")
 DISPLAY = "Display"  # a section of the help
 TABLE = re.compile(r"\{([\w.]+):(\w+)\}")  # a table in a help text, as in "{module:TABLE}"
+AS_WORDS: Any = {
+    "subsequent_indent": "    ",
+    "break_long_words": False,
+    "break_on_hyphens": False,
+}
 METAVARS = {int: "N", float: "X", str: "TEXT"}
 
 
 class Sectioned(TyperCommand):
     """A command whose help lists options under the sections that they name, the others last."""
 
+    def format_help_text(self, ctx: Any, formatter: Any) -> None:
+        """Writes the help text; lines of examples that are too long continue on the next line."""
+        width, lines, whole, example = formatter.width - 4, list[str](), self.help or "", False
+        for line in inspect.cleandoc(whole).splitlines():
+            example = bool(line) and (example or line == "\b")
+            lines += textwrap.wrap(line, width, **AS_WORDS) if example else [line]
+        self.help = "\n".join(lines)
+        super().format_help_text(ctx, formatter)
+        self.help = whole
+
     def collect_usage_pieces(self, ctx: Any) -> list[str]:
         """Returns the parts of the usage line, without braces around what is required."""
         return [piece.strip("{}") for piece in super().collect_usage_pieces(ctx)]
 
     def format_options(self, ctx: Any, formatter: Any) -> None:
-        """Writes arguments, then the sections in the order in which the options name them."""
-        sections: dict[str, list[tuple[str, str]]] = {}
+        """Writes arguments, common options, and the other sections in the order of the options."""
+        sections: dict[str, list[tuple[str, str]]] = {"Arguments": [], COMMON: []}
         others: list[tuple[str, str]] = []
         for parameter in self.get_params(ctx):
             record = parameter.get_help_record(ctx)
@@ -44,7 +60,7 @@ class Sectioned(TyperCommand):
             name = "Arguments" if is_argument else getattr(parameter, "rich_help_panel", None)
             if record:
                 flags, text = record
-                record = flags, TABLE.sub(_names_in, text)
+                record = flags, TABLE.sub(lambda found: ", ".join(_names_of(found)), text)
                 (sections.setdefault(name, []) if name else others).append(record)
         for name, records in {**sections, "Options": others}.items():
             if records:
@@ -52,9 +68,9 @@ class Sectioned(TyperCommand):
                     formatter.write_dl(records, col_max=30 if formatter.width > 50 else 12)
 
 
-def _names_in(found: re.Match[str]) -> str:
+def _names_of(found: re.Match[str]) -> list[str]:
     """Returns the names in the table that a help text refers to."""
-    return ", ".join(getattr(import_module(found[1]), found[2]))
+    return list(getattr(import_module(found[1]), found[2]))
 
 
 def expanded(command: Callable[..., None]) -> Callable[..., None]:
@@ -112,10 +128,59 @@ def option(name: str, setting: Setting, default: Any = None) -> Any:
         help=_help(setting, default),
         metavar=None if switch else metavar,
         parser=None if switch else _parser(setting),
-        autocompletion=(lambda: list(setting.choices)) if setting.choices else None,
+        autocompletion=COMPLETIONS.get(name) or _completion(setting),
         show_default=False,
         rich_help_panel=setting.section or None,
     )
+
+
+def _completion(setting: Setting) -> Callable[[], list[str]] | None:
+    """Returns a function that lists the values of a setting, from its choices or its table."""
+    if setting.choices:
+        return lambda: list(setting.choices)
+    found = TABLE.search(setting.help)
+    return (lambda: _names_of(found)) if found else None
+
+
+def complete_runs(context: typer.Context) -> list[str]:
+    """Lists the names of the runs."""
+    from charnn.runs import list_runs
+
+    checkpoints = context.params.get("checkpoints") or os.environ.get("CHARNN_CHECKPOINTS")
+    return [run.name for run in list_runs(Path(checkpoints or DEFAULT_CHECKPOINTS))]
+
+
+def complete_models(context: typer.Context) -> list[str]:
+    """Lists runs and bases; a shell completes files where no name fits."""
+    from charnn.bases import BASES
+
+    return [*complete_runs(context), *BASES]
+
+
+def complete_starts(context: typer.Context) -> list[str]:
+    """Lists what --from takes."""
+    from charnn.bases import SCRATCH
+
+    return [*complete_models(context), SCRATCH]
+
+
+def complete_corpora() -> list[str]:
+    """Lists the corpora."""
+    from charnn.text.corpora import CORPORA
+
+    return list(CORPORA)
+
+
+def complete_texts(incomplete: str) -> list[str]:
+    """Lists corpora and the files of the working folder; a shell completes other paths."""
+    files = [] if "/" in incomplete else sorted(e.name for e in os.scandir() if e.is_file())
+    return [*complete_corpora(), *(name for name in files if not name.startswith("."))]
+
+
+COMPLETIONS: dict[str, Callable[..., list[str]]] = {
+    "name": complete_runs,
+    "from_model": complete_starts,
+}
 
 
 def option_of(config: type, name: str) -> Any:
@@ -187,19 +252,33 @@ def _unknown_option(help: str, *choices: str) -> Any:
 TEXTS = "Files, folders, '-' for stdin, one .tokens file, or a corpus by name."
 MODEL = "A run's name, a run's folder, a model file, or a base that ships: {charnn.bases:BASES}."
 NEWEST = "[default: the newest run's best model]"
-TextsArgument = Annotated[list[str], argument("TEXT...", TEXTS)]
-OptionalTextsArgument = Annotated[list[str] | None, argument("[TEXT]...", TEXTS)]
+TextsArgument = Annotated[list[str], argument("TEXT...", TEXTS, autocompletion=complete_texts)]
+OptionalTextsArgument = Annotated[
+    list[str] | None, argument("[TEXT]...", TEXTS, autocompletion=complete_texts)
+]
 ReadTextsArgument = Annotated[
     list[str] | None,
-    argument("[TEXT]...", f"{TEXTS} [default: the validation split of the model's run]"),
+    argument(
+        "[TEXT]...",
+        f"{TEXTS} [default: the validation split of the model's run]",
+        autocompletion=complete_texts,
+    ),
 ]
-ModelArgument = Annotated[str | None, argument("[MODEL]", f"{MODEL} {NEWEST}")]
+ModelArgument = Annotated[
+    str | None, argument("[MODEL]", f"{MODEL} {NEWEST}", autocompletion=complete_models)
+]
 PromptArgument = Annotated[
     str, argument("[PROMPT]", "Beginning of the text. [default: the start token]", parser=as_typed)
 ]
 ModelOption = Annotated[
     str | None,
-    typer.Option("-m", "--model", metavar="MODEL", help=f"{MODEL} {NEWEST}", show_default=False),
+    typer.Option(
+        *("-m", "--model"),
+        metavar="MODEL",
+        help=f"{MODEL} {NEWEST}",
+        show_default=False,
+        autocompletion=complete_models,
+    ),
 ]
 EncodingOption = Annotated[str, option_of(TrainOptions, "encoding")]
 ThreadsOption = Annotated[int | None, threads_option("Processor threads.", "auto")]

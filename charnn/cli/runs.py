@@ -11,7 +11,12 @@ from charnn.errors import FileError
 
 
 def runs(checkpoints: CheckpointsOption = DEFAULT_CHECKPOINTS, json: JsonOption = False) -> None:
-    """List the runs, the newest first."""
+    """List the runs, the newest first.
+
+    \b
+    charnn runs
+    charnn runs --json
+    """
     from charnn.runs import list_runs, no_run_yet
 
     found = [

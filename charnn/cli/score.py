@@ -26,6 +26,7 @@ from charnn.cli.options import (
     NetworkOnlyOption,
     SkipUnknownOption,
     argument,
+    complete_texts,
 )
 from charnn.config import TOKENS_SUFFIX
 from charnn.config.settings import Config, choice, require, whole
@@ -88,7 +89,9 @@ def score(
     texts: Annotated[
         list[str],
         argument(
-            "TEXT...", "Files, folders, '-' for stdin (scored as it arrives), or a corpus by name."
+            "TEXT...",
+            "Files, folders, '-' for stdin (scored as it arrives), or a corpus by name.",
+            autocompletion=complete_texts,
         ),
     ],
     model: ModelOption = None,

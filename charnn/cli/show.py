@@ -22,7 +22,12 @@ def show(
     checkpoints: CheckpointsOption = DEFAULT_CHECKPOINTS,
     json: JsonOption = False,
 ) -> None:
-    """Print the facts of a model: shape, tokenizer, recipe, history, size, digest."""
+    """Print the facts of a model: shape, tokenizer, recipe, history, size, digest.
+
+    \b
+    charnn show
+    charnn show book --json
+    """
     from charnn.bases import base_of
     from charnn.engines.compiled import kernels
 

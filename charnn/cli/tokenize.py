@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from charnn.cli.console import note, print_json, progress_of, tell
-from charnn.cli.options import JsonOption, argument, output_option
+from charnn.cli.options import JsonOption, argument, complete_texts, output_option
 from charnn.cli.signals import OrderlyEnd
 from charnn.config import DEFAULT_TOKENIZER, TOKENS_SUFFIX, TextOptions
 from charnn.errors import ConfigError, TextError
@@ -24,7 +24,9 @@ def tokenize(
     texts: Annotated[
         list[str],
         argument(
-            "TEXT...", "Files, folders, '-' for stdin, or a corpus by name; joined in this order."
+            "TEXT...",
+            "Files, folders, '-' for stdin, or a corpus by name; joined in this order.",
+            autocompletion=complete_texts,
         ),
     ],
     output: Annotated[

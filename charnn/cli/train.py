@@ -36,7 +36,7 @@ from charnn.cli.soft_wrap import soft_wrapped
 from charnn.cli.write import write
 from charnn.config import LineConfig, TrainOptions
 from charnn.config.settings import Config, require, switch
-from charnn.config.training import PROGRESS, RUN
+from charnn.config.training import COMMON, PROGRESS
 from charnn.errors import CharnnError, ConfigError
 
 if TYPE_CHECKING:
@@ -58,10 +58,12 @@ class TrainFlags(Config):
     resume: bool = switch(
         "Continue the newest unfinished run, or the one that --name names; with a budget, train a "
         "finished run further.",
-        section=RUN,
+        section=COMMON,
     )
-    dry_run: bool = switch("Print what would be trained, and leave nothing behind.", section=RUN)
-    write: bool = switch("Afterwards, open the desk of 'charnn write' with the model.", section=RUN)
+    dry_run: bool = switch("Print what would be trained, and leave nothing behind.", section=COMMON)
+    write: bool = switch(
+        "Afterwards, open the desk of 'charnn write' with the model.", section=COMMON
+    )
     tensorboard: bool = switch(
         "Also write the losses for TensorBoard into the run's folder. "
         "Needs: pip install 'charnn[tensorboard]'.",

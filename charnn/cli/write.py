@@ -56,6 +56,10 @@ def write(
     /help lists the commands of the desk. Ctrl-D, a signal or an error saves the text before the
     desk ends; only /quit does not. If stdin is not a terminal, its lines are read as if they were
     typed, and the exit code is 1 if one of them failed.
+
+    \b
+    charnn write
+    charnn write "It was " -m english -t 0.5
     """
     output = Output()
     set_numpy_threads(threads)  # before numpy is loaded

@@ -77,7 +77,9 @@ class ModelConfig(Config):
 
     vocab_size: int = whole(REQUIRED, 1, MAX_VOCAB_SIZE, "Different tokens.")
     cell: str = choice("lstm", GATES, "Recurrent cell.", section=NETWORK)
-    embedding_size: int = whole(256, 1, MAX_HIDDEN_SIZE, "Features of a token.", section=NETWORK)
+    embedding_size: int = whole(
+        256, 1, MAX_HIDDEN_SIZE, "Numbers that represent one token.", section=NETWORK
+    )
     hidden_size: int = whole(256, 1, MAX_HIDDEN_SIZE, "Units of a layer.", section=NETWORK)
     num_layers: int = whole(3, 1, MAX_LAYERS, "Recurrent layers.", section=NETWORK)
     dropout: float = number(

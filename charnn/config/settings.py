@@ -10,7 +10,7 @@ from dataclasses import MISSING, asdict, dataclass, field, fields, replace
 from os import PathLike
 from typing import Any, TypeVar
 
-from charnn.errors import ConfigError
+from charnn.errors import ConfigError, did_you_mean
 
 MAX_SEED = 2**32 - 1
 MANY = 100_000  # a limit from here on only keeps out nonsense, and help texts leave it out
@@ -130,14 +130,15 @@ def switch(help: str, **more: Any) -> Any:
     return setting(False, help, kind=bool, **more)
 
 
-def optional(config: type, name: str, shown: str | None = None) -> Any:
+def optional(config: type, name: str, shown: str | None = None, **more: Any) -> Any:
     """Makes a field like `name` of another dataclass, except that its default is None.
 
-    `shown` is the default for people; left out, it is that of the other dataclass.
+    `shown` is the default for people; left out, it is that of the other dataclass. `more` replaces
+    other attributes of the `Setting`.
     """
     like = settings_of(config)[name]
     shown = spelt(getattr(config, name)) if shown is None else shown
-    return field(default=None, metadata={KEY: replace(like, shown=shown)})
+    return field(default=None, metadata={KEY: replace(like, shown=shown, **more)})
 
 
 def settings_of(config: type) -> dict[str, Setting]:
@@ -194,7 +195,10 @@ class Config:
         """
         known = {field.name for field in fields(cls)}  # type: ignore[arg-type]  # always a dataclass
         unknown = sorted(set(values) - known)
-        require(not unknown, f"unknown settings: {', '.join(map(str, unknown))}")
+        if unknown:
+            options = f"choose from {', '.join(sorted(known))}"
+            guess = did_you_mean(str(unknown[0]), known, options)
+            raise ConfigError(f"unknown settings: {', '.join(map(str, unknown))}; {guess}")
         try:
             return cls(**values)
         except TypeError as error:

@@ -33,8 +33,9 @@ AUTO = "auto"  # shown as the default that charnn chooses by text and machine
 MANY_STEPS = 2**40
 
 # Sections of the help.
-BUDGET, TEXT, RECIPE = "Budget", "Text", "Recipe"
-PROGRESS, MACHINE, RUN = "Progress", "Machine", "Run"
+COMMON = "Common"  # comes first
+BUDGET, TEXT, RECIPE = "Budget", "Data", "Optimizer"
+PROGRESS, MACHINE = "While training", "Machine"
 
 
 @dataclass(frozen=True)
@@ -75,7 +76,9 @@ class TrainConfig(Config):
     save_every: int = whole(
         0, 0, MANY_STEPS, "Steps between saves; 0: only at the end.", section=PROGRESS
     )
-    seed: int = whole(0, 0, MAX_SEED, "Seed of all randomness.", section=MACHINE)
+    seed: int = whole(
+        0, 0, MAX_SEED, "Random seed; the same seed repeats the run.", section=MACHINE
+    )
     precision: str = choice(
         "float32", PRECISIONS[1:], "Number format of the recurrent layers.", section=MACHINE
     )
@@ -161,7 +164,17 @@ class TrainOptions(TextOptions):
     model to fine-tune, which then decides shape and tokenizer.
     """
 
-    name: str | None = setting(None, "Name of the run.", shown="the name of the text", section=RUN)
+    minutes: float | None = number(
+        None,
+        0.01,
+        1e6,
+        "Budget in minutes, from the start of the command to the last save.",
+        shown=f"{DEFAULT_MINUTES:g}",
+        section=COMMON,
+    )
+    name: str | None = setting(
+        None, "Name of the run.", shown="the name of the text", section=COMMON
+    )
     from_model: str | None = setting(
         None,
         "Model to start from: a run, a file, a base that ships ({charnn.bases:BASES}), or scratch.",
@@ -169,23 +182,15 @@ class TrainOptions(TextOptions):
         flags=("--from",),
         metavar="MODEL",
         parse=str,
-        section=RUN,
-    )
-    minutes: float | None = number(
-        None,
-        0.01,
-        1e6,
-        "Budget in minutes, from the start of the command to the last save.",
-        shown=f"{DEFAULT_MINUTES:g}",
-        section=BUDGET,
+        section=COMMON,
     )
     epochs: float | None = number(
         None, 0.01, 1e6, "Budget in passes over the text.", section=BUDGET
     )
     max_steps: int | None = optional(TrainConfig, "max_steps", "")
-    cell: str | None = optional(ModelConfig, "cell")
+    cell: str | None = optional(ModelConfig, "cell", section=COMMON)
+    hidden_size: int | None = optional(ModelConfig, "hidden_size", AUTO, section=COMMON)
     num_layers: int | None = optional(ModelConfig, "num_layers", AUTO)
-    hidden_size: int | None = optional(ModelConfig, "hidden_size", AUTO)
     embedding_size: int | None = optional(ModelConfig, "embedding_size", "as --hidden-size")
     dropout: float | None = optional(ModelConfig, "dropout", AUTO)
     batch_size: int | None = optional(
@@ -198,8 +203,12 @@ class TrainOptions(TextOptions):
         TrainConfig, "bptt", shown=f"{TrainConfig.bptt}; less for a short text"
     )
     optimizer: str | None = optional(TrainConfig, "optimizer")
-    learning_rate: float | None = optional(TrainConfig, "learning_rate")
-    muon_rate: float | None = optional(TrainConfig, "muon_rate")
+    learning_rate: float | None = optional(
+        TrainConfig, "learning_rate", "0.004, or up to 0.002 with --from"
+    )
+    muon_rate: float | None = optional(
+        TrainConfig, "muon_rate", "0.04, 0.06 for a short run, or up to 0.02 with --from"
+    )
     weight_decay: float | None = optional(TrainConfig, "weight_decay")
     precision: str = choice(
         "auto",
@@ -207,7 +216,7 @@ class TrainOptions(TextOptions):
         "Number format of the recurrent layers; auto: bfloat16 if the processor has it.",
         section=MACHINE,
     )
-    lines: bool = switch(settings_of(TrainConfig)["lines"].help, section=TEXT)
+    lines: bool = switch(settings_of(TrainConfig)["lines"].help, section=COMMON)
     ngram: int | None = whole(
         None,
         0,
@@ -219,7 +228,7 @@ class TrainOptions(TextOptions):
     eval_every: int | None = optional(TrainConfig, "eval_every", AUTO)
     sample_every: int | None = optional(TrainConfig, "sample_every", AUTO)
     save_every: int | None = optional(TrainConfig, "save_every", AUTO)
-    seed: int | None = optional(TrainConfig, "seed", "drawn")
+    seed: int | None = optional(TrainConfig, "seed", "random", section=COMMON)
     threads: int | None = optional(TrainConfig, "threads", AUTO)
     device: str = choice("auto", DEVICES, "Device that trains.", section=MACHINE)
 

@@ -8,7 +8,6 @@ a temporary file without a name, which vanishes with the process however it ends
 from __future__ import annotations
 
 import codecs
-import difflib
 import io
 import itertools
 import os
@@ -23,7 +22,7 @@ from contextlib import AbstractContextManager, nullcontext, suppress
 from pathlib import Path
 from typing import IO, NamedTuple
 
-from charnn.errors import FileError, TextError
+from charnn.errors import FileError, TextError, did_you_mean
 from charnn.tensor_file import os_error_line
 from charnn.text import corpora, encodings
 from charnn.text.line_breaks import (
@@ -396,9 +395,8 @@ def _find_corpus(text: str) -> Part:
     with suppress(OSError):
         beside = sorted(name for name in os.listdir(folder or ".") if not name.startswith("."))
     known = [] if folder else sorted(corpora.CORPORA)
-    near = difflib.get_close_matches(stem, [*beside, *known], n=3)
-    hint = f"; did you mean {' or '.join(near)}?" if near else "; 'charnn corpus' lists the corpora"
-    raise TextError(f"no file, folder or corpus {text!r}{hint}")
+    hint = did_you_mean(stem, [*beside, *known], "'charnn corpus' lists the corpora")
+    raise TextError(f"no file, folder or corpus {text!r}; {hint}")
 
 
 def _text_files(folder: Path, binary_too: bool, notes: list[str]) -> list[Part]:
