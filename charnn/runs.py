@@ -279,16 +279,43 @@ def no_run_yet(root: Path) -> str:
     )
 
 
+def step_of(model: Path) -> int | None:
+    """Returns the step at which a model file was saved; None if it does not tell."""
+    step = _info(model).get("step")
+    return step if isinstance(step, int) else None
+
+
+def is_untrained(model: Path) -> bool:
+    """Tells whether the weights of a model file are random, as they are before the first step."""
+    return step_of(model) == 0 and "from" not in _info(model)
+
+
+def _info(model: Path) -> dict[str, Any]:
+    from charnn.checkpoint import peek
+
+    with suppress(FileError):
+        info = peek(model).get("info")
+        return info if isinstance(info, dict) else {}
+    return {}
+
+
 def find_run(root: Path, name: str | None) -> Run:
-    """Returns the run of that name, or the newest.
+    """Returns the run of that name, or the newest that is not untrained.
 
     Raises:
         FileError: there is no such run; the message lists similar names.
     """
     runs = list_runs(root)
     if name is None:
+        for run in runs:
+            if not is_untrained(run.model):
+                return run
         if runs:
-            return runs[0]
+            bases = " or ".join(f"-m {name}" for name in BASES)
+            raise FileError(
+                f"no run in {root}/ is trained yet, the newest is {runs[0].name!r}: try later, or "
+                f"use a base that ships with {bases}"
+            )
         raise FileError(no_run_yet(root))
     run = Run(root, name)
     if run.exists:

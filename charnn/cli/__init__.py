@@ -169,9 +169,8 @@ def main() -> None:
         os.environ["CHARNN_DEBUG"] = "1"
         sys.argv.remove("--debug")
     try:
-        sys.exit(
-            app(prog_name="charnn", standalone_mode=False)
-        )  # typer prints usage errors in four lines
+        # Outside of standalone_mode a usage error is one line.
+        sys.exit(app(prog_name="charnn", standalone_mode=False))
     except (KeyboardInterrupt, typer.Abort):  # Ctrl-C before a command has begun
         sys.exit(128 + signal.SIGINT)
     except typer.TyperException as error:

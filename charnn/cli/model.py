@@ -6,7 +6,7 @@ from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from charnn.cli.console import note, tell
+from charnn.cli.console import note, tell, warn
 
 if TYPE_CHECKING:
     from charnn.checkpoint import Checkpoint
@@ -16,15 +16,24 @@ if TYPE_CHECKING:
 
 
 def model_path(model: str | None, checkpoints: Path) -> Path:
-    """Returns the file that MODEL means; notes if a run hides the base of the same name.
+    """Returns the file that MODEL means.
+
+    Tells which model that is if None leaves the choice to charnn; warns if the model is untrained;
+    notes if a run hides the base of the same name.
 
     Raises:
         FileError: there is no such model.
     """
     from charnn.bases import BASES
-    from charnn.runs import find_model
+    from charnn.runs import Run, find_model, is_untrained, step_of
 
     path = find_model(model, checkpoints)
+    if model is None:
+        run, step = Run(checkpoints, path.parent.name), step_of(path)
+        facts = [f"step {step:,}"] * (step is not None) + ["still training"] * bool(run.holder)
+        tell(f"model {run.name}" + f" ({', '.join(facts)})" * bool(facts))
+    elif is_untrained(path):
+        warn(f"{path} is untrained (step 0): its weights are random")
     if model in BASES and path != BASES[model].path:
         note(
             f"{model!r} is the run in {path.parent}, not the base that ships; "

@@ -5,8 +5,10 @@ from __future__ import annotations
 import io
 import json
 import os
+import shutil
 import subprocess
 import sys
+import time
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -323,6 +325,42 @@ def test_runs_shows_which_run_is_in_use(charnn, tmp_path):
         [run] = json.loads(charnn("runs", "--json").stdout)["runs"]
         assert str(os.getpid()) in run["in_use"]
     assert [None] == [run["in_use"] for run in json.loads(charnn("runs", "--json").stdout)["runs"]]
+
+
+def test_an_untrained_run_is_passed_over_and_named_as_untrained(charnn, tmp_path):
+    charnn("train", "my book.txt", *QUICK, "--from", "scratch", "--name", "trained")
+    saved = checkpoint.load(tmp_path / "checkpoints/trained/best.safetensors")
+    step, saved.info["step"] = saved.info["step"], 0
+    raw = Run(tmp_path / "checkpoints", "raw")
+    with raw.lock():
+        checkpoint.save(raw.last, saved)
+        chosen = charnn("sample", "-n", "3", "--seed", "1")
+        assert f"model trained (step {step})" in chosen.stderr
+        assert "untrained" in charnn("sample", "-m", "raw", "-n", "3", "-q").stderr
+        saved.info["from"] = {"digest": "0" * 64}  # the weights of another model
+        checkpoint.save(raw.last, saved)
+        assert "model raw (step 0, still training)" in charnn("show").stderr
+        assert "untrained" not in charnn("show", "raw").stderr
+    del saved.info["from"]
+    checkpoint.save(raw.last, saved)
+    shutil.rmtree(tmp_path / "checkpoints/trained")
+    assert "'raw'" in one_line(charnn("sample"))
+
+
+def test_runs_shows_text_date_size_and_the_score_with_its_protocol(charnn):
+    charnn("train", "my book.txt", *QUICK)
+    head, row = charnn("runs").stdout.splitlines()
+    assert {"saved", "text", "weights"} <= set(head.split())
+    [facts] = json.loads(charnn("runs", "--json").stdout)["runs"]
+    assert 1640 == facts["text_bytes"]
+    assert facts["parameters"] > 0
+    for cell in (
+        "2 kB",
+        "6/6",
+        f"{facts['valid_loss']:.4f} cold-256",
+        str(time.localtime().tm_year),
+    ):
+        assert cell in row
 
 
 def test_an_error_of_a_damaged_last_file_names_the_best_model(charnn, tmp_path):
