@@ -27,6 +27,8 @@ class TextError(CharnnError):
 class UnknownCharacter(TextError):
     """A character outside the vocabulary, named with its place and neighbours."""
 
+    replaceable = True  # False if no known character is near it
+
 
 class FileError(CharnnError):
     """A file or folder that cannot be read or written."""

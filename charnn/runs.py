@@ -272,6 +272,12 @@ def free_name(root: Path, wanted: str) -> str:
 
 def no_run_yet(root: Path) -> str:
     """Returns the message for a folder without runs."""
+    with suppress(OSError):
+        for folder in (root, *sorted(root.iterdir())):
+            if any((folder / f"{kind}{SUFFIX}").exists() for kind in ("best", "last")):
+                return (
+                    f"no run in {root}/ has a name that charnn knows, but -m {folder} can be read"
+                )
     bases = " or ".join(f"-m {name}" for name in BASES)
     return (
         f"no run in {root}/ yet: start one with 'charnn train TEXT', or use a base that ships "

@@ -76,9 +76,18 @@ class BaseChooser:
         if trainer.config.lines:
             return replace(expected, cold_256=None)
         if trainer.origin is not None:
-            known = expected.ngrams is not None
-            return replace(expected, cold_256=self.choice.fine_tuned if known else None)
+            loss = self.choice.fine_tuned
+            if loss is None and "name" in trainer.origin:  # a base that was not chosen but named
+                before = _loss_on_text(trainer.network, trainer.token_file)
+                read = plan.config.max_steps * plan.step_tokens
+                loss = self._mixed(expected_fine_tuned(before, read), expected)
+            return replace(expected, cold_256=None if expected.ngrams is None else loss)
         return expected
+
+    def _mixed(self, loss: float, expected: ExpectedLoss) -> float:
+        """Returns the loss to expect of a network with this loss after the final step."""
+        mixed = self.final_step.order and expected.ngrams
+        return mixed_loss(loss, mixed) if mixed else loss
 
     def _choose(self, tokens: TokenFile, options: TrainOptions) -> Choice:
         asked = [f"--{name.replace('_', '-')}" for name in options.given(OTHER_NETWORK)]
@@ -99,9 +108,11 @@ class BaseChooser:
 
     def _try(self, name: str, tokens: TokenFile, options: TrainOptions) -> Choice:
         base = Base(BASES[name].path, name)
-        before = _loss_before(base, tokens)
         train = len(tokens.split("train"))
         model = replace(base.config, vocab_size=tokens.tokenizer.vocab_size)
+        network = LanguageModel(model)
+        base.initialise(network, tokens.tokenizer)
+        before = _loss_on_text(network, tokens)
         read = _tokens_read(options, train, model.parameters)
         fine_tuned = expected_fine_tuned(before, read)
         fresh = choose_shape(options, model.vocab_size, read * model.parameters)
@@ -109,8 +120,7 @@ class BaseChooser:
         expected = expect(tokens, fresh, epochs, self.final_step.order or 0)
         # Without an estimate, a base is better if it beats a uniform distribution.
         scratch = math.log(model.vocab_size) if expected.cold_256 is None else expected.cold_256
-        if self.final_step.order and expected.ngrams:
-            fine_tuned = mixed_loss(fine_tuned, expected.ngrams)
+        fine_tuned = self._mixed(fine_tuned, expected)
         better = fine_tuned < scratch
         start, other = (f"the base {name!r}", "scratch") if better else ("scratch", name)
         note = (
@@ -134,11 +144,8 @@ def _tokens_read(options: TrainOptions, train: int, parameters: int) -> float:
     return 60 * (options.minutes or DEFAULT_MINUTES) * USUAL_WORK / parameters
 
 
-def _loss_before(base: Base, tokens: TokenFile) -> float:
-    """Returns the cold-256 loss of the base on a sample of the training split."""
-    tokenizer = tokens.tokenizer
-    network = LanguageModel(replace(base.config, vocab_size=tokenizer.vocab_size))
-    base.initialise(network, tokenizer)
-    sizes = TextSizes(tokenizer.chars_per_token, tokenizer.bytes_per_token)
+def _loss_on_text(network: LanguageModel, tokens: TokenFile) -> float:
+    """Returns the cold-256 loss of a network on a sample of the training split."""
+    sizes = TextSizes(tokens.tokenizer.chars_per_token, tokens.tokenizer.bytes_per_token)
     train = np.asarray(tokens.split("train"))
     return sizes.score(cold_batches(network, train, SAMPLE_TOKENS)).nats_per_token

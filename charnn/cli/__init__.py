@@ -86,7 +86,7 @@ def guarded(command: Callable[..., None]) -> Callable[..., None]:
         except Exception as error:
             if debugging():
                 traceback.print_exc()
-            remedy = _remedy(command) if isinstance(error, UnknownCharacter) else ""
+            remedy = _remedy(command, error) if isinstance(error, UnknownCharacter) else ""
             say(f"error: {_explain(error)}{remedy}", "31")
             raise typer.Exit(2 if isinstance(error, ConfigError) else 1) from None
         finally:
@@ -100,9 +100,11 @@ def debugging() -> bool:
     return os.environ.get("CHARNN_DEBUG", "") not in ("", "0")
 
 
-def _remedy(command: Callable[..., None]) -> str:
+def _remedy(command: Callable[..., None], error: UnknownCharacter) -> str:
     """Names the ways in which a command can handle an unknown character."""
-    choices = get_args(get_type_hints(command).get("unknown"))
+    choices = set(get_args(get_type_hints(command).get("unknown")))
+    if not error.replaceable:
+        choices.discard("replace")
     ways = {
         "skip": "--unknown skip leaves it out",
         "replace": "--unknown replace takes the nearest known one",

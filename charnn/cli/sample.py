@@ -122,7 +122,7 @@ def sample(
     charnn sample - < beginning.txt
     charnn sample -m names --lines 20 --unique --new
     """
-    _refuse_contradictions(given_flags(context), config, wanted.best_of)
+    _refuse_contradictions(given_flags(context), config, wanted.best_of, wanted.num_samples)
     output = Output()
     if prompt == "-":
         if sys.stdin is None:
@@ -222,7 +222,9 @@ def _bits(writing: Writing) -> float:
     return math.inf if writing.bits_per_char is None else writing.bits_per_char
 
 
-def _refuse_contradictions(given: dict[str, str], config: SamplingConfig, best_of: int) -> None:
+def _refuse_contradictions(
+    given: dict[str, str], config: SamplingConfig, best_of: int, num_samples: int
+) -> None:
     """Refuses options that contradict each other; `given` are names and flags."""
     if "lines" in given:
         for name in NOT_WITH_LINES:
@@ -240,11 +242,12 @@ def _refuse_contradictions(given: dict[str, str], config: SamplingConfig, best_o
                 "effect: leave one of them out"
             )
     for name, greedy in {"temperature": 0, "top_k": 1, "top_p": 0}.items():
-        if best_of > 1 and getattr(config, name) == greedy:
-            raise ConfigError(
-                f"with {given[name]} {greedy} all {best_of} texts of --best-of are the same: leave "
-                "one of them out"
-            )
+        for flag, count in {"--best-of": best_of, "--num-samples": num_samples}.items():
+            if count > 1 and getattr(config, name) == greedy:
+                raise ConfigError(
+                    f"with {given[name]} {greedy} all {count} texts of {flag} are the same: leave "
+                    "one of them out"
+                )
     for name, other in (("show", "as_json"), ("copied", "quiet")):
         if name in given and other in given and not (name == "copied" and "as_json" in given):
             raise ConfigError(

@@ -80,10 +80,12 @@ def unknown_character(
     near = [describe(c) for c in nearest(character, known)]
     more = f", the first of {others + 1:,} unknown ones" if others else ""
     hint = f"nearest known: {', '.join(near)}" if near else "no known character is near it"
-    return UnknownCharacter(
+    error = UnknownCharacter(
         f"the tokenizer does not know {describe(character)}, "
         f"at character {position:,}{more}; {hint}"
     )
+    error.replaceable = bool(near)
+    return error
 
 
 def not_a_character(code: int, position: int) -> UnknownCharacter:

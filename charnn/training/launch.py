@@ -12,6 +12,8 @@ from dataclasses import replace
 from functools import partial
 from pathlib import Path
 
+import numpy as np
+
 from charnn import checkpoint as checkpoints
 from charnn.bases import SCRATCH, base_of
 from charnn.checkpoint import Checkpoint
@@ -115,6 +117,8 @@ def start(
             tokens = _tokens_of(texts, options, tokenizer, run, reading)
             for note in tokens.notes:
                 notify(note)
+            if options.valid and np.array_equal(tokens.split("train"), tokens.valid):
+                notify("--valid is the training text itself: its loss is not that of new text")
             final_step.prepare(tokens)
             if base:
                 notify(f"starts from the network of {base.name or base.path}")

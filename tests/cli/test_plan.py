@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 import sys
 from pathlib import Path
 from typing import Any
@@ -79,6 +80,15 @@ def test_a_dry_run_of_train_gives_the_plan_and_leaves_nothing(charnn):
 def test_a_plan_of_a_text_without_a_validation_part_expects_nothing(charnn):
     done = charnn("train", "book.txt", "--dry-run", "--split", "100", "--max-steps", "3", "--json")
     assert {"cold_256": None, "ngram": None} == json.loads(done[1])["expected"]
+
+
+def test_a_plan_from_a_named_base_expects_a_loss_and_from_another_model_none(charnn):
+    words = ("--max-steps", "3", "--threads", "1", "--json")
+    expected = json.loads(charnn("plan", "book.txt", "--from", "english", *words)[1])["expected"]
+    assert 0 < expected["cold_256"] < math.log(100)
+    charnn("train", "book.txt", "--max-steps", "1", "--hidden-size", "8", "--name", "mine")
+    plan = json.loads(charnn("plan", "book.txt", "--from", "mine", *words)[1])
+    assert plan["expected"]["cold_256"] is None
 
 
 def test_a_plan_of_a_missing_file_is_an_error_in_one_line(charnn):

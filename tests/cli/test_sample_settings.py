@@ -114,6 +114,8 @@ def test_copied_spans_are_underlined_whole(sample):
         "-t 0 --typical-p 0.5",
         "-t 0 --min-p 0.5",
         "-t 0 --best-of 2",
+        "-t 0 --num-samples 9",
+        "--top-p 0 --num-samples 2",
         "--top-k 1 --best-of 2",
         "--show copied --json",
         "--copied --quiet",

@@ -352,7 +352,7 @@ def test_runs_shows_text_date_size_and_the_score_with_its_protocol(charnn):
     head, row = charnn("runs").stdout.splitlines()
     assert {"saved", "text", "weights"} <= set(head.split())
     [facts] = json.loads(charnn("runs", "--json").stdout)["runs"]
-    assert 1640 == facts["text_bytes"]
+    assert 1600 == facts["text_bytes"]
     assert facts["parameters"] > 0
     for cell in (
         "2 kB",
@@ -361,6 +361,30 @@ def test_runs_shows_text_date_size_and_the_score_with_its_protocol(charnn):
         str(time.localtime().tm_year),
     ):
         assert cell in row
+
+
+def test_replace_is_offered_only_where_a_known_character_is_near(charnn):
+    charnn("train", "my book.txt", *QUICK)
+    assert "--unknown replace" not in one_line(charnn("sample", "Ω"))
+    assert "--unknown replace" in one_line(charnn("sample", "é"))
+
+
+def test_runs_that_a_folder_hides_are_named(charnn, tmp_path):
+    charnn("train", "my book.txt", *QUICK)
+    folder = "checkpoints/my-book"
+    assert f"-m {folder}" in one_line(charnn("sample", "--checkpoints", folder))
+    (tmp_path / folder).rename(tmp_path / "checkpoints/my book")
+    assert "my book" in charnn("runs").stderr
+
+
+def test_a_validation_text_that_is_the_training_text_is_noted(charnn, tmp_path):
+    shutil.copy(tmp_path / "my book.txt", tmp_path / "same.txt")
+    done = charnn("train", "my book.txt", *QUICK, "--valid", "same.txt")
+    assert "note: --valid" in done.stderr
+    (tmp_path / "same.txt").write_text(TEXT[:500])
+    assert (
+        "note: --valid" not in charnn("train", "my book.txt", *QUICK, "--valid", "same.txt").stderr
+    )
 
 
 def test_an_error_of_a_damaged_last_file_names_the_best_model(charnn, tmp_path):
