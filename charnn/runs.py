@@ -22,6 +22,7 @@ from charnn.tensor_file import (
     leftovers,
     os_error_line,
     parse_json,
+    read_header,
     regular,
     replacing,
     sweep,
@@ -297,10 +298,8 @@ def is_untrained(model: Path) -> bool:
 
 
 def _info(model: Path) -> dict[str, Any]:
-    from charnn.checkpoint import peek
-
-    with suppress(FileError):
-        info = peek(model).get("info")
+    with suppress(FileError, OSError), open(model, "rb", opener=regular) as file:
+        info = read_header(file, model).metadata.get("info")
         return info if isinstance(info, dict) else {}
     return {}
 

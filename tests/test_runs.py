@@ -293,7 +293,7 @@ def test_a_wrong_name_lists_the_nearest_ones(tmp_path: Path) -> None:
     for name in ("lighthouse", "villages"):
         saved(tmp_path, name)
     for find in (find_run, lambda root, name: find_model(name, root)):
-        with pytest.raises(FileError, match="the nearest: lighthouse;"):
+        with pytest.raises(FileError, match="did you mean lighthouse"):
             find(tmp_path, "lighthose")
 
 
