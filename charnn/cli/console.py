@@ -20,6 +20,9 @@ if TYPE_CHECKING:
     from rich.console import RenderableType
     from rich.live import Live
 
+    from charnn.config import SamplingConfig
+    from charnn.text.tokenizers import Tokenizer
+
 QUIET = ContextVar("quiet", default=False)  # set by --quiet; silences `tell` and `note`
 # Bidirectional controls reorder what a terminal shows; line separators break lines.
 HIDDEN = {0x061C, 0x200E, 0x200F, 0x2028, 0x2029, *range(0x202A, 0x202F), *range(0x2066, 0x206A)}
@@ -322,6 +325,25 @@ def progress_of(doing: str) -> Callable[[int, int], None]:
 def joined(names: Sequence[str], word: str = "and") -> str:
     """Returns names as in a sentence: "a, b and c"."""
     return f" {word} ".join(filter(None, (", ".join(names[:-1]), *names[-1:])))
+
+
+def spelled(text: str, tokenizer: Tokenizer, show: Callable[[str], None] = note) -> str:
+    """Returns a text in the Unicode form that the model knows, and notes the change."""
+    form = tokenizer.spelled(text)
+    if form != text:
+        show("the model spells accents in another Unicode form: the text was changed to that form")
+    return form
+
+
+def note_unwritable(config: SamplingConfig, tokenizer: Tokenizer) -> None:
+    """Notes stop strings, bans and biases with a character that the model cannot write."""
+    biased = [text for text, _ in config.bias]
+    for flag, texts in {"--stop": config.stop, "--ban": config.ban, "--bias": biased}.items():
+        for text in texts:
+            for character in list(tokenizer.unknown_in(text))[:1]:
+                why = f"the model cannot write {character!r}"
+                newline = "; a newline is typed $'\\n'" if "\\n" in text else ""
+                note(f"{flag} {text!r} has no effect: {why}{newline}")
 
 
 def note_unknown(

@@ -11,7 +11,7 @@ from contextlib import suppress
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from charnn.cli.console import note_unknown
+from charnn.cli.console import note_unknown, spelled
 from charnn.cli.desk_screen import COLOURINGS, OFF, Screen
 from charnn.config import SamplingConfig
 from charnn.config.settings import settings_of
@@ -76,9 +76,10 @@ class Session:
     def _write(self, text: str) -> None:
         desk, before = self.desk, len(self.desk.text)
         self.unfinished = text
+        tokenizer = desk.model.tokenizer
+        text = spelled(text, tokenizer, self.screen.note)
         desk.type(text)
         self.unfinished = ""
-        tokenizer = desk.model.tokenizer
         note_unknown(tokenizer.unknown_in(text), tokenizer.known, desk.unknown, self.screen.note)
         typed = len(desk.text) - before
         self.screen.show_continuation(desk, desk.passage, desk.draw(), typed)

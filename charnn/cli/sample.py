@@ -12,9 +12,17 @@ from typing import TYPE_CHECKING
 
 import typer
 
-from charnn.cli.console import Output, note, note_unknown, print_json, tell
+from charnn.cli.console import (
+    Output,
+    note,
+    note_unknown,
+    note_unwritable,
+    print_json,
+    spelled,
+    tell,
+)
 from charnn.cli.marks import COPIED_SPAN, LEGEND, Copies, marked
-from charnn.cli.model import open_model, seed_or_drawn
+from charnn.cli.model import open_model, reading_of, seed_or_drawn
 from charnn.cli.options import (
     DEFAULT_CHECKPOINTS,
     DISPLAY,
@@ -124,14 +132,24 @@ def sample(
     """
     _refuse_contradictions(given_flags(context), config, wanted.best_of, wanted.num_samples)
     output = Output()
-    if prompt == "-":
+    from_stdin = prompt == "-"
+    if from_stdin:
         if sys.stdin is None:
             raise FileError("stdin is closed: give the prompt as an argument, or pipe it in")
         prompt = sys.stdin.buffer.read().decode("utf-8", "surrogateescape")
     set_numpy_threads(threads)  # before numpy is loaded
     path, loaded = open_model(model, checkpoints, engine, int8, wanted.clamp, network_only)
-    missing = loaded.tokenizer.unknown_in(prompt if wanted.lines is None else limits.prefix)
-    note_unknown(missing, loaded.tokenizer.known, unknown)
+    tokenizer = loaded.tokenizer
+    if from_stdin and "\r\n" in prompt and not reading_of(loaded.info, tokenizer).keep_crlf:
+        prompt = prompt.replace("\r\n", "\n")
+        note("the CRLF line ends of the prompt became LF")
+    prompt = spelled(prompt, tokenizer)
+    limits = replace(limits, prefix=spelled(limits.prefix, tokenizer))
+    missing = tokenizer.unknown_in(prompt if wanted.lines is None else limits.prefix)
+    if "\\" in missing and "\\n" in prompt:
+        note("a newline of the prompt is typed $'\\n'")
+    note_unknown(missing, tokenizer.known, unknown)
+    note_unwritable(config, tokenizer)
     drawn = seed_or_drawn(seed)
     if wanted.lines is not None:
         if not loaded.of_lines:

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING
 
 import typer
 
-from charnn.cli.console import Output, say, tell
+from charnn.cli.console import Output, note_unwritable, say, tell
 from charnn.cli.model import note_needless_network_only, open_model
 from charnn.cli.options import (
     DEFAULT_CHECKPOINTS,
@@ -70,6 +70,7 @@ def write(
     from charnn.generation.sampler import draw_seed
 
     path, loaded = open_model(model, checkpoints, engine, int8)
+    note_unwritable(settings, loaded.tokenizer)
     drawn = draw_seed() if seed is None else seed
     desk = Desk(loaded, drawn, settings, unknown)
     if network_only and not desk.set_network_only(True):

@@ -80,7 +80,8 @@ class Desk:
 
     def type(self, text: str) -> None:
         """Adds text that a person wrote; raises UnknownCharacter, and then adds nothing."""
-        ids = self.model.tokenizer.encode(text, self.unknown)
+        tokenizer = self.model.tokenizer
+        ids = tokenizer.encode(tokenizer.spelled(text), self.unknown)
         if len(ids):
             self._move(self.tree.read(self.passage, ids))
 

@@ -72,7 +72,7 @@ class LineWriter:
             raise TextError(
                 f"this model knows {lacks}, so it cannot write lines: leave --lines out"
             )
-        prefix = tokenizer.encode(config.prefix, unknown)
+        prefix = tokenizer.encode(tokenizer.spelled(config.prefix), unknown)
         self.prefix = tokenizer.decode(prefix)
         self._predictor, self._tokenizer, self._config = predictor, tokenizer, config
         self._seed, self._filters, self._known = seed, dict(filters or {}), known

@@ -127,7 +127,7 @@ class Writing:
             UnknownCharacter: the prompt contains one, and `unknown` is "error".
             ConfigError: nothing may follow the prompt.
         """
-        self.prompt, self.index = prompt, index
+        self.prompt, self.index = (prompt := tokenizer.spelled(prompt)), index
         self.surprisals: list[float] | None = [] if surprisals else None
         self.finish_reason = "interrupt"
         self._ids: Ids | list[int] = tokenizer.encode(prompt, unknown) if prompt else []

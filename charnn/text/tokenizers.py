@@ -13,6 +13,7 @@ from __future__ import annotations
 import codecs
 import itertools
 import re
+import unicodedata
 from abc import ABC, abstractmethod
 from collections.abc import Collection, Iterable, Mapping
 from functools import cached_property
@@ -162,6 +163,13 @@ class Tokenizer(ABC):
         """Counts each character of `text` that is unknown."""
         characters = dict.fromkeys(text)
         return {c: text.count(c) for c in characters if not len(self.encode(c, "skip"))}
+
+    def spelled(self, text: str) -> str:
+        """Returns `text`, or its Unicode form NFC or NFD if that has fewer unknown characters."""
+        if not self.unknown_in(text):
+            return text
+        forms = text, *(unicodedata.normalize(form, text) for form in ("NFC", "NFD"))
+        return min(forms, key=lambda form: len(self.unknown_in(form)))
 
     def decode(self, ids: Iterable[int] | Ids) -> str:
         """Returns the text of ids; bytes that are not UTF-8 become surrogate escapes."""

@@ -16,7 +16,7 @@ import pytest
 
 from charnn.checkpoint import Checkpoint, save
 from charnn.config import ModelConfig
-from charnn.text.tokenizers import ByteTokenizer
+from charnn.text.tokenizers import ByteTokenizer, CharTokenizer
 
 COMMAND = [sys.executable, "-c", "from charnn.cli import main; main()", "sample"]
 
@@ -31,6 +31,10 @@ def folder(tmp_path_factory):
         n: generator.normal(0, 0.3, s).astype(np.float32) for n, s in config.tensor_shapes().items()
     }
     save(folder / "m.safetensors", Checkpoint(config, ByteTokenizer().to_dict(), weights, 10))
+    letters = CharTokenizer.learn("\ncafé sn")
+    config = ModelConfig(letters.vocab_size, "gru", 8, 8, 1)
+    weights = {n: np.zeros(s, np.float32) for n, s in config.tensor_shapes().items()}
+    save(folder / "letters.safetensors", Checkpoint(config, letters.to_dict(), weights, 0))
     return folder
 
 
@@ -116,6 +120,35 @@ def test_a_prompt_from_stdin_is_taken_byte_for_byte(sample):
     _, out, _ = sample("-", "-n", "3", "--seed", "1", given=given)
     assert given == out[: len(given)]
     assert len(given) + 3 == len(out)
+
+
+LETTERS = ("-m", "letters.safetensors", "-n", "3", "--seed", "1")
+
+
+def test_a_prompt_is_spelled_as_the_training_text_is(sample):
+    code, out, err = sample("cafe\u0301", *LETTERS)
+    assert (0, "café".encode()) == (code, out[:5])
+    assert err.startswith(b"note: ")
+    assert (0, out, b"") == sample("café", *LETTERS)
+
+
+def test_crlf_of_a_prompt_from_stdin_becomes_lf_for_a_model_without_cr(sample):
+    code, out, err = sample("-", *LETTERS, given=b"cafe\xcc\x81\r\n")
+    assert (0, "café\n".encode()) == (code, out[:6])
+    assert 2 == err.count(b"note: ")
+
+
+def test_stop_strings_and_bans_that_cannot_come_are_noted(sample):
+    words = ("--stop", "\\n", "--stop", "s", "--ban", "Ω", "--bias", "Q=1")
+    code, _, err = sample(*words, *LETTERS)
+    notes = err.decode().splitlines()
+    assert (0, 3) == (code, len(notes))
+    assert "$'\\n'" in notes[0]
+    assert all(
+        flag in note for flag, note in zip(("--stop", "--ban", "--bias"), notes, strict=True)
+    )
+    code, _, err = sample("one\\ntwo", *LETTERS)
+    assert (1, True) == (code, b"$'\\n'" in err)
 
 
 def test_several_samples_of_one_seed_have_a_rule_between_them(sample):

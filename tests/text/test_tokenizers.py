@@ -354,3 +354,13 @@ def test_other_tokenizers_do_not_import_sentencepiece() -> None:
         "assert 'sentencepiece' not in sys.modules"
     )
     subprocess.run([sys.executable, "-c", code], check=True)
+
+
+def test_a_text_is_spelled_in_the_unicode_form_that_has_known_characters() -> None:
+    composed, decomposed = CharTokenizer.learn("café!"), CharTokenizer.learn("cafe\u0301!")
+    for text in ("café", "cafe\u0301"):
+        assert "café" == composed.spelled(text)
+        assert "cafe\u0301" == decomposed.spelled(text)
+        assert text == ByteTokenizer().spelled(text)
+    assert "Ωé" == composed.spelled("Ωe\u0301")
+    assert "a\u0302" == composed.spelled("a\u0302")
