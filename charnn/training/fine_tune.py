@@ -15,6 +15,7 @@ from typing import Any
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 
 from charnn import checkpoint
 from charnn.config import TrainOptions
@@ -65,13 +66,17 @@ class Base:
                 )
         return replace(options, **shape)
 
+    def knows(self, tokenizer: Tokenizer) -> NDArray[np.bool_]:
+        """Returns for each symbol of the run whether the model has it: (W,)."""
+        return np.not_equal(self._sources(tokenizer), NEW)
+
     def describe_new(self, tokenizer: Tokenizer) -> str:
         """Returns a note that names the symbols of the run that are new to the base, or "".
 
         Raises:
             TextError: the tokenizer is of another kind.
         """
-        new = np.flatnonzero(self._sources(tokenizer) == NEW)
+        new = np.flatnonzero(~self.knows(tokenizer))
         shown = tokenizer.decode(new[:SHOWN_CHARACTERS])
         more = " …" if len(new) > SHOWN_CHARACTERS else ""
         count = "1 character is" if len(new) == 1 else f"{len(new):,} characters are"

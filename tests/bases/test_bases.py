@@ -124,11 +124,22 @@ def test_an_english_text_starts_from_the_base(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("text", [NAMES, SPANISH], ids=["names", "Spanish"])
-def test_a_text_unlike_the_base_starts_from_scratch(text: str, tmp_path: Path) -> None:
+def test_a_small_text_in_known_characters_starts_from_the_base(text: str, tmp_path: Path) -> None:
     choice = choose(text, tmp_path)
+    assert choice.base is not None
+    assert choice.before > 3
+
+
+def test_a_large_text_unlike_the_base_starts_from_scratch(tmp_path: Path) -> None:
+    choice = choose(SPANISH * 12, tmp_path)
     assert choice.base is None
     assert choice.before > 3
     assert "--from english" in choice.note
+
+
+def test_a_text_in_unknown_characters_starts_from_scratch(tmp_path: Path) -> None:
+    greek = str.maketrans("abcdefghijklmnopqrstuvwxyz", "αβγδεζηθικλμνξοπρστυφχψωάέ")
+    assert choose(SPANISH.translate(greek), tmp_path).base is None
 
 
 @pytest.mark.parametrize(
