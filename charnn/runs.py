@@ -6,7 +6,6 @@ import errno
 import fcntl
 import json
 import os
-import re
 import shutil
 import socket
 import tempfile
@@ -17,6 +16,7 @@ from pathlib import Path
 from typing import Any
 
 from charnn.bases import BASES
+from charnn.config.names import is_name, to_name
 from charnn.errors import BusyError, ConfigError, FileError, did_you_mean
 from charnn.tensor_file import (
     leftovers,
@@ -28,7 +28,6 @@ from charnn.tensor_file import (
     sweep,
 )
 
-NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}\Z")
 SUFFIX = ".safetensors"
 LOCK_BYTES = 256
 HELD = (errno.EWOULDBLOCK, errno.EACCES)
@@ -47,7 +46,7 @@ class Run:
 
     def __init__(self, root: Path, name: str) -> None:
         """Raises ConfigError for a name that looks like a path or an option."""
-        if not NAME.match(name):
+        if not is_name(name):
             raise ConfigError(
                 f"{name[:80]!r} cannot name a run: use letters, digits, '.', '_' and '-', "
                 "starting with a letter or digit, 64 at most"
@@ -251,7 +250,7 @@ def list_runs(root: Path) -> list[Run]:
         entries = sorted(root.iterdir())
     except OSError:
         return []
-    folders = [e.name for e in entries if NAME.match(e.name) and e.is_dir()]
+    folders = [e.name for e in entries if is_name(e.name) and e.is_dir()]
     runs = [run for run in (Run(root, name) for name in folders) if run.exists]
     return sorted(runs, key=lambda run: -run.order)
 
@@ -261,7 +260,7 @@ def free_name(root: Path, wanted: str) -> str:
 
     The folder of a run that was killed before its first save counts as free.
     """
-    stem = re.sub(r"[^A-Za-z0-9._-]+", "-", wanted).strip("-._")[:56] or "run"
+    stem = to_name(wanted, "run", 56)
     name, number = stem, 1
     while os.path.lexists(root / name) and (
         (root / name).is_symlink() or not Run(root, name).abandoned
@@ -346,15 +345,15 @@ def find_model(model: str | os.PathLike[str] | None, root: Path) -> Path:
     if is_folder and (path / f"last{SUFFIX}").exists() | (path / f"best{SUFFIX}").exists():
         best = path / f"best{SUFFIX}"
         return best if best.exists() else path / f"last{SUFFIX}"
-    is_name = NAME.match(model) and not model.endswith(SUFFIX)
-    runs = {run.name: run for run in list_runs(root)} if is_name else {}
+    could_be_name = is_name(model) and not model.endswith(SUFFIX)
+    runs = {run.name: run for run in list_runs(root)} if could_be_name else {}
     if model in runs:
         return runs[model].model
-    if is_name and model in BASES:
+    if could_be_name and model in BASES:
         return BASES[model].path
     if os.path.isfile(model):
         return path
-    if is_name:
+    if could_be_name:
         return find_run(root, model).model
     hint = "it is a folder without a model" if is_folder else "no such file or run"
     raise FileError(

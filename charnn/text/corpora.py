@@ -10,7 +10,6 @@ import hashlib
 import http.client
 import os
 import platform
-import re
 import sysconfig
 import urllib.error
 import urllib.request
@@ -19,12 +18,12 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from charnn.config.names import is_name
 from charnn.errors import FileError, TextError
 from charnn.tensor_file import os_error_line, replacing, to_json
 
 FOLDER = Path("corpora")
 SHIPPED_FOLDER = Path(__file__).resolve().parents[2] / "corpora"  # in a checkout
-NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}")
 TIMEOUT_SECONDS = 30.0
 BLOCK_BYTES = 1 << 16
 
@@ -107,7 +106,7 @@ CORPORA = {
 
 def find(name: str) -> Path | None:
     """Returns the file of a corpus: ``corpora/NAME.txt``, or the one that ships; None if absent."""
-    if not NAME.fullmatch(name):
+    if not is_name(name):
         return None
     candidates = [FOLDER / f"{name}.txt"]
     if name in CORPORA and CORPORA[name].kind == "shipped":

@@ -11,7 +11,6 @@ import codecs
 import io
 import itertools
 import os
-import re
 import stat
 import sys
 import tempfile
@@ -22,9 +21,11 @@ from contextlib import AbstractContextManager, nullcontext, suppress
 from pathlib import Path
 from typing import IO, NamedTuple
 
+from charnn.config.names import to_name
 from charnn.errors import FileError, TextError, did_you_mean
 from charnn.tensor_file import os_error_line
 from charnn.text import corpora, encodings
+from charnn.text.folders import other_format, text_files
 from charnn.text.line_breaks import (
     AS_IT_IS,
     AS_PEOPLE_READ,
@@ -44,11 +45,15 @@ LINE_REACH = 64 << 10  # how far back a chunk is cut to end with a line
 
 
 class Part(NamedTuple):
-    """One file of a text: its name for people, and its path or the temporary copy of it."""
+    """One file of a text: its name for people, and its path or the temporary copy of it.
+
+    ``one_of_several`` is true if --encoding is for other files too.
+    """
 
     name: str
     path: Path | None
     copy: io.FileIO | None = None
+    one_of_several: bool = False
 
     def read(self) -> Iterator[bytes]:
         """Yields the bytes in chunks; each call starts at the first byte."""
@@ -101,6 +106,8 @@ class Piece(NamedTuple):
         """
         name = self.part.name
         if self.offset == 0:
+            if what := other_format(self.data[:BINARY_BYTES], name):
+                raise TextError(f"{name} is {what}")
             if other := encodings.marked_encoding(self.data):
                 raise TextError(f"{name} is marked as {other.upper()}: use --encoding {other}")
             if other := encodings.unmarked_utf16(self.data[:BINARY_BYTES], 0.4):
@@ -140,8 +147,9 @@ class Piece(NamedTuple):
         start = around.rfind(b"\n", 0, place - low) + 1 if low else 0
         sample = around[start : around.rfind(b"\n", place - low) + 1 or len(around)]
         likely = {} if cut_off else encodings.likely_encodings(sample, self.part.read())
-        readings = [f"--encoding {name} would read {word!r}" for name, word in likely.items()]
-        advice = ", ".join(readings) or "give its --encoding if you know it"
+        use = "iconv -f {} -t utf-8" if self.part.one_of_several else "--encoding {}"
+        readings = [f"{use.format(name)} would read {word!r}" for name, word in likely.items()]
+        advice = ", ".join(readings) or f"give its {use.format('').split()[0]} if you know it"
         choose = "; choose the right one" if len(readings) > 1 else " if that is right, use it"
         return TextError(f"{what}; {advice}{choose if readings else ''}, {as_bytes}")
 
@@ -310,6 +318,7 @@ def open_source(
         raise TextError("'-' (stdin) is given twice, but stdin can be read only once")
     notes: list[str] = []
     parts = [part for name in names for part in _find_parts(name, not utf8, notes)]
+    parts = [part._replace(one_of_several=len(parts) > 1) for part in parts]
     opened: list[Part] = []
     try:
         for part in parts:
@@ -318,7 +327,7 @@ def open_source(
                 if not utf8:
                     blocks = _transcode(blocks, part.name, encoding)
                 copied = temporary_copy(part.name, blocks, temporary_folder)
-                part = copied._replace(path=part.path)
+                part = part._replace(copy=copied.copy)
             opened.append(part)
     except BaseException:
         _close_copies(opened)
@@ -359,7 +368,7 @@ def run_name(text: str) -> str:
         return "stdin"
     path = Path(os.path.abspath(text))
     stem = path.name if os.path.isdir(text) else path.stem  # Path.is_dir raises for a long name
-    return re.sub(r"[^A-Za-z0-9._-]+", "-", stem).lstrip("._-")[:64].rstrip("._-") or "text"
+    return to_name(stem, "text")
 
 
 def _find_parts(text: str, binary_too: bool, notes: list[str]) -> list[Part]:
@@ -381,7 +390,7 @@ def _find_parts(text: str, binary_too: bool, notes: list[str]) -> list[Part]:
         raise FileError(os_error_line(error, path, "read")) from error
     if not stat.S_ISDIR(mode):
         return [Part(text, path)]
-    return _text_files(path, binary_too, notes)
+    return [Part(str(found), found) for found in text_files(path, binary_too, notes)]
 
 
 def _find_corpus(text: str) -> Part:
@@ -399,31 +408,6 @@ def _find_corpus(text: str) -> Part:
     raise TextError(f"no file, folder or corpus {text!r}; {hint}")
 
 
-def _text_files(folder: Path, binary_too: bool, notes: list[str]) -> list[Part]:
-    def refuse(error: OSError) -> None:
-        raise FileError(os_error_line(error, Path(error.filename), "read")) from error
-
-    files: list[Path] = []
-    for root, folders, names in os.walk(folder, onerror=refuse):
-        folders[:] = [name for name in folders if not name.startswith(".")]
-        files += [Path(root, name) for name in names if not name.startswith(".")]
-    files = sorted((path for path in files if path.is_file()), key=lambda path: path.parts)
-    kept = []
-    for path in files:
-        start = next(_blocks(path, BINARY_BYTES), b"")
-        # UTF-16 text holds NULs too: a marked file is kept, and reading it names the encoding.
-        if start and (binary_too or b"\0" not in start or encodings.marked_encoding(start)):
-            kept.append(Part(str(path), path))
-    if not kept:
-        raise TextError(
-            f"the folder {folder} holds no text: {len(files)} files, all of them empty or binary"
-        )
-    if len(kept) < len(files):
-        skipped = len(files) - len(kept)
-        notes.append(f"{folder}: {len(kept)} text files read, {skipped} empty or binary skipped")
-    return kept
-
-
 def _blocks(path: Path | None, size: int = 0) -> Iterator[bytes]:
     """Yields the bytes of a file, or of stdin where `path` is None, `size` or a chunk at a time."""
     if path is None and (sys.stdin is None or sys.stdin.closed):
@@ -439,13 +423,16 @@ def _blocks(path: Path | None, size: int = 0) -> Iterator[bytes]:
 
 
 def _transcode(blocks: Iterator[bytes], name: str, encoding: str) -> Iterator[bytes]:
-    decoder = codecs.getincrementaldecoder(encoding)()
+    decoder, utf8 = codecs.getincrementaldecoder(encoding)(), encodings.Utf8Check()
     offset = 0
     try:
         for data in blocks:
             offset += len(data)
+            utf8.push(data)
             yield decoder.decode(data).encode()
         yield decoder.decode(b"", final=True).encode()
+        if utf8.is_beyond_ascii:  # another encoding would garble it
+            raise TextError(f"{name} is UTF-8, not {encoding}: leave --encoding out for this file")
     except UnicodeDecodeError as error:
         at = offset - len(error.object) + error.start
         raise TextError(

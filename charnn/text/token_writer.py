@@ -18,7 +18,7 @@ import numpy as np
 
 from charnn.errors import FileError, TextError, UnknownCharacter
 from charnn.tensor_file import os_error_line, pack_header, replacing, seal
-from charnn.text.encodings import count_characters
+from charnn.text.encodings import BOM, count_characters
 from charnn.text.sources import TextSource
 from charnn.text.token_file import (
     SPLIT_NAMES,
@@ -108,7 +108,7 @@ class _Survey:
         self.size = marks = 0
         chars: int | None = 0
         self.seen, seen_ascii = np.zeros(0x110000, np.bool_), b""
-        pairs = returns = zeros = separators = lines = blank = 0
+        pairs = returns = zeros = separators = inner_marks = lines = blank = 0
         end = b""
         for piece in source.pieces():
             data = piece.data
@@ -123,7 +123,9 @@ class _Survey:
             blank += data.count(b"\n\n") + (border == b"\n\n")
             end = data[-1:]
             zeros += data.count(b"\0")
-            separators += 0 if data.isascii() else data.count("\u2028".encode())
+            if not data.isascii():
+                separators += data.count("\u2028".encode())
+                inner_marks += data.count(BOM) - piece.has_mark
             if not any_bytes:
                 text = piece.text()
                 chars = (chars or 0) + len(text)
@@ -145,6 +147,7 @@ class _Survey:
             "carriage returns": returns - pairs,
             "NUL characters": zeros,
             "U+2028 line separators": separators,
+            "byte order marks (U+FEFF) inside the text": inner_marks,
         }
         self.notes = source.changes()
         self.notes += [f"{n:,} {what} kept as they are" for what, n in kept.items() if n]

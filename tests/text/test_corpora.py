@@ -9,6 +9,7 @@ from pathlib import Path
 
 import pytest
 
+from charnn.config.names import is_name
 from charnn.errors import FileError, TextError
 from charnn.text import corpora
 from charnn.text.corpora import CORPORA, Corpus, download, get
@@ -165,7 +166,7 @@ def test_a_missing_shipped_corpus_is_named(tmp_path: Path, monkeypatch: pytest.M
 
 def test_every_download_has_a_checksum_and_a_size() -> None:
     for corpus in CORPORA.values():
-        assert corpora.NAME.fullmatch(corpus.name)
+        assert is_name(corpus.name)
         assert (corpus.url is None) == (corpus.sha256 is None) == (corpus.size is None)
         assert corpus.url is None or corpus.url.startswith("https://")
 

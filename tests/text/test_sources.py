@@ -1,9 +1,12 @@
 from __future__ import annotations
 
 import ast
+import bz2
 import errno
 import gc
+import gzip
 import io
+import lzma
 import os
 import re
 import signal
@@ -89,7 +92,86 @@ def test_a_folder_is_its_text_files_in_order_and_all_folders_in_it() -> None:
     assert b"y\nz\nb\n" == whole("folder")
     (note,) = open_source(["folder"]).notes
     assert note.startswith("folder: 3 ")
-    assert " 2 " in note
+    assert "empty: empty" in note
+    assert "binary: picture.png" in note
+
+
+def test_the_files_of_a_folder_come_in_natural_order() -> None:
+    for name in ("10.txt", "2.txt", "chapter 1/b.txt", "chapter 10/a.txt", "chapter 9/a.txt"):
+        put(f"folder/{name}", f"{name}\n")
+    expected = ["2.txt", "10.txt", "chapter 1/b.txt", "chapter 9/a.txt", "chapter 10/a.txt", ""]
+    assert expected == whole("folder").decode().split("\n")
+    put(f"folder/{'9' * 5000 and '9' * 200}.txt", "last\n")
+    assert 6 == whole("folder").count(b"\n")
+
+
+def test_runs_in_a_folder_are_left_out_and_named() -> None:
+    put("folder/a.txt", "a\n")
+    put("folder/checkpoints/book/best.safetensors", b"x")
+    put("folder/checkpoints/book/metrics.jsonl", "{}\n")
+    put("folder/checkpoints/begun/lock", "{}\n")
+    put("folder/own/lock", "a poem\n")
+    put("folder/own/key", "another\n")
+    assert b"a\nanother\na poem\n" == whole("folder")
+    (note,) = open_source(["folder"]).notes
+    assert "run of a model: begun, book" in note
+    assert "book" in complaint("folder/checkpoints")
+
+
+def test_a_linked_folder_is_followed_once() -> None:
+    put("more/b.txt", "b\n")
+    put("folder/z.txt", "z\n")
+    for link, target in {"again": "../more", "more": "../more", "loop": "."}.items():
+        Path("folder", link).symlink_to(target)
+    assert b"b\nz\n" == whole("folder")
+
+
+def test_many_files_left_out_are_named_in_part() -> None:
+    put("folder/a.txt", "a\n")
+    for number in range(9):
+        put(f"folder/{number}.png", b"\0")
+    (note,) = open_source(["folder"]).notes
+    assert "binary: 0.png, 1.png, 2.png and 6 others" in note
+
+
+@pytest.mark.parametrize(
+    ("data", "command"),
+    [
+        (gzip.compress(b"a text"), "zcat"),
+        (bz2.compress(b"a text"), "bzcat"),
+        (lzma.compress(b"a text"), "xzcat"),
+        (b"%PDF-1.7\n%\xe2\xe3", "pdftotext"),
+        (b"PK\x03\x04 ... plain.txt", "unzip -p"),
+        (b"PK\x03\x04 ... mimetypeapplication/epub+zip", "pandoc -f epub"),
+        (b"PK\x03\x04 ... [Content_Types].xml ... word/document.xml", "pandoc -f docx"),
+    ],
+)
+def test_a_text_in_another_format_is_named_with_the_command_that_reads_it(
+    data: bytes, command: str
+) -> None:
+    message = complaint(put("my book", data))
+    assert f"'{command}" in message
+    assert "'my book'" in message
+    put("folder/a.txt", "a\n")
+    put("folder/packed", data)
+    assert b"a\n" == whole("folder")
+    (note,) = open_source(["folder"]).notes
+    assert "packed" in note
+    assert command in note
+
+
+def test_an_encoding_is_not_advised_for_all_files_where_one_differs() -> None:
+    plain, old = FRENCH.encode() * 5, FRENCH.encode("cp1252") * 5
+    put("folder/a.txt", plain)
+    put("folder/b.txt", old)
+    message = complaint("folder")
+    assert "folder/b.txt" in message
+    assert "iconv -f cp1252 -t utf-8" in message
+    assert "--encoding" not in message
+    message = complaint("folder", encoding="cp1252")
+    assert "folder/a.txt is UTF-8, not cp1252" in message
+    assert FRENCH.encode() * 5 == whole("folder/b.txt", encoding="cp1252")
+    assert b"ascii" == whole(put("c.txt", b"ascii"), encoding="cp1252")
 
 
 def test_a_folder_without_text_is_refused() -> None:
@@ -295,7 +377,7 @@ FRENCH = "Où est passé l'été ? Ça, répondit-elle, nul ne le sait…\n"
 
 def test_a_byte_that_is_not_utf8_is_named_with_its_place_and_likely_encodings() -> None:
     text = "plain line\n" * 3 + FRENCH * 5
-    message = complaint(put("a.txt", "before\n"), put("book.txt", text.encode("cp1252")))
+    message = complaint(put("book.txt", text.encode("cp1252")))
     assert message.startswith("book.txt ")
     for part in ("0xf9", "offset 34,", "line 4;", "--encoding cp1252", "'Où'", "--tokenizer byte"):
         assert part in message
@@ -422,12 +504,19 @@ def test_an_encoding_has_many_spellings() -> None:
         ("-", "stdin"),
         ("book.txt", "book"),
         ("some/where/My book (2nd).txt", "My-book-2nd"),
-        ("../café.txt", "caf"),
-        ("日本.txt", "text"),
+        ("../café.txt", "café"),
+        ("cafe\u0301.txt", "café"),
+        ("日本.txt", "日本"),
+        ("«Война и мир».txt", "Война-и-мир"),
+        ("हिन्दी.txt", "हिन्दी"),
+        ("\u202etxt.☃", "txt"),
+        ("☃.txt", "text"),
         (".hidden", "hidden"),
         ("-rf", "rf"),
         ("a\nb\x1b[31m.txt", "a-b-31m"),
         ("x" * 100, "x" * 64),
+        ("書" * 100, "書" * 64),
+        ("𝄞a" + "𠀀" * 100, "a" + "𠀀" * 49),
         ("v1.2.txt", "v1.2"),
     ],
 )

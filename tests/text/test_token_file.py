@@ -182,8 +182,15 @@ def test_a_text_starts_after_a_blank_line_where_its_paragraphs_do(kind: str) -> 
 
 
 def test_oddities_of_a_text_are_noted() -> None:
-    notes = write(b"\xef\xbb\xbfa\r\nb\rc\0\xe2\x80\xa8\r\n").notes
-    named = ["1 byte order mark", "2 CRLF", "1 carriage return", "1 NUL", "1 U+2028"]
+    notes = write(b"\xef\xbb\xbfa\r\nb\rc\0\xe2\x80\xa8\xef\xbb\xbf\r\n").notes
+    named = [
+        "1 byte order mark",
+        "2 CRLF",
+        "1 carriage return",
+        "1 NUL",
+        "1 U+2028",
+        "1 byte order",
+    ]
     assert all(note.startswith(name) for note, name in zip(notes, named, strict=True))
     assert [] == write("plain\ntext\n").notes
     assert 1 == len(write(b"\xef\xbb\xbfab", "byte").notes)

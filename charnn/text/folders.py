@@ -1,0 +1,142 @@
+"""The text files of a folder, and files that hold a text in another format."""
+
+from __future__ import annotations
+
+import os
+import re
+import shlex
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+from charnn.errors import FileError, TextError
+from charnn.tensor_file import os_error_line
+from charnn.text import encodings
+from charnn.text.line_breaks import BINARY_BYTES
+
+MOST_NAMED = 3  # files of each kind in a note
+MODELS = {"best.safetensors", "last.safetensors"}
+RUN_FILES = {*MODELS, "tokens", "lock", "metrics.jsonl", "text-index"}
+# Formats that hold a text: their first bytes, and the command that reads a file F.
+FORMATS = {
+    b"\x1f\x8b": ("a gzip file", "zcat F"),
+    b"BZh": ("a bzip2 file", "bzcat F"),
+    b"\xfd7zXZ\0": ("an xz file", "xzcat F"),
+    b"\x28\xb5\x2f\xfd": ("a Zstandard file", "zstdcat F"),
+    b"%PDF-": ("a PDF file", "pdftotext F -"),
+    b"\xd0\xcf\x11\xe0": ("a file of an old word processor", "antiword F"),
+}
+ZIP = b"PK\x03\x04"
+# What a zip archive contains in its first bytes, by the format of a word processor or an e-book.
+DOCUMENTS = {
+    b"application/epub+zip": ("an EPUB e-book", "epub"),
+    b"application/vnd.oasis.opendocument.text": ("an OpenDocument text", "odt"),
+    b"word/": ("a Word document", "docx"),
+    b"[Content_Types].xml": ("an Office document", "docx"),
+}
+
+
+def other_format(start: bytes, name: str) -> str:
+    """Returns what a file is if it holds its text in another format, with the command to read it.
+
+    Args:
+        start: the first bytes of the file.
+        name: the file, for the command.
+    """
+    found = next((each for magic, each in FORMATS.items() if start.startswith(magic)), None)
+    if found is None and start.startswith(ZIP):
+        found = "a zip archive", "unzip -p F"
+        for content, (what, kind) in DOCUMENTS.items():
+            if content in start[:BINARY_BYTES]:
+                found = what, f"pandoc -f {kind} -t plain --wrap=none F"
+                break
+    if found is None:
+        return ""
+    what, command = found
+    read = command.replace("F", shlex.quote(name))
+    return f"{what}: read its text with '{read} | charnn train -'"
+
+
+def text_files(folder: Path, binary_too: bool, notes: list[str]) -> list[Path]:
+    """Returns the text files of a folder and of the folders in it, in natural order.
+
+    Hidden files, empty and binary ones, and the folders of runs are left out. A linked folder is
+    followed; a folder that is reached twice is read once.
+
+    Args:
+        binary_too: files with NULs are texts in the encoding that was given.
+        notes: gets remarks on what was left out.
+
+    Raises:
+        TextError: there is no text file.
+        FileError: a file or folder cannot be read.
+    """
+    runs: list[Path] = []
+    kept, empty, binary, others = [], [], [], []
+    for path in _files(folder, runs, set()):
+        with _reading(path), path.open("rb", buffering=0) as file:
+            start = file.read(BINARY_BYTES) or b""
+        if not start:
+            empty.append(path)
+        elif other := other_format(start, str(path)):
+            others.append(f"{path.name} is {other}")
+        elif b"\0" in start and not binary_too and not _is_utf16(start):
+            binary.append(path)
+        else:
+            kept.append(path)
+    left_out = []
+    for what, paths in (("empty", empty), ("binary", binary), ("the run of a model", runs)):
+        if paths:
+            names = ", ".join(path.name for path in paths[:MOST_NAMED])
+            more = f" and {len(paths) - MOST_NAMED:,} others" if len(paths) > MOST_NAMED else ""
+            left_out.append(f"{what}: {names}{more}")
+    left_out += others[:MOST_NAMED]
+    if more_others := others[MOST_NAMED:]:
+        left_out.append(f"{len(more_others):,} other files in such formats")
+    reasons = f"; left out: {'; '.join(left_out)}" if left_out else ""
+    if not kept:
+        raise TextError(f"the folder {folder} holds no text{reasons or ': it has no files'}")
+    if reasons:
+        notes.append(f"{folder}: {len(kept):,} text file{'s' * (len(kept) > 1)} read{reasons}")
+    return kept
+
+
+def _files(folder: Path, runs: list[Path], seen: set[tuple[int, int]]) -> Iterator[Path]:
+    """Yields the files of a folder and its folders; adds the folders of runs to `runs`."""
+    with _reading(folder):
+        status = folder.stat()
+        names = [name for name in os.listdir(folder) if not name.startswith(".")]
+    if (status.st_dev, status.st_ino) in seen:
+        return
+    seen.add((status.st_dev, status.st_ino))
+    if MODELS.intersection(names) or ("lock" in names and RUN_FILES.issuperset(names)):
+        runs.append(folder)
+        return
+    for path in sorted((folder / name for name in names), key=_natural_order):
+        if path.is_dir():
+            yield from _files(path, runs, seen)
+        elif path.is_file():
+            yield path
+
+
+@contextmanager
+def _reading(path: Path) -> Iterator[None]:
+    try:
+        yield
+    except OSError as error:
+        raise FileError(os_error_line(error, path, "read")) from error
+
+
+def _is_utf16(start: bytes) -> bool:
+    """Tells whether a text holds NULs because of its encoding, which reading it then names."""
+    marked = encodings.marked_encoding(start) or encodings.unmarked_utf16(start, 0.4)
+    return marked is not None
+
+
+def _natural_order(path: Path) -> list[str | tuple[int, str]]:
+    """Returns a key that sorts 2.txt before 10.txt."""
+    parts = re.split("([0-9]+)", path.name)
+    numbers = [part.lstrip("0") for part in parts[1::2]]
+    key: list[str | tuple[int, str]] = [*parts, path.name]
+    key[1 : len(parts) : 2] = [(len(number), number) for number in numbers]
+    return key
