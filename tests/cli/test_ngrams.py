@@ -173,6 +173,8 @@ def test_compare_attributes_a_text_of_the_mixture_to_it(home: Path) -> None:
     found = values(run(home, "compare text.txt -m other -m counted --json")[0])
     assert "counted" == found["verdict"]
     assert found["bits"]["counted"] < 0.7 * found["bits"]["other"]
+    only = values(run(home, "compare text.txt -m other -m counted --network-only --json")[0])
+    assert found["bits"]["counted"] < 0.7 * only["bits"]["counted"]
 
 
 @pytest.mark.parametrize(
