@@ -93,8 +93,6 @@ def open_model(
 
     path = model_path(model, checkpoints)
     loaded = Model.load(path, engine, int8, clamps)
-    if loaded.info.get("step") == 0 and "from" not in loaded.info:
-        note(f"{path} is untrained: its run ended before the first save of training")
     alone = loaded.network_only()
     if network_only and alone is loaded:
         note_needless_network_only()

@@ -299,19 +299,6 @@ def test_sampling_imports_neither_torch_nor_rich(folder):
     assert b"[]\n" == done.stdout
 
 
-def test_a_model_of_step_0_is_named_as_untrained(folder, start):
-    tokenizer, config = ByteTokenizer(), ModelConfig(256, "gru", 8, 8, 1)
-    weights = {n: np.zeros(s, np.float32) for n, s in config.tensor_shapes().items()}
-    for step, told in ((0, True), (1, False)):
-        info = {"step": step}
-        saved = Checkpoint(config, tokenizer.to_dict(), weights, 10, info)
-        save(folder / "other.safetensors", saved)
-        process = start("-m", "other.safetensors", "-n", "3")
-        _, err = process.communicate()
-        assert told == (b"untrained" in err)
-        assert 0 == process.returncode
-
-
 def test_json_of_a_byte_model_restores_every_byte(start):
     plain, as_json = (start("-n", "60", "--seed", "3", "-q", *words) for words in ((), ("--json",)))
     data, line = plain.communicate()[0], as_json.communicate()[0]
