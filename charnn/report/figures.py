@@ -31,7 +31,7 @@ def learning_curves(facts: Facts) -> Figure:
     )
     measured = "each line from the initial state" if facts.model.lines else "cold-256"
     since = "of the steps" if facts.steps else "since the previous evaluation"
-    alone = " Both are of the network without its n-grams." if facts.model.ngrams else ""
+    alone = " Both are of the network alone." if facts.model.mixture else ""
     return Figure(
         line_chart(
             "curves", "Loss over the steps", f"{ends}.", series, "step", "loss, nats a token"
