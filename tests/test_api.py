@@ -101,7 +101,7 @@ def test_a_text_in_place_of_its_file_is_named_in_short(text: str) -> None:
 
 def test_settings_may_be_numbers_of_numpy() -> None:
     values = {"max_steps": np.int64(4), "dropout": np.float32(0.25), "seed": np.uint32(7)}
-    run = charnn.train("a.txt", **{**SMALL, **values}, split=(np.int16(80), 20))
+    run = charnn.train("a.txt", **{**SMALL, **values}, split=[np.int16(80), 20])
     recipe = run.load().info["recipe"]
     assert (4, 7) == (recipe["max_steps"], recipe["seed"])
     assert 4 == json.loads(run.metrics.read_text().splitlines()[-1])["step"]
@@ -224,7 +224,8 @@ def test_a_pickle_of_a_model_that_is_gone_or_changed_is_refused(tmp_path: Path) 
         pickle.loads(pickled)  # noqa: S301  # its own
     with pytest.raises(FileError):
         pickle.dumps(Model.from_checkpoint(saved))
-    assert copy.deepcopy(Model.from_checkpoint(saved)).generate("a", max_tokens=3)
+    for copied in (copy.copy, copy.deepcopy):
+        assert copied(Model.from_checkpoint(saved)).generate("a", max_tokens=3)
 
 
 def test_a_prompt_may_be_bytes(tmp_path: Path) -> None:

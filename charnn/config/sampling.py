@@ -150,7 +150,7 @@ class SamplingConfig(Config):
     def from_dict(cls, values: Mapping[str, Any]) -> SamplingConfig:
         """Makes settings from values by name, as JSON or keyword arguments have them.
 
-        Lists become tuples; `stop` and `ban` may be one string, `bias` a mapping. A missing
+        `stop` and `ban` may be one string, `bias` a mapping. A missing
         setting has its default.
 
         Raises:
@@ -162,12 +162,7 @@ class SamplingConfig(Config):
                 given[name] = [given[name]]
         if isinstance(given.get("bias"), Mapping):
             given["bias"] = list(given["bias"].items())
-        return super().from_dict({name: _as_tuples(value) for name, value in given.items()})
-
-
-def _as_tuples(value: Any) -> Any:
-    """Turns lists, also nested ones, into tuples."""
-    return tuple(map(_as_tuples, value)) if isinstance(value, list) else value
+        return super().from_dict(given)
 
 
 @dataclass(frozen=True)

@@ -167,8 +167,8 @@ def require(condition: bool, message: str) -> None:
 
 
 def plain(value: Any) -> Any:
-    """Returns a scalar of numpy or torch as Python's own; tuples element by element."""
-    if type(value) is tuple:
+    """Returns a scalar of numpy or torch as Python's own, and a list as a tuple."""
+    if isinstance(value, (list, tuple)):
         return tuple(map(plain, value))
     return value.item() if getattr(value, "shape", None) == () else value
 

@@ -121,6 +121,10 @@ class Model:
             f"of {shape.vocab_size}{where}>"
         )
 
+    def __copy__(self) -> Model:
+        """Returns a model that shares everything."""
+        return replace(self)
+
     def __deepcopy__(self, memo: dict[int, Any]) -> Model:
         """Returns a model that shares the weights, which nothing changes."""
         return replace(self, info=deepcopy(self.info, memo))
