@@ -361,24 +361,28 @@ class Command(NamedTuple):
 
 
 COMMANDS: dict[str, Command] = {
-    "more": Command(_more, COUNT, "continue, by N tokens"),
-    "retry": Command(_retry, NOTHING, "replace the last continuation"),
-    "undo": Command(_changing(Desk.undo, 1), COUNT, "remove N characters, or the last step"),
+    "more": Command(_more, COUNT, "let the model continue, by N tokens"),
+    "retry": Command(_retry, NOTHING, "draw the last continuation anew"),
+    "undo": Command(_changing(Desk.undo, 1), COUNT, "take back the last step, or N characters"),
     "redo": Command(
-        _changing(lambda desk, _: desk.redo(), LOOK_BACK), NOTHING, "reverse /undo or /retry"
+        _changing(lambda desk, _: desk.redo(), LOOK_BACK),
+        NOTHING,
+        "bring back what /undo or /retry removed",
     ),
-    "fork": Command(_fork, NEW_NAME, "continue a copy of the text under a new name"),
-    "switch": Command(_changing(Desk.switch, LOOK_BACK), NAME, "go to another text"),
-    "list": Command(_list, NOTHING, "list all texts"),
+    "fork": Command(_fork, NEW_NAME, "copy the text; go on with the copy as NAME"),
+    "switch": Command(_changing(Desk.switch, LOOK_BACK), NAME, "go to the text NAME"),
+    "list": Command(_list, NOTHING, "list the texts"),
     "text": Command(_text, NOTHING, "show the whole text"),
-    "set": Command(_set, SETTING, "show the settings, or change one"),
-    "network": Command(_network, SWITCH, "continue with the network alone, or not"),
-    "show": Command(_show, COLOURING, "colour the text"),
-    "columns": Command(_columns, SEVERAL, "compare continuations"),
-    "take": Command(_changing(Desk.take, LOOK_BACK), COLUMN, "continue with column N"),
-    "save": Command(_save, OWN_FILE, "save all texts; /save! overwrites FILE", True),
-    "load": Command(_load, FILE, "open saved texts; /load! drops these", True),
-    "export": Command(_export, FILE, "write the text to FILE; /export! overwrites", True),
+    "set": Command(_set, SETTING, "show the settings; /set top-k off resets one"),
+    "network": Command(_network, SWITCH, "leave the n-grams out, or use them again"),
+    "show": Command(_show, COLOURING, "colour surprising text, underline copied text"),
+    "columns": Command(_columns, SEVERAL, "show continuations at several temperatures"),
+    "take": Command(
+        _changing(Desk.take, LOOK_BACK), COLUMN, "go on with the continuation in column N"
+    ),
+    "save": Command(_save, OWN_FILE, "save all texts; /save! replaces FILE", True),
+    "load": Command(_load, FILE, "open saved texts; /load! drops the present ones", True),
+    "export": Command(_export, FILE, "write this text to FILE; /export! replaces it", True),
     "help": Command(_help, NOTHING, "show this list"),
     "quit": Command(lambda session, _: session.leave(), NOTHING, "leave"),
 }

@@ -9,7 +9,15 @@ from contextlib import closing
 from typing import TYPE_CHECKING, NamedTuple
 
 from charnn.cli.console import QUIET, Output, say, visible
-from charnn.cli.marks import BITS, COPIED_SPAN, UNDERLINE, style_of, underlined
+from charnn.cli.marks import (
+    BITS,
+    COPIED_SPAN,
+    UNDERLINE,
+    copied_line,
+    count_copied,
+    style_of,
+    underlined,
+)
 from charnn.cli.soft_wrap import Styled, soft_wrapped
 
 if TYPE_CHECKING:
@@ -119,6 +127,8 @@ class Screen:
         elif length == 0 and desk.settings.max_tokens:
             self.note("nothing was added: stop, until or regex (see /set) ends it at once")
         self._end_at(desk)
+        if self.colouring == "copied" and (new_text := desk.text[len(before) :]):
+            self.note(copied_line(*count_copied(desk.model.training_text, before, new_text)))
 
     def show_end(self, desk: Desk, lines: int) -> None:
         """Shows the last lines of a text on a terminal."""

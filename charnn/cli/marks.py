@@ -13,6 +13,7 @@ from charnn.errors import CharnnError
 if TYPE_CHECKING:
     from charnn.generation import Model, Writing
     from charnn.generation.copies import CopyFinder
+    from charnn.text.text_index import TextIndex
 
 
 COPIED_SPAN = 20  # characters from which on a span of the training text counts as copied
@@ -54,21 +55,33 @@ class Copies:
 
     def share(self, writing: Writing) -> float | None:
         """Returns the share of a text's characters in copied spans; None for an empty text."""
-        finder = self.finder()
-        finder.feed(writing.prompt)
-        finder.push(writing.text)
-        finder.flush()
-        self._copied += finder.copied
-        self._all += finder.all
-        return finder.copied / finder.all if finder.all else None
+        copied, count = count_copied(self._index, writing.prompt, writing.text)
+        self._copied += copied
+        self._all += count
+        return copied / count if count else None
 
     def report(self) -> str:
         """Returns one line about all texts so far."""
-        share = self._copied / self._all if self._all else 0
-        return (
-            f"copied: {share:.1%} of {self._all:,} characters, in spans of {COPIED_SPAN} or more "
-            "of the training text"
-        )
+        return copied_line(self._copied, self._all)
+
+
+def count_copied(index: TextIndex, before: str, text: str) -> tuple[int, int]:
+    """Returns how many characters of a text that follows `before` are copied, and how many all."""
+    from charnn.generation.copies import CopyFinder
+
+    finder = CopyFinder(index, COPIED_SPAN)
+    finder.feed(before[-COPIED_SPAN:])
+    finder.push(text)
+    finder.flush()
+    return finder.copied, finder.all
+
+
+def copied_line(copied: int, count: int) -> str:
+    """Returns a line about the share of copied characters."""
+    return (
+        f"copied: {copied / max(1, count):.1%} of {count:,} characters, in spans of {COPIED_SPAN} "
+        "or more of the training text"
+    )
 
 
 def marked(

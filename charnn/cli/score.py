@@ -29,7 +29,7 @@ from charnn.cli.options import (
     complete_texts,
 )
 from charnn.config import TOKENS_SUFFIX
-from charnn.config.settings import Config, choice, require, whole
+from charnn.config.settings import Config, choice, require, switch, whole
 from charnn.errors import ConfigError, TextError
 from charnn.threads import set_numpy_threads
 
@@ -60,6 +60,9 @@ class ScoreOptions(Config):
         ("token", "word", "line", "document"),
         "One row for each token, word, line or document.",
     )
+    split_punctuation: bool = switch(
+        "With --per word: punctuation marks and symbols are rows of their own."
+    )
     format: str | None = choice(
         None,
         ("jsonl", "tsv"),
@@ -79,6 +82,10 @@ class ScoreOptions(Config):
 
     def __post_init__(self) -> None:
         super().__post_init__()
+        require(
+            not self.split_punctuation or self.per == "word",
+            f"--split-punctuation works only with --per word, got --per {self.per}",
+        )
         require(
             not self.top or self.per == "token",
             f"--top works only with --per token, got --per {self.per}: leave out one",
@@ -146,7 +153,9 @@ def score(
         elif per == "token":
             _write(_token_rows(blocks, tokenizer, names), output, options.format)
         else:
-            span_rows = ([_span_row(span, names)] for span in spans(blocks, per))
+            span_rows = (
+                [_span_row(span, names)] for span in spans(blocks, per, options.split_punctuation)
+            )
             _write(span_rows, output, options.format)
     output.flush()
     if not totals.tokens:

@@ -10,6 +10,7 @@ from __future__ import annotations
 import codecs
 import math
 import re
+import unicodedata
 from collections import Counter
 from collections.abc import Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
@@ -34,6 +35,7 @@ BLOCK_LOGITS = 1 << 18  # logits evaluated at once: few enough for the processor
 CHUNK_TOKENS = 1 << 14  # tokens scored before their block is yielded
 TEXT_KEPT = 10_000  # characters of a span's text; its bits and size include all characters
 SPAN_PARTS = {"word": r"\S+|\s+", "line": r"[^\n]*\n|[^\n]+", "document": r"(?s:.+)"}
+JOINERS = "'’‐-"  # these do not end a word if a letter follows, nor [.,] between digits
 
 
 class Surprisals(NamedTuple):
@@ -399,24 +401,26 @@ def _chunks(scorer: TokenScorer, ids: Array) -> Iterator[Surprisals]:
         yield scorer.read(ids[start : start + CHUNK_TOKENS])
 
 
-def spans(blocks: Iterable[ScoredBlock], kind: str) -> Iterator[TextSpan]:
+def spans(blocks: Iterable[ScoredBlock], kind: str, split: bool = False) -> Iterator[TextSpan]:
     """Yields the words, lines or documents of a text; their bits add up to the bits of the text.
 
-    Words are separated by white space. A document that begins with white space begins with an
-    empty word.
+    Words are separated by white space; with `split`, punctuation marks and symbols are words of
+    their own. A document that begins with white space begins with an empty word.
     """
-    pattern = re.compile(SPAN_PARTS[kind])
     for document, some in groupby(blocks, lambda block: block.document):
         line = char = 1
         span = TextSpan(kind, document, line, char)
-        for block in some:
-            parts = list(pattern.finditer(block.text))
+        pieces: Iterable[tuple[str, Array]] = ((block.text, block.char_bits) for block in some)
+        for block, char_bits in _at_spaces(pieces) if split else pieces:
+            pattern = _word_or_marks(block) if split else SPAN_PARTS[kind]
+            parts = list(re.finditer(pattern, block))
             if not parts:
                 continue
-            sums = np.add.reduceat(block.char_bits, [part.start() for part in parts])
+            sums = np.add.reduceat(char_bits, [part.start() for part in parts])
             for part, bits in zip(parts, sums.tolist(), strict=True):
                 text = part.group()
-                if kind == "word" and span.after and not text.isspace():
+                ended = span.after or (split and span.chars)
+                if kind == "word" and ended and not text.isspace():
                     yield span
                     span = TextSpan(kind, document, line, char)
                 span = span.extended(text, bits)
@@ -426,3 +430,24 @@ def spans(blocks: Iterable[ScoredBlock], kind: str) -> Iterator[TextSpan]:
                     span = TextSpan(kind, document, line, char)
         if span.chars or span.after or kind == "document":
             yield span
+
+
+def _at_spaces(pieces: Iterable[tuple[str, Array]]) -> Iterator[tuple[str, Array]]:
+    """Yields characters and their bits in parts that end after white space, or are very long."""
+    held, held_bits = "", np.zeros(0)
+    for text, bits in pieces:
+        held, held_bits = held + text, np.concatenate([held_bits, bits])
+        last = re.search(r"\S*\Z", held)
+        end = len(held) if last is None or len(last[0]) > TEXT_KEPT else last.start()
+        yield held[:end], held_bits[:end]
+        held, held_bits = held[end:], held_bits[end:]
+    yield held, held_bits
+
+
+def _word_or_marks(text: str) -> str:
+    """Returns a pattern of words, runs of punctuation marks and symbols, and white space."""
+    found = sorted({c for c in text if unicodedata.category(c)[0] in "PS"})
+    marks = re.escape("".join(found))
+    word = rf"[^\s{marks}]+"
+    joined = rf"{word}(?:(?:[{JOINERS}]|(?<=\d)[.,](?=\d)){word})*"
+    return rf"{joined}|[{marks}]+|\s+" if marks else rf"{word}|\s+"

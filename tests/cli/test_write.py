@@ -421,7 +421,7 @@ def test_a_copied_span_is_underlined_as_a_whole(open_desk, tmp_path):
     make_run(tmp_path, "r")
     desk = open_desk("-m", "r", "-n", "1")
     desk.say("/show copied")
-    desk.say("nnnn cat sat. The Mat ate")
+    assert re.search(r"copied: \d+\.0% of 1 ", desk.say("nnnn cat sat. The Mat ate"))
     before = len(desk.shown)
     desk.say("/text")
     shown = re.sub(r"\x1b\[0m\x1b\[4m", "", desk.shown[before:])

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import math
 from collections import Counter
+from itertools import pairwise
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -164,6 +166,30 @@ def test_characters_have_all_bits_of_their_tokens_however_bytes_are_cut(data, cu
     part, spent = characters.push(ids[:0], bits[:0], final=True)
     assert data.decode("utf-8", "surrogateescape") == text + part
     assert bits.sum() == pytest.approx(total + spent.sum())
+
+
+PUNCTUATED = "It’s the keeper's well-kept stairs. “No,” he said: 3.14 (é\u0301) हिन्दी!?\n\n'Tis -- "
+
+
+@given(st.lists(st.integers(0, len(PUNCTUATED)), max_size=6))
+def test_punctuation_is_split_from_words_however_blocks_are_cut(cuts):
+    bits = np.random.default_rng(0).random(len(PUNCTUATED))
+    edges = [0, *sorted(cuts), len(PUNCTUATED)]
+    blocks = [
+        SimpleNamespace(document=0, text=PUNCTUATED[a:b], char_bits=bits[a:b])
+        for a, b in pairwise(edges)
+    ]
+    found = list(spans(blocks, "word", split=True))
+    expected = (
+        "It’s the keeper's well-kept stairs . “ No ,” he said : 3.14 ( é\u0301 ) हिन्दी !? ' Tis --"
+    )
+    assert expected.split() == [span.text for span in found]
+    assert sum(span.bits + span.after_bits for span in found) == pytest.approx(bits.sum())
+    assert PUNCTUATED == "".join(span.text + span.after for span in found)
+    starts = [PUNCTUATED.index("stairs"), PUNCTUATED.index("Tis")]
+    assert [(1, starts[0] + 1), (3, starts[1] + 1)] == [
+        (span.line, span.char) for span in found if span.text in ("stairs", "Tis")
+    ]
 
 
 def test_characters_of_one_token_share_its_bits():
