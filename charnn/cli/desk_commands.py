@@ -374,7 +374,7 @@ COMMANDS: dict[str, Command] = {
     "list": Command(_list, NOTHING, "list the texts"),
     "text": Command(_text, NOTHING, "show the whole text"),
     "set": Command(_set, SETTING, "show the settings; /set top-k off resets one"),
-    "network": Command(_network, SWITCH, "leave the n-grams out, or use them again"),
+    "network": Command(_network, SWITCH, "let the network write alone, or not"),
     "show": Command(_show, COLOURING, "colour surprising text, underline copied text"),
     "columns": Command(_columns, SEVERAL, "show continuations at several temperatures"),
     "take": Command(

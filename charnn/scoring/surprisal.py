@@ -21,6 +21,7 @@ from typing import Any, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
+from charnn.config import SURPRISAL_BITS
 from charnn.errors import CharnnError, TextError
 from charnn.generation.batch import available_cores
 from charnn.predictor import NOT_FINITE, Predictor
@@ -215,10 +216,11 @@ class ScoredText(NamedTuple):
         return float(self.bits.sum()) / len(self.text)
 
     def _repr_html_(self) -> str:
-        """Returns the text for a notebook, the redder the more bits a character has."""
+        """Returns the text for a notebook, the redder the more `SURPRISAL_BITS` are reached."""
+        levels = np.searchsorted(SURPRISAL_BITS, self.char_bits, side="right").tolist()
         shown = (
-            f'<span style="background:rgba(255,0,0,{min(bits / 16, 1):.2f})">{escape(char)}</span>'
-            for char, bits in zip(self.text, self.char_bits.tolist(), strict=True)
+            f'<span style="background:rgba(255,0,0,{0.15 * level:.2f})">{escape(char)}</span>'
+            for char, level in zip(self.text, levels, strict=True)
         )
         return f'<pre style="white-space:pre-wrap">{"".join(shown)}</pre>'
 
