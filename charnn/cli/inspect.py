@@ -38,7 +38,7 @@ MOST_CHARS, MANY_UNITS = 1_000_000, 1 << 24
 # ANSI styles by the number of `ACTIVITY_STEPS` that a value reaches: below zero, and above.
 GROUNDS = (("", ""), ("30;48;5;195", "30;48;5;224"), ("30;48;5;117", "30;48;5;217"),
            ("1;30;48;5;75", "1;30;48;5;209"))  # fmt: skip
-UNIT_LEGEND = "blue below zero, red above; stronger from {}, {} and {} on".format(*ACTIVITY_STEPS)
+UNIT_LEGEND = "blue negative, red positive; stronger from {}, {} and {} on".format(*ACTIVITY_STEPS)
 INSPECT_CHARS = 20_000  # characters of the text that units are ranked on
 UNIT_CHARS = 2_000  # characters over which one unit is shown
 
@@ -364,7 +364,8 @@ def _show_unit(
             put(f"{float(value):.4f}\t{piece.encode('unicode_escape').decode()}")
         return
     squashed = values if unit.part == "h" else [math.tanh(value) for value in values]
-    put(f"unit {unit} of {head['model']}: {UNIT_LEGEND}{', of tanh(c)' * (unit.part == 'c')}")
+    what = "cell state as tanh(c)" if unit.part == "c" else "state h"
+    put(f"layer {unit.layer}, unit {unit.number}, {what}: {UNIT_LEGEND}")
     pairs = zip(pieces, map(_ground, squashed), strict=True)
     for style, run in groupby(pairs, key=lambda pair: pair[1]):
         # A newline in a coloured run would colour the rest of the terminal's line.

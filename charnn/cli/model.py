@@ -124,4 +124,4 @@ def seed_or_drawn(seed: int | None) -> int:
 def note_network_alone(saved: Checkpoint, subject: str) -> None:
     """Notes that `subject` ignores what the network of a model is mixed with."""
     if saved.mixture:
-        note(f"{subject} is of the network alone, without what is mixed into it: {saved.mixture}")
+        note(f"{subject} is of the network alone, without what it is mixed with")
