@@ -268,7 +268,12 @@ ModelArgument = Annotated[
     str | None, argument("[MODEL]", f"{MODEL} {NEWEST}", autocompletion=complete_models)
 ]
 PromptArgument = Annotated[
-    str, argument("[PROMPT]", "Beginning of the text. [default: the start token]", parser=as_typed)
+    str,
+    argument(
+        "[PROMPT]",
+        "Beginning, which the model continues. [default: none, a new text begins]",
+        parser=as_typed,
+    ),
 ]
 ModelOption = Annotated[
     str | None,

@@ -13,7 +13,7 @@ from charnn.cli.console import BEGAN, LIVE, Stages, note, print_json, put
 from charnn.cli.model import start_path
 from charnn.cli.options import DEFAULT_CHECKPOINTS, CheckpointsOption, JsonOption, TextsArgument
 from charnn.cli.signals import OrderlyEnd
-from charnn.config import TrainOptions
+from charnn.config import DEFAULT_TOKENIZER, TrainOptions
 
 if TYPE_CHECKING:
     from charnn.training.plan import Plan
@@ -87,13 +87,15 @@ def describe(trainer: Trainer, plan: Plan) -> list[str]:
     memory = training_memory(model, config.batch_size, config.bptt)
     seconds = plan.seconds
     length = f"{seconds:.0f} s" if seconds < 60 else f"{seconds / 60:.1f} min"
-    sizes = ", ".join(f"{s.stop - s.start:,} {name}" for name, s in tokens.splits.items())
+    uses = {"train": "to train on", "valid": "held out", "test": "to test on"}
+    sizes = ", ".join(f"{s.stop - s.start:,} {uses[name]}" for name, s in tokens.splits.items())
     count = ""
     if isinstance(trainer.batches, LineBatches):
         count = f"; {len(trainer.batches.lengths):,} lines to learn"
-    kind = tokens.tokenizer.kind
+    kind, total = tokens.tokenizer.kind, sum(s.stop - s.start for s in tokens.splits.values())
+    what = "characters" if kind == DEFAULT_TOKENIZER else f"tokens ({kind})"
     return [
-        f"text: {sizes} tokens, {model.vocab_size:,} different ({kind} tokenizer){count}",
+        f"text: {total:,} {what}, {model.vocab_size:,} different; {sizes}{count}",
         f"plan: {model.cell} {model.num_layers}x{model.hidden_size} ({model.parameters:,} "
         f"parameters), dropout {model.dropout:g}; {config.max_steps:,} steps of "
         f"{config.batch_size} streams x {config.bptt} tokens, {plan.epochs:.1f} passes, about "

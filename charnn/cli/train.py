@@ -238,8 +238,8 @@ def _tell_what_next(trainer: Trainer, ended: Ended) -> None:
         tell(f"validation, {label}: {score.nats_per_token:.4f} nats/token{bits}")
     if ended.scores and trainer.config.final_tokens < whole:
         tell(
-            f"  of the first {trainer.config.final_tokens:,} tokens of {whole:,}; "
-            "'charnn eval' scores them all"
+            f"  on the first {trainer.config.final_tokens:,} of {whole:,} held-out tokens, to stay "
+            "within the time; 'charnn eval' scores all"
         )
     _tell_a_sample(trainer)
     tell(f"Done. Saved in {run.folder}/. Now try:")

@@ -87,7 +87,7 @@ class NGramStep(FinalStep):
         """See `FinalStep.describe`."""
         if not self.order:
             return []
-        return [f"then: counts n-grams of up to {self.order} and mixes them in if that helps"]
+        return [f"then: n-grams of up to {self.order} are mixed in if they lower the loss"]
 
     def carry_over(self, model: Checkpoint) -> None:
         """Keeps the n-grams of the previous budget until `apply` refits their weights."""

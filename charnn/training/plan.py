@@ -400,7 +400,7 @@ def set_budget(
     plan = Plan(model, config, speed, seconds, steps / pass_steps, step_tokens)
     if ends_early:
         plan.notes.append(
-            f"stopping after {plan.epochs:,.0f} passes ({seconds / 60:.1f} min): more would "
-            "overfit this text; override with --epochs"
+            f"stops after {plan.epochs:,.0f} passes ({seconds / 60:.1f} min), since more would "
+            "overfit so small a text; --epochs N trains longer"
         )
     return plan

@@ -149,7 +149,7 @@ class Trainer:
                 late = now + (config.max_steps - self.step) * pace - self.deadline
                 if late > 5 + (OVERRUN - 1) * (self.deadline - begin):
                     overrun_reported = True
-                    slow = f"slower than measured at the start: about {late:.0f} s over the budget"
+                    slow = f"slower than at the start: about {late:.0f} s over the budget"
                     yield from self._report(Warned(self.step, slow))
             last = self.step == config.max_steps
             if last or _due(self.step, config.eval_every):
