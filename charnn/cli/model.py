@@ -18,20 +18,21 @@ if TYPE_CHECKING:
 def model_path(model: str | None, checkpoints: Path) -> Path:
     """Returns the file that MODEL means.
 
-    Tells which model that is if None leaves the choice to charnn; warns if the model is untrained;
-    notes if a run hides the base of the same name.
+    Tells which of several runs was chosen if `model` is None; warns if the model is untrained; notes
+    if a run hides the base of the same name.
 
     Raises:
         FileError: there is no such model.
     """
     from charnn.bases import BASES
-    from charnn.runs import Run, find_model, is_untrained, step_of
+    from charnn.runs import Run, find_model, is_untrained, list_runs, step_of
 
     path = find_model(model, checkpoints)
     if model is None:
         run, step = Run(checkpoints, path.parent.name), step_of(path)
         facts = [f"step {step:,}"] * (step is not None) + ["still training"] * bool(run.holder)
-        tell(f"model {run.name}" + f" ({', '.join(facts)})" * bool(facts))
+        if run.holder or len(list_runs(checkpoints)) > 1:
+            tell(f"model {run.name}" + f" ({', '.join(facts)})" * bool(facts))
     elif is_untrained(path):
         warn(f"{path} is untrained (step 0): its weights are random")
     if model in BASES and path != BASES[model].path:
