@@ -18,8 +18,8 @@ if TYPE_CHECKING:
 def model_path(model: str | None, checkpoints: Path) -> Path:
     """Returns the file that MODEL means.
 
-    Tells which of several runs was chosen if `model` is None; warns if the model is untrained; notes
-    if a run hides the base of the same name.
+    Tells which of several runs was chosen if `model` is None, warns if the model is untrained, and
+    notes a run that hides the base of the same name.
 
     Raises:
         FileError: there is no such model.
