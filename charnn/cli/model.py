@@ -30,7 +30,8 @@ def model_path(model: str | None, checkpoints: Path) -> Path:
     path = find_model(model, checkpoints)
     if model is None:
         run, step = Run(checkpoints, path.parent.name), step_of(path)
-        facts = [f"step {step:,}"] * (step is not None) + ["still training"] * bool(run.holder)
+        facts = [] if step is None else [f"step {step:,}"]
+        facts += ["still training"] * bool(run.holder)
         if run.holder or len(list_runs(checkpoints)) > 1:
             tell(f"model {run.name}" + f" ({', '.join(facts)})" * bool(facts))
     elif is_untrained(path):
