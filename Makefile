@@ -3,6 +3,7 @@
 
 PYTHON ?= python3
 TEXT ?= corpora/lighthouse.txt
+SOAK_MINUTES ?= 30
 # On Linux the package index serves PyTorch as a CUDA build of several GB; PyTorch's own index has
 # the build for the processor. 'make TORCH_INDEX= demo' takes the former, for an NVIDIA card.
 TORCH_INDEX ?= $(if $(filter Linux,$(shell uname)),https://download.pytorch.org/whl/cpu)
@@ -10,7 +11,7 @@ TORCH_INDEX ?= $(if $(filter Linux,$(shell uname)),https://download.pytorch.org/
 PIP = .venv/bin/python -m pip --disable-pip-version-check
 
 .NOTPARALLEL:
-.PHONY: help demo test check quick slow bench clean
+.PHONY: help demo test check quick slow soak bench clean
 
 help: ## this list
 	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "  make %-6s %s\n", $$1, $$2 }' Makefile
@@ -33,6 +34,9 @@ quick: .venv/tools ## the tests, without the slow ones
 
 slow: .venv/tools ## the slow tests
 	.venv/bin/python -m pytest -m slow
+
+soak: .venv/tools ## try to break every promise of docs/reliability.md for SOAK_MINUTES (30)
+	.venv/bin/python tests/soak/soak.py --minutes $(SOAK_MINUTES)
 
 bench: .venv/installed ## print the README's tables; long. TEXT=FILE chooses the text
 	.venv/bin/python benchmarks/speed.py

@@ -1,0 +1,101 @@
+"""Runs all probes in turn for some minutes, and prints how many cases of what kind held.
+
+python tests/soak/soak.py --minutes 30 [--seed N] [--only PROBE]
+"""
+
+from __future__ import annotations
+
+import argparse
+import os
+import random
+import sys
+import tempfile
+import time
+import traceback
+from collections import Counter
+from collections.abc import Iterator
+from pathlib import Path
+
+sys.path[:0] = [str(Path(__file__).parent), str(Path(__file__).parents[1] / "faults")]
+
+from probes import PROBES  # noqa: E402  # after the path is set
+from stock import Skipped, make_stock  # noqa: E402
+
+PROMISES = {
+    1: "a save killed at any system call leaves the old or the new",
+    2: "success is reported after fsync of file and folder",
+    3: "a resumed run ends with the same bits",
+    4: "no cut or changed file loads",
+    5: "no file costs more than its size, leaves its folder, or crashes",
+    6: "no control sequence reaches a terminal",
+    7: "decode(encode(x)) == x, or the character is named",
+    8: "full, read-only and failing disks damage no file",
+    9: "two trainers never write one run",
+    10: "signals save and exit in order",
+    11: "no number that is not finite is saved or loaded",
+    12: "every error is one line with a documented code",
+}
+TURN_SECONDS = 10.0  # of one probe
+
+
+def turns(
+    seed: int, folder: Path, names: list[str], held: Counter[tuple[int, str]]
+) -> Iterator[str]:
+    """Gives each probe a turn after another; yields a line for each that failed or was skipped."""
+    stock = make_stock(folder)
+    active = {}
+    for name in names:
+        place = folder / name
+        place.mkdir()
+        active[name] = PROBES[name](stock, place, random.Random(f"{seed} {name}"))
+    while active:
+        for name, probe in list(active.items()):
+            until = time.monotonic() + TURN_SECONDS
+            try:
+                while time.monotonic() < until:
+                    held[next(probe)] += 1
+                yield ""
+            except Skipped as reason:
+                del active[name]
+                yield f"skipped {name}: {reason}"
+            except Exception:
+                del active[name]
+                yield f"FAILED {name}, seed {seed}:\n{traceback.format_exc()}"
+
+
+def tell(line: str) -> None:
+    """Prints a line at once."""
+    sys.stdout.write(line + "\n")
+    sys.stdout.flush()
+
+
+def main() -> None:
+    """Prints a table, and exits with 1 if a promise was broken."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--minutes", type=float, default=30)
+    parser.add_argument("--seed", type=int, default=None)
+    parser.add_argument("--only", choices=PROBES, action="append")
+    asked = parser.parse_args()
+    seed = random.SystemRandom().randrange(2**31) if asked.seed is None else asked.seed
+    began, held, failed = time.monotonic(), Counter[tuple[int, str]](), False
+    for name in list(os.environ):
+        if name.startswith("CHARNN_"):
+            del os.environ[name]
+    with tempfile.TemporaryDirectory(prefix="charnn-soak-") as folder:
+        for line in turns(seed, Path(folder), asked.only or list(PROBES), held):
+            failed |= line.startswith("FAILED")
+            if line:
+                tell(line)
+            if time.monotonic() - began > 60 * asked.minutes:
+                break
+    tell(f"\nseed {seed}, {(time.monotonic() - began) / 60:.1f} minutes")
+    for number, promise in PROMISES.items():
+        kinds = sorted((kind, count) for (of, kind), count in held.items() if of == number)
+        tell(f"\n{number}. {promise}: {sum(count for _, count in kinds):,} cases held")
+        for kind, count in kinds:
+            tell(f"   {count:7,}  {kind}")
+    sys.exit(failed)
+
+
+if __name__ == "__main__":
+    main()
