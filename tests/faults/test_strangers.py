@@ -99,17 +99,24 @@ def test_a_number_of_thousands_of_digits_is_damage(trained: Any, digits: int) ->
         assert "damaged" in trained.start(*words, *name).error()
 
 
+NONSENSE: dict[str, tuple[Any, ...]] = {
+    "step": (-5, 10, 2**62, "1", 1.5, None, True),
+    "updates": (-1, 2**62),
+    "best_loss": ("x", -1, 10**200),
+    "loss_sum": ("x", -1.0),
+    "rate_scale": (10**200, 1e308, -1, "1"),
+    "seconds": ("inf", -1, []),
+    "history": ({}, "x", [1], [{}], [{"step": "x"}], [{"step": 2**40}]),
+    "results": ("x", 1),
+}
+
+
 @pytest.mark.parametrize(
     ("key", "value"),
     [
-        *[("step", value) for value in (-5, 10, 2**62, "1", 1.5, None, True)],
-        *[("updates", value) for value in (-1, 2**62)],
-        *[("best_loss", value) for value in ("x", -1, 10**200)],
-        *[("loss_sum", value) for value in ("x", -1.0)],
-        *[("rate_scale", value) for value in (10**200, 1e308, -1, "1")],
-        *[("seconds", value) for value in ("inf", -1, [])],
-        *[("history", value) for value in ({}, "x", [1], [{}], [{"step": "x"}], [{"step": 2**40}])],
-        *[("results", value) for value in ("x", 1)],
+        pytest.param(key, value, marks=[pytest.mark.slow] * (place > 0))
+        for key, values in NONSENSE.items()
+        for place, value in enumerate(values)
     ],
 )
 def test_nonsense_in_a_training_state_is_not_resumed(trained: Any, key: str, value: Any) -> None:

@@ -727,6 +727,14 @@ def resumed(stock: Stock, place: Path, draw: random.Random) -> Held:
         yield 3, f"the same bits after {kills} kills"
 
 
+def take_streams() -> None:
+    """Connects Python's standard streams to their descriptors, whatever they were before."""
+    sys.stdin, sys.stdout, sys.stderr = (
+        open(number, "r" if number == 0 else "w", closefd=False)  # noqa: SIM115  # for good
+        for number in range(3)
+    )
+
+
 WORDS = (
     *("sample", "show", "runs", "tokenize", "export", "score", "corpus", "write", "nosuch", "-m"),
     *("book", "other", "english", "book.txt", "checkpoints/book", "x.tokens", "x.html", "x", "-o"),
@@ -754,6 +762,7 @@ def command_lines(stock: Stock, place: Path, draw: random.Random) -> Held:
             for number, path in enumerate((os.devnull, os.devnull, str(said))):
                 flags = os.O_RDWR | os.O_TRUNC | os.O_CREAT
                 os.dup2(os.open(path, flags, 0o600), number)
+            take_streams()
             resource.setrlimit(resource.RLIMIT_CPU, (30, 30))
             sys.argv = ["charnn", *words]
             try:
@@ -830,6 +839,7 @@ def terminals(stock: Stock, place: Path, draw: random.Random) -> Held:
         command = draw.choice((("show", "run"), ("runs",), ("sample", "-m", "run", "-n", "60")))
         child, master = pty.fork()
         if not child:
+            take_streams()
             os.chdir(place)
             sys.argv = ["charnn", *command, "--checkpoints", "."]
             code: Any = 1
@@ -851,6 +861,7 @@ def terminals(stock: Stock, place: Path, draw: random.Random) -> Held:
             command,
             rest,
         )
+        assert shown, command
         yield 6, f"{command[0]} at a terminal"
 
 
@@ -902,4 +913,4 @@ PROBES: dict[str, Callable[[Stock, Path, random.Random], Held]] = {
         *(signals, two_trainers, resumed),
     )
 }
-QUICK = [name for name in PROBES if name not in ("signals", "two_trainers", "resumed", "durable")]
+SLOW = ("sanitized_engine", "small_disks", "durable", "signals", "two_trainers", "resumed")
