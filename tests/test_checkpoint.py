@@ -57,7 +57,8 @@ def make(
         progress = {"step": 4, "loss_sum": 1.25, "best_loss": None, "environment": {"torch": "2"}}
         state = TrainingState(recipe, progress, filled(recipe.tensor_shapes(model)))
     info = {"corpus": {"chars": 7, "name": "é\u2028\x1b"}, "history": [{"step": 4, "cold": 2.5}]}
-    return Checkpoint(model, TOKENIZERS[tokenizer], filled(model.tensor_shapes()), 1, info, state)
+    weights = filled(model.tensor_shapes())
+    return Checkpoint(model, TOKENIZERS[tokenizer], weights, 1, info, state, start=[1, 0])
 
 
 def assert_same_arrays(expected: dict[str, Any], actual: dict[str, Any]) -> None:
@@ -73,6 +74,7 @@ def assert_same_arrays(expected: dict[str, Any], actual: dict[str, Any]) -> None
 def assert_same(expected: Checkpoint, actual: Checkpoint) -> None:
     assert expected.config == actual.config
     assert expected.start_token == actual.start_token
+    assert expected.start == actual.start
     assert expected.info == actual.info
     assert_same_arrays(expected.tokenizer, actual.tokenizer)
     assert_same_arrays(expected.weights, actual.weights)
@@ -363,6 +365,10 @@ BROKEN: dict[str, Callable[[dict[str, Any], dict[str, np.ndarray]], Any]] = {
     "no start token": lambda m, _: without(m, "start_token"),
     "a start token above the vocabulary": lambda m, _: m.update(start_token=3),
     "a start token that is true": lambda m, _: m.update(start_token=True),
+    "a start above the vocabulary": lambda m, _: m.update(start=[1, 3]),
+    "no token to start with": lambda m, _: m.update(start=[]),
+    "a start that is a number": lambda m, _: m.update(start=1),
+    "a start of thousands": lambda m, _: m.update(start=[1] * 5000),
     "no format": lambda m, _: without(m, "format"),
     "format 0": lambda m, _: m.update(format=0),
     "format true": lambda m, _: m.update(format=True),

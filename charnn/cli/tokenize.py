@@ -88,9 +88,9 @@ def _write(texts: list[str], output: Path, options: TextOptions) -> TokenFile:
 
         def read(names: list[str]) -> TextSource:
             # A copy of stdin goes beside the output: the system's temporary folder may be memory.
-            return opened.enter_context(
-                open_source(names, options.encoding, output.parent, reading)
-            )
+            text = open_source(names, options.encoding, output.parent, reading)
+            text.notes += text.advice()
+            return opened.enter_context(text)
 
         return write_token_file(
             output,

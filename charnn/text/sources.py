@@ -249,20 +249,20 @@ class TextSource:
             notes.append("--unwrap joined nothing: no hard-wrapped prose was recognised")
         return notes
 
-    def wrapped(self) -> str:
-        """Returns advice to join the lines of hard-wrapped prose; "" if there is none."""
+    def advice(self) -> list[str]:
+        """Returns notes for training on the text: to join the lines of hard-wrapped prose."""
         if self.reading.unwrap:
-            return ""
+            return []
         found = {part.name: wrap_width(part.start().replace(b"\r\n", b"\n")) for part in self.parts}
         widths = {name: width for name, width in found.items() if width}
         if not widths:
-            return ""
+            return []
         name, width = next(iter(widths.items()))
         others = f" and {len(widths) - 1:,} other files" if len(widths) > 1 else ""
-        return (
+        return [
             f"{name}{others}: lines are wrapped at about {width} characters, which the model "
             "learns too; --unwrap joins them into paragraphs"
-        )
+        ]
 
     def chunks(self) -> Iterator[bytes]:
         """Yields the bytes, exactly as they are, in chunks of about 1 MiB."""

@@ -156,8 +156,6 @@ class _Survey:
             self.notes.insert(0, f"{marks:,} byte order mark{'s' * (marks > 1)} {fate}")
         if chars is None:
             self.notes.append("not UTF-8: split by bytes, and no figures per character")
-        if advice := source.wrapped():
-            self.notes.append(advice)
 
 
 class _SurveyedText:

@@ -309,7 +309,9 @@ def _tokens_of(
     with ExitStack() as opened:
 
         def read(names: Sequence[str]) -> TextSource:
-            return opened.enter_context(open_source(names, options.encoding, run.folder, reading))
+            text = open_source(names, options.encoding, run.folder, reading)
+            text.notes += [] if options.lines else text.advice()
+            return opened.enter_context(text)
 
         source = read(texts)
         valid = read([options.valid]) if options.valid else None

@@ -46,7 +46,8 @@ def checkpoint_of(cell="lstm", embedding=24, hidden=24, tokenizer=None, start="\
         name: generator.normal(0, 0.4, shape).astype(np.float32)
         for name, shape in config.tensor_shapes().items()
     }
-    return Checkpoint(config, tokenizer.to_dict(), weights, int(tokenizer.encode(start)[0]), {})
+    first = int(tokenizer.encode(start)[0])
+    return Checkpoint(config, tokenizer.to_dict(), weights, first, start=[first, first])
 
 
 def mixed(checkpoint, order=4, weights=MIXED, once=None, width=None, **arrays):

@@ -71,7 +71,7 @@ def make(
         name: generator.normal(0, spread, shape).astype(np.float32)
         for name, shape in config.tensor_shapes().items()
     }
-    return Checkpoint(config, tokenizer.to_dict(), weights, 1, info)
+    return Checkpoint(config, tokenizer.to_dict(), weights, 1, info, start=[1, 1])
 
 
 WORDS = ["a", "bad", "cable", "held", "the", "deck\nold", "hands", "said", "the", "lock", "broke\n"]
@@ -107,7 +107,7 @@ def logits_of(network: Predictor, tokens: Iterable[int]) -> np.ndarray:
 
 def ids_of(checkpoint: Checkpoint, count: int, seed: int, **filters: float) -> list[int]:
     sampler = Sampler(network_of(checkpoint), seed, 0, filters)
-    sampler.feed([checkpoint.start_token])
+    sampler.feed(checkpoint.start)
     return list(sampler.stream(count))
 
 
@@ -176,7 +176,7 @@ def test_the_page_writes_what_the_int8_network_writes(
         sampler = Sampler(
             network_of(checkpoint), seed, 0, {"temperature": temperature, "top_p": top_p}
         )
-        sampler.feed([checkpoint.start_token])
+        sampler.feed(checkpoint.start)
         assert list(sampler.stream(500)) == text["ids"]
         assert pytest.approx(sampler.nats / np.log(2), rel=1e-9) == text["bits"]
 
@@ -223,7 +223,7 @@ def test_the_page_writes_what_the_mixture_writes(
         "write",
         settings=choices,
         length=300,
-        prompt=ids or [checkpoint.start_token],
+        prompt=ids or checkpoint.start,
     )
     model = Model.from_checkpoint(checkpoint, int8=True)
     for (temperature, top_p, seed), text in zip(choices, texts, strict=True):
@@ -243,7 +243,7 @@ def test_the_page_mixes_n_grams_of_any_symbols(kind: str, tmp_path: Path) -> Non
     write_page(checkpoint, "x", tmp_path / "x.html")
     (text,) = drive(tmp_path / "x.html", "write", settings=[(0.5, 1, 4)], length=200)
     sampler = Sampler(predictor(checkpoint, int8=True), 4, 0, {"temperature": 0.5})
-    sampler.feed([checkpoint.start_token])
+    sampler.feed(checkpoint.start)
     assert list(sampler.stream(200)) == text["ids"]
     assert pytest.approx(sampler.nats / np.log(2), rel=1e-9) == text["bits"]
 

@@ -209,7 +209,7 @@ def test_each_file_is_measured_by_itself(tmp_path):
         assert "\n\n".join(PROSE * 3) + "\n" + VERSE * 5 == text
         assert any("joined" in note for note in source.changes())
     with open_source([tmp_path]) as source:
-        advice = source.wrapped()
+        (advice,) = source.advice()
     assert "--unwrap" in advice
     assert "a.txt" in advice
     assert "b.txt" not in advice
