@@ -55,7 +55,7 @@ TEXT = "".join(
 # Examples that are not run, and why.
 NOT_RUN = {"charnn --install-completion": "it changes the settings of the shell of whoever tests"}
 # Flags of other programs that a page may name.
-OTHER_FLAGS = {"--index-url": "pip"}
+OTHER_FLAGS = {"--index-url": "pip", "--prompt": "an exported program", "--about": "the same"}
 
 # Examples run as they are written; only then are the sizes made small, behind the command line.
 # A run without a new budget has none left to resume, since nobody pressed Ctrl-C.
@@ -189,7 +189,18 @@ def flags_of(command: Any) -> set[str]:
 
 
 @pytest.mark.parametrize(
-    "name", ["README.md", "CONTRIBUTING.md", "docs/guide.md", "docs/benchmarks.md", "docs/texts.md"]
+    "name",
+    [
+        "README.md",
+        "CONTRIBUTING.md",
+        "docs/guide.md",
+        "docs/benchmarks.md",
+        "docs/texts.md",
+        "docs/writers.md",
+        "docs/classroom.md",
+        "docs/linguists.md",
+        "docs/embedded.md",
+    ],
 )
 def test_every_flag_that_a_page_names_exists(name: str) -> None:
     known = flags_of(typer.main.get_command(app)) | set(OTHER_FLAGS)

@@ -466,7 +466,7 @@ def test_stdout_holds_the_json_alone_and_quiet_is_silent(folder):
         ([], 2, "-o"),
         (["-o", "page.txt"], 2, "page.txt.html"),
         (["-o", "no/page.html"], 1, "no/page.html"),
-        (["bok", "-o", "page.html"], 1, "the nearest: book"),
+        (["bok", "-o", "page.html"], 1, "book"),
         (["-o", "page.html", "--threads", "0"], 2, "--threads"),
         (["-o", "page.html", "--checkpoints", "other"], 1, "no run in other/"),
     ],
