@@ -568,6 +568,46 @@ def test_a_browser_colours_a_hidden_unit_and_writes_without_n_grams(tmp_path: Pa
 
 @needs_chromium
 @pytest.mark.slow
+def test_a_browser_colours_a_prompt_while_it_is_typed(tmp_path: Path) -> None:
+    checkpoint = counted(make("lstm", spread=0.5))
+    network = network_of(checkpoint)
+    state = network.initial_state()
+    for token in tokenizer_from_dict(checkpoint.tokenizer).encode("the old lock"):
+        _, state = network.step(int(token), state)
+    values = np.tanh(state[1, 1])
+    unit = int(np.abs(values).argmax())
+    typing = """<script>
+    const put = (id, value) => {
+      const field = document.getElementById(id);
+      field.value = value;
+      field.dispatchEvent(new Event("input", { bubbles: true }));
+    };
+    put("prompt", "the"); // read from its beginning, when a colour is chosen
+    put("colour", "unit");
+    put("layer", "1");
+    setTimeout(() => put("prompt", "the old lock"), 500); // continued
+    setTimeout(() => put("unit", "UNIT"), 1000); // read again
+    </script></body>""".replace("UNIT", str(unit))
+    text = make_page(checkpoint, "x").replace("</body>", typing)
+    (tmp_path / "x.html").write_text(text.replace("Content-Security-Policy", "X"), "utf-8")
+    document = browse(tmp_path / "x.html", tmp_path, {})
+    assert "the old lock" == shown_in(document)
+    title = f"{values[unit]:.2f}"
+    assert re.search(rf'class="given [np][1-3]" title="{title}">k</span></div>', document)
+
+
+def test_tab_visits_prompt_buttons_and_text_before_the_folded_settings() -> None:
+    text = make_page(make(), "x")
+    places = [
+        text.index(f'id="{name}"') for name in ("prompt", "write", "text", "settings", "seed")
+    ]
+    assert places == sorted(places)
+    assert "tabindex" not in text.replace('tabindex="0"', "")
+    assert '<details id="settings">' in text  # a wide window opens it
+
+
+@needs_chromium
+@pytest.mark.slow
 def test_a_browser_names_unknown_characters(made: Path, tmp_path: Path) -> None:
     document = browse(made, tmp_path, {"prompt": "abé"})
     assert "“é” (U+00E9)" in document
