@@ -433,27 +433,20 @@ def system_calls(stock: Stock, place: Path, draw: random.Random) -> Held:
     """Promises 1, 2 and 8: a writer killed or refused at any call leaves the old or the new."""
     if shutil.which("strace") is None:
         raise Skipped("strace is not installed: tests/faults kills at the calls of Python instead")
-    writings, cases = dict[str, Writing](), list[tuple[str, str, int, str]]()
-    order = list(WRITERS)
-    draw.shuffle(order)
+    writings = dict[str, Writing]()
+    cases: dict[str, list[tuple[str, int, str]]] = {}
     while True:
-        if not cases:
-            if order:
-                what = order.pop()
-                writings[what] = Writing(what, stock, place)
-                calls = Counter(traced_calls(writings[what], place / f"{what}.log"))
-                writings[what].reset()
-                every = [(what, c, n) for c, count in calls.items() for n in range(1, count + 1)]
-                cases = [(*each, "signal=KILL") for each in every]
-                cases += [(*each, f"error={draw.choice(ERRORS)}") for each in every]
-                draw.shuffle(cases)
-            else:
-                order = list(WRITERS)
-                draw.shuffle(order)
-                shutil.rmtree(place)
-                place.mkdir()
-            continue
-        what, call, number, fate = cases.pop()
+        what = draw.choice(WRITERS)
+        if not cases.get(what):
+            shutil.rmtree(place / what, ignore_errors=True)
+            writing = writings[what] = Writing(what, stock, place)
+            calls = Counter(traced_calls(writing, place / f"{what}.log"))
+            writing.reset()
+            every = [(call, n) for call, count in calls.items() for n in range(1, count + 1)]
+            cases[what] = [(*each, "signal=KILL") for each in every]
+            cases[what] += [(*each, f"error={draw.choice(ERRORS)}") for each in every]
+            draw.shuffle(cases[what])
+        call, number, fate = cases[what].pop()
         writing = writings[what]
         flags = ["-f", "-qq", "-o", "/dev/null", "-e", f"trace={call}"]
         ended = writing.write(
@@ -913,4 +906,8 @@ PROBES: dict[str, Callable[[Stock, Path, random.Random], Held]] = {
         *(signals, two_trainers, resumed),
     )
 }
+CHEAP = (
+    *("damaged_files", "forged_files", "not_finite", "round_trips", "terminals"),
+    "command_lines",
+)
 SLOW = ("sanitized_engine", "small_disks", "durable", "signals", "two_trainers", "resumed")

@@ -18,7 +18,7 @@ from pathlib import Path
 
 sys.path[:0] = [str(Path(__file__).parent), str(Path(__file__).parents[1] / "faults")]
 
-from probes import PROBES  # noqa: E402  # after the path is set
+from probes import CHEAP, PROBES  # noqa: E402  # after the path is set
 from stock import Skipped, make_stock  # noqa: E402
 
 PROMISES = {
@@ -35,7 +35,7 @@ PROMISES = {
     11: "no number that is not finite is saved or loaded",
     12: "every error is one line with a documented code",
 }
-TURN_SECONDS = 10.0  # of one probe
+TURN_SECONDS, LONG_TURN_SECONDS = 4.0, 20.0  # of a probe in this process, and with others
 
 
 def turns(
@@ -50,7 +50,8 @@ def turns(
         active[name] = PROBES[name](stock, place, random.Random(f"{seed} {name}"))
     while active:
         for name, probe in list(active.items()):
-            until = time.monotonic() + TURN_SECONDS
+            turn = TURN_SECONDS if name in CHEAP else LONG_TURN_SECONDS
+            until = time.monotonic() + turn
             try:
                 while time.monotonic() < until:
                     held[next(probe)] += 1
