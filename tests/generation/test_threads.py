@@ -129,7 +129,7 @@ static void *work(void *at) {
     float state[STATE_NUMBERS];
     double weights[VOCAB_SIZE];
     void *scratch = malloc(charnn_scratch_bytes(&model, 1));
-    int32_t token = START_TOKEN;
+    int32_t tokens[] = START_TOKENS, token = tokens[0];
     int i, number = *(int *)at;
     charnn_begin(&model, state);
     for (i = 0; i < 400; i++) {

@@ -18,6 +18,7 @@ from charnn.config import ModelConfig
 from charnn.engines import compiled, make_predictor
 from charnn.evaluation import network_of
 from charnn.scoring.surprisal import CharacterBits, TokenScorer, score_text, spans
+from charnn.text.line_breaks import Reading
 from charnn.text.sources import open_source
 from charnn.text.tokenizers import ByteTokenizer, CharTokenizer, SentencePieceTokenizer
 
@@ -93,7 +94,7 @@ def blocks_of(tmp_path, texts, reset, tokenizer=TOKENIZER, unknown="skip"):
         paths.append(tmp_path / f"{place}.txt")
         paths[-1].write_bytes(data)
     scorer = TokenScorer(make_predictor(saved.config, saved.weights), 0)
-    with open_source(paths) as source:
+    with open_source(paths, reading=Reading(keep_crlf=True)) as source:
         return saved, list(score_text(scorer, tokenizer, source, reset, unknown))
 
 
