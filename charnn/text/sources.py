@@ -265,7 +265,7 @@ class TextSource:
         ]
 
     def chunks(self) -> Iterator[bytes]:
-        """Yields the bytes, exactly as they are, in chunks of about 1 MiB."""
+        """Yields the bytes, after `reading`, in chunks of about 1 MiB."""
         return (piece.data for piece in self.pieces())
 
     def texts(self) -> Iterator[str]:
