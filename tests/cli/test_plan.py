@@ -35,7 +35,8 @@ def charnn(tmp_path, monkeypatch, capsys):
 
 
 def test_a_plan_prints_the_recipe_and_leaves_nothing(charnn):
-    code, out, _ = charnn("plan", "book.txt", "--minutes", "0.1", "--threads", "1")
+    words = ("--minutes", "0.1", "--threads", "1", "--from", "scratch")
+    code, out, _ = charnn("plan", "book.txt", *words)
     assert 0 == code
     lines = dict(line.split(": ", 1) for line in out.splitlines())
     assert lines.keys() >= {"text", "plan", "speed", "expected", "n-grams alone", "advice"}
