@@ -103,10 +103,14 @@ def blocks(text: str, *languages: str) -> list[str]:
 
 
 def examples(text: str) -> Iterator[str]:
-    """Lines of `sh` blocks that run charnn, and those behind a "$ " in `console` blocks."""
+    """Lines of `sh` blocks that run charnn, and those behind a "$ " in `console` blocks.
+
+    What torchrun would start several times is run once, without torchrun.
+    """
     for language, begin in {"sh": "", "console": r"\$ "}.items():
         for block in blocks(text, language):
             for line in block.replace("\\\n", " ").splitlines():
+                line = re.sub(r"^torchrun .* -m (?=charnn )", "", line)
                 if re.match(rf"{begin}(charnn\b|.*\| *charnn\b)", line):
                     yield line.removeprefix("$ ")
 

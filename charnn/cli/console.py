@@ -24,6 +24,8 @@ if TYPE_CHECKING:
     from charnn.text.tokenizers import Tokenizer
 
 QUIET = ContextVar("quiet", default=False)  # set by --quiet; silences `tell` and `note`
+# True where another process prints the messages: torchrun starts a command several times on a host.
+SILENT = ContextVar("silent", default=os.environ.get("LOCAL_RANK", "0") != "0")
 # Bidirectional controls reorder what a terminal shows; line separators break lines.
 HIDDEN = {0x061C, 0x200E, 0x200F, 0x2028, 0x2029, *range(0x202A, 0x202F), *range(0x2066, 0x206A)}
 
@@ -88,6 +90,8 @@ def occupy_closed_streams() -> None:
 
 def say(message: str, style: str = "") -> None:
     """Prints one line on stderr; `style` is an ANSI number such as "31" for red."""
+    if SILENT.get():
+        return
     line = visible(message).replace("\n", " ")
     if style and has_colour(sys.stderr):
         line = f"\x1b[{style}m{line}\x1b[0m"
@@ -242,7 +246,7 @@ class LiveLine:
     def wanted(self) -> bool:
         """True if stderr is a terminal that can redraw a line."""
         there = sys.stderr is not None and sys.stderr.isatty()
-        return there and not QUIET.get() and has_colour(sys.stderr)
+        return there and not QUIET.get() and not SILENT.get() and has_colour(sys.stderr)
 
     def start(self, text: str) -> None:
         """Shows `text` from now on if this is `wanted`; a pipe gets nothing."""

@@ -41,6 +41,8 @@ def runs(checkpoints: CheckpointsOption = DEFAULT_CHECKPOINTS, json: JsonOption 
 
 def _cells(row: dict[str, Any]) -> tuple[str, ...]:
     status = str(row.get("status", row.get("error")))
+    if row.get("processes", 1) > 1:
+        status = f"{status}, {row['processes']} processes"
     if row["in_use"]:
         status = f"{status}, in use by {row['in_use']}"
     if "error" in row:
@@ -71,6 +73,7 @@ def describe(name: str, path: Path) -> dict[str, Any]:
         shape, info = ModelConfig.from_dict(metadata["model"]), metadata["info"]
         training = metadata.get("training")
         best_loss = training["progress"]["best_loss"] if training else None
+        environment = training["progress"].get("environment", {}) if training else {}
         # The results of a finished run are those of its best file, mixture included.
         protocol = "lines" if metadata.get("lines") else "cold_256"
         final = info["results"].get(protocol)
@@ -91,6 +94,7 @@ def describe(name: str, path: Path) -> dict[str, Any]:
             "best_loss": None if best_loss is None else number(best_loss),
             "valid_loss": None if valid_loss is None else float(number(valid_loss)),
             "protocol": protocol.replace("_", "-"),
+            "processes": int(environment.get("processes", 1)),
             "status": "finished" if training and training["progress"]["finished"] else "unfinished",
         }
     except CharnnError as error:

@@ -27,6 +27,7 @@ class OrderlyEnd:
     def __init__(self) -> None:
         self.code = 0
         self.stop: Callable[[], None] | None = None
+        self.patient = False  # a second Ctrl-C does not stop at once: torchrun may send it twice
 
     def __enter__(self) -> OrderlyEnd:
         self.before = {n: signal.getsignal(n) for n in SIGNALS}
@@ -47,7 +48,7 @@ class OrderlyEnd:
 
     def _handle(self, number: int, _: FrameType | None) -> None:
         again, self.code = self.code == 128 + signal.SIGINT == 128 + number, 128 + number
-        if again:
+        if again and not self.patient:
             if sys.stderr.isatty():
                 sys.stderr.write(SHOW_CURSOR + "\n")
                 sys.stderr.flush()

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import shlex
 import sys
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import typer
@@ -13,6 +14,7 @@ from charnn.cli.console import (
     BEGAN,
     LIVE,
     QUIET,
+    SILENT,
     Stages,
     note,
     print_json,
@@ -105,53 +107,96 @@ def train(
         raise ConfigError(
             "no text given: start with 'charnn train TEXT' or continue with 'charnn train --resume'"
         )
-    progress, run = Stages(), None
+    run = None
     with OrderlyEnd() as end:
         LIVE.start("loading PyTorch")
-        from charnn.bases.choose import BaseChooser
-        from charnn.ngrams.add import NGramStep
-        from charnn.training import launch
+        from charnn.training.world import joined
 
-        if flags.tensorboard:
-            from charnn.training.tensorboard import writer_class
-
-            writer_class()  # before the text is read: it may not be installed
-        if flags.dry_run:
-            show_plan(texts or [], options, checkpoints, json)
-        elif flags.resume:
-            with launch.resume(
-                options.name,
-                options,
-                checkpoints,
-                began=BEGAN,
-                notify=note,
-                progress=progress,
-                final_step=NGramStep(),
-            ) as trainer:
-                most = trainer.config.max_steps
-                _tell_run(trainer, f"continues at step {trainer.step:,} of {most:,}")
-                run = _run(trainer, end, json, flags.tensorboard)
-        else:
-            start_path(options.from_model, checkpoints)  # for its note
-            chooser = BaseChooser.of(options)
-            with launch.start(
-                texts or [],
-                options,
-                checkpoints,
-                began=BEGAN,
-                notify=note,
-                progress=progress,
-                final_step=chooser.final_step,
-                choose_base=chooser,
-            ) as (trainer, plan):
-                _tell_run(trainer, f"starts from {_start_of(trainer, options)}")
-                for line in describe(trainer, plan):
-                    tell(line)
-                run = _run(trainer, end, json, flags.tensorboard)
+        with joined(shlex.join(sys.argv[1:])) as world:
+            end.patient = world.size > 1
+            if world.leads:
+                run = _lead(texts or [], options, flags, checkpoints, json, end)
+            else:
+                _follow(checkpoints, end)
+            end.code = next(filter(None, world.exchange(end.code)), 0)
     if end.code:
         raise typer.Exit(end.code)
     if flags.write and run:
         write(model=str(run.folder), checkpoints=checkpoints)
+
+
+def _lead(
+    texts: list[str],
+    options: TrainOptions,
+    flags: TrainFlags,
+    checkpoints: Path,
+    json: bool,
+    end: OrderlyEnd,
+) -> Run | None:
+    """Does the command, as rank 0 of all processes; returns the run if it is finished."""
+    from charnn.bases.choose import BaseChooser
+    from charnn.ngrams.add import NGramStep
+    from charnn.training import launch
+    from charnn.training.world import WORLD
+
+    world, progress = WORLD.get(), Stages()
+    if flags.tensorboard:
+        from charnn.training.tensorboard import writer_class
+
+        writer_class()  # before the text is read: it may not be installed
+    if flags.dry_run:
+        show_plan(texts, options, checkpoints, json)
+        world.tell({})
+        return None
+    if found := launch.run_of_job(checkpoints, world.job):
+        run, finished = found
+        if finished:  # torchrun restarted the job after its last save
+            note(f"run {run.name!r} of this job is finished")
+            world.tell({})
+            return run
+        options = replace(options, name=run.name, minutes=None, epochs=None, max_steps=None)
+    if found or flags.resume:
+        with launch.resume(
+            options.name,
+            options,
+            checkpoints,
+            began=BEGAN,
+            notify=note,
+            progress=progress,
+            final_step=NGramStep(),
+        ) as trainer:
+            most = trainer.config.max_steps
+            _tell_run(trainer, f"continues at step {trainer.step:,} of {most:,}")
+            return _run(trainer, end, json, flags.tensorboard)
+    start_path(options.from_model, checkpoints)  # for its note
+    chooser = BaseChooser.of(options)
+    with launch.start(
+        texts,
+        options,
+        checkpoints,
+        began=BEGAN,
+        notify=note,
+        progress=progress,
+        final_step=chooser.final_step,
+        choose_base=chooser,
+    ) as (trainer, plan):
+        _tell_run(trainer, f"starts from {_start_of(trainer, options)}")
+        for line in describe(trainer, plan):
+            tell(line)
+        return _run(trainer, end, json, flags.tensorboard)
+
+
+def _follow(checkpoints: Path, end: OrderlyEnd) -> None:
+    """Computes a share of the streams of the run that rank 0 leads."""
+    from charnn.training.follow import follow
+
+    LIVE.clear()
+    SILENT.set(True)
+    with follow(checkpoints) as trainer:
+        if trainer:
+            end.stop = trainer.stop
+            for _ in trainer.run():
+                pass
 
 
 def _require_nothing_else(context: typer.Context, texts: list[str] | None) -> None:

@@ -5,7 +5,7 @@ Shapes: B streams, T steps, V symbols, E embedding size, H hidden units.
 
 from __future__ import annotations
 
-from typing import Any, cast
+from typing import Any, NamedTuple, cast
 
 import torch
 from torch import Tensor, nn
@@ -16,6 +16,20 @@ from charnn.model.state import State
 
 EMBEDDING_SCALE = 0.1
 ALIGNMENT = 32  # torch has fast kernels for inputs of these widths
+
+
+class Masks(NamedTuple):
+    """Dropout masks of B streams, of which only some are computed here.
+
+    All B masks are drawn, so that those of a stream do not depend on where it is computed.
+
+    Attributes:
+        kept: indices of the streams that are computed.
+    """
+
+    generator: torch.Generator
+    streams: int
+    kept: Tensor
 
 
 class Block(nn.Module):
@@ -37,7 +51,7 @@ class Block(nn.Module):
         x: Tensor,
         state: Any,
         dtype: torch.dtype,
-        generator: torch.Generator | None,
+        masks: Masks | None,
         symbols: tuple[Tensor, Tensor] | None = None,
     ) -> tuple[Tensor, Any]:
         """Reads x (T, B, D) from `state`; returns (T, B, H) and the state after.
@@ -53,7 +67,7 @@ class Block(nn.Module):
             outputs, state = self.cell(self.norm(x).to(dtype), state)
         y = outputs.float()
         if self.training:
-            y = locked_dropout(y, self.dropout, generator)
+            y = locked_dropout(y, self.dropout, masks)
         return (x + y if self.residual else y), state
 
 
@@ -97,24 +111,30 @@ class LanguageModel(nn.Module):
         return tuple(block.cell.initial_state(batch_size) for block in self.blocks())
 
     def forward(
-        self, tokens: Tensor, state: State, generator: torch.Generator | None = None
+        self, tokens: Tensor, state: State, masks: Masks | None = None
     ) -> tuple[Tensor, State]:
         """Reads tokens (T, B) from `state`; returns logits (T, B, V) and the state after.
 
-        `generator` draws the dropout masks in training mode.
+        `masks` are those of dropout in training mode; None draws them from torch's generator.
         """
         dtype = self.recurrent_dtype if self.training else torch.float32
         x = self.embedding(tokens)
         symbols = self._symbols(tokens)
         after = []
         for block, layer_state in zip(self.blocks(), state, strict=True):
-            x, layer_state = block(x, layer_state, dtype, generator, symbols)
+            x, layer_state = block(x, layer_state, dtype, masks, symbols)
             after.append(layer_state)
             symbols = None
         features = self.norm(x)
         if self.training:
-            features = locked_dropout(features, self.config.dropout / 2, generator)
+            features = locked_dropout(features, self.config.dropout / 2, masks)
         return self.head(features), tuple(after)
+
+    def skip_masks(self, masks: Masks) -> None:
+        """Draws the masks of a forward pass without computing it."""
+        nothing = self.head.weight.new_zeros(1, 0, self.config.hidden_size)
+        for dropout in [self.config.dropout] * len(self.layers) + [self.config.dropout / 2]:
+            locked_dropout(nothing, dropout, masks)
 
     def _symbols(self, tokens: Tensor) -> tuple[Tensor, Tensor] | None:
         """Returns tokens as one-hot rows and the embedding, both padded; None unless V is small.
@@ -130,12 +150,16 @@ class LanguageModel(nn.Module):
         return nn.functional.one_hot(tokens, len(table)), table
 
 
-def locked_dropout(x: Tensor, dropout: float, generator: torch.Generator | None) -> Tensor:
+def locked_dropout(x: Tensor, dropout: float, masks: Masks | None) -> Tensor:
     """Zeros a share of the features of x (T, B, H) and scales up the others.
 
     Each stream has one mask for the whole window (Gal and Ghahramani 2016).
     """
     if not dropout:
         return x
-    mask = x.new_empty(1, *x.shape[1:]).bernoulli_(1 - dropout, generator=generator)
+    generator = masks.generator if masks else None
+    streams = masks.streams if masks else x.shape[1]
+    mask = x.new_empty(1, streams, x.shape[2]).bernoulli_(1 - dropout, generator=generator)
+    if masks:
+        mask = mask[:, masks.kept]
     return x * mask.div_(1 - dropout)

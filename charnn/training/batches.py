@@ -28,21 +28,28 @@ from charnn.evaluation import IGNORED, Ids
 # A window of lines is computed in parts of streams with similar lengths, so that short lines get
 # little padding; parts with fewer streams would be slower.
 PARTS, PART_STREAMS = 4, 32
+ALL = slice(None)
 
 
 class WindowPart(NamedTuple):
-    """P streams of a window: their indices (P,), inputs and targets (T, P), padded at the end."""
+    """P streams of a window: their indices (P,), inputs and targets (T, P), padded at the end.
+
+    A share of the streams holds those of the P that belong to it: ``streams`` are indices in the
+    share, ``kept`` indices among the ``size`` = P of the whole part.
+    """
 
     streams: torch.Tensor
     inputs: torch.Tensor
     targets: torch.Tensor
+    kept: torch.Tensor
+    size: int
 
 
 class Window(NamedTuple):
-    """One window of all streams.
+    """One window of all streams, or of a share of them.
 
     ``fresh`` (B,) marks streams that start from the initial state; ``size`` is the number of
-    targets without padding.
+    targets of all streams without padding.
     """
 
     parts: list[WindowPart]
@@ -68,15 +75,17 @@ class StreamBatches:
         """Returns the number of targets in all windows before `step`."""
         return step * self.batch_size * self.bptt
 
-    def window(self, step: int) -> Window:
+    def window(self, step: int, share: slice = ALL) -> Window:
         """Returns the window of a step, counted from 0; the first of a pass is fresh."""
         epoch, index = divmod(step, self.windows_per_epoch)
-        starts = np.arange(self.batch_size) * self.stream_length + index * self.bptt
+        kept = np.arange(self.batch_size)[share]
+        starts = kept * self.stream_length + index * self.bptt
         positions = self._start(epoch) + starts[None, :] + np.arange(self.bptt + 1)[:, None]
         ids = self.tokens[positions % len(self.tokens)].astype(np.int64)
-        both, streams = torch.from_numpy(ids), torch.arange(self.batch_size)
-        fresh = torch.full((self.batch_size,), index == 0)
-        return Window([WindowPart(streams, both[:-1], both[1:])], fresh, both[1:].numel())
+        both, streams = torch.from_numpy(ids), torch.arange(len(kept))
+        part = WindowPart(streams, both[:-1], both[1:], torch.from_numpy(kept), self.batch_size)
+        fresh = torch.full((len(kept),), index == 0)
+        return Window([part], fresh, self.batch_size * self.bptt)
 
     def _start(self, epoch: int) -> int:
         """Returns the offset of a pass: 0 for the first, random for the others."""
@@ -154,21 +163,29 @@ class LineBatches:
         whole = epoch * int(self.lengths.sum())
         return whole + (int(self._pass(epoch).before[index]) if index else 0)
 
-    def window(self, step: int) -> Window:
-        """Returns the window of a step, counted from 0; streams that begin a line are fresh."""
+    def window(self, step: int, share: slice = ALL) -> Window:
+        """Returns the window of a step, counted from 0; streams that begin a line are fresh.
+
+        All streams determine the parts, whatever the share.
+        """
         epoch, index = divmod(step, self.windows_per_epoch)
         drawn = self._pass(epoch)
         starts, counts = drawn.starts[index], drawn.counts[index]
         order = np.argsort(counts, kind="stable")
         order = order[counts[order] > 0]
-        share = max(PART_STREAMS, -(-len(order) // PARTS))
+        size = max(PART_STREAMS, -(-len(order) // PARTS))
+        own = range(self.batch_size)[share]
         parts = [
-            self._part(order[at : at + share], starts, counts) for at in range(0, len(order), share)
+            self._part(order[at : at + size], starts, counts, own)
+            for at in range(0, len(order), size)
         ]
-        return Window(parts, torch.from_numpy(drawn.fresh[index]), int(counts.sum()))
+        return Window(parts, torch.from_numpy(drawn.fresh[index][share]), int(counts.sum()))
 
-    def _part(self, streams: Ids, starts: Ids, counts: Ids) -> WindowPart:
-        steps = np.arange(counts[streams].max())[:, None]
+    def _part(self, whole: Ids, starts: Ids, counts: Ids, own: range) -> WindowPart:
+        kept = np.flatnonzero((whole >= own.start) & (whole < own.stop))
+        streams = whole[kept]
+        # As long as for the whole part: padding changes the state after a line that has ended.
+        steps = np.arange(counts[whole].max())[:, None]
         places = starts[streams] + steps
         real = steps < counts[streams]
         targets = self.tokens[np.where(real, places, 0)].astype(np.int64)
@@ -176,7 +193,13 @@ class LineBatches:
         inputs = self.tokens[np.where(real, places - 1, 0)].astype(np.int64)
         inputs[places == 0] = self.newline
         targets[~real] = IGNORED
-        return WindowPart(*map(torch.from_numpy, (streams, inputs, targets)))
+        return WindowPart(
+            torch.from_numpy(streams - own.start),
+            torch.from_numpy(inputs),
+            torch.from_numpy(targets),
+            torch.from_numpy(kept),
+            len(whole),
+        )
 
     def _draw_pass(self, epoch: int) -> _Pass:
         generator = torch.Generator().manual_seed((self.seed << 31) + epoch)

@@ -16,7 +16,8 @@ class StepDone:
     """One optimizer step, or a skipped window (``loss`` or ``grad_norm`` not finite).
 
     ``loss`` is nats per token, ``tokens`` counts targets since step 0, ``epoch`` passes over the
-    training text, ``seconds`` training time including earlier sessions.
+    training text, ``seconds`` training time including earlier sessions. ``communication`` is the
+    share of the step that several processes spent exchanging gradients and waiting for each other.
     """
 
     step: int
@@ -28,6 +29,7 @@ class StepDone:
     learning_rate: float
     grad_norm: float
     tokens_per_second: float
+    communication: float | None = None
 
 
 @dataclass(frozen=True)
@@ -98,7 +100,7 @@ def log_line(event: Logged, counters: dict[str, Any]) -> dict[str, Any]:
     """Returns the metrics.jsonl line of an event; `counters`: step, tokens, epoch, seconds."""
     counters = {**counters, "seconds": round(counters["seconds"], 3)}
     if isinstance(event, StepDone):
-        values = {name: _finite(value) for name, value in vars(event).items()}
+        values = {name: _finite(value) for name, value in vars(event).items() if value is not None}
         return {"event": "step", **values, **counters}
     if isinstance(event, Validated):
         score = event.score.to_dict()

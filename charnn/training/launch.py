@@ -219,7 +219,8 @@ def resume(
             )
         then, now = counters.get("environment"), machine.environment(config)
         if then != now and isinstance(then, dict):
-            changed = [f"{k} {then.get(k)} -> {now[k]}" for k in now if then.get(k) != now[k]]
+            names = [name for name in {**now, **then} if then.get(name) != now.get(name)]
+            changed = [f"{k} {then.get(k, 'one')} -> {now.get(k, 'one')}" for k in names]
             notify(f"the run will differ from an uninterrupted one: {', '.join(changed)}")
         require_memory(saved.config, config)
         deadline = _deadline(options, began) if budget else None
@@ -227,6 +228,16 @@ def resume(
         trainer.restore(saved)
         run.mark_newest()  # only now: a refused resume changes nothing
         yield trainer
+
+
+def run_of_job(root: Path, job: str) -> tuple[Run, bool] | None:
+    """Returns the run that torchrun began by this job and whether it is finished, or None."""
+    for run in list_runs(root) if job else []:
+        with suppress(FileError):
+            training = checkpoints.peek(run.last).get("training")
+            if training and training["progress"].get("job") == job:
+                return run, bool(training["progress"].get("finished"))
+    return None
 
 
 def _load_last(run: Run) -> Checkpoint:

@@ -10,6 +10,7 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch.nn.functional import cross_entropy
@@ -18,7 +19,9 @@ from charnn.config import GATES, ModelConfig, TrainConfig
 from charnn.errors import ConfigError, TrainingError
 from charnn.evaluation import COLD_WINDOW, evaluation_batch
 from charnn.model import LanguageModel
+from charnn.training.gradient import gradients
 from charnn.training.optimizer import Optimizer
+from charnn.training.world import WORLD
 from charnn.version import __version__
 
 MALLOPT_TRIM_THRESHOLD, MALLOPT_MMAP_THRESHOLD = -1, -3
@@ -50,8 +53,30 @@ def prepared(threads: int) -> Iterator[None]:
 
 
 def default_threads() -> int:
-    """Returns torch's default: one thread per core that the process may use."""
-    return torch.get_num_threads()
+    """Returns torch's default, one thread per core that the process may use.
+
+    Several processes share the cores of their host. torchrun sets OMP_NUM_THREADS to 1 for them,
+    so that torch's default is 1 then.
+    """
+    threads, processes = torch.get_num_threads(), WORLD.get().local_size
+    if threads > 1 or processes == 1:
+        return threads
+    with suppress(AttributeError):  # Linux only
+        return max(1, len(os.sched_getaffinity(0)) // processes)
+    return max(1, (os.cpu_count() or 1) // processes)
+
+
+@contextmanager
+def whole_host(threads: int) -> Iterator[None]:
+    """Gives rank 0 the threads of all processes of its host, which wait during the block."""
+    processes = WORLD.get().local_size
+    if processes > 1:
+        torch.set_num_threads(processes * threads)
+    try:
+        yield
+    finally:
+        if processes > 1:
+            torch.set_num_threads(threads)
 
 
 def choose_device(device: str) -> str:
@@ -95,6 +120,7 @@ def _cpu_info(key: str) -> str:
 
 def environment(config: TrainConfig) -> dict[str, str]:
     """Returns the facts that must not change for a resumed run to give the same bits."""
+    processes = WORLD.get().size
     return {
         "charnn": __version__,
         "torch": torch.__version__,
@@ -103,6 +129,7 @@ def environment(config: TrainConfig) -> dict[str, str]:
         "device": config.device,
         "processor": f"{_cpu_info('model name') or platform.machine()}, "
         f"{torch.backends.cpu.get_cpu_capability()}",
+        **({"processes": str(processes)} if processes > 1 else {}),
     }
 
 
@@ -141,10 +168,14 @@ def training_memory(model: ModelConfig, batch_size: int, bptt: int) -> int:
 def require_memory(model: ModelConfig, config: TrainConfig) -> None:
     """Refuses a run that would run out of memory; the memory of a GPU is not checked.
 
+    The processes of a host share its memory.
+
     Raises:
         TrainingError: the estimate exceeds the available memory.
     """
-    need = training_memory(model, config.batch_size, config.bptt)
+    world = WORLD.get()
+    streams = -(-config.batch_size // world.size)
+    need = world.local_size * training_memory(model, streams, config.bptt)
     have = available_memory() if config.device == "cpu" else None
     if have is not None and need > 0.9 * have:
         raise TrainingError(
@@ -169,13 +200,26 @@ def measure(
     """Times a temporary network, which leaves no trace in the run.
 
     `shapes` holds (steps, streams) of each part of a window; by default the window is one part.
+    Several processes time the step together, with `help_measure` in all but rank 0.
     """
+    shapes = shapes or [(config.bptt, config.batch_size)]
+    told = {"model": model.to_dict(), "config": config.to_dict(), "measure": list(shapes)}
+    WORLD.get().tell(told)
     network = LanguageModel(model).to(config.device)
-    step = _time_step(network, config, shapes or [(config.bptt, config.batch_size)])
+    step = _time_step(network, config, shapes)
     batch = evaluation_batch(model.vocab_size)
-    cold = _time_forward(network, (COLD_WINDOW, batch), config.device)
-    carried = _time_forward(network, (COLD_WINDOW, 1), config.device)
+    with whole_host(config.threads):
+        cold = _time_forward(network, (COLD_WINDOW, batch), config.device)
+        carried = _time_forward(network, (COLD_WINDOW, 1), config.device)
     return Speed(step, cold, carried)
+
+
+def help_measure(told: dict[str, Any]) -> None:
+    """Takes part in the measurement that rank 0 told."""
+    config = TrainConfig.from_dict(told["config"])
+    with prepared(config.threads):
+        network = LanguageModel(ModelConfig.from_dict(told["model"])).to(config.device)
+        _time_step(network, config, told["measure"])
 
 
 def _time_step(
@@ -183,16 +227,21 @@ def _time_step(
 ) -> float:
     network.train()
     network.recurrent_dtype = getattr(torch, config.precision)
-    optimizer = Optimizer(network, config)
-    parts = [torch.zeros(shape, dtype=torch.long, device=config.device) for shape in shapes]
+    world, optimizer = WORLD.get(), Optimizer(network, config)
+    parts = []
+    for steps, streams in shapes:
+        own = max(1, len(range(streams)[world.share(streams)]))
+        parts.append(torch.zeros((steps, own), dtype=torch.long, device=config.device))
     times: list[float] = []
-    begin = time.perf_counter()
-    while len(times) < 4 or time.perf_counter() - begin < MEASURE_SECONDS:
+    begin, ends = time.perf_counter(), 0.0
+    while not ends:
         at = time.perf_counter()
         network.zero_grad()
         for tokens in parts:
             logits, _ = network(tokens, network.initial_state(tokens.shape[1]))
             cross_entropy(logits.flatten(0, 1), tokens.flatten()).backward()  # type: ignore[no-untyped-call]  # torch's own signature
+        enough = len(times) >= 3 and time.perf_counter() - begin >= MEASURE_SECONDS
+        (ends,) = world.sum(gradients(network), [float(enough and world.leads)])
         torch.nn.utils.clip_grad_norm_(network.parameters(), 1.0)
         optimizer.step(0.0)
         _wait_for(config.device)

@@ -15,6 +15,7 @@ from torch.optim.adamw import adamw
 
 from charnn.config import ADAMW_MOMENTS, MUON_MOMENTUM, TrainConfig, is_gate_matrix
 from charnn.model import LanguageModel
+from charnn.training.world import WORLD
 
 BETAS = (0.9, 0.99)
 EPSILON = 1e-8
@@ -43,6 +44,7 @@ class Optimizer:
     def __init__(self, network: LanguageModel, config: TrainConfig) -> None:
         self.config = config
         self.network = network
+        self.world = WORLD.get()
         self.updates = 0
         named = dict(network.named_parameters())
         chosen = [name for name in named if config.optimizer == "muon" and is_gate_matrix(name)]
@@ -103,11 +105,16 @@ class Optimizer:
             by_shape.setdefault(weight.shape, []).extend(blocks)
         dtype = getattr(torch, self.config.precision)
         for pairs in by_shape.values():
-            steps = orthogonalize(torch.stack([ahead for _, ahead in pairs]).to(dtype)).float()
+            matrices = torch.stack([ahead for _, ahead in pairs]).to(dtype)
+            steps = self.world.split(orthogonalize, matrices).float()
             rows, columns = steps.shape[1:]
             scale = math.sqrt(max(1.0, rows / columns))
             for (block, _), step in zip(pairs, steps.unbind(), strict=True):
                 block.mul_(1 - rate * self.config.weight_decay).add_(step, alpha=-rate * scale)
+
+    def memory(self) -> list[Tensor]:
+        """Returns all moments, in the same order in every process."""
+        return [m for memory in (self.momentum, *self.moments.values()) for m in memory.values()]
 
     def pack(self) -> dict[str, np.ndarray]:
         """Returns copies of the moments of every weight; zeros before the first update."""

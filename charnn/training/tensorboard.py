@@ -16,6 +16,7 @@ STEP_SCALARS = {
     "learning_rate": "learning_rate",
     "grad_norm": "grad_norm",
     "tokens_per_second": "tokens_per_second",
+    "communication": "communication",
 }
 
 
@@ -71,7 +72,8 @@ def scalars_of(event: Event) -> Iterator[tuple[str, float, int]]:
     """Yields name, value and step of each number in an event."""
     if isinstance(event, StepDone):
         for name, attribute in STEP_SCALARS.items():
-            yield name, getattr(event, attribute), event.step
+            if (value := getattr(event, attribute)) is not None:
+                yield name, value, event.step
     elif isinstance(event, Validated):
         yield f"loss/{event.protocol}", event.score.nats_per_token, event.step
     elif isinstance(event, Ended):

@@ -16,11 +16,11 @@ import torch
 from charnn import checkpoint as checkpoints
 from charnn.checkpoint import Checkpoint, TrainingState
 from charnn.config import LineConfig, ModelConfig, TrainConfig
-from charnn.errors import CharnnError, DamagedFile, FileError, TrainingError
+from charnn.errors import CharnnError, ConfigError, DamagedFile, FileError, TrainingError
 from charnn.evaluation import Score, predictor_of
 from charnn.generation.model import Model
 from charnn.model import LanguageModel, State
-from charnn.model.state import pack_state, unpack_state
+from charnn.model.state import map_state, pack_state, unpack_state
 from charnn.runs import MetricsLog, Run
 from charnn.tensor_file import LARGEST, number
 from charnn.text.line_breaks import Reading
@@ -39,10 +39,11 @@ from charnn.training.events import (
     log_line,
 )
 from charnn.training.final_step import NOTHING_DONE, Completed, FinalStep
-from charnn.training.gradient import backward, begin
-from charnn.training.machine import environment
+from charnn.training.gradient import backward, begin, gradients
+from charnn.training.machine import environment, whole_host
 from charnn.training.optimizer import Optimizer, copied, schedule
 from charnn.training.validation import Validator
+from charnn.training.world import WORLD
 
 BAD_WINDOWS = 3
 MAX_HISTORY = 1000  # above this every second entry is dropped: the size of a header is limited
@@ -68,6 +69,9 @@ class Trainer:
     The checkpoint holds everything that the next step depends on: weights, moments, counters, the
     rate, the carried hidden state. Dropout masks depend on the seed and the step alone, so
     validating, sampling and saving cannot change training.
+
+    Several processes (`charnn.training.world`) each hold all weights and a share of the streams.
+    All of them run this class; only rank 0 yields events, evaluates and writes.
     """
 
     def __init__(
@@ -86,7 +90,14 @@ class Trainer:
 
         Raises:
             TextError: the training text is too short for one window.
+            ConfigError: there are fewer streams than processes.
         """
+        self.world = WORLD.get()
+        if config.batch_size < self.world.size:
+            raise ConfigError(
+                f"{config.batch_size} streams cannot be shared by {self.world.size} processes: "
+                "raise --batch-size, or start fewer processes"
+            )
         self.home, self.token_file, self.config = run, tokens, config
         self.deadline, self.final_step = deadline, final_step or FinalStep()
         self.network = LanguageModel(model)
@@ -104,8 +115,10 @@ class Trainer:
         )
         self.validator = Validator(tokens, config)
         self.log = MetricsLog(run.metrics)
-        self.stopping = False
-        self.state: State = self.network.initial_state(config.batch_size)
+        self.stopping = False  # this process was asked to stop
+        self.agreed = False  # all processes have heard that one of them was asked to stop
+        self.state: State = self.network.initial_state(config.batch_size)  # of the own share
+        self.whole_state = self.state  # of all streams when rank 0 saved last
         self.step = self.updates = self.bad_windows = 0
         self.rate_scale = 1.0
         self.seconds = 0.0
@@ -127,16 +140,18 @@ class Trainer:
             TrainingError: the loss or its gradient was not finite three times in a row.
             FileError: a checkpoint could not be written; the previous one is intact.
         """
+        self._meet()
         config, first_step, overrun_reported = self.config, self.step, False
         begin = clock = time.monotonic()
         if self.step == 0:
             yield from self._save()
-            if self.origin is not None:  # so that `best` is never worse than the base model
-                yield from self._validate()
-        while self.step < config.max_steps and not self.stopping:
-            at = time.monotonic()
+            yield from self._leads(self._validate_base())
+        while self.step < config.max_steps and not self._stopped():
+            at, communicated = time.monotonic(), self.world.seconds
             done = self._train_window()
             now = time.monotonic()
+            if self.world.size > 1:
+                done["communication"] = (self.world.seconds - communicated) / max(now - at, 1e-9)
             self.seconds += now - clock
             clock = now
             read = self.batches.tokens_before
@@ -153,20 +168,57 @@ class Trainer:
                     yield from self._report(Warned(self.step, slow))
             last = self.step == config.max_steps
             if last or _due(self.step, config.eval_every):
-                yield from self._validate()
+                yield from self._leads(self._validate())
             if config.sample_every and (last or _due(self.step, config.sample_every)):
-                yield from self._sample()
+                yield from self._leads(self._sample())
             if not last and _due(self.step, config.save_every):
                 yield from self._save()
         yield from self._end()
 
+    def _meet(self) -> None:
+        """Gives all processes the run of rank 0, each its share of the streams."""
+        world = self.world
+        if world.size == 1:
+            return
+        if world.leads:
+            world.tell(
+                {
+                    "run": self.home.name,
+                    "tokens": self.token_file.digest,
+                    "model": self.network.config.to_dict(),
+                    "config": self.config.to_dict(),
+                }
+            )
+            world.confirm()
+        for name, value in world.tell({name: getattr(self, name) for name in PROGRESS}).items():
+            setattr(self, name, value)
+        self.optimizer.updates = self.updates
+        self.state = map_state(torch.clone, self.state)  # the parts of a new state are one tensor
+        parts = [part for layer in self.state for part in layer]
+        world.spread([*self.network.parameters(), *self.optimizer.memory(), *parts])
+        share = world.share(self.config.batch_size)
+        self.state = map_state(lambda part: part[share].clone(), self.state)
+
+    def _leads(self, work: Iterator[Event]) -> Iterator[Event]:
+        """Yields the events of work that rank 0 does alone while the other processes wait."""
+        if self.world.leads:
+            with whole_host(self.config.threads):
+                yield from work
+        self.world.tell()
+
+    def _stopped(self) -> bool:
+        return self.agreed if self.world.size > 1 else self.stopping
+
     def _train_window(self) -> dict[str, Any]:
-        config = self.config
-        window = self.batches.window(self.step)
+        config, world = self.config, self.world
+        window = self.batches.window(self.step, world.share(config.batch_size))
         self.state = begin(self.network, window, self.state)
         self.network.train()
         self.mask_generator.manual_seed((config.seed << 31) + self.step)
         nats, state = backward(self.network, window, self.state, self.mask_generator)
+        nats, stops = world.sum(gradients(self.network), [nats, float(self.stopping)])
+        if stops:
+            self.agreed = self.stopping = True
         weights = self.network.parameters()
         norm = float(torch.nn.utils.clip_grad_norm_(weights, config.max_grad_norm))
         fraction = self.rate_scale * schedule(config, self.step)
@@ -228,6 +280,10 @@ class Trainer:
             self._write(self.home.best, self.checkpoint(training=False))
             yield from self._report(Saved(self.step, self.home.best))
 
+    def _validate_base(self) -> Iterator[Event]:
+        if self.origin is not None:  # so that `best` is never worse than the base model
+            yield from self._validate()
+
     def _sample(self) -> Iterator[Event]:
         try:
             model = Model.from_checkpoint(self.checkpoint(training=False))
@@ -246,6 +302,25 @@ class Trainer:
         checkpoints.save(path, model)
 
     def _save(self) -> Iterator[Event]:
+        self._gather()
+        yield from self._leads(self._write_last())
+
+    def _gather(self) -> None:
+        """Collects the state of all streams for a save.
+
+        Raises:
+            TrainingError: the weights of the processes differ, by a fault of a machine.
+        """
+        world = self.world
+        if not world.same([*self.network.parameters(), *self.optimizer.memory()]):
+            raise TrainingError(
+                f"the weights of the processes differ at step {self.step}: the last save is "
+                "intact; look for a faulty machine, then continue with 'charnn train --resume'"
+            )
+        streams = self.config.batch_size
+        self.whole_state = map_state(lambda part: world.gather(part, streams), self.state)
+
+    def _write_last(self) -> Iterator[Event]:
         self._write(self.home.last, self.checkpoint())
         if not len(self.validator.tokens):
             self._write(self.home.best, self.checkpoint(training=False))
@@ -253,6 +328,10 @@ class Trainer:
 
     def _end(self) -> Iterator[Event]:
         """Saves, applies the final step and scores the best model, even of an interrupted run."""
+        self._gather()
+        yield from self._leads(self._complete())
+
+    def _complete(self) -> Iterator[Event]:
         self._write(self.home.last, self.checkpoint())  # the rest may take long
         used_up = self.step == self.config.max_steps
         scores, completed = dict[str, Score](), NOTHING_DONE
@@ -264,7 +343,7 @@ class Trainer:
                 raise
             yield from self._report(Warned(self.step, f"the best model is not completed: {error}"))
         self.finished = used_up and not self.stopping
-        yield from self._save()
+        yield from self._write_last()
         reason = "finished" if self.finished else "interrupted"
         yield from self._report(Ended(self.step, reason, scores, completed))
 
@@ -294,7 +373,10 @@ class Trainer:
             return cast(Completed, ended.value)
 
     def checkpoint(self, training: bool = True) -> Checkpoint:
-        """Returns a copy of the model, and with `training` of the state of the run."""
+        """Returns a copy of the model, and with `training` of the state of the run.
+
+        The state of several processes is that of the last save.
+        """
         tokens, config = self.token_file, self.config
         weights = {name: copied(value) for name, value in self.network.state_dict().items()}
         facts = "sha256", "bytes", "chars", *Reading._fields
@@ -308,23 +390,25 @@ class Trainer:
             "history": [dict(entry) for entry in self.history],
             "results": self.results,
         }
-        state = None
+        training_state = None
         if training:
             progress = {
                 **{name: getattr(self, name) for name in PROGRESS},
                 "tokens_digest": tokens.digest,
                 "environment": environment(config),
                 "final_step": self.final_step.settings,
+                **({"job": self.world.job} if self.world.job else {}),
             }
-            arrays = self.optimizer.pack() | pack_state(self.state)
-            state = TrainingState(config, progress, arrays)
+            state = self.whole_state if self.world.size > 1 else self.state
+            arrays = self.optimizer.pack() | pack_state(state)
+            training_state = TrainingState(config, progress, arrays)
         made = Checkpoint(
             self.network.config,
             tokens.tokenizer.to_dict(),
             weights,
             tokens.start_token,
             info,
-            state,
+            training_state,
             lines=config.lines,
             start=tokens.start,
         )
@@ -376,7 +460,9 @@ class Trainer:
         }
 
     def _report(self, event: Logged) -> Iterator[Event]:
-        """Logs an event and yields it."""
+        """Logs an event and yields it, on rank 0."""
+        if not self.world.leads:
+            return
         warning = self.log.append(log_line(event, self._counters()))
         yield event
         if warning:

@@ -6,8 +6,8 @@ from contextlib import contextmanager
 from dataclasses import replace
 
 import pytest
+from driving import TINY
 
-from charnn.config import TrainOptions
 from charnn.training.launch import start
 
 SENTENCES = (
@@ -16,20 +16,6 @@ SENTENCES = (
     "Mem. count the stairs.\n",
 )
 TEXT = "".join(SENTENCES[i * i % 3] + SENTENCES[i % 3] for i in range(18))
-TINY = TrainOptions(
-    max_steps=20,
-    num_layers=2,
-    hidden_size=12,
-    batch_size=4,
-    bptt=16,
-    dropout=0.1,
-    eval_every=7,
-    sample_every=9,
-    save_every=5,
-    seed=3,
-    threads=1,
-    precision="float32",
-)
 
 
 @pytest.fixture(autouse=True)

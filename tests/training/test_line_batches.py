@@ -46,7 +46,7 @@ def read_pass(batches: LineBatches, number: int = 0) -> list[tuple[int, ...]]:
     for step in range(first, first + batches.windows_per_epoch):
         window = batches.window(step)
         seen = 0
-        for streams, inputs, targets in window.parts:
+        for streams, inputs, targets, *_ in window.parts:
             for column, stream in enumerate(streams.tolist()):
                 count = int((targets[:, column] != IGNORED).sum())
                 assert (targets[count:, column] == IGNORED).all()
@@ -104,7 +104,7 @@ def test_windows_can_be_read_in_any_order():
     for step in steps:
         other = LineBatches(tokens_of(lines), 4, 3, NEWLINE, 1)
         for a, b in zip(one.window(step).parts, other.window(step).parts, strict=True):
-            assert all(x.equal(y) for x, y in zip(a, b, strict=True))
+            assert all(x.equal(y) for x, y in zip(a[:3], b[:3], strict=True))
 
 
 def test_short_lines_are_not_padded_to_the_longest_of_the_window():

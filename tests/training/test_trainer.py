@@ -64,7 +64,7 @@ def test_the_step_equals_a_bare_loop_over_torchs_adamw(launch):
         state = twin.initial_state(4)
         for step in range(12):
             window = trainer.batches.window(step)
-            ((_, inputs, targets),) = window.parts
+            ((_, inputs, targets, *_),) = window.parts
             if window.fresh.all():
                 state = twin.initial_state(4)
             logits, state = twin(inputs, detach(state))
