@@ -44,9 +44,6 @@ SAMPLES, SAMPLE_SECONDS = 8, 10.0
 SAVE_SECONDS, SAVES_SECONDS = 30.0, 1.0  # between saves; all saves together, about
 STREAM_WINDOWS = 4
 ENOUGH_LINE_STEPS = 300  # lists overfit sooner: 16 passes ended lower than 40
-# (steps, batch size, window) for runs of fewer steps: smaller windows are slower per token, but
-# give a short run more steps, which lowers the loss more, as does a higher rate of Muon.
-SHORT_WINDOWS = ((300, 32, 32), (600, 32, 64))
 # Lines up to this length are read whole; longer lines are cut into windows of the usual size.
 WHOLE_LINE = 128
 FEWEST_WINDOWS = 4  # in a pass; a smaller list takes fewer lines at once
@@ -62,6 +59,8 @@ class Recipe(NamedTuple):
         few_passes: the most passes for Muon, which learns faster; after more, AdamW ends lower.
         most_passes: a run stops after these, but not before ``enough_steps``; more overfit.
         dropouts: pairs of a number of passes and the dropout up to that number.
+        short_windows: (steps, batch size, window) for runs of fewer steps. Smaller windows are slower
+            per token, but give a short run from scratch more steps, which lowers the loss more.
         full_rate_tokens: learning rates are lower in proportion for a text with fewer tokens, but
             not below `LOWEST_SHARE` of them.
     """
@@ -73,6 +72,7 @@ class Recipe(NamedTuple):
     most_passes: int
     enough_steps: int
     dropouts: tuple[tuple[float, float], ...]
+    short_windows: tuple[tuple[int, int, int], ...]
     full_rate_tokens: int = 1
 
     def dropout(self, epochs: float) -> float:
@@ -97,6 +97,7 @@ FROM_SCRATCH = Recipe(
     most_passes=16,
     enough_steps=1000,
     dropouts=((3.5, 0.0), (6, 0.1), (16, 0.2), (60, 0.3), (math.inf, 0.4)),
+    short_windows=((300, 32, 32), (600, 32, 64)),
 )
 FINE_TUNING = Recipe(
     learning_rate=2e-3,
@@ -106,6 +107,7 @@ FINE_TUNING = Recipe(
     most_passes=6,
     enough_steps=50,
     dropouts=((3, 0.0), (math.inf, 0.1)),
+    short_windows=((600, 32, 64),),
     full_rate_tokens=100_000,
 )
 
@@ -216,7 +218,7 @@ def make_plan(
     if options.optimizer is None and options.muon_rate is None and plan.epochs > recipe.few_passes:
         plan = _plan_with(replace(options, optimizer="adamw"), text, began, costs, recipe)
     elif plan.config.optimizer == "muon" and not options.given(("batch_size", "bptt", "max_steps")):
-        for enough, batch_size, bptt in SHORT_WINDOWS:
+        for enough, batch_size, bptt in recipe.short_windows:
             if plan.config.max_steps < enough and plan.step_tokens >= batch_size * TrainConfig.bptt:
                 rate = options.muon_rate or recipe.short_muon_rate
                 short = replace(options, muon_rate=rate)
