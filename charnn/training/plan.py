@@ -59,8 +59,9 @@ class Recipe(NamedTuple):
         few_passes: the most passes for Muon, which learns faster; after more, AdamW ends lower.
         most_passes: a run stops after these, but not before ``enough_steps``; more overfit.
         dropouts: pairs of a number of passes and the dropout up to that number.
-        short_windows: (steps, batch size, window) for runs of fewer steps. Smaller windows are slower
-            per token, but give a short run from scratch more steps, which lowers the loss more.
+        short_windows: (steps, batch size, window) for runs of fewer steps. Smaller windows are
+            slower per token, but give a short run from scratch more steps, which lowers the loss
+            more.
         full_rate_tokens: learning rates are lower in proportion for a text with fewer tokens, but
             not below `LOWEST_SHARE` of them.
     """
