@@ -27,7 +27,7 @@ from typing import Any
 
 import numpy as np
 from forging import contents, packed
-from stock import ENVIRONMENT, TINY, Skipped, Stock, charnn
+from stock import ENVIRONMENT, TINY, Skipped, Stock, charnn, ran
 
 from charnn import checkpoint as checkpoints
 from charnn.cli.console import visible
@@ -52,6 +52,7 @@ REFUSED_SECONDS = 2.0
 
 
 def read_model(path: Path, _: Stock) -> None:
+    json.dumps(describe("x", path), allow_nan=False)
     saved = checkpoints.load(path)
     assert all(np.isfinite(array).all() for array in saved.weights.values())
     for engine in ["numpy", *["native"] * bool(compiled.kernels())]:
@@ -61,11 +62,6 @@ def read_model(path: Path, _: Stock) -> None:
         list(_history(saved.info))
     make_page(saved, "x")
     c_files(saved)
-
-
-def read_run(path: Path, _: Stock) -> None:
-    json.dumps(describe("x", path), allow_nan=False)
-    read_model(path, _)
 
 
 def read_tokens(path: Path, _: Stock) -> None:
@@ -89,7 +85,7 @@ def read_index(path: Path, stock: Stock) -> None:
 
 
 READERS: dict[str, Callable[[Path, Stock], None]] = {
-    "model": read_run,
+    "model": read_model,
     "tokens": read_tokens,
     "desk": read_desk,
     "index": read_index,
@@ -160,19 +156,8 @@ def damaged_files(stock: Stock, place: Path, draw: random.Random) -> Held:
 
 NASTY: tuple[Any, ...] = (
     *(None, True, -1, 0, 1, 7, 2**31, 2**53, 2**63, -(2**63), 10**299, 0.5, -0.0, 1e308, -1e308),
-    *(
-        "",
-        "x",
-        "inf",
-        "\x1b]52;c;eA==\x07",
-        "../../x",
-        "y" * 5000,
-        [],
-        [[]],
-        {},
-        {"a": 1},
-        [0] * 99,
-    ),
+    *("", "x", "inf", "\x1b]52;c;eA==\x07", "../../x", "y" * 5000),
+    *([], [[]], {}, {"a": 1}, [0] * 99),
 )
 
 
@@ -201,11 +186,9 @@ def mutate_array(array: np.ndarray[Any, Any], draw: random.Random) -> np.ndarray
     changed = array.copy().reshape(-1)
     if changed.size:
         for _ in range(draw.choice((1, 3, 99))):
-            top = (
-                np.finfo(array.dtype).max if array.dtype.kind == "f" else np.iinfo(array.dtype).max
-            )
-            values = [0, 1, top, draw.randrange(128)]
-            values += [np.nan, np.inf, -top] if array.dtype.kind == "f" else []
+            real = array.dtype.kind == "f"
+            top = (np.finfo if real else np.iinfo)(array.dtype).max
+            values = [0, 1, top, draw.randrange(128), *([np.nan, np.inf, -top] if real else [])]
             changed[draw.randrange(changed.size)] = draw.choice(values)
     return changed.reshape(array.shape)
 
@@ -282,27 +265,14 @@ def sanitized_engine(stock: Stock, place: Path, draw: random.Random) -> Held:
     sane = ["-fsanitize=address,undefined", "-fno-sanitize-recover=all"]
     library = place / "engine.so"
     command = [compiler, *flags, *sane, str(source), "-lm", "-o", str(library)]
-    runtime = subprocess.run(
-        [compiler, "-print-file-name=libasan.so"], capture_output=True, text=True
-    ).stdout.strip()
-    if subprocess.run(command, capture_output=True).returncode or not os.path.isabs(runtime):
+    runtime = ran([compiler, "-print-file-name=libasan.so"], place).stdout.strip()
+    if ran(command, place).returncode or not os.path.isabs(runtime):
         raise Skipped("gcc has no address sanitizer here")
-    model = stock.run / "best.safetensors"
-    environment = {
-        **ENVIRONMENT,
-        "PYTHONPATH": f"{ENVIRONMENT['PYTHONPATH']}:{Path(__file__).parent}",
-        "LD_PRELOAD": runtime,
-        "ASAN_OPTIONS": "detect_leaks=0",
-    }
+    model = str(stock.run / "best.safetensors")
+    sanitizer = {"LD_PRELOAD": runtime, "ASAN_OPTIONS": "detect_leaks=0"}
     while True:
-        words = [str(library), str(model), str(draw.randrange(2**31)), "8"]
-        ended = subprocess.run(
-            [sys.executable, "-c", SANITIZED, *words],
-            cwd=place,
-            env=environment,
-            capture_output=True,
-            text=True,
-        )
+        words = [str(library), model, str(draw.randrange(2**31)), "8"]
+        ended = ran([sys.executable, "-c", SANITIZED, *words], place, **sanitizer)
         assert ended.returncode == 0, ended.stderr[-3000:]
         for done in ended.stdout.split():
             yield 5, f"C engine under sanitizers, mutated n-grams, {done}"
@@ -397,17 +367,9 @@ class Writing:
             self.old = self._made("book")
         assert self.old != self.new
 
-    def command(self, which: str) -> list[str]:
-        return [sys.executable, "-c", WRITER, self.what, which, str(self.stock.folder)]
-
     def write(self, which: str, *before: str) -> subprocess.CompletedProcess[str]:
-        return subprocess.run(
-            [*before, *self.command(which)],
-            cwd=self.place,
-            env=ENVIRONMENT,
-            capture_output=True,
-            text=True,
-        )
+        program = [sys.executable, "-c", WRITER, self.what, which, str(self.stock.folder)]
+        return ran([*before, *program], self.place)
 
     def check(self, why: Any) -> str:
         found = snapshot(self.place)
@@ -503,17 +465,11 @@ def small_disks(stock: Stock, place: Path, draw: random.Random) -> Held:
     if os.geteuid() or not shutil.which("unshare"):
         raise Skipped("only root can mount file systems")
     probe = ["unshare", "-m", "mount", "-t", "tmpfs", "none", str(place)]
-    if subprocess.run(probe, capture_output=True).returncode:
+    if ran(probe, place).returncode:
         raise Skipped("this system does not allow mounts")
-    path = f"{ENVIRONMENT['PYTHONPATH']}:{Path(__file__).parent}"
     while True:
         words = [str(stock.folder), str(place / "disk"), str(draw.randrange(2**31))]
-        ended = subprocess.run(
-            ["unshare", "-m", sys.executable, "-c", SMALL_DISK, *words],
-            env={**ENVIRONMENT, "PYTHONPATH": path},
-            capture_output=True,
-            text=True,
-        )
+        ended = ran(["unshare", "-m", sys.executable, "-c", SMALL_DISK, *words], place)
         assert ended.returncode == 0, ended.stderr[-3000:]
         for line in ended.stdout.splitlines():
             yield 8, line
@@ -523,36 +479,26 @@ def durable(stock: Stock, place: Path, draw: random.Random) -> Held:
     """Promise 2: the message of success comes after fsync of the file and of its folder."""
     if shutil.which("strace") is None:
         raise Skipped("strace is not installed")
-    commands = {
-        "tokenize": ("tokenize", str(stock.folder / "book.txt"), "-o", "x.tokens"),
-        "export c": ("export", str(stock.run), "--to", "c", "-o", "x", "--force"),
-        "export html": ("export", str(stock.run), "--to", "html", "-o", "x.html", "--force"),
-        "export model": (
-            "export",
-            str(stock.run),
-            "--to",
-            "model",
-            "-o",
-            "x.safetensors",
-            "--force",
-        ),
-    }
+    commands = (
+        f"tokenize {stock.folder}/book.txt -o x.tokens",
+        f"export --to c {stock.run} -o x --force",
+        f"export --to html {stock.run} -o x.html --force",
+        f"export --to model {stock.run} -o x.safetensors --force",
+    )
     flags = ["-f", "-qq", "-y", "-s", "20", "-o", "log", "-e"]
     traced = "trace=fsync,write,rename,renameat,renameat2"
     while True:
-        for name, words in commands.items():
-            command = ["strace", *flags, traced, sys.executable, "-m", "charnn", *words]
-            ended = subprocess.run(
-                command, cwd=place, env=ENVIRONMENT, capture_output=True, text=True
-            )
+        for words in commands:
+            program = [sys.executable, "-m", "charnn", *words.split()]
+            ended = ran(["strace", *flags, traced, *program], place)
             assert ended.returncode == 0, ended.stderr
             lines = (place / "log").read_text().splitlines()
             told = min(i for i, x in enumerate(lines) if re.search(r'write\(2<.*"(wrote|repl)', x))
             renamed = max(i for i, x in enumerate(lines) if "rename" in x)
             files = [i for i, x in enumerate(lines) if "fsync(" in x and f"<{place}/" in x]
             folders = [i for i, x in enumerate(lines) if "fsync(" in x and f"<{place}>" in x]
-            assert files[0] < renamed < folders[-1] < told, (name, lines)
-            yield 2, f"{name}: message after fsync"
+            assert files[0] < renamed < folders[-1] < told, (words, lines)
+            yield 2, f"{words.partition('/')[0].strip()}: message after fsync"
 
 
 SAVER = """
@@ -602,9 +548,9 @@ def readers(stock: Stock, place: Path, draw: random.Random) -> Held:
 # --- whole commands
 
 
-def started(place: Path, *words: str) -> subprocess.Popen[str]:
+def started(place: Path, words: str) -> subprocess.Popen[str]:
     return subprocess.Popen(
-        [sys.executable, "-m", "charnn", *words],
+        [sys.executable, "-m", "charnn", *words.split()],
         cwd=place,
         env=ENVIRONMENT,
         stdout=subprocess.PIPE,
@@ -615,28 +561,19 @@ def started(place: Path, *words: str) -> subprocess.Popen[str]:
 
 def signals(stock: Stock, place: Path, draw: random.Random) -> Held:
     """Promises 10 and 12: a signal at any time ends a command in order, without a traceback."""
-    book, model = str(stock.folder / "book.txt"), str(stock.run)
-    commands = {
-        "train": (
-            "train",
-            book,
-            "--name",
-            "run",
-            "--max-steps",
-            "3000",
-            "--save-every",
-            "7",
-            *TINY,
-        ),
-        "sample": ("sample", "-m", model, "-n", "200000"),
-        "tokenize": ("tokenize", book, "-o", "x.tokens"),
-        "export": ("export", model, "--to", "c", "-o", "x", "--force"),
-        "help": ("--help",),
-    }
+    book = stock.folder / "book.txt"
+    commands = (
+        f"train {book} --name=run --max-steps=3000 --save-every=7 {TINY}",
+        f"sample -m {stock.run} -n 200000",
+        f"tokenize {book} -o x.tokens",
+        f"export {stock.run} --to c -o x --force",
+        "--help",
+    )
     while True:
-        for name, words in commands.items():
+        for words in commands:
+            name = words.split()[0]
             number = draw.choice((signal.SIGINT, signal.SIGTERM, signal.SIGHUP))
-            command = started(place, *words)
+            command = started(place, words)
             with suppress(subprocess.TimeoutExpired):
                 command.wait(draw.uniform(0.01, 5 if name == "train" else 1))
             command.send_signal(number)
@@ -662,19 +599,11 @@ def signals(stock: Stock, place: Path, draw: random.Random) -> Held:
 
 def two_trainers(stock: Stock, place: Path, draw: random.Random) -> Held:
     """Promise 9: of two trainers of one run, one is refused."""
+    words = f"train {stock.folder}/book.txt --name=run --max-steps=400 {TINY}"
     while True:
-        words = (
-            "train",
-            str(stock.folder / "book.txt"),
-            "--name",
-            "run",
-            "--max-steps",
-            "400",
-            *TINY,
-        )
-        first = started(place, *words)
+        first = started(place, words)
         time.sleep(draw.choice((0, 0.01, 0.3, 2.5)))
-        second = started(place, *words)
+        second = started(place, words)
         said = [each.communicate(timeout=120)[1] for each in (first, second)]
         codes = sorted(each.returncode for each in (first, second))
         assert codes == [0, 1], said
@@ -687,14 +616,13 @@ def two_trainers(stock: Stock, place: Path, draw: random.Random) -> Held:
 
 def resumed(stock: Stock, place: Path, draw: random.Random) -> Held:
     """Promises 1 and 3: a run killed at any time resumes to the same bits."""
-    book, steps = str(stock.folder / "book.txt"), "600"
-    words = ("train", book, "--max-steps", steps, "--save-every", "5", "--dropout", "0.1", *TINY)
-    straight = charnn(*words, "--name", "straight", folder=place)
-    assert straight.returncode == 0, straight.stderr
+    book, few = stock.folder / "book.txt", "--max-steps=600 --save-every=5 --dropout=0.1"
+    words = f"train {book} {few} {TINY}"
+    charnn(f"{words} --name=straight", place)
     expected = checkpoints.load(place / "checkpoints/straight/last.safetensors")
     while True:
         run, kills = Run(place / "checkpoints", "killed"), 0
-        command = started(place, *words, "--name", "killed")
+        command = started(place, f"{words} --name=killed")
         while command.poll() is None:
             with suppress(subprocess.TimeoutExpired):
                 command.wait(draw.uniform(1.5, 5))
@@ -705,9 +633,8 @@ def resumed(stock: Stock, place: Path, draw: random.Random) -> Held:
                 if run.exists:
                     checkpoints.load(run.last)
                     yield 1, "a killed run loads"
-                    command = started(place, "train", "--resume", "--name", "killed")
-                else:
-                    command = started(place, *words, "--name", "killed")
+                again = "train --resume" if run.exists else words
+                command = started(place, f"{again} --name=killed")
         assert command.returncode == 0, command.communicate()
         command.communicate()
         found = checkpoints.load(run.last)
@@ -768,32 +695,27 @@ def command_lines(stock: Stock, place: Path, draw: random.Random) -> Held:
         text = said.read_text(errors="replace")
         assert status == 0, (words, status, text)
         assert ended in ("refused: 0", "refused: 1", "refused: 2"), (words, ended, text)
-        assert "Traceback" not in text, (words, text)
-        assert "charnn has a fault" not in text, (words, text)
-        assert "\x1b" not in text, (words, text)
+        for bad in ("Traceback", "charnn has a fault", "\x1b"):
+            assert bad not in text, (words, text)
         if ended != "refused: 0":
             errors = [line for line in text.splitlines() if line.startswith("error: ")]
             assert len(errors) == 1, (words, text)
         yield 12, f"{command}, code {ended[-1]}"
 
 
+PLANES = [(0, 32), (32, 127), (128, 0x300), (0x300, 0xD800), (0xE000, 0x110000)]
+
+
 def round_trips(stock: Stock, place: Path, draw: random.Random) -> Held:
     """Promise 7: a text that a tokenizer accepts comes back; another is named."""
     learnt = TokenFile.open(stock.run / "tokens").tokenizer
     while True:
-        ranges = draw.sample(
-            [(0, 32), (32, 127), (128, 0x300), (0x300, 0xD800), (0xE000, 0x110000)], 2
-        )
-        text = "".join(
-            chr(draw.randrange(*draw.choice(ranges))) for _ in range(draw.randrange(200))
-        )
-        for kind, tokenizer in (
-            ("char", CharTokenizer.learn(text + "x")),
-            ("byte", ByteTokenizer()),
-        ):
-            ids = tokenizer.encode(text)
-            assert text == tokenizer.decode(ids)
-            yield 7, f"{kind} tokenizer"
+        ranges = draw.sample(PLANES, 2)
+        size = draw.randrange(200)
+        text = "".join(chr(draw.randrange(*draw.choice(ranges))) for _ in range(size))
+        for tokenizer in (CharTokenizer.learn(text + "x"), ByteTokenizer()):
+            assert text == tokenizer.decode(tokenizer.encode(text))
+            yield 7, f"{tokenizer.kind} tokenizer"
         unknown = set(text) - set(learnt.known)
         said = ""
         try:
@@ -898,16 +820,8 @@ def not_finite(stock: Stock, place: Path, draw: random.Random) -> Held:
                 yield 11, "not loaded"
 
 
+CHEAP = (damaged_files, forged_files, not_finite, round_trips, terminals, command_lines)
+SLOW = (sanitized_engine, small_disks, durable, signals, two_trainers, resumed)
 PROBES: dict[str, Callable[[Stock, Path, random.Random], Held]] = {
-    probe.__name__: probe
-    for probe in (
-        *(damaged_files, forged_files, not_finite, round_trips, terminals, command_lines),
-        *(readers, sanitized_engine, system_calls, small_disks, durable),
-        *(signals, two_trainers, resumed),
-    )
+    probe.__name__: probe for probe in (*CHEAP, readers, system_calls, *SLOW)
 }
-CHEAP = (
-    *("damaged_files", "forged_files", "not_finite", "round_trips", "terminals"),
-    "command_lines",
-)
-SLOW = ("sanitized_engine", "small_disks", "durable", "signals", "two_trainers", "resumed")

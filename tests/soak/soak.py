@@ -50,7 +50,7 @@ def turns(
         active[name] = PROBES[name](stock, place, random.Random(f"{seed} {name}"))
     while active:
         for name, probe in list(active.items()):
-            turn = TURN_SECONDS if name in CHEAP else LONG_TURN_SECONDS
+            turn = TURN_SECONDS if PROBES[name] in CHEAP else LONG_TURN_SECONDS
             until = time.monotonic() + turn
             try:
                 while time.monotonic() < until:

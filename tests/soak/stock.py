@@ -18,12 +18,12 @@ from charnn.generation.model import Model
 
 ROOT = Path(__file__).resolve().parents[2]
 TINY = (
-    *("--hidden-size=16", "--num-layers=1", "--batch-size=4", "--bptt=16", "--threads=1"),
-    *("--precision=float32", "--seed=1", "--from=scratch", "--sample-every=0"),
+    "--hidden-size=16 --num-layers=1 --batch-size=4 --bptt=16 --threads=1 "
+    "--precision=float32 --seed=1 --from=scratch --sample-every=0"
 )
 ENVIRONMENT = {
     **os.environ,
-    "PYTHONPATH": f"{ROOT}:{ROOT / 'tests' / 'faults'}",
+    "PYTHONPATH": f"{ROOT}:{ROOT}/tests/faults:{ROOT}/tests/soak",
     "PYTHONDONTWRITEBYTECODE": "1",
     "OMP_NUM_THREADS": "1",
     "OPENBLAS_NUM_THREADS": "1",
@@ -47,19 +47,22 @@ class Stock(NamedTuple):
     files: dict[str, Path]
 
 
-def charnn(*words: str, folder: Path) -> subprocess.CompletedProcess[str]:
-    """Runs a command to its end."""
-    command = [sys.executable, "-m", "charnn", *words]
-    return subprocess.run(
-        command, cwd=folder, env=ENVIRONMENT, capture_output=True, text=True, timeout=300
-    )
+def ran(command: list[str], folder: Path, **more: str) -> subprocess.CompletedProcess[str]:
+    """Runs a command to its end in a folder; `more` are variables of its environment."""
+    environment = {**ENVIRONMENT, **more}
+    return subprocess.run(command, cwd=folder, env=environment, capture_output=True, text=True)
+
+
+def charnn(words: str, folder: Path) -> None:
+    """Runs a command of charnn, which has to succeed."""
+    ended = ran([sys.executable, "-m", "charnn", *words.split()], folder)
+    assert ended.returncode == 0, ended.stderr
 
 
 def make_stock(folder: Path) -> Stock:
     """Trains a tiny model, changes a copy, and writes each other kind of file."""
     (folder / "book.txt").write_text(TEXT)
-    trained = charnn("train", "book.txt", "--name=book", "--max-steps=6", *TINY, folder=folder)
-    assert trained.returncode == 0, trained.stderr
+    charnn(f"train book.txt --name=book --max-steps=6 {TINY}", folder)
     run, other = (folder / "checkpoints" / name for name in ("book", "other"))
     shutil.copytree(run, other)
     for path in (other / "last.safetensors", other / "best.safetensors"):
