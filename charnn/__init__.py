@@ -65,9 +65,9 @@ def load(
 
 
 def score(text: str, model: Model, unknown: str = "error") -> ScoredText:
-    """Scores a text, given as a string: what each token and each character costs, in bits.
+    """Returns the surprisal of each token and each character of a string, in bits.
 
-    The text is read from the initial state; each line is if the model was trained on lines.
+    The model reads the text from its initial state; a model of lines reads each line so.
     `unknown` is "error", or "skip" to leave out characters that the model does not know.
 
     Raises:
@@ -88,9 +88,9 @@ def train(
 ) -> TrainedRun:
     """Trains on texts and returns the run. `options` are `TrainOptions`.
 
-    `texts` are files, folders or corpora, also as lists of them. `progress` prints losses, speed
-    and samples on stderr; None: in a terminal and in a notebook. Ctrl-C, or the stop button of a
-    notebook, saves the run as `charnn train` does before KeyboardInterrupt is raised.
+    `texts` are files, folders or corpora, or lists of them. `progress` prints losses, speed and
+    samples on stderr; None: only in a terminal or a notebook. Ctrl-C, or the stop button of a
+    notebook, saves the run as `charnn train` does, then raises KeyboardInterrupt.
 
     To watch, iterate over the events of `charnn.training.start` (docs/python.md).
 
@@ -99,7 +99,7 @@ def train(
     """
     from charnn.bases.choose import BaseChooser
     from charnn.cli.console import LIVE, Stages, note
-    from charnn.cli.watch import is_watched, tell_completed, watch
+    from charnn.cli.watch import is_watched, watch
     from charnn.config import TrainOptions
     from charnn.training.launch import start
     from charnn.training.trained_run import TrainedRun
@@ -123,9 +123,8 @@ def train(
         )
         opened.enter_context(_interruptible(trainer.stop))
         events = trainer.run()
-        for event in watch(events, trainer) if shown else events:
-            if shown:
-                tell_completed(event)
+        for _ in watch(events, trainer) if shown else events:
+            pass
     return TrainedRun(root, trainer.home.name)
 
 

@@ -27,7 +27,7 @@ from charnn.tensor_file import (
     check_digest,
     check_kind,
     damaged,
-    os_error_line,
+    file_errors,
     parse_header,
     read_header,
     regular,
@@ -63,7 +63,7 @@ class Checkpoint:
     """The contents of a model file. ``info`` is JSON: corpus, recipe, history, results.
 
     ``tokenizer`` is the result of `Tokenizer.to_dict`: a kind and arrays of one dimension. The
-    tokens of ``start`` are read before a text without a prompt: ``start_token`` if empty. A model
+    tokens of ``start`` are read before a text without a prompt; by default ``start_token``. A model
     of ``lines`` read each line from the initial state after the start token, a newline. ``ngrams``
     are those that the network is mixed with, if any.
     """
@@ -229,11 +229,8 @@ def peek(path: Path) -> dict[str, Any]:
 
 @contextmanager
 def _opened(path: Path) -> Iterator[tuple[BinaryIO, Header]]:
-    try:
-        with open(path, "rb", opener=regular) as file:
-            yield file, read_header(file, path)
-    except OSError as error:
-        raise FileError(os_error_line(error, path, "read")) from error
+    with file_errors("read", path), open(path, "rb", opener=regular) as file:
+        yield file, read_header(file, path)
 
 
 def _is_array(value: Any) -> bool:

@@ -6,6 +6,7 @@ import errno
 import fcntl
 import json
 import os
+import shlex
 import shutil
 import socket
 import tempfile
@@ -19,6 +20,7 @@ from charnn.bases import BASES
 from charnn.config.names import is_name, to_name
 from charnn.errors import BusyError, ConfigError, FileError, did_you_mean
 from charnn.tensor_file import (
+    file_errors,
     leftovers,
     os_error_line,
     parse_json,
@@ -86,12 +88,9 @@ class Run:
         Raises:
             FileError: the folder cannot be made or written to.
         """
-        try:
+        with file_errors("write to", self.folder):
             self.folder.mkdir(parents=True, exist_ok=True)
-            with tempfile.TemporaryFile(dir=self.folder):
-                pass
-        except OSError as error:
-            raise FileError(os_error_line(error, self.folder, "write to")) from error
+            tempfile.TemporaryFile(dir=self.folder).close()
 
     @property
     def taken(self) -> bool:
@@ -153,7 +152,7 @@ class Run:
         finally:
             self._release()
 
-    def keep(self) -> None:
+    def relock(self) -> None:
         """Locks the run again if its lock file was deleted; does nothing if `lock` never held it.
 
         Raises:
@@ -171,10 +170,8 @@ class Run:
 
     def _take(self) -> list[str]:
         """Opens and locks the lock file; returns warnings."""
-        try:
+        with file_errors("open", self.lock_file):
             self._descriptor = _here(self.lock_file, os.O_RDWR | os.O_CREAT)
-        except OSError as error:
-            raise FileError(os_error_line(error, self.lock_file, "open")) from error
         try:
             _hold(self._descriptor)
         except OSError as error:
@@ -207,13 +204,11 @@ class Run:
             "since": time.strftime("%Y-%m-%d %H:%M:%S"),
             "order": order,
         }
-        try:
-            # A single write: a kill between truncating and writing would lose the order.
-            text = json.dumps(holder).encode().ljust(LOCK_BYTES)
+        # A single write: a kill between truncating and writing would lose the order.
+        text = json.dumps(holder).encode().ljust(LOCK_BYTES)
+        with file_errors("write", self.lock_file):
             os.pwrite(self._descriptor, text, 0)
             os.ftruncate(self._descriptor, len(text))
-        except OSError as error:
-            raise FileError(os_error_line(error, self.lock_file, "write")) from error
 
     def _who(self) -> str:
         who = self._holder()
@@ -276,7 +271,8 @@ def no_run_yet(root: Path) -> str:
         for folder in (root, *sorted(root.iterdir())):
             if any((folder / f"{kind}{SUFFIX}").exists() for kind in ("best", "last")):
                 return (
-                    f"no run in {root}/ has a name that charnn knows, but -m {folder} can be read"
+                    f"no folder in {root}/ has a name that a run may have: use -m "
+                    f"{shlex.quote(str(folder))} for the model there"
                 )
     bases = " or ".join(f"-m {name}" for name in BASES)
     return (

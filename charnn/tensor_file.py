@@ -90,7 +90,16 @@ def os_error_line(error: OSError, path: Path, doing: str) -> str:
             free = shutil.disk_usage(path.parent).free
             return f"cannot {doing} {path}: the disk is full ({free:,} bytes free); make room"
     reason = error.strerror or str(error)
-    return f"cannot {doing} {path}: {reason}"
+    return f"cannot {doing} {path}: {reason}; check the name and its permissions"
+
+
+@contextmanager
+def file_errors(doing: str, path: Path) -> Iterator[None]:
+    """Turns an OSError of the block into a FileError of one line, by `os_error_line`."""
+    try:
+        yield
+    except OSError as error:
+        raise FileError(os_error_line(error, path, doing)) from error
 
 
 def regular(path: str | os.PathLike[str], flags: int) -> int:
@@ -143,7 +152,7 @@ def replacing(path: Path) -> Iterator[BinaryIO]:
             otherwise.
     """
     aside = _aside(path)
-    try:
+    with file_errors("write", path):
         sweep(path.parent, path.name)
         descriptor = os.open(aside, os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o666)
         try:
@@ -159,8 +168,6 @@ def replacing(path: Path) -> Iterator[BinaryIO]:
             with suppress(OSError):
                 os.unlink(aside)
             raise
-    except OSError as error:
-        raise FileError(os_error_line(error, path, "write")) from error
     sync_folder(path.parent, path)
 
 
@@ -177,7 +184,7 @@ def replacing_folder(path: Path) -> Iterator[Path]:
             otherwise.
     """
     aside = _aside(path)
-    try:
+    with file_errors("write", path):
         sweep(path.parent, path.name)
         aside.mkdir()
         try:
@@ -196,8 +203,6 @@ def replacing_folder(path: Path) -> Iterator[Path]:
         finally:
             _remove(aside)  # the old folder, or the unfinished new one
         sweep(path.parent, path.name)
-    except OSError as error:
-        raise FileError(os_error_line(error, path, "write")) from error
 
 
 def _swap(new: Path, path: Path) -> None:

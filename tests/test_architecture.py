@@ -96,6 +96,7 @@ KNOW_NGRAMS = {
     "cli.train",  # chooses the final step
     *("checkpoint", "evaluation", "generation.model"),  # carry and read a mixture
     *("config.training", "bases.choose"),  # --ngram, and the loss to expect with it
+    "cli.options",  # --network-only
     "scoring.baselines",  # n-grams as a baseline
     *("engines.native", "engines.compiled", "export.c_program", "export.page"),  # hooks
 }

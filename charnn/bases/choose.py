@@ -28,8 +28,9 @@ OTHER_NETWORK = ("cell", "num_layers", "hidden_size", "embedding_size", "tokeniz
 # Fitted to measured runs (NOTES.md): fine-tuning lowers the loss of the base on the text by the
 # factor exp(-FALL), once it has read a few times FAST million tokens.
 FALL, FAST = 0.37, 0.1
-# A base that knows the characters of a small text ends this share below scratch, whatever the text:
-# 0 to 9 % lower on fifteen texts of up to 150,000 tokens in other languages and of other kinds.
+# For a text of up to SMALL_TEXT tokens, of which the base knows a share of KNOWN_CHARACTERS, the
+# base is expected to end below scratch by the share GAIN at least. It ended 0 to 9 % below on
+# fifteen such texts in other languages and of other kinds.
 SMALL_TEXT, KNOWN_CHARACTERS, GAIN = 150_000, 0.8, 0.02
 
 

@@ -171,7 +171,7 @@ def main() -> None:
         os.environ["CHARNN_DEBUG"] = "1"
         sys.argv.remove("--debug")
     try:
-        # Outside of standalone_mode a usage error is one line.
+        # In standalone_mode typer prints a usage error in four lines.
         sys.exit(app(prog_name="charnn", standalone_mode=False))
     except (KeyboardInterrupt, typer.Abort):  # Ctrl-C before a command has begun
         sys.exit(128 + signal.SIGINT)

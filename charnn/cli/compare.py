@@ -66,7 +66,7 @@ def compare(
         bool, typer.Option("--jsonl", help="Print a JSON object for each line of TEXT, no summary.")
     ] = False,
 ) -> None:
-    """Tell which model wrote a text, line by line, by the bits that each model needs for it.
+    """Tell which model a text fits best, by the bits of each line.
 
     \b
     charnn compare letter.txt -m austen -m melville
@@ -95,8 +95,7 @@ def compare(
     candidates: list[Candidate] = []
     readings: list[Reading] = []
     for file in files:
-        model = Model.load(file, engine)
-        model = model.network_only() if network_only else model
+        model = Model.load(file, engine, network_only=network_only)
         readings.append(reading_of(model.info, model.tokenizer))
         scorer = TokenScorer(model.predictor, model.start_token)
         candidates.append(Candidate(scorer, model.tokenizer))
@@ -167,8 +166,8 @@ def _put_calibration(found: Calibration, names: list[str]) -> None:
         put(f"{name:<30}" + "".join(f"{count:>12,}" for count in row))
     apart = found.offsets.max() - found.offsets.min()
     put(
-        f"{found.accuracy:.1%} of the held-out lines are attributed to the right model, after "
-        f"evening out up to {apart:.2f} bits/char between the models"
+        f"{found.accuracy:.1%} of the held-out lines are attributed to the right model, with "
+        f"offsets of up to {apart:.2f} bits/char between the models"
     )
 
 

@@ -13,7 +13,7 @@ from contextlib import contextmanager, suppress
 from contextvars import ContextVar
 from typing import TYPE_CHECKING, Any, TextIO
 
-from charnn.cli.soft_wrap import SoftWrap, Styled
+from charnn.cli.soft_wrap import SoftWrap, Styled, soft_wrapped
 from charnn.errors import FileError
 
 if TYPE_CHECKING:
@@ -29,7 +29,7 @@ SILENT = ContextVar("silent", default=os.environ.get("LOCAL_RANK", "0") != "0")
 # Bidirectional controls reorder what a terminal shows; line separators break lines.
 HIDDEN = {0x061C, 0x200E, 0x200F, 0x2028, 0x2029, *range(0x202A, 0x202F), *range(0x2066, 0x206A)}
 
-MOMENT = 2.0  # seconds
+MOMENT = 2.0  # seconds; a pipe gets no line about a shorter stage
 # Waking the reader of a pipe for each piece costs up to a fifth of the speed; 5 ms are invisible.
 FLUSH_SECONDS = 0.005
 BEGAN = time.monotonic() - time.process_time()  # a budget counts from the start of the process
@@ -77,8 +77,8 @@ def has_colour(stream: TextIO) -> bool:
 def occupy_closed_streams() -> None:
     """Opens closed standard streams on the null device, so that no file takes their descriptors.
 
-    Messages then go nowhere. stdin and stdout stay closed to Python, for the errors of those who
-    need them.
+    Messages then go nowhere. ``sys.stdin`` and ``sys.stdout`` stay None, so that a command that
+    needs one of them refuses to work.
     """
     streams = (sys.stdin, os.O_WRONLY), (sys.stdout, os.O_RDONLY), (sys.stderr, os.O_WRONLY)
     for stream, mode in streams:
@@ -152,7 +152,7 @@ def flush_stdout() -> None:
 class Output:
     """stdout for text from a model: a terminal gets control characters as escapes, a pipe bytes.
 
-    A terminal of known width breaks lines at spaces, so it gets whole words. All else leaves at
+    A terminal of known width gets whole words, with line breaks at spaces. Other text leaves at
     once, or with the pieces that follow within milliseconds.
     """
 
@@ -248,13 +248,8 @@ class LiveLine:
         there = sys.stderr is not None and sys.stderr.isatty()
         return there and not QUIET.get() and not SILENT.get() and has_colour(sys.stderr)
 
-    def start(self, text: str) -> None:
-        """Shows `text` from now on if this is `wanted`; a pipe gets nothing."""
-        if self.wanted:
-            self.show(text, time.monotonic())
-
     def show(self, text: str, since: float) -> None:
-        """Shows `text` with the seconds since `since`, until `clear`; call it only if `wanted`."""
+        """Shows `text` with the time since `since` until `clear`; call it only if `wanted`."""
         self._text, self._since = visible(text), since
         if self._live is None:
             from rich.console import Console
@@ -326,7 +321,15 @@ def progress_of(doing: str) -> Callable[[int, int], None]:
     return progress
 
 
-def joined(names: Sequence[str], word: str = "and") -> str:
+def tell_text(title: str, text: str) -> None:
+    """Prints a text of a model on stderr, between a title and a rule."""
+    tell(f"--- {title}:", "2")
+    for row in soft_wrapped(visible(text), terminal_columns(sys.stderr)):
+        tell(row)
+    tell("---", "2")
+
+
+def listed(names: Sequence[str], word: str = "and") -> str:
     """Returns names as in a sentence: "a, b and c"."""
     return f" {word} ".join(filter(None, (", ".join(names[:-1]), *names[-1:])))
 

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from charnn.cli.console import print_json, progress_of, put, tell
-from charnn.cli.options import JsonOption, argument, complete_corpora
+from charnn.cli.options import JsonOption, argument, names_in
 from charnn.cli.signals import OrderlyEnd
 from charnn.errors import TextError, did_you_mean
 
@@ -21,7 +21,7 @@ def corpus(
         argument(
             "[NAME]",
             "Corpus to get. [default: list all of them]",
-            autocompletion=complete_corpora,
+            autocompletion=lambda: names_in("charnn.text.corpora", "CORPORA"),
         ),
     ] = None,
     as_json: JsonOption = False,

@@ -7,11 +7,11 @@ from charnn.cli.model import seed_or_drawn
 from charnn.cli.options import SeedOption
 
 BASE, PROMPT, TEMPERATURE = "english", "It was ", 0.5
-CHARS, TOKENS = 300, 600  # after so many characters the text ends with the sentence
+CHARS, TOKENS = 300, 600  # the text ends with the sentence that is written after CHARS
 
 
 def demo(seed: SeedOption = None) -> None:
-    """Write a text at once, with a small network that has read 119 English books.
+    """Write a text at once, with a network that ships with charnn.
 
     \b
     charnn demo
@@ -33,6 +33,6 @@ def demo(seed: SeedOption = None) -> None:
     output.end_line()
     output.flush()
     tell("")
-    tell("The same network, with your beginning; then a model of your own text:")
+    tell("Try a beginning of your own, or train on a text of yours:")
     tell(f'  charnn sample "She had " -m {BASE} -t {TEMPERATURE}')
     tell("  charnn train book.txt")

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from charnn.cli.console import note, note_unknown, print_json, progress_of, put
-from charnn.cli.model import load_model, note_needless_network_only, reading_of
+from charnn.cli.model import load_model, note_needless_network_only, read_text_for
 from charnn.cli.options import (
     DEFAULT_CHECKPOINTS,
     CheckpointsOption,
@@ -25,7 +25,7 @@ from charnn.config.settings import Config, choice, number, require, setting, swi
 from charnn.errors import CharnnError, TextError
 
 if TYPE_CHECKING:
-    from charnn.evaluation import Batches, Predictor, Progress, TextSizes, TokenLosses
+    from charnn.evaluation import Batches, Predictor, TextSizes, TokenLosses
     from charnn.text.tokenizers import Ids, Tokenizer
 
 EXTRA = "Extra reports"  # a section of the help
@@ -105,26 +105,15 @@ def evaluate(
     \b
     charnn eval                        the newest run on its validation split
     charnn eval chapter.txt -m book    a run on another text
-    charnn eval --protocol lines       each line by itself, from the initial state
-    charnn eval --baselines --classes  also Kneser-Ney and gzip, and loss by character class
+    charnn eval --protocol lines       each line from the initial state
+    charnn eval --baselines            also Kneser-Ney, gzip, xz and zstd
     """
     from charnn import evaluation
-    from charnn.text.text_reader import read_text
     from charnn.training import machine
 
     path, saved, tokenizer = load_model(model, checkpoints)
-    text = read_text(
-        texts or [],
-        tokenizer,
-        path.parent / "tokens",
-        split=options.split,
-        encoding=encoding,
-        unknown=unknown,
-        of_lines=saved.lines,
-        reading=reading_of(saved.info, tokenizer),
-    )
-    for each in text.notes:
-        note(each)
+    how = {"split": options.split, "encoding": encoding, "unknown": unknown}
+    text = read_text_for(saved, tokenizer, path, texts, **how)
     note_unknown(text.unknown, tokenizer.known, unknown)
     chosen = options.protocol or (("lines",) if saved.lines else STREAM_PROTOCOLS)
     newline = tokenizer.newline
@@ -175,10 +164,6 @@ def evaluate(
     _put_extras(found)
 
 
-def _progress(report: str) -> Progress:
-    return progress_of(f"scoring, {report}")
-
-
 class Task(NamedTuple):
     """A model and the text that it is scored on; `run` is the folder of the model."""
 
@@ -205,7 +190,7 @@ class Task(NamedTuple):
         from charnn.evaluation import token_losses
 
         batches = self.batches("lines" if self.of_lines else protocol)
-        return token_losses(batches, progress_of(report))
+        return token_losses(batches, progress_of(f"scoring, {report}"))
 
 
 def compute_extras(options: EvalOptions, task: Task) -> dict[str, Any]:
@@ -247,7 +232,7 @@ def _dynamic(options: EvalOptions, task: Task, train: Ids | None) -> dict[str, A
     config = DynamicConfig(rule, rate)
     newline = task.newline if task.of_lines else None
     losses = dynamic_losses(
-        task.predictor, task.tokens, config, train, progress_of("dynamic"), newline
+        task.predictor, task.tokens, config, train, progress_of("scoring, dynamic"), newline
     )
     return {
         **task.sizes.add(NOTHING, float(losses.nats.sum()), losses.targets).to_dict(),

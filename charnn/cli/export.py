@@ -16,16 +16,10 @@ from charnn.cli.options import (
     ForceOption,
     JsonOption,
     ModelArgument,
+    names_in,
     output_option,
 )
 from charnn.errors import ConfigError, FileError
-
-
-def complete_formats() -> list[str]:
-    """Lists the formats for a shell."""
-    from charnn.export import EXPORTERS
-
-    return list(EXPORTERS)
 
 
 def export(
@@ -38,7 +32,7 @@ def export(
             "compiler, html one page that samples in a browser, offline, model a model file of "
             "half the size, to share.",
             show_default=False,
-            autocompletion=complete_formats,
+            autocompletion=lambda: names_in("charnn.export", "EXPORTERS"),
         ),
     ],
     model: ModelArgument = None,
@@ -53,7 +47,7 @@ def export(
     as_json: JsonOption = False,
     checkpoints: CheckpointsOption = DEFAULT_CHECKPOINTS,
 ) -> None:
-    """Export a model as a program or page that samples without charnn, or to share.
+    """Export a model as a C program, a web page, or a file to share.
 
     \b
     charnn export --to html --open

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from charnn.cli.console import Stages, note, print_json, put, tell
-from charnn.cli.model import load_model, note_network_alone, reading_of
+from charnn.cli.model import load_model, note_network_alone, read_text_for
 from charnn.cli.options import (
     DEFAULT_CHECKPOINTS,
     CheckpointsOption,
@@ -86,9 +86,9 @@ def horizon(
     """Measure how far back a network remembers, in four ways.
 
     \b
-    charnn horizon                             the newest run on its validation split
-    charnn horizon --fresh                     the same shape before training
-    charnn horizon --cells rnn,gru,lstm TEXT   three small networks, side by side
+    charnn horizon                            the newest run
+    charnn horizon --fresh                    the same shape before training
+    charnn horizon --cells rnn,gru,lstm TEXT  three small new networks
 
     Norms that overflow 32 bits are shown as inf, and are null with --json.
     """
@@ -143,25 +143,15 @@ def _load_network(
     """Loads the network of a model, or makes a new one of its shape."""
     from charnn.evaluation import network_of
     from charnn.model import LanguageModel
-    from charnn.text.text_reader import read_text
 
     path, saved, tokenizer = load_model(model, checkpoints)
     note_network_alone(saved, "the horizon")
     if saved.lines:
         note("a model of lines: lags count tokens of a line, each context starts with a newline")
-    text = read_text(
-        texts,
-        tokenizer,
-        path.parent / "tokens",
-        encoding=encoding,
-        of_lines=saved.lines,
-        reading=reading_of(saved.info, tokenizer),
-    )
-    for each in text.notes:
-        note(each)
+    ids = read_text_for(saved, tokenizer, path, texts, encoding=encoding).ids
     network = LanguageModel(saved.config) if fresh else network_of(saved)
     name = f"{path}, fresh" if fresh else str(path)
-    return name, network, text.ids, saved.start_token if saved.lines else None
+    return name, network, ids, saved.start_token if saved.lines else None
 
 
 def _train_cells(asked: HorizonOptions, texts: list[str], encoding: str) -> Iterator[Subject]:
@@ -196,17 +186,13 @@ def _verdict(name: str, found: Horizon) -> Iterator[str]:
 
     last = int(found.lags[-1])
     alone, ordered = map(found.context_length, (found.truncated, found.shuffled))
-    within = f"{WITHIN} nats/token of its loss of {found.whole:.4f} with the full context"
-    if alone is None:
-        yield f"{name} looks back more than {last} tokens: the last {last} alone are not within"
-        yield f"{within}."
-    else:
-        yield f"{name} looks back about {alone} tokens: the last {alone} alone come within"
-        yield f"{within}."
+    far, come = (f"about {alone}", "come") if alone else (f"more than {last}", "do not come")
+    yield f"{name} looks back {far} tokens: the last {alone or last} alone {come} within"
+    yield f"{WITHIN} nats/token of its loss with the full context, {found.whole:.4f}."
     yield (
         f"The order of the text matters beyond {last} tokens, too."
         if ordered is None
-        else f"Shuffling all text before the last {ordered} tokens costs no more than that."
+        else f"Shuffling all text before the last {ordered} tokens costs at most {WITHIN} nats."
     )
     norms = _relative(found.gradient[0].tolist())
     if not all(map(math.isfinite, norms)):

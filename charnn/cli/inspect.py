@@ -8,8 +8,8 @@ from dataclasses import dataclass
 from itertools import groupby
 from typing import TYPE_CHECKING, Any
 
-from charnn.cli.console import Output, joined, note, print_json, progress_of, put
-from charnn.cli.model import load_model, note_network_alone, reading_of, seed_or_drawn
+from charnn.cli.console import Output, listed, note, print_json, progress_of, put
+from charnn.cli.model import load_model, note_network_alone, read_text_for, seed_or_drawn
 from charnn.cli.options import (
     DEFAULT_CHECKPOINTS,
     CheckpointsOption,
@@ -128,11 +128,11 @@ def inspect(
     checkpoints: CheckpointsOption = DEFAULT_CHECKPOINTS,
     as_json: JsonOption = False,
 ) -> None:
-    """Find the hidden units that track quotes, brackets, numbers and other labels.
+    """Find the hidden units that track quotes, brackets or digits.
 
     \b
     charnn inspect                          the best units for each label
-    charnn inspect --find quotes --effect   the effect of clamping the best unit
+    charnn inspect --find quotes --effect   what clamping the best unit does
     charnn inspect --unit 1:37              one unit over the text, in colour
     charnn inspect --gates                  how often gates are shut and open
     """
@@ -142,7 +142,6 @@ def inspect(
     from charnn.engines.clamps import parse_unit
     from charnn.inspection import units as core
     from charnn.inspection.labels import make_labeller
-    from charnn.text.text_reader import read_text
 
     path, saved, tokenizer = load_model(model, checkpoints)
     note_network_alone(saved, "the analysis")
@@ -155,18 +154,7 @@ def inspect(
     if wanted > (most := core.most_tokens(config)):
         note(f"reads {most:,} tokens instead of {wanted:,}: the network is large")
         wanted = most
-    asked = read_text(
-        texts or [],
-        tokenizer,
-        path.parent / "tokens",
-        encoding=encoding,
-        of_lines=saved.lines,
-        most=wanted,
-        reading=reading_of(saved.info, tokenizer),
-    )
-    for remark in asked.notes:
-        note(remark)
-    ids = asked.ids
+    ids = read_text_for(saved, tokenizer, path, texts, encoding=encoding, most=wanted).ids
     newline = saved.start_token if saved.lines else None
     predictor = make_predictor(config, saved.weights)
     activity = core.record(predictor, ids, newline, progress_of("reading"))
@@ -239,10 +227,10 @@ def _show_findings(found: list[Finding], table: bool) -> None:
     untracked = [each.labeller.name for each in found if not each.good]
     names = [each.labeller.name for each in tracked]
     if not names:
-        put(f"No single unit tracks {joined(untracked, 'or')}.")
+        put(f"No single unit tracks {listed(untracked, 'or')}.")
     else:
-        but = f", but not {joined(untracked, 'or')}" if untracked else ""
-        put(f"Single units track {joined(names, 'and')}{but}.")
+        but = f", but not {listed(untracked, 'or')}" if untracked else ""
+        put(f"Single units track {listed(names, 'and')}{but}.")
         put(f"{'label':<10}{'unit':<10}{'AUC':>6}{'right':>8}  inside if")
     for each in tracked:
         ranking = each.ranking

@@ -42,7 +42,7 @@ def lab(
     ] = None,
     json: JsonOption = False,
 ) -> None:
-    """Train each cell on a synthetic task, and find the largest delay that it solves.
+    """Find the longest delay that each cell learns to bridge.
 
     \b
     charnn lab

@@ -12,6 +12,7 @@ if TYPE_CHECKING:
     from charnn.checkpoint import Checkpoint
     from charnn.generation import Model
     from charnn.text.line_breaks import Reading
+    from charnn.text.text_reader import EncodedText
     from charnn.text.tokenizers import Tokenizer
 
 
@@ -103,7 +104,7 @@ def open_model(
 
 def note_needless_network_only() -> None:
     """Notes that --network-only changes nothing."""
-    note("the model is a network alone already: --network-only changes nothing")
+    note("--network-only changes nothing: the model is a network alone")
 
 
 def reading_of(info: Mapping[str, Any], tokenizer: Tokenizer) -> Reading:
@@ -111,6 +112,24 @@ def reading_of(info: Mapping[str, Any], tokenizer: Tokenizer) -> Reading:
     from charnn.text.line_breaks import Reading
 
     return Reading.of_model(info, knows_returns=not tokenizer.unknown_in("\r"))
+
+
+def read_text_for(
+    saved: Checkpoint, tokenizer: Tokenizer, path: Path, texts: list[str] | None, **more: Any
+) -> EncodedText:
+    """Reads texts as the training text of a model was read, and notes what was changed.
+
+    Without texts, reads the tokens beside `path`, the model's file. `more` are options of
+    `read_text`.
+    """
+    from charnn.text.text_reader import read_text
+
+    reading, of_lines = reading_of(saved.info, tokenizer), saved.lines
+    beside = path.parent / "tokens"
+    text = read_text(texts or [], tokenizer, beside, of_lines=of_lines, reading=reading, **more)
+    for each in text.notes:
+        note(each)
+    return text
 
 
 def seed_or_drawn(seed: int | None) -> int:
@@ -126,4 +145,4 @@ def seed_or_drawn(seed: int | None) -> int:
 def note_network_alone(saved: Checkpoint, subject: str) -> None:
     """Notes that `subject` ignores what the network of a model is mixed with."""
     if saved.mixture:
-        note(f"{subject} is of the network alone, without what it is mixed with")
+        note(f"{subject} covers the network alone")

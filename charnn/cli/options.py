@@ -25,7 +25,7 @@ from charnn.errors import ConfigError
 DEFAULT_CHECKPOINTS = Path("checkpoints")
 DISPLAY = "Display"  # a section of the help
 TABLE = re.compile(r"\{([\w.]+):(\w+)\}")  # a table in a help text, as in "{module:TABLE}"
-AS_WORDS: Any = {
+WRAPPING: Any = {
     "subsequent_indent": "    ",
     "break_long_words": False,
     "break_on_hyphens": False,
@@ -41,7 +41,7 @@ class Sectioned(TyperCommand):
         width, lines, whole, example = formatter.width - 4, list[str](), self.help or "", False
         for line in inspect.cleandoc(whole).splitlines():
             example = bool(line) and (example or line == "\b")
-            lines += textwrap.wrap(line, width, **AS_WORDS) if example else [line]
+            lines += textwrap.wrap(line, width, **WRAPPING) if example else [line]
         self.help = "\n".join(lines)
         super().format_help_text(ctx, formatter)
         self.help = whole
@@ -60,7 +60,7 @@ class Sectioned(TyperCommand):
             name = "Arguments" if is_argument else getattr(parameter, "rich_help_panel", None)
             if record:
                 flags, text = record
-                record = flags, TABLE.sub(lambda found: ", ".join(_names_of(found)), text)
+                record = flags, TABLE.sub(lambda found: ", ".join(names_in(*found.groups())), text)
                 (sections.setdefault(name, []) if name else others).append(record)
         for name, records in {**sections, "Options": others}.items():
             if records:
@@ -68,9 +68,9 @@ class Sectioned(TyperCommand):
                     formatter.write_dl(records, col_max=30 if formatter.width > 50 else 12)
 
 
-def _names_of(found: re.Match[str]) -> list[str]:
-    """Returns the names in the table that a help text refers to."""
-    return list(getattr(import_module(found[1]), found[2]))
+def names_in(module: str, table: str) -> list[str]:
+    """Returns the names in a table of a module."""
+    return list(getattr(import_module(module), table))
 
 
 def expanded(command: Callable[..., None]) -> Callable[..., None]:
@@ -139,7 +139,7 @@ def _completion(setting: Setting) -> Callable[[], list[str]] | None:
     if setting.choices:
         return lambda: list(setting.choices)
     found = TABLE.search(setting.help)
-    return (lambda: _names_of(found)) if found else None
+    return (lambda: names_in(*found.groups())) if found else None
 
 
 def complete_runs(context: typer.Context) -> list[str]:
@@ -152,9 +152,7 @@ def complete_runs(context: typer.Context) -> list[str]:
 
 def complete_models(context: typer.Context) -> list[str]:
     """Lists runs and bases; a shell completes files where no name fits."""
-    from charnn.bases import BASES
-
-    return [*complete_runs(context), *BASES]
+    return [*complete_runs(context), *names_in("charnn.bases", "BASES")]
 
 
 def complete_starts(context: typer.Context) -> list[str]:
@@ -164,17 +162,11 @@ def complete_starts(context: typer.Context) -> list[str]:
     return [*complete_models(context), SCRATCH]
 
 
-def complete_corpora() -> list[str]:
-    """Lists the corpora."""
-    from charnn.text.corpora import CORPORA
-
-    return list(CORPORA)
-
-
 def complete_texts(incomplete: str) -> list[str]:
     """Lists corpora and the files of the working folder; a shell completes other paths."""
     files = [] if "/" in incomplete else sorted(e.name for e in os.scandir() if e.is_file())
-    return [*complete_corpora(), *(name for name in files if not name.startswith("."))]
+    corpora = names_in("charnn.text.corpora", "CORPORA")
+    return [*corpora, *(name for name in files if not name.startswith("."))]
 
 
 COMPLETIONS: dict[str, Callable[..., list[str]]] = {
@@ -318,7 +310,7 @@ NetworkOnlyOption = Annotated[
     bool,
     typer.Option(
         "--network-only",
-        help="Use the network alone, without the statistics of the training text mixed into it.",
+        help="Use the network alone, without the n-grams mixed into it.",
     ),
 ]
 CheckpointsOption = Annotated[
@@ -343,7 +335,7 @@ SeedOption = Annotated[
             settings_of(TrainConfig)["seed"],
             help="The same seed gives the same text.",
             section="",
-            shown="drawn, and printed on stderr",
+            shown="random, and printed on stderr",
         ),
     ),
 ]

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 import typer
 
-from charnn.cli.console import BEGAN, LIVE, Stages, note, print_json, put
+from charnn.cli.console import BEGAN, Stages, note, print_json, progress_of, put
 from charnn.cli.model import start_path
 from charnn.cli.options import DEFAULT_CHECKPOINTS, CheckpointsOption, JsonOption, TextsArgument
 from charnn.cli.signals import OrderlyEnd
@@ -26,7 +26,7 @@ def plan(
     checkpoints: CheckpointsOption = DEFAULT_CHECKPOINTS,
     as_json: JsonOption = False,
 ) -> None:
-    """Print what 'charnn train' would do with a text, and the loss to expect.
+    """Print what 'charnn train' would do, and the loss to expect.
 
     Measures this machine and the text for a few seconds; nothing is trained or kept.
 
@@ -42,7 +42,7 @@ def plan(
 
 def show_plan(texts: list[str], options: TrainOptions, checkpoints: Path, as_json: bool) -> None:
     """Prints what would be trained and what to expect, and leaves nothing behind."""
-    LIVE.start("loading PyTorch")
+    progress_of("loading PyTorch")(0, 0)
     from charnn.bases.choose import BaseChooser
     from charnn.training import launch
 

@@ -28,7 +28,7 @@ def report(
     checkpoints: CheckpointsOption = DEFAULT_CHECKPOINTS,
     as_json: JsonOption = False,
 ) -> None:
-    """Write one page about a model: recipe, losses, samples, hidden units.
+    """Write a page about a model: losses, samples, hidden units.
 
     \b
     charnn report -o report.html             the newest run

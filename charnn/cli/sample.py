@@ -122,7 +122,7 @@ def sample(
     as_json: JsonOption = False,
     checkpoints: CheckpointsOption = DEFAULT_CHECKPOINTS,
 ) -> None:
-    """Write text in the style of a trained model, each piece as soon as it is known.
+    """Write text in the style of a trained model.
 
     \b
     charnn sample

@@ -111,12 +111,12 @@ def score(
     network_only: NetworkOnlyOption = False,
     checkpoints: CheckpointsOption = DEFAULT_CHECKPOINTS,
 ) -> None:
-    """Score a text token by token: surprisal in bits, for people and for programs.
+    """Print the surprisal of each token, word or line of a text.
 
     \b
-    charnn score letter.txt                                the text, coloured by surprisal
-    charnn score letter.txt --per word --format tsv        a table for statistics
-    tail -f app.log | charnn score - --per line --json     each line as it arrives
+    charnn score letter.txt                  the text, coloured by surprisal
+    charnn score letter.txt --per word       one row of JSON for each word
+    tail -f app.log | charnn score - --per line --json
     """
     per = options.per
     if json and options.format == "tsv":

@@ -22,7 +22,7 @@ def show(
     checkpoints: CheckpointsOption = DEFAULT_CHECKPOINTS,
     json: JsonOption = False,
 ) -> None:
-    """Print the facts of a model: shape, tokenizer, recipe, history, size, digest.
+    """Print the facts of a model: shape, recipe, losses, digest.
 
     \b
     charnn show

@@ -18,9 +18,9 @@ from charnn.cli.console import (
     Stages,
     note,
     print_json,
+    progress_of,
     tell,
-    terminal_columns,
-    visible,
+    tell_text,
     warn,
 )
 from charnn.cli.model import start_path
@@ -34,7 +34,6 @@ from charnn.cli.options import (
 from charnn.cli.plan import describe, show_plan
 from charnn.cli.plot import columns_of, learning_curves
 from charnn.cli.signals import OrderlyEnd
-from charnn.cli.soft_wrap import soft_wrapped
 from charnn.cli.write import write
 from charnn.config import LineConfig, TrainOptions
 from charnn.config.settings import Config, require, switch
@@ -109,7 +108,7 @@ def train(
         )
     run = None
     with OrderlyEnd() as end:
-        LIVE.start("loading PyTorch")
+        progress_of("loading PyTorch")(0, 0)
         from charnn.training.world import joined
 
         with joined(shlex.join(sys.argv[1:])) as world:
@@ -265,13 +264,10 @@ def _result(trainer: Trainer, ended: Ended) -> dict[str, Any]:
 
 
 def _tell_what_next(trainer: Trainer, ended: Ended) -> None:
-    from charnn.cli.watch import tell_completed
-
     run = trainer.home
     where = (
         "" if run.root == DEFAULT_CHECKPOINTS else f" --checkpoints {shlex.quote(str(run.root))}"
     )
-    tell_completed(ended)
     if ended.reason == "interrupted":
         tell(f"saved at step {ended.step:,} of {trainer.config.max_steps:,}; continue with:")
         tell(f"  charnn train --resume --name {run.name}{where}")
@@ -310,7 +306,4 @@ def _tell_a_sample(trainer: Trainer) -> None:
     except CharnnError as error:
         warn(f"no sample: {error}")
         return
-    tell(f"--- the finished model writes (seed {seed}):", "2")
-    for row in soft_wrapped(visible(text), terminal_columns(sys.stderr)):
-        tell(row)
-    tell("---", "2")
+    tell_text(f"the finished model writes (seed {seed})", text)

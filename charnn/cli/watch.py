@@ -8,8 +8,7 @@ import time
 from collections.abc import Iterator
 from typing import TYPE_CHECKING
 
-from charnn.cli.console import LIVE, Stages, clock, tell, terminal_columns, visible, warn
-from charnn.cli.soft_wrap import soft_wrapped
+from charnn.cli.console import LIVE, Stages, clock, tell, tell_text, warn
 from charnn.training.events import Ended, Event, Sampled, Stage, StepDone, Validated, Warned
 
 if TYPE_CHECKING:
@@ -22,15 +21,6 @@ SMOOTHING = 0.98
 def is_watched() -> bool:
     """Tells whether somebody reads stderr: it is a terminal, or this is a notebook."""
     return "ipykernel" in sys.modules or (sys.stderr is not None and sys.stderr.isatty())
-
-
-def tell_completed(event: Event) -> None:
-    """Prints what the final step did, with its warnings; ignores other events."""
-    if isinstance(event, Ended):
-        if event.completed.note:
-            tell(event.completed.note)
-        for warning in event.completed.warnings:
-            warn(warning)
 
 
 def watch(events: Iterator[Event], trainer: Trainer) -> Iterator[Event]:
@@ -54,16 +44,17 @@ def watch(events: Iterator[Event], trainer: Trainer) -> Iterator[Event]:
             loss = f"validation loss {score.nats_per_token:.4f}{bits}{star}"
             tell(f"step {event.step:,}: {loss}")
         elif isinstance(event, Sampled) and event.step < trainer.config.max_steps:
-            tell(f"--- sample after step {event.step:,}:", "2")
-            for row in soft_wrapped(visible(event.text), terminal_columns(sys.stderr)):
-                tell(row)
-            tell("---", "2")
+            tell_text(f"sample after step {event.step:,}", event.text)
         elif isinstance(event, Warned):
             warn(event.message)
         elif isinstance(event, Stage):
             stage(event.doing)
         elif isinstance(event, Ended):
             LIVE.clear()
+            if event.completed.note:
+                tell(event.completed.note)
+            for warning in event.completed.warnings:
+                warn(warning)
         yield event
 
 

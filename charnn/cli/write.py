@@ -51,7 +51,7 @@ def write(
     threads: OneThreadOption = None,
     checkpoints: CheckpointsOption = DEFAULT_CHECKPOINTS,
 ) -> None:
-    """Write a text together with a model: type, let it continue, undo, retry.
+    """Write a text together with a model, at an interactive desk.
 
     /help lists the commands of the desk. Ctrl-D, a signal or an error saves the text before the
     desk ends; only /quit does not. If stdin is not a terminal, its lines are read as if they were

@@ -27,7 +27,7 @@ from charnn.tensor_file import (
     check_digest,
     check_kind,
     damaged,
-    os_error_line,
+    file_errors,
     read_header,
     regular,
     write_arrays,
@@ -122,14 +122,11 @@ def load_desk(path: Path, model: Model, unknown: str = "error") -> Desk:
         FileError: the file cannot be read, or belongs to another model.
         DamagedFile: the file is damaged, of a newer format, or of another kind.
     """
-    try:
-        with open(path, "rb", opener=regular) as file:
-            header = read_header(file, path)
-            check_kind(header.metadata, KIND, FORMAT, path)
-            file.seek(header.data_start)
-            data = file.read()
-    except OSError as error:
-        raise FileError(os_error_line(error, path, "read")) from error
+    with file_errors("read", path), open(path, "rb", opener=regular) as file:
+        header = read_header(file, path)
+        check_kind(header.metadata, KIND, FORMAT, path)
+        file.seek(header.data_start)
+        data = file.read()
     check_digest(header, hashlib.sha256(data), path)
     try:
         expected = dict(header.metadata["model"])

@@ -22,7 +22,7 @@ from charnn.engines.weights import Arrangement, Matrix, arrange, quantise
 from charnn.errors import FileError
 from charnn.ngrams.section import MixtureWeights
 from charnn.ngrams.tree import NGramTree, tree_and_weights
-from charnn.tensor_file import os_error_line, replacing_folder
+from charnn.tensor_file import file_errors, replacing_folder
 from charnn.text.tokenizers import Tokenizer, tokenizer_from_dict
 
 HERE = Path(__file__).parent
@@ -96,10 +96,8 @@ def write_program(checkpoint: Checkpoint, name: str, output: Path) -> None:
         here = {path.name for path in output.iterdir()} if output.is_dir() else {output.name}
         if here - files.keys() - {BUILT}:
             raise FileError(f"{output} holds other files than an exported program: give another -o")
-    try:
+    with file_errors("create", output.parent):
         output.parent.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise FileError(os_error_line(error, output.parent, "make")) from error
     with replacing_folder(output) as folder:
         for file, text in files.items():
             (folder / file).write_text(text, "utf-8")

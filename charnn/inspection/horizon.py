@@ -44,7 +44,7 @@ FEWEST_TOKENS = 8  # of a text
 FEWEST_DEEP_TOKENS = 50  # a lag is measured if this many tokens have it before them in their line
 MOST_OF_A_LINE = 512  # targets further into a line are not drawn
 MAX_TOKENS_AT_ONCE = 1 << 15
-WITHIN = 0.01  # nats per token by which a shorter context may be worse
+WITHIN = 0.01  # nats per token by which a loss may exceed that of the full context
 
 
 class Horizon(NamedTuple):

@@ -102,7 +102,7 @@ class NGramSection:
         found = []
         if self.dominate:
             found.append(
-                "the n-grams dominate, so samples repeat pieces of the training text: hear the "
+                "the n-grams dominate, so samples repeat pieces of the training text: try the "
                 "network alone with --network-only, or train longer"
             )
         if self.losses and self.losses.fitted_on < FEW_TOKENS:

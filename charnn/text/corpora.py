@@ -19,8 +19,8 @@ from pathlib import Path
 from typing import Any
 
 from charnn.config.names import is_name
-from charnn.errors import FileError, TextError
-from charnn.tensor_file import os_error_line, replacing, to_json
+from charnn.errors import TextError
+from charnn.tensor_file import file_errors, replacing, to_json
 
 FOLDER = Path("corpora")
 SHIPPED_FOLDER = Path(__file__).resolve().parents[2] / "corpora"  # in a checkout
@@ -141,10 +141,8 @@ def get(corpus: Corpus, folder: Path = FOLDER, progress: Progress | None = None)
     record: dict[str, Any] = {"name": corpus.name, "kind": corpus.kind, "about": corpus.about}
     record |= {"url": corpus.url} if corpus.url else {"python": platform.python_version()}
     digest, size = hashlib.sha256(), 0
-    try:
+    with file_errors("create", folder):
         folder.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise FileError(os_error_line(error, folder, "create")) from error
     with replacing(path) as file:
         for block in blocks:
             file.write(block)

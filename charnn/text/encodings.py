@@ -119,28 +119,6 @@ def likely_encodings(sample: bytes, chunks: Iterable[bytes]) -> dict[str, str]:
     return dict(zip(readings.values(), clearest, strict=True))
 
 
-class Utf8Check:
-    """Tells whether bytes that arrive in blocks are UTF-8 with characters beyond ASCII."""
-
-    def __init__(self) -> None:
-        self._decoder = codecs.getincrementaldecoder("utf-8")()
-        self._valid, self._ascii = True, True
-
-    def push(self, data: bytes) -> None:
-        """Takes the next block."""
-        if self._valid:
-            self._ascii = self._ascii and data.isascii()
-            try:
-                self._decoder.decode(data)
-            except UnicodeDecodeError:
-                self._valid = False
-
-    @property
-    def is_beyond_ascii(self) -> bool:
-        """True if all blocks so far are UTF-8, and not ASCII alone."""
-        return self._valid and not self._ascii and not self._decoder.getstate()[0]
-
-
 def first_wrong_byte(chunks: Iterable[bytes]) -> tuple[int, bool]:
     """Returns the offset of the first byte that is not UTF-8, and whether the text ends too early.
 

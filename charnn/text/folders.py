@@ -6,11 +6,10 @@ import os
 import re
 import shlex
 from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 
-from charnn.errors import FileError, TextError
-from charnn.tensor_file import os_error_line
+from charnn.errors import TextError
+from charnn.tensor_file import file_errors
 from charnn.text import encodings
 from charnn.text.line_breaks import BINARY_BYTES
 
@@ -74,7 +73,7 @@ def text_files(folder: Path, binary_too: bool, notes: list[str]) -> list[Path]:
     runs: list[Path] = []
     kept, empty, binary, others = [], [], [], []
     for path in _files(folder, runs, set()):
-        with _reading(path), path.open("rb", buffering=0) as file:
+        with file_errors("read", path), path.open("rb", buffering=0) as file:
             start = file.read(BINARY_BYTES) or b""
         if not start:
             empty.append(path)
@@ -103,7 +102,7 @@ def text_files(folder: Path, binary_too: bool, notes: list[str]) -> list[Path]:
 
 def _files(folder: Path, runs: list[Path], seen: set[tuple[int, int]]) -> Iterator[Path]:
     """Yields the files of a folder and its folders; adds the folders of runs to `runs`."""
-    with _reading(folder):
+    with file_errors("read", folder):
         status = folder.stat()
         names = [name for name in os.listdir(folder) if not name.startswith(".")]
     if (status.st_dev, status.st_ino) in seen:
@@ -117,14 +116,6 @@ def _files(folder: Path, runs: list[Path], seen: set[tuple[int, int]]) -> Iterat
             yield from _files(path, runs, seen)
         elif path.is_file():
             yield path
-
-
-@contextmanager
-def _reading(path: Path) -> Iterator[None]:
-    try:
-        yield
-    except OSError as error:
-        raise FileError(os_error_line(error, path, "read")) from error
 
 
 def _is_utf16(start: bytes) -> bool:

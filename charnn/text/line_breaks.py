@@ -1,7 +1,7 @@
 """The layout of a text: line ends other than LF, and prose that is wrapped at a fixed width.
 
-A text is learnt as people read it: CRLF becomes LF and, on request, the lines of wrapped prose are
-joined into paragraphs. Both work on a stream, file by file, after a look at the first 128 KiB.
+CRLF becomes LF unless it is kept; on request, the lines of wrapped prose are joined into
+paragraphs. Both work on a stream, file by file; the first 128 KiB of a file decide its layout.
 """
 
 from __future__ import annotations
@@ -41,8 +41,8 @@ class Reading(NamedTuple):
         return cls(facts.get("keep_crlf", knows_returns) is True, facts.get("unwrap") is True)
 
 
-AS_PEOPLE_READ = Reading()
-AS_IT_IS = Reading(keep_crlf=True)
+DEFAULT_READING = Reading()
+UNCHANGED = Reading(keep_crlf=True)
 
 
 class Layout(NamedTuple):

@@ -15,7 +15,7 @@ from pathlib import Path
 
 from charnn.errors import TextError
 from charnn.text import encodings
-from charnn.text.line_breaks import AS_PEOPLE_READ
+from charnn.text.line_breaks import DEFAULT_READING
 from charnn.text.sources import TextSource, temporary_copy
 from charnn.text.token_file import cut_points
 
@@ -114,4 +114,4 @@ def _source(name: str, lines: Sequence[bytes], counts: Counter[bytes], folder: P
         b"".join((line + b"\n") * counts[line] for line in lines[start : start + BLOCK_LINES])
         for start in range(0, len(lines), BLOCK_LINES)
     )
-    return TextSource(name, [temporary_copy(name, blocks, folder)], (), AS_PEOPLE_READ)
+    return TextSource(name, [temporary_copy(name, blocks, folder)], (), DEFAULT_READING)

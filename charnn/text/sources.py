@@ -23,14 +23,14 @@ from typing import IO, NamedTuple
 
 from charnn.config.names import to_name
 from charnn.errors import FileError, TextError, did_you_mean
-from charnn.tensor_file import os_error_line
+from charnn.tensor_file import file_errors, os_error_line
 from charnn.text import corpora, encodings
 from charnn.text.folders import other_format, text_files
 from charnn.text.line_breaks import (
-    AS_IT_IS,
-    AS_PEOPLE_READ,
     BINARY_BYTES,
+    DEFAULT_READING,
     SAMPLE_BYTES,
+    UNCHANGED,
     Layout,
     Reading,
     join_lines,
@@ -41,6 +41,11 @@ CHUNK_BYTES = 1 << 20  # small enough for the cache of a processor
 AROUND_BYTES = 32 << 10  # the bytes before and after a wrong byte that tell its encoding
 MAX_NAME = 255  # a longer text that is no path is not meant as the name of a file
 CR = ord("\r")
+CHANGES = {
+    "folded": "CRLF line ends became LF",
+    "alone": "CR line ends became LF",
+    "joined": "lines were joined to the next one, as parts of a paragraph",
+}
 LINE_REACH = 64 << 10  # how far back a chunk is cut to end with a line
 
 
@@ -169,7 +174,7 @@ class TextSource:
         name: str,
         parts: Sequence[Part],
         notes: Sequence[str] = (),
-        reading: Reading = AS_IT_IS,
+        reading: Reading = UNCHANGED,
     ) -> None:
         self.name = name
         self.parts = tuple(parts)
@@ -237,15 +242,9 @@ class TextSource:
 
     def changes(self) -> list[str]:
         """Returns notes on what the latest pass changed."""
-        folded, alone, joined = (self._changes[key] for key in ("folded", "alone", "joined"))
-        notes = []
-        if folded:
-            notes.append(f"{folded:,} CRLF line ends became LF")
-        if alone:
-            notes.append(f"{alone:,} CR line ends became LF")
-        if joined:
-            notes.append(f"{joined:,} lines were joined to the next one, as parts of a paragraph")
-        elif self.reading.unwrap:
+        changes = self._changes
+        notes = [f"{changes[key]:,} {what}" for key, what in CHANGES.items() if changes[key]]
+        if self.reading.unwrap and not changes["joined"]:
             notes.append("--unwrap joined nothing: no hard-wrapped prose was recognised")
         return notes
 
@@ -291,7 +290,7 @@ def open_source(
     texts: Sequence[str | os.PathLike[str]],
     encoding: str = "utf-8",
     temporary_folder: str | os.PathLike[str] | None = None,
-    reading: Reading = AS_PEOPLE_READ,
+    reading: Reading = DEFAULT_READING,
 ) -> TextSource:
     """Finds a text and makes it readable several times; files in UTF-8 are not read yet.
 
@@ -408,30 +407,32 @@ def _find_corpus(text: str) -> Part:
     raise TextError(f"no file, folder or corpus {text!r}; {hint}")
 
 
-def _blocks(path: Path | None, size: int = 0) -> Iterator[bytes]:
-    """Yields the bytes of a file, or of stdin where `path` is None, `size` or a chunk at a time."""
+def _blocks(path: Path | None) -> Iterator[bytes]:
+    """Yields the bytes of a file, or of stdin where `path` is None, in chunks."""
     if path is None and (sys.stdin is None or sys.stdin.closed):
         raise TextError("stdin is closed: there is no text to read")
     opened: AbstractContextManager[IO[bytes]]
-    try:
+    with file_errors("read", path or Path("stdin")):
         opened = path.open("rb", buffering=0) if path else nullcontext(sys.stdin.buffer)
         with opened as file:
-            while data := file.read(size or CHUNK_BYTES):
+            while data := file.read(CHUNK_BYTES):
                 yield data
-    except OSError as error:
-        raise FileError(os_error_line(error, path or Path("stdin"), "read")) from error
 
 
 def _transcode(blocks: Iterator[bytes], name: str, encoding: str) -> Iterator[bytes]:
-    decoder, utf8 = codecs.getincrementaldecoder(encoding)(), encodings.Utf8Check()
-    offset = 0
+    decoder = codecs.getincrementaldecoder(encoding)()
+    utf8: codecs.IncrementalDecoder | None = codecs.getincrementaldecoder("utf-8")()
+    offset, beyond_ascii = 0, False
     try:
         for data in blocks:
             offset += len(data)
-            utf8.push(data)
+            try:
+                beyond_ascii |= utf8 is not None and not utf8.decode(data).isascii()
+            except UnicodeDecodeError:
+                utf8 = None
             yield decoder.decode(data).encode()
         yield decoder.decode(b"", final=True).encode()
-        if utf8.is_beyond_ascii:  # another encoding would garble it
+        if utf8 and beyond_ascii and not utf8.getstate()[0]:  # `encoding` would garble it
             raise TextError(f"{name} is UTF-8, not {encoding}: leave --encoding out for this file")
     except UnicodeDecodeError as error:
         at = offset - len(error.object) + error.start

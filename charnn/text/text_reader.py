@@ -12,7 +12,7 @@ import numpy as np
 from charnn.config import TOKENS_SUFFIX
 from charnn.errors import ConfigError, TextError, UnknownCharacter
 from charnn.text.encodings import count_characters
-from charnn.text.line_breaks import AS_PEOPLE_READ, Reading
+from charnn.text.line_breaks import DEFAULT_READING, Reading
 from charnn.text.list_of_lines import BLOCK_LINES, clean_lines
 from charnn.text.sources import Part, Piece, TextSource, open_source
 from charnn.text.token_file import TokenFile
@@ -85,7 +85,7 @@ def read_text(
     unknown: str = "error",
     of_lines: bool = False,
     most: int | None = None,
-    reading: Reading = AS_PEOPLE_READ,
+    reading: Reading = DEFAULT_READING,
 ) -> EncodedText:
     """Reads texts, a ``.tokens`` file, or a split of the run's own tokens as ids.
 

@@ -25,14 +25,14 @@ from charnn.tensor_file import (
     check_digest,
     check_kind,
     damaged,
+    file_errors,
     layout,
-    os_error_line,
     pack_header,
     read_header,
     regular,
     start_of,
 )
-from charnn.text.line_breaks import AS_PEOPLE_READ, Reading
+from charnn.text.line_breaks import DEFAULT_READING, Reading
 from charnn.text.tokenizers import Ids, Tokenizer, tokenizer_from_dict
 from charnn.version import __version__
 
@@ -115,12 +115,10 @@ class TokenFile:
         """
         path = Path(path)
         try:
-            with open(path, "rb", opener=regular) as file:
+            with file_errors("read", path), open(path, "rb", opener=regular) as file:
                 header = read_header(file, path)
                 check_kind(header.metadata, KIND, FORMAT, path)
                 opened = cls._parse(path, file, header)
-        except OSError as error:
-            raise FileError(os_error_line(error, path, "read")) from error
         except (ValueError, KeyError, TypeError, AttributeError) as error:
             raise damaged(path, error) from None
         if tokenizer is not None and opened.tokenizer.token_bytes != tokenizer.token_bytes:
@@ -197,14 +195,11 @@ class TokenFile:
             FileError: the file cannot be read.
         """
         data_hash = hashlib.sha256()
-        try:
-            with open(self.path, "rb", opener=regular) as file:
-                header = read_header(file, self.path)
-                file.seek(header.data_start)
-                while data := file.read(READ_BYTES):
-                    data_hash.update(data)
-        except OSError as error:
-            raise FileError(os_error_line(error, self.path, "read")) from error
+        with file_errors("read", self.path), open(self.path, "rb", opener=regular) as file:
+            header = read_header(file, self.path)
+            file.seek(header.data_start)
+            while data := file.read(READ_BYTES):
+                data_hash.update(data)
         check_digest(header, data_hash, self.path)
         if header.metadata["digest"] != self.digest:
             raise FileError(f"{self.path} was replaced while it was read: try again")
@@ -250,7 +245,7 @@ def header_size(tokenizer: Tokenizer, splits: tuple[str, ...], source_name: str)
     """
     split = Split(HUGE, HUGE, HUGE, HUGE)
     source = {"name": source_name, "sha256": "0" * 64, "bytes": HUGE, "chars": HUGE}
-    source |= AS_PEOPLE_READ._asdict()
+    source |= DEFAULT_READING._asdict()
     metadata = metadata_of(tokenizer, dict.fromkeys(splits, split), [HUGE, HUGE], source)
     size = len(pack_header(tensors_of(tokenizer, HUGE), metadata, "0" * 64))
     before_tokens = sum(array.nbytes for array in tokenizer_arrays(tokenizer).values())

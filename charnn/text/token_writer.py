@@ -17,7 +17,7 @@ from typing import BinaryIO
 import numpy as np
 
 from charnn.errors import FileError, TextError, UnknownCharacter
-from charnn.tensor_file import os_error_line, pack_header, replacing, seal
+from charnn.tensor_file import file_errors, pack_header, replacing, seal
 from charnn.text.encodings import BOM, count_characters
 from charnn.text.sources import TextSource
 from charnn.text.token_file import (
@@ -271,11 +271,8 @@ def _check_target(path: Path, sources: Sequence[TextSource]) -> None:
     parts = [part.path for source in sources for part in source.parts if part.path]
     if path.exists() and any(part.exists() and part.samefile(path) for part in parts):
         raise FileError(f"cannot write {path}: it is the text itself; name another file")
-    try:
-        with tempfile.TemporaryFile(dir=path.parent):
-            pass
-    except OSError as error:
-        raise FileError(os_error_line(error, path, "write")) from error
+    with file_errors("write", path), tempfile.TemporaryFile(dir=path.parent):
+        pass
 
 
 def _check_space(path: Path, needed: int) -> None:

@@ -71,7 +71,7 @@ class Warned:
 
 @dataclass(frozen=True)
 class Stage:
-    """Work after the last step that begins now; it is not logged."""
+    """The start of a stage of work after the last step; it is not logged."""
 
     step: int
     doing: str

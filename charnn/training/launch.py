@@ -35,7 +35,7 @@ from charnn.errors import (
     TrainingError,
 )
 from charnn.runs import Run, find_model, find_run, free_name, list_runs, no_run_yet
-from charnn.tensor_file import os_error_line, regular, replacing
+from charnn.tensor_file import file_errors, regular, replacing
 from charnn.text.line_breaks import Reading
 from charnn.text.list_of_lines import line_sources
 from charnn.text.sources import TextSource, open_source
@@ -118,7 +118,7 @@ def start(
             for note in tokens.notes:
                 notify(note)
             if options.valid and np.array_equal(tokens.split("train"), tokens.valid):
-                notify("--valid is the training text itself: its loss is not that of new text")
+                notify("--valid is the training text itself, so its loss is not that of new text")
             final_step.prepare(tokens)
             if base:
                 notify(f"starts from the network of {base.name or base.path}")
@@ -360,9 +360,10 @@ def _copy_tokens(texts: Sequence[str], options: TrainOptions, target: Path) -> T
             f"a .tokens file is tokenized and split already: give it alone, without {flags}"
         )
     TokenFile.open(texts[0])
-    try:
-        with open(texts[0], "rb", opener=regular) as given, replacing(target) as copy:
-            shutil.copyfileobj(given, copy, 1 << 20)
-    except OSError as error:
-        raise FileError(os_error_line(error, Path(texts[0]), "read")) from error
+    with (
+        file_errors("read", Path(texts[0])),
+        open(texts[0], "rb", opener=regular) as given,
+        replacing(target) as copy,
+    ):
+        shutil.copyfileobj(given, copy, 1 << 20)
     return TokenFile.open(target, verify=False)  # as it was just written

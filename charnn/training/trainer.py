@@ -298,7 +298,7 @@ class Trainer:
             yield from self._report(Sampled(self.step, text))
 
     def _write(self, path: Path, model: Checkpoint) -> None:
-        self.home.keep()
+        self.home.relock()
         checkpoints.save(path, model)
 
     def _save(self) -> Iterator[Event]:

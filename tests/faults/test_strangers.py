@@ -175,12 +175,12 @@ def test_a_run_whose_lock_is_deleted_is_locked_again_or_given_up(tmp_path: Path)
     with run.lock():
         run.last.write_bytes(b"")
         run.lock_file.unlink()
-        run.keep()
+        run.relock()
         assert run.holder is not None
         with pytest.raises(BusyError), other.lock():
             pass
         run.lock_file.unlink()
         with other.lock():
             with pytest.raises(BusyError):
-                run.keep()
+                run.relock()
     assert Run(tmp_path, "book").holder is None

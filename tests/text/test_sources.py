@@ -24,7 +24,7 @@ from hypothesis import strategies as st
 
 from charnn.errors import CharnnError, FileError, TextError
 from charnn.text import encodings, sources
-from charnn.text.line_breaks import AS_IT_IS, Reading
+from charnn.text.line_breaks import UNCHANGED, Reading
 from charnn.text.sources import open_source, run_name
 
 
@@ -39,7 +39,7 @@ def put(path: str, data: bytes | str) -> str:
     return path
 
 
-def whole(*texts: str, encoding: str = "utf-8", reading: Reading = AS_IT_IS) -> bytes:
+def whole(*texts: str, encoding: str = "utf-8", reading: Reading = UNCHANGED) -> bytes:
     with open_source(texts, encoding, reading=reading) as source:
         first = b"".join(source.chunks())
         assert first == b"".join(source.chunks()), "it reads differently the second time"
@@ -64,13 +64,13 @@ def test_the_chunk_size_never_changes_the_bytes_of_a_text(data: bytes, size: int
 def test_no_chunk_ends_inside_a_character(text: str, size: int) -> None:
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(sources, "CHUNK_BYTES", size)
-        with open_source([put("book.txt", text)], reading=AS_IT_IS) as source:
+        with open_source([put("book.txt", text)], reading=UNCHANGED) as source:
             assert text.removeprefix("\ufeff") == "".join(source.texts())
 
 
 def test_chunks_end_with_a_line(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(sources, "CHUNK_BYTES", 1000)
-    with open_source([put("book.txt", "a line of text\r\n" * 500)], reading=AS_IT_IS) as source:
+    with open_source([put("book.txt", "a line of text\r\n" * 500)], reading=UNCHANGED) as source:
         chunks = list(source.chunks())
     assert len(chunks) > 5
     assert all(chunk.endswith(b"\r\n") for chunk in chunks)
@@ -333,7 +333,7 @@ ODD = "a\r\nb\rc\0d\u2028e\x85f\x0bg\x0c\n\r"
 
 
 def test_line_ends_and_control_characters_stay_as_they_are() -> None:
-    with open_source([put("odd.txt", ODD)], reading=AS_IT_IS) as source:
+    with open_source([put("odd.txt", ODD)], reading=UNCHANGED) as source:
         assert ODD == "".join(source.texts())
 
 

@@ -18,7 +18,7 @@ from hypothesis import strategies as st
 from charnn.errors import CharnnError, ConfigError, DamagedFile, FileError, TextError
 from charnn.tensor_file import METADATA_KEY, to_json
 from charnn.text import sources, token_writer
-from charnn.text.line_breaks import AS_IT_IS, Reading
+from charnn.text.line_breaks import UNCHANGED, Reading
 from charnn.text.sources import TextSource, open_source
 from charnn.text.token_file import TokenFile
 from charnn.text.token_writer import write_token_file
@@ -32,13 +32,13 @@ def _in_a_folder_of_its_own(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> 
     monkeypatch.chdir(tmp_path)
 
 
-def text_of(text: str | bytes, name: str = "book.txt", reading: Reading = AS_IT_IS) -> TextSource:
+def text_of(text: str | bytes, name: str = "book.txt", reading: Reading = UNCHANGED) -> TextSource:
     Path(name).write_bytes(text if isinstance(text, bytes) else text.encode())
     return open_source([name], reading=reading)
 
 
 def write(
-    text: str | bytes, tokenizer: Any = "char", reading: Reading = AS_IT_IS, **options: Any
+    text: str | bytes, tokenizer: Any = "char", reading: Reading = UNCHANGED, **options: Any
 ) -> TokenFile:
     source = text_of(text, reading=reading)
     return write_token_file("book.tokens", source, tokenizer=tokenizer, **options)
