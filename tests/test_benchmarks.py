@@ -19,6 +19,7 @@ import nanogpt
 import numpy as np
 import pytest
 import quality
+import scale
 import scorer
 import speed
 import torch
@@ -348,7 +349,7 @@ def test_the_text_that_is_tokenized_is_ascii_of_the_size_asked_for() -> None:
     assert 65 == len(harness.SYMBOLS)
 
 
-@pytest.mark.parametrize("script", [experiments, finetune, quality, speed])
+@pytest.mark.parametrize("script", [experiments, finetune, quality, scale, speed])
 def test_help_says_how_to_run_it(
     script: object, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -462,3 +463,25 @@ def test_verbatim_finds_a_copied_span_and_its_length(
     found = {int(length): float(share.split()[0]) for length, share in rows}
     assert found[20] > found[30] > 0
     assert 0 == found[40]
+
+
+def test_the_time_of_a_message_follows_from_its_bytes() -> None:
+    alone = scale.Measured(seconds=0.3, tokens=4096, share=0.0, reduced=0, gathered=0)
+    shared = scale.Measured(seconds=0.2, tokens=4096, share=0.1, reduced=10e6, gathered=5e6)
+    # Each of two hosts sends half of 20 MB to add up, and half of 5 MB: 12.5 MB at 1 Gbit/s.
+    assert 0.1 == pytest.approx(scale.send_seconds(shared, 2, 1))
+    assert 1.2 == pytest.approx(scale.times_faster(alone, shared, 2, 1))
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(400)
+def test_scale_trains_with_real_processes_and_prints_both_tables(
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    scale.main(["--shapes", "1x16", "--steps", "4"])
+    rows = [
+        line.split("|")[1:-1] for line in capsys.readouterr().out.splitlines() if "1x16" in line
+    ]
+    measured, calculated = ([float(cell.replace(",", "")) for cell in row[1:]] for row in rows)
+    assert all(speed > 0 for speed in measured)
+    assert len(calculated) == 7

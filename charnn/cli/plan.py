@@ -94,12 +94,15 @@ def describe(trainer: Trainer, plan: Plan) -> list[str]:
         count = f"; {len(trainer.batches.lengths):,} lines to learn"
     kind, total = tokens.tokenizer.kind, sum(s.stop - s.start for s in tokens.splits.values())
     what = "characters" if kind == DEFAULT_TOKENIZER else f"tokens ({kind})"
+    threads = f"{config.threads} thread{'s' * (config.threads > 1)}"
+    if trainer.world.size > 1:
+        threads = f"{trainer.world.size} processes of {threads}"
     return [
         f"text: {total:,} {what}, {model.vocab_size:,} different; {sizes}{count}",
         f"plan: {model.cell} {model.num_layers}x{model.hidden_size} ({model.parameters:,} "
         f"parameters), dropout {model.dropout:g}; {config.max_steps:,} steps of "
         f"{config.batch_size} streams x {config.bptt} tokens, {plan.epochs:.1f} passes, about "
-        f"{length}; {config.precision}, {config.threads} thread{'s' * (config.threads > 1)}, "
+        f"{length}; {config.precision}, {threads}, "
         f"{memory / 2**20:,.0f} MiB, seed {config.seed}",
         *trainer.final_step.describe(),
     ]

@@ -116,8 +116,11 @@ class World:
         """Returns the problem that ended another process, or ""."""
         return ""
 
+    def part(self) -> None:
+        """Leaves the other processes at the end of the run."""
+
     def close(self) -> None:
-        """Leaves the other processes."""
+        """Ends everything that runs in the background."""
 
 
 WORLD: ContextVar[World] = ContextVar("world", default=World())  # noqa: B039  # has no state
@@ -262,17 +265,18 @@ class Processes(World):
                 return problem
         return ""
 
-    def close(self) -> None:
+    def part(self) -> None:
         with suppress(RuntimeError):
             self.store.set(f"left/{self.rank}", "")
             if self.leads:  # its process may be the one that keeps the store
                 others = [f"left/{rank}" for rank in range(1, self.size)]
                 self.store.wait(others, timedelta(seconds=LEAVE_SECONDS))
-        self._closed.set()
-        self._signing.join()
-        if dist.is_initialized():
-            with suppress(RuntimeError):
+            if dist.is_initialized():
                 dist.destroy_process_group()
+
+    def close(self) -> None:
+        self._closed.set()
+        self._signing.join(LEAVE_SECONDS)
 
 
 @contextmanager
@@ -308,8 +312,9 @@ def joined(command: str, world: World | None = None) -> Iterator[World]:
         world.report(str(error) or "it was stopped")
         raise
     else:
-        world.close()
+        world.part()
     finally:
+        world.close()
         WORLD.reset(before)
 
 

@@ -69,7 +69,8 @@ def test_a_signal_to_torchrun_saves_at_the_step_that_was_reached(
 ) -> None:
     run = torchrun("stopped", "text.txt", *OPTIONS, "--max-steps", "100000")
     run.after_step(25)
-    run.agent.send_signal(number)
+    for process in (*run.processes(), run.agent.pid):  # all at once, as a cluster does
+        os.kill(process, number)
     assert run.wait()
     assert checkpoints.load(run.run / "last.safetensors").info["step"] == run.steps()
     assert [] == run.errors()

@@ -15,6 +15,7 @@ from threads import together
 
 from charnn import checkpoint
 from charnn.checkpoint import Checkpoint
+from charnn.cli.runs import describe
 from charnn.config import TrainOptions
 from charnn.errors import CharnnError, ConfigError, FileError, TrainingError
 from charnn.training import machine, world
@@ -146,8 +147,7 @@ def test_a_run_goes_on_with_another_number_of_processes(company, before, after):
     assert "processes" in note
     assert str(max(before, after)) in note
     assert losses_differ(company, "straight", "moved") < CLOSE
-    environment = company.last("moved").training.progress["environment"]
-    assert environment.get("processes", "1") == str(after)
+    assert after == describe("moved", company.root / "moved/last.safetensors")["processes"]
 
 
 def test_a_stop_of_any_process_stops_all_at_one_step(company):

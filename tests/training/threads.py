@@ -68,8 +68,6 @@ def together(
                 results[rank] = work(world)
         except BaseException as error:
             results[rank] = error
-        finally:
-            world._closed.set()
 
     threads = [threading.Thread(target=live, args=(rank,), daemon=True) for rank in range(size)]
     with suppress(RuntimeError):
