@@ -21,7 +21,8 @@ TRY = """
 import json, charnn
 from charnn.engines import compiled
 model = charnn.load("model.safetensors")
-print(json.dumps([charnn.__file__, compiled.kernels(), model.generate(seed=1, max_tokens=20)]))
+texts = [each.generate(seed=1, max_tokens=20) for each in (model, charnn.load("english"))]
+print(json.dumps([charnn.__file__, compiled.kernels(), texts]))
 """
 
 
@@ -61,9 +62,9 @@ def test_it_writes_with_and_without_a_compiler(compiler: str, tmp_path: Path) ->
         env=os.environ | {"PYTHONPATH": str(site)},
     )
     assert 0 == ran.returncode, ran.stderr
-    where, kernels, text = json.loads(ran.stdout)
+    where, kernels, texts = json.loads(ran.stdout)
     assert where.startswith(str(site))
     assert (compiler == "cc") == bool(kernels)
-    assert text
+    assert all(texts)
     for data in ("py.typed", "engines/engine/engine.c", "export/program/main.c"):
         assert (site / "charnn" / data).exists()
