@@ -108,19 +108,11 @@ def train(
     names = [os.fsdecode(name) for some in several for name in some]
     asked, root = TrainOptions.from_dict(options), Path(os.fsdecode(checkpoints))
     chooser, shown = BaseChooser.of(asked), is_watched() if progress is None else progress
+    how: dict[str, Any] = {"notify": note, "progress": Stages()} if shown else {}
+    how |= {"final_step": chooser.final_step, "choose_base": chooser}
     with ExitStack() as opened:
         opened.callback(LIVE.clear)
-        trainer, _ = opened.enter_context(
-            start(
-                names,
-                asked,
-                root,
-                notify=note if shown else lambda _: None,
-                progress=Stages() if shown else None,
-                final_step=chooser.final_step,
-                choose_base=chooser,
-            )
-        )
+        trainer, _ = opened.enter_context(start(names, asked, root, **how))
         opened.enter_context(_interruptible(trainer.stop))
         events = trainer.run()
         for _ in watch(events, trainer) if shown else events:

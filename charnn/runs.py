@@ -68,13 +68,12 @@ class Run:
     @property
     def exists(self) -> bool:
         """True if a checkpoint was saved; a folder left by an early crash does not count."""
-        # os.path: pathlib raises for a folder that belongs to someone else
-        return os.path.exists(self.last) or os.path.exists(self.best)
+        return model_in(self.folder) is not None
 
     @property
     def model(self) -> Path:
         """The file of the best model, or of the last one if there is no best."""
-        return self.best if os.path.exists(self.best) else self.last
+        return model_in(self.folder) or self.last
 
     @property
     def order(self) -> int:
@@ -265,11 +264,18 @@ def free_name(root: Path, wanted: str) -> str:
     return name
 
 
+def model_in(folder: Path) -> Path | None:
+    """Returns the file of the best model in a folder, or of the last one; None if there is none."""
+    files = (folder / f"{kind}{SUFFIX}" for kind in ("best", "last"))
+    # os.path: pathlib raises for a folder that belongs to someone else
+    return next((file for file in files if os.path.exists(file)), None)
+
+
 def no_run_yet(root: Path) -> str:
     """Returns the message for a folder without runs."""
     with suppress(OSError):
         for folder in (root, *sorted(root.iterdir())):
-            if any((folder / f"{kind}{SUFFIX}").exists() for kind in ("best", "last")):
+            if model_in(folder):
                 return (
                     f"no folder in {root}/ has a name that a run may have: use -m "
                     f"{shlex.quote(str(folder))} for the model there"
@@ -338,9 +344,8 @@ def find_model(model: str | os.PathLike[str] | None, root: Path) -> Path:
     path = Path(model)
     # os.path: pathlib raises for a name that is too long
     is_folder = os.path.isdir(model)
-    if is_folder and (path / f"last{SUFFIX}").exists() | (path / f"best{SUFFIX}").exists():
-        best = path / f"best{SUFFIX}"
-        return best if best.exists() else path / f"last{SUFFIX}"
+    if is_folder and (found := model_in(path)):
+        return found
     could_be_name = is_name(model) and not model.endswith(SUFFIX)
     runs = {run.name: run for run in list_runs(root)} if could_be_name else {}
     if model in runs:

@@ -90,15 +90,6 @@ def test_train_takes_paths_strings_bytes_and_lists_of_them() -> None:
     assert len(digests) <= 2, "the order of glob is the system's"
 
 
-@pytest.mark.parametrize("text", ["The river.\nThe river.\n", "The river " * 400])
-def test_a_text_in_place_of_its_file_is_named_in_short(text: str) -> None:
-    with pytest.raises(TextError) as refused:
-        charnn.train(text, **SMALL)
-    assert len(str(refused.value)) < 300
-    assert f"{len(text):,}" in str(refused.value)
-    assert not Path("checkpoints").exists() or [] == os.listdir("checkpoints")
-
-
 def test_settings_may_be_numbers_of_numpy() -> None:
     values = {"max_steps": np.int64(4), "dropout": np.float32(0.25), "seed": np.uint32(7)}
     run = charnn.train("a.txt", **{**SMALL, **values}, split=[np.int16(80), 20])

@@ -20,9 +20,8 @@ from charnn.cli.options import (
     JsonOption,
     NetworkOnlyOption,
     SkipUnknownOption,
-    argument,
     complete_models,
-    complete_texts,
+    texts_argument,
 )
 from charnn.errors import CharnnError, ConfigError, TextError, UnknownCharacter
 from charnn.threads import set_numpy_threads
@@ -38,11 +37,10 @@ HELD_OUT_CHARS = 200_000  # of each model's validation split, for calibration
 def compare(
     texts: Annotated[
         list[str] | None,
-        argument(
+        texts_argument(
             "[TEXT]...",
             "Text to attribute: files, folders, '-' for stdin, or a corpus by name. [default: "
             "none, only report how well the models can be told apart]",
-            autocompletion=complete_texts,
         ),
     ] = None,
     models: Annotated[
@@ -120,8 +118,7 @@ def compare(
             if jsonl:
                 for row in _rows(some, winners, offsets, names):
                     print_json(row)
-    for each in [*source.notes, *source.changes()] if source else ():
-        note(each)
+    note(*((*source.notes, *source.changes()) if source else ()))
     note_unknown(missing, known or (), unknown)
     if texts and not lines:
         raise TextError("nothing to compare: the text has only empty lines")

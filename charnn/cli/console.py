@@ -114,9 +114,10 @@ def tell(message: str, style: str = "") -> None:
         say(message, style)
 
 
-def note(message: str) -> None:
-    """Prints a note, unless --quiet was given."""
-    tell(f"note: {message}")
+def note(*messages: str) -> None:
+    """Prints notes, one a line, unless --quiet was given."""
+    for message in messages:
+        tell(f"note: {message}")
 
 
 def put(*lines: str) -> None:

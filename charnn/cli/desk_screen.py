@@ -15,6 +15,7 @@ from charnn.cli.marks import (
     UNDERLINE,
     copied_line,
     count_copied,
+    finder_after,
     style_of,
     underlined,
 )
@@ -46,10 +47,7 @@ def _surprisal(desk: Desk, passage: Passage | None) -> Painter:
 
 
 def _copied(desk: Desk, passage: Passage | None) -> Painter:
-    from charnn.generation.copies import CopyFinder
-
-    finder = CopyFinder(desk.model.training_text, COPIED_SPAN)
-    finder.feed(desk.tree.text(passage)[-COPIED_SPAN:])
+    finder = finder_after(desk.model.training_text, desk.tree.text(passage))
     return lambda pieces: underlined((piece.text for piece in pieces), finder)
 
 

@@ -28,11 +28,9 @@ from charnn.threads import set_numpy_threads
 if TYPE_CHECKING:
     import numpy as np
 
-    from charnn.checkpoint import Checkpoint
     from charnn.engines.clamps import Unit
     from charnn.inspection.effect import Effect
-    from charnn.inspection.labels import Labeller
-    from charnn.inspection.units import Detector, Finding, GateShares
+    from charnn.inspection.units import Finding, GateShares
 
 MOST_CHARS, MANY_UNITS = 1_000_000, 1 << 24
 # ANSI styles by the number of `ACTIVITY_STEPS` that a value reaches: below zero, and above.
@@ -141,6 +139,7 @@ def inspect(
     from charnn.engines import make_predictor
     from charnn.engines.clamps import parse_unit
     from charnn.inspection import units as core
+    from charnn.inspection.effect import measure_effect
     from charnn.inspection.labels import make_labeller
 
     path, saved, tokenizer = load_model(model, checkpoints)
@@ -177,11 +176,13 @@ def inspect(
         labeller, flags, ranking, _ = found[0]
         clamped = core.distinct(ranking.units, options.together)
         fitted = [(each, core.detector(activity, config, each, flags)) for each in clamped]
-        measured = _measure_effect(saved, labeller, fitted, options.effect_chars, seed)
+        drawn, chars, progress = seed_or_drawn(seed), options.effect_chars, progress_of("sampling")
+        effect = measure_effect(saved, labeller, fitted, drawn, chars, progress=progress)
+        measured = effect, drawn
     if as_json:
         labels = {each.labeller.name: _finding_json(each) for each in found}
-        effect = {"effect": _effect_json(*measured)} if measured else {}
-        print_json({**head, "labels": labels, **effect})
+        effects = {"effect": _effect_json(*measured)} if measured else {}
+        print_json({**head, "labels": labels, **effects})
         return
     if measured:
         _show_effect(found[0], *measured)
@@ -202,21 +203,6 @@ def _note_missing(names: Sequence[str], found: list[Finding], tokens: int) -> No
         raise TextError(f"{message}; give another TEXT or more --chars")
     if missing:
         note(message)
-
-
-def _measure_effect(
-    saved: Checkpoint,
-    labeller: Labeller,
-    fitted: list[tuple[Unit, Detector]],
-    chars: int,
-    seed: int | None,
-) -> tuple[Effect, int]:
-    """Measures the effect of clamping units; returns it with the seed of the samples."""
-    from charnn.inspection.effect import measure_effect
-
-    drawn = seed_or_drawn(seed)
-    progress = progress_of("sampling")
-    return measure_effect(saved, labeller, fitted, drawn, chars, progress=progress), drawn
 
 
 def _show_findings(found: list[Finding], table: bool) -> None:

@@ -44,18 +44,12 @@ class Copies:
 
     def __init__(self, model: Model) -> None:
         """Raises CharnnError if the training text is missing."""
-        self._index = model.training_text
+        self.index = model.training_text
         self._copied = self._all = 0
-
-    def finder(self) -> CopyFinder:
-        """Returns a new finder of the copied spans of one text."""
-        from charnn.generation.copies import CopyFinder
-
-        return CopyFinder(self._index, COPIED_SPAN)
 
     def share(self, writing: Writing) -> float | None:
         """Returns the share of a text's characters in copied spans; None for an empty text."""
-        copied, count = count_copied(self._index, writing.prompt, writing.text)
+        copied, count = count_copied(self.index, writing.prompt, writing.text)
         self._copied += copied
         self._all += count
         return copied / count if count else None
@@ -65,12 +59,18 @@ class Copies:
         return copied_line(self._copied, self._all)
 
 
-def count_copied(index: TextIndex, before: str, text: str) -> tuple[int, int]:
-    """Returns how many characters of a text that follows `before` are copied, and how many all."""
+def finder_after(index: TextIndex, before: str) -> CopyFinder:
+    """Returns a finder of the copied spans of a text; the first may begin in the text `before`."""
     from charnn.generation.copies import CopyFinder
 
     finder = CopyFinder(index, COPIED_SPAN)
     finder.feed(before[-COPIED_SPAN:])
+    return finder
+
+
+def count_copied(index: TextIndex, before: str, text: str) -> tuple[int, int]:
+    """Returns how many characters of a text that follows `before` are copied, and how many all."""
+    finder = finder_after(index, before)
     finder.push(text)
     finder.flush()
     return finder.copied, finder.all
@@ -92,13 +92,10 @@ def marked(
     With `prompted` the first piece is the prompt, which gets no marks: the model did not choose it.
     """
     pieces = iter(pieces)
-    finder = copies.finder() if copies and show == "copied" else None
-    if finder:
-        finder.feed(writing.prompt)  # a copied span may begin in the prompt
     if prompted:
         yield from ((piece, "") for piece in islice(pieces, 1))
-    if finder:
-        yield from underlined(pieces, finder)
+    if copies and show == "copied":
+        yield from underlined(pieces, finder_after(copies.index, writing.prompt))
         return
     shown = 0
     for piece in pieces:

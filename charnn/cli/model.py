@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -80,12 +80,7 @@ def load_model(model: str | None, checkpoints: Path) -> tuple[Path, Checkpoint, 
 
 
 def open_model(
-    model: str | None,
-    checkpoints: Path,
-    engine: str = "auto",
-    int8: bool = False,
-    clamps: Iterable[str] = (),
-    network_only: bool = False,
+    model: str | None, checkpoints: Path, network_only: bool = False, **options: Any
 ) -> tuple[Path, Model]:
     """Returns path and model of what MODEL means; the options are those of `charnn.load`.
 
@@ -95,7 +90,7 @@ def open_model(
     from charnn.generation import Model
 
     path = model_path(model, checkpoints)
-    loaded = Model.load(path, engine, int8, clamps)
+    loaded = Model.load(path, **options)
     alone = loaded.network_only()
     if network_only and alone is loaded:
         note_needless_network_only()
@@ -127,8 +122,7 @@ def read_text_for(
     reading, of_lines = reading_of(saved.info, tokenizer), saved.lines
     beside = path.parent / "tokens"
     text = read_text(texts or [], tokenizer, beside, of_lines=of_lines, reading=reading, **more)
-    for each in text.notes:
-        note(each)
+    note(*text.notes)
     return text
 
 

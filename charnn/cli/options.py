@@ -232,6 +232,11 @@ def argument(metavar: str, help: str, **more: Any) -> Any:
     return typer.Argument(metavar=metavar, help=help, show_default=False, **more)
 
 
+def texts_argument(metavar: str, help: str) -> Any:
+    """Makes the argument TEXT."""
+    return argument(metavar, help, autocompletion=complete_texts)
+
+
 def output_option(metavar: str, help: str) -> Any:
     """Makes the option -o."""
     return typer.Option("-o", "--output", metavar=metavar, help=help, show_default=False)
@@ -244,17 +249,11 @@ def _unknown_option(help: str, *choices: str) -> Any:
 TEXTS = "Files, folders, '-' for stdin, one .tokens file, or a corpus by name."
 MODEL = "A run's name, a run's folder, a model file, or a base that ships: {charnn.bases:BASES}."
 NEWEST = "[default: the newest run's best model]"
-TextsArgument = Annotated[list[str], argument("TEXT...", TEXTS, autocompletion=complete_texts)]
-OptionalTextsArgument = Annotated[
-    list[str] | None, argument("[TEXT]...", TEXTS, autocompletion=complete_texts)
-]
+TextsArgument = Annotated[list[str], texts_argument("TEXT...", TEXTS)]
+OptionalTextsArgument = Annotated[list[str] | None, texts_argument("[TEXT]...", TEXTS)]
 ReadTextsArgument = Annotated[
     list[str] | None,
-    argument(
-        "[TEXT]...",
-        f"{TEXTS} [default: the validation split of the model's run]",
-        autocompletion=complete_texts,
-    ),
+    texts_argument("[TEXT]...", f"{TEXTS} [default: the validation split of the model's run]"),
 ]
 ModelArgument = Annotated[
     str | None, argument("[MODEL]", f"{MODEL} {NEWEST}", autocompletion=complete_models)

@@ -138,7 +138,8 @@ def sample(
             raise FileError("stdin is closed: give the prompt as an argument, or pipe it in")
         prompt = sys.stdin.buffer.read().decode("utf-8", "surrogateescape")
     set_numpy_threads(threads)  # before numpy is loaded
-    path, loaded = open_model(model, checkpoints, engine, int8, wanted.clamp, network_only)
+    options = {"engine": engine, "int8": int8, "clamps": wanted.clamp}
+    path, loaded = open_model(model, checkpoints, network_only, **options)
     tokenizer = loaded.tokenizer
     if from_stdin and "\r\n" in prompt and not reading_of(loaded.info, tokenizer).keep_crlf:
         prompt = prompt.replace("\r\n", "\n")

@@ -25,8 +25,7 @@ from charnn.cli.options import (
     ModelOption,
     NetworkOnlyOption,
     SkipUnknownOption,
-    argument,
-    complete_texts,
+    texts_argument,
 )
 from charnn.config import TOKENS_SUFFIX
 from charnn.config.settings import Config, choice, require, switch, whole
@@ -95,10 +94,8 @@ class ScoreOptions(Config):
 def score(
     texts: Annotated[
         list[str],
-        argument(
-            "TEXT...",
-            "Files, folders, '-' for stdin (scored as it arrives), or a corpus by name.",
-            autocompletion=complete_texts,
+        texts_argument(
+            "TEXT...", "Files, folders, '-' for stdin (scored as it arrives), or a corpus by name."
         ),
     ],
     model: ModelOption = None,
@@ -130,7 +127,7 @@ def score(
 
     from charnn.scoring.surprisal import TokenScorer, score_text, spans
 
-    _, loaded = open_model(model, checkpoints, engine, int8, network_only=network_only)
+    _, loaded = open_model(model, checkpoints, network_only, engine=engine, int8=int8)
     tokenizer = loaded.tokenizer
     reset = options.reset or ("line" if loaded.of_lines else "document")
     details = per == "token" and not coloured
@@ -139,8 +136,7 @@ def score(
     )
     totals = Totals()
     with closing(_open(texts, encoding, reading_of(loaded.info, tokenizer))) as source:
-        for each in source.notes:
-            note(each)
+        note(*source.notes)
         if coloured:
             tell(LEGEND)
         names = [part.name for part in source.parts]
@@ -161,8 +157,7 @@ def score(
     if not totals.tokens:
         why = "has no character that the model knows" if totals.unknown else "is empty"
         raise TextError(f"nothing to score: the text {why}")
-    for each in source.changes():
-        note(each)
+    note(*source.changes())
     note_unknown(totals.unknown, tokenizer.known, unknown)
     tell(totals.report())
 

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from charnn.cli.console import note, print_json, progress_of, tell
-from charnn.cli.options import JsonOption, argument, complete_texts, output_option
+from charnn.cli.options import JsonOption, output_option, texts_argument
 from charnn.cli.signals import OrderlyEnd
 from charnn.config import DEFAULT_TOKENIZER, TOKENS_SUFFIX, TextOptions
 from charnn.errors import ConfigError, TextError
@@ -23,10 +23,8 @@ if TYPE_CHECKING:
 def tokenize(
     texts: Annotated[
         list[str],
-        argument(
-            "TEXT...",
-            "Files, folders, '-' for stdin, or a corpus by name; joined in this order.",
-            autocompletion=complete_texts,
+        texts_argument(
+            "TEXT...", "Files, folders, '-' for stdin, or a corpus by name; joined in this order."
         ),
     ],
     output: Annotated[
@@ -65,8 +63,7 @@ def tokenize(
     if as_json:
         print_json(facts)
         return
-    for each in facts["notes"]:
-        note(each)
+    note(*facts["notes"])
     chars = "" if facts["chars"] is None else f"{facts['chars']:,} characters, "
     tell(f"text: {chars}{facts['bytes']:,} bytes")
     sizes = ", ".join(f"{s['stop'] - s['start']:,} {name}" for name, s in facts["splits"].items())

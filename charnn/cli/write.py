@@ -69,7 +69,7 @@ def write(
     from charnn.desk.desk import Desk
     from charnn.generation.sampler import draw_seed
 
-    path, loaded = open_model(model, checkpoints, engine, int8)
+    path, loaded = open_model(model, checkpoints, engine=engine, int8=int8)
     note_unwritable(settings, loaded.tokenizer)
     drawn = draw_seed() if seed is None else seed
     desk = Desk(loaded, drawn, settings, unknown)

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
 import numpy as np
+
+from charnn.tensor_file import number
 
 MAX_NGRAM = 16
 MIN_WEIGHT, MAX_WEIGHT = 0.01, 16.0
@@ -115,14 +116,10 @@ class NGramSection:
 
 def _losses(values: Any) -> HeldOutLosses:
     try:
-        losses = HeldOutLosses(**values)
-    except TypeError:
-        raise ValueError("the losses of its n-grams are damaged") from None
-    *nats, fitted_on = losses
-    if not (
-        type(fitted_on) is int
-        and 0 <= fitted_on < 2**40
-        and all(type(each) is float and math.isfinite(each) and each >= 0 for each in nats)
-    ):
-        raise ValueError("the losses of its n-grams are out of range")
+        *nats, fitted_on = losses = HeldOutLosses(**values)
+        number(fitted_on, int)
+        for each in nats:
+            number(each)
+    except (TypeError, ValueError) as error:
+        raise ValueError(f"the losses of its n-grams are damaged: {error}") from None
     return losses

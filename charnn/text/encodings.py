@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 import codecs
-import difflib
 import itertools
 import re
 from collections.abc import Iterable
 from contextlib import suppress
 from encodings.aliases import aliases
 
-from charnn.errors import ConfigError, TextError
+from charnn.errors import ConfigError, TextError, did_you_mean
 
 ENOUGH_ZEROS = 8  # UTF-16 has more zero bytes than these in a sample
 MOST_WORDS_BYTES = 1 << 18  # different words beyond ASCII that encodings are compared on
@@ -38,13 +37,10 @@ def resolve(encoding: str) -> str:
         codecs.getincrementaldecoder(encoding)
         return codecs.lookup(encoding).name
     except (LookupError, ValueError):
-        spelt = encoding.lower().replace("-", "_")
-        near = difflib.get_close_matches(spelt, sorted({*aliases, *aliases.values()}), n=3)
-        hint = f" (near it: {', '.join(near)})" if near else ""
-        raise ConfigError(
-            f"unknown --encoding {encoding!r}{hint}: use a name that Python knows, such as utf-8, "
-            "utf-16, cp1252, latin-1 or shift_jis"
-        ) from None
+        known = sorted({*aliases, *aliases.values()})
+        names = "use a name that Python knows, such as utf-8, utf-16, cp1252, latin-1 or shift_jis"
+        hint = did_you_mean(encoding.lower().replace("-", "_"), known, names)
+        raise ConfigError(f"unknown --encoding {encoding!r}: {hint}") from None
 
 
 def marked_encoding(start: bytes) -> str | None:

@@ -70,28 +70,24 @@ def text_files(folder: Path, binary_too: bool, notes: list[str]) -> list[Path]:
         TextError: there is no text file.
         FileError: a file or folder cannot be read.
     """
-    runs: list[Path] = []
+    runs: list[str] = []
     kept, empty, binary, others = [], [], [], []
     for path in _files(folder, runs, set()):
         with file_errors("read", path), path.open("rb", buffering=0) as file:
             start = file.read(BINARY_BYTES) or b""
         if not start:
-            empty.append(path)
+            empty.append(path.name)
         elif other := other_format(start, str(path)):
             others.append(f"{path.name} is {other}")
         elif b"\0" in start and not binary_too and not _is_utf16(start):
-            binary.append(path)
+            binary.append(path.name)
         else:
             kept.append(path)
+    kinds = {"empty: ": empty, "binary: ": binary, "the run of a model: ": runs, "": others}
     left_out = []
-    for what, paths in (("empty", empty), ("binary", binary), ("the run of a model", runs)):
-        if paths:
-            names = ", ".join(path.name for path in paths[:MOST_NAMED])
-            more = f" and {len(paths) - MOST_NAMED:,} others" if len(paths) > MOST_NAMED else ""
-            left_out.append(f"{what}: {names}{more}")
-    left_out += others[:MOST_NAMED]
-    if more_others := others[MOST_NAMED:]:
-        left_out.append(f"{len(more_others):,} other files in such formats")
+    for what, names in kinds.items():
+        more = f" and {len(names) - MOST_NAMED:,} others" if len(names) > MOST_NAMED else ""
+        left_out += [f"{what}{', '.join(names[:MOST_NAMED])}{more}"] if names else []
     reasons = f"; left out: {'; '.join(left_out)}" if left_out else ""
     if not kept:
         raise TextError(f"the folder {folder} holds no text{reasons or ': it has no files'}")
@@ -100,8 +96,8 @@ def text_files(folder: Path, binary_too: bool, notes: list[str]) -> list[Path]:
     return kept
 
 
-def _files(folder: Path, runs: list[Path], seen: set[tuple[int, int]]) -> Iterator[Path]:
-    """Yields the files of a folder and its folders; adds the folders of runs to `runs`."""
+def _files(folder: Path, runs: list[str], seen: set[tuple[int, int]]) -> Iterator[Path]:
+    """Yields the files of a folder and its folders; adds the names of runs to `runs`."""
     with file_errors("read", folder):
         status = folder.stat()
         names = [name for name in os.listdir(folder) if not name.startswith(".")]
@@ -109,7 +105,7 @@ def _files(folder: Path, runs: list[Path], seen: set[tuple[int, int]]) -> Iterat
         return
     seen.add((status.st_dev, status.st_ino))
     if MODELS.intersection(names) or ("lock" in names and RUN_FILES.issuperset(names)):
-        runs.append(folder)
+        runs.append(folder.name)
         return
     for path in sorted((folder / name for name in names), key=_natural_order):
         if path.is_dir():

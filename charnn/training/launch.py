@@ -72,7 +72,7 @@ def start(
     *,
     began: float | None = None,
     notify: Notify = lambda _: None,
-    progress: Progress | None = None,
+    progress: Progress = lambda *_: None,
     final_step: FinalStep | None = None,
     choose_base: ChooseBase | None = None,
 ) -> Iterator[tuple[Trainer, Plan]]:
@@ -90,7 +90,6 @@ def start(
     """
     began = time.monotonic() if began is None else began
     final_step = final_step or FinalStep()
-    progress = progress or (lambda _what, _done, _total: None)
     if not texts or "" in texts:  # an unset variable of the shell gives ""
         raise TextError("no text given: name a file, a folder, '-' for stdin, or a corpus")
     check_split(options.split)
@@ -156,7 +155,7 @@ def resume(
     *,
     began: float | None = None,
     notify: Notify = lambda _: None,
-    progress: Progress | None = None,
+    progress: Progress = lambda *_: None,
     final_step: FinalStep | None = None,
 ) -> Iterator[Trainer]:
     """Continues a run, the newest unfinished one if `name` is None; locked while the block lasts.
@@ -169,7 +168,6 @@ def resume(
     """
     began = time.monotonic() if began is None else began
     final_step = final_step or FinalStep()
-    progress = progress or (lambda _what, _done, _total: None)
     budget = options.given(("minutes", "epochs", "max_steps"))
     run = find_run(root, name) if name else _newest_unfinished(root, bool(budget))
     with run.lock(newest=False) as warnings, ExitStack() as settings:

@@ -579,9 +579,13 @@ def test_a_setting_that_the_model_cannot_obey_is_refused_and_changes_nothing() -
     assert "" != drawn(desk, 9)
 
 
-def test_a_desk_continues_with_the_network_alone_and_back() -> None:
+def mixed_model() -> Model:
     tree = NGramTree.of(np.arange(900) % CHARS.vocab_size, CHARS.vocab_size, 4)
-    mixed = replace(MODEL, predictor=mix(MODEL.predictor, (tree, MixtureWeights(0.5, 0.9))))
+    return replace(MODEL, predictor=mix(MODEL.predictor, (tree, MixtureWeights(0.5, 0.9))))
+
+
+def test_a_desk_continues_with_the_network_alone_and_back() -> None:
+    mixed = mixed_model()
     texts = {}
     for model, on in ((MODEL, False), (mixed, False), (mixed, True)):
         desk = Desk(model, 1)
@@ -600,8 +604,7 @@ def test_a_desk_continues_with_the_network_alone_and_back() -> None:
 
 
 def test_a_desk_file_remembers_that_the_network_writes_alone(tmp_path: Path) -> None:
-    tree = NGramTree.of(np.arange(900) % CHARS.vocab_size, CHARS.vocab_size, 4)
-    mixed = replace(MODEL, predictor=mix(MODEL.predictor, (tree, MixtureWeights(0.5, 0.9))))
+    mixed = mixed_model()
     desk = Desk(mixed, 1)
     desk.set_network_only(True)
     drawn(desk, 40)

@@ -13,9 +13,7 @@ from contextlib import suppress
 from pathlib import Path
 from types import MappingProxyType
 
-import numpy as np
-
-from charnn import checkpoint as checkpoints
+from forging import same_arrays
 
 ROOT = Path(__file__).resolve().parents[2]
 TEXT = "".join(
@@ -132,11 +130,4 @@ class Torchrun:
 
 
 def same_bits(one: Torchrun, other: Torchrun) -> bool:
-    a, b = (checkpoints.load(each.run / "last.safetensors") for each in (one, other))
-    assert a.training
-    assert b.training
-    return all(
-        np.array_equal(left[name], right[name])
-        for left, right in ((a.weights, b.weights), (a.training.arrays, b.training.arrays))
-        for name in left
-    )
+    return same_arrays(*(each.run / "last.safetensors" for each in (one, other)))

@@ -11,6 +11,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+from forging import same_arrays
 from wrapped import WRAPPED
 
 from charnn import checkpoint as checkpoints
@@ -109,13 +110,9 @@ def assert_the_same_run(workplace: Any, name: str, straight: str) -> None:
     """Weights, moments, carried state, history, log: all but the times are the same."""
     (one, step), (other, expected) = workplace.last(name), workplace.last(straight)
     assert expected == step
-    assert one.training.arrays.keys() == other.training.arrays.keys()
-    arrays = {**one.weights, **one.training.arrays}
-    for key, array in {**other.weights, **other.training.arrays}.items():
-        assert array.tobytes() == arrays[key].tobytes(), key
-    best, best_of_other = (checkpoints.load(workplace.run(n).best) for n in (name, straight))
-    for key, array in best_of_other.weights.items():
-        assert array.tobytes() == best.weights[key].tobytes(), key
+    runs = workplace.run(name), workplace.run(straight)
+    assert same_arrays(*(run.last for run in runs))
+    assert same_arrays(*(run.best for run in runs))
 
     def timeless(values: Any) -> Any:
         times = {"seconds", "tokens_per_second"}

@@ -8,6 +8,7 @@ from __future__ import annotations
 import argparse
 import os
 import random
+import re
 import sys
 import tempfile
 import time
@@ -19,22 +20,10 @@ from pathlib import Path
 sys.path[:0] = [str(Path(__file__).parent), str(Path(__file__).parents[1] / "faults")]
 
 from probes import CHEAP, PROBES  # noqa: E402  # after the path is set
-from stock import Skipped, make_stock  # noqa: E402
+from stock import ROOT, Skipped, make_stock  # noqa: E402
 
-PROMISES = {
-    1: "a save killed at any system call leaves the old or the new",
-    2: "success is reported after fsync of file and folder",
-    3: "a resumed run ends with the same bits",
-    4: "no cut or changed file loads",
-    5: "no file costs more than its size, leaves its folder, or crashes",
-    6: "no control sequence reaches a terminal",
-    7: "decode(encode(x)) == x, or the character is named",
-    8: "full, read-only and failing disks damage no file",
-    9: "two trainers never write one run",
-    10: "signals save and exit in order",
-    11: "no number that is not finite is saved or loaded",
-    12: "every error is one line with a documented code",
-}
+PAGE = (ROOT / "docs" / "reliability.md").read_text("utf-8").partition("\n## ")[0]
+PROMISES = {int(row[0]): row[1] for row in re.findall(r"^\| (\d+) \| (.+?) \|", PAGE, re.MULTILINE)}
 TURN_SECONDS, LONG_TURN_SECONDS = 4.0, 20.0  # of a probe in this process, and with others
 
 
