@@ -63,7 +63,8 @@ OTHER_KINDS = {
 def damaged(path: Path, reason: object) -> DamagedFile:
     """Returns the error for a damaged file; a long reason, which a file may choose, is cut."""
     line = " ".join(str(reason).split())
-    return DamagedFile(f"{path} is damaged: {line if len(line) <= 300 else line[:300] + '…'}")
+    line = line if len(line) <= 300 else line[:300] + "…"
+    return DamagedFile(f"{path} is damaged: {line}; use another copy")
 
 
 class Tensor(NamedTuple):
@@ -487,9 +488,7 @@ def check_digest(header: Header, data_hash: hashlib._Hash, path: Path) -> None:
     except RecursionError:  # one level deeper than the parser allowed
         raise damaged(path, "its metadata is nested too deeply") from None
     if header.metadata.get("digest") != found:
-        raise DamagedFile(
-            f"{path} is damaged: its contents do not match its digest; use another copy"
-        )
+        raise damaged(path, "its contents do not match its digest")
 
 
 def start_of(metadata: Mapping[str, Any], vocab_size: int) -> list[int]:

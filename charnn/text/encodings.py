@@ -37,9 +37,9 @@ def resolve(encoding: str) -> str:
         codecs.getincrementaldecoder(encoding)
         return codecs.lookup(encoding).name
     except (LookupError, ValueError):
-        known = sorted({*aliases, *aliases.values()})
+        known = sorted(name.replace("_", "-") for name in {*aliases, *aliases.values()})
         names = "use a name that Python knows, such as utf-8, utf-16, cp1252, latin-1 or shift_jis"
-        hint = did_you_mean(encoding.lower().replace("-", "_"), known, names)
+        hint = did_you_mean(encoding.lower().replace("_", "-"), known, names)
         raise ConfigError(f"unknown --encoding {encoding!r}: {hint}") from None
 
 

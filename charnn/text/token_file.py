@@ -205,7 +205,7 @@ class TokenFile:
             raise FileError(f"{self.path} was replaced while it was read: try again")
         for start in range(0, len(self.tokens), READ_BYTES):
             if self.tokens[start : start + READ_BYTES].max() >= self.tokenizer.vocab_size:
-                raise DamagedFile(f"{self.path} is damaged: it holds ids outside its vocabulary")
+                raise damaged(self.path, "it holds ids outside its vocabulary")
 
 
 def metadata_of(

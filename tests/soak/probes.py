@@ -350,8 +350,9 @@ class Writing:
         self.reset()
 
     def _fill_log(self) -> None:
-        lines = (stock_line(step) for step in range(1, 9))
-        (self.place / "metrics.jsonl").write_text("".join(lines))
+        rows = ({"event": "step", "step": step, "loss": 1 / step} for step in range(1, 9))
+        lines = "".join(json.dumps(row) + "\n" for row in rows)
+        (self.place / "metrics.jsonl").write_text(lines)
 
     def _made(self, which: str) -> dict[str, str]:
         ended = self.write(which)
@@ -375,10 +376,6 @@ class Writing:
         found = snapshot(self.place)
         assert found in (self.old, self.new), (self.what, why, found, self.old, self.new)
         return "old" if found == self.old else "new"
-
-
-def stock_line(step: int) -> str:
-    return json.dumps({"event": "step", "step": step, "loss": 1 / step}) + "\n"
 
 
 def traced_calls(writing: Writing, log: Path) -> list[str]:
@@ -584,12 +581,11 @@ def signals(stock: Stock, place: Path, draw: random.Random) -> Held:
             yield 10, f"{name}, {number.name}"
             run = Run(place / "checkpoints", "run")
             if name == "train" and run.folder.exists():
-                if run.exists:
-                    step = checkpoints.load(run.last).info["step"]
-                    if command.returncode > 128 and read_metrics(run.metrics):
-                        logged = [x["step"] for x in read_metrics(run.metrics)]
-                        assert step == max(logged), (step, logged[-1])
-                        yield 10, "a signalled run is saved at its last step"
+                step = checkpoints.load(run.last).info["step"] if run.exists else None
+                logged = [line["step"] for line in read_metrics(run.metrics)]
+                if step is not None and logged and command.returncode > 128:
+                    assert step == max(logged), (step, logged[-1])
+                    yield 10, "a signalled run is saved at its last step"
                 shutil.rmtree(run.root)
             if (place / "x.tokens").exists():
                 TokenFile.open(place / "x.tokens")
