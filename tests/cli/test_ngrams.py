@@ -181,14 +181,14 @@ def test_compare_attributes_a_text_of_the_mixture_to_it(home: Path) -> None:
     "words", ["horizon -m counted --samples 20", "inspect -m counted --find number"]
 )
 def test_a_command_that_ignores_the_n_grams_notes_it(home: Path, words: str) -> None:
-    assert "without" in run(home, words)[1]
+    assert "network alone" in run(home, words)[1]
 
 
 @pytest.mark.parametrize(("to", "path"), [("html", "page.html"), ("c", "program")])
 def test_an_export_holds_the_n_grams(home: Path, to: str, path: str) -> None:
     said = run(home, f"export counted --to {to} -o {path} --force --json")
     assert saved(home).mixture_facts()["ngrams"] == values(said[0])["ngrams"]
-    assert "without" not in run(home, f"export counted --to {to} -o {path} --force")[1]
+    assert "network alone" not in run(home, f"export counted --to {to} -o {path} --force")[1]
 
 
 @pytest.mark.skipif(shutil.which("cc") is None, reason="there is no C compiler here")
