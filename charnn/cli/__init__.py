@@ -14,7 +14,7 @@ from typing import Annotated, Any, get_args, get_type_hints
 import typer
 
 from charnn.cli.compare import compare
-from charnn.cli.console import LIVE, flush_stdout, give_up_stdout, occupy_closed_streams, say
+from charnn.cli.console import LIVE, flush_stdout, give_up_stdout, occupy_closed_streams, put, say
 from charnn.cli.corpus import corpus
 from charnn.cli.demo import demo
 from charnn.cli.evaluate import evaluate
@@ -37,8 +37,8 @@ from charnn.version import __version__
 
 START = """\
 charnn learns to write from a text, on this computer.
-charnn demo              write at once, with a network that has read English books
-charnn train book.txt    learn from a text of yours for 3 minutes; then: charnn sample
+charnn demo              write at once, with a network that read English books
+charnn train book.txt    learn from your text for 3 minutes; then: charnn sample
 """
 
 COLUMNS = min(shutil.get_terminal_size().columns, 120)  # longer lines are hard to read
@@ -66,7 +66,7 @@ def _charnn(
     if version:
         typer.echo(f"charnn {__version__}")
     elif context.invoked_subcommand is None:
-        typer.echo(START, nl=False)
+        put(*START.splitlines())
 
 
 def guarded(command: Callable[..., None]) -> Callable[..., None]:
@@ -154,12 +154,21 @@ for name, command in COMMANDS.items():
     app.command(name, cls=Sectioned)(guarded(expanded(command)))
 
 
+# What to type instead, where the message has these words.
+REMEDIES = {
+    "no such option: -m": "; give the name alone",
+    "unexpected extra argument": "; put a text with spaces in quotes",
+}
+
+
 def usage_line(error: typer.TyperException, words: list[str]) -> str:
     """Returns a usage error as one line that names the help."""
     message = " ".join(error.format_message().split()).removesuffix(".")
     message = message.replace("(Possible options: ", "(did you mean ").replace(". Did", "; did")
     name = next((f"charnn {word}" for word in words if word in COMMANDS), "charnn")
-    return f"{message[:1].lower()}{message[1:]}; see '{name} --help'"
+    message = message[:1].lower() + message[1:]
+    message += next((remedy for words, remedy in REMEDIES.items() if words in message), "")
+    return f"{message}; see '{name} --help'"
 
 
 def main() -> None:

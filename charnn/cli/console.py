@@ -13,7 +13,7 @@ from contextlib import contextmanager, suppress
 from contextvars import ContextVar
 from typing import TYPE_CHECKING, Any, TextIO
 
-from charnn.cli.soft_wrap import SoftWrap, Styled, soft_wrapped
+from charnn.cli.soft_wrap import SoftWrap, Styled, folded, soft_wrapped
 from charnn.errors import FileError
 
 if TYPE_CHECKING:
@@ -92,7 +92,7 @@ def say(message: str, style: str = "") -> None:
     """Prints one line on stderr; `style` is an ANSI number such as "31" for red."""
     if SILENT.get():
         return
-    line = visible(message).replace("\n", " ")
+    line = folded(visible(message).replace("\n", " "), terminal_columns(sys.stderr))
     if style and has_colour(sys.stderr):
         line = f"\x1b[{style}m{line}\x1b[0m"
     try:
@@ -121,7 +121,13 @@ def note(*messages: str) -> None:
 
 
 def put(*lines: str) -> None:
-    """Prints lines of a report on stdout, control characters as escapes.
+    """Prints lines of a report on stdout, control characters as escapes; raises as `_put` does."""
+    columns = terminal_columns(sys.stdout) if sys.stdout else 0
+    _put("".join(f"{folded(visible(line), columns)}\n" for line in lines))
+
+
+def _put(text: str) -> None:
+    """Writes text on stdout.
 
     Raises:
         FileError: stdout is closed or full.
@@ -130,21 +136,20 @@ def put(*lines: str) -> None:
         raise FileError("stdout is closed: redirect it, such as '> out.txt'")
     LIVE.clear()
     encoding = sys.stdout.encoding or "utf-8"
-    text = "".join(f"{visible(line)}\n" for line in lines)
     with _writing():
         sys.stdout.write(text.encode(encoding, "backslashreplace").decode(encoding))
 
 
 def print_json(value: Any) -> None:
-    """Prints a value as one line of JSON on stdout, numpy's too; raises as `put` does."""
+    """Prints a value as one line of JSON on stdout, numpy's too; raises as `_put` does."""
     import json
 
-    put(json.dumps(value, allow_nan=False, default=lambda value: value.tolist()))
+    _put(visible(json.dumps(value, allow_nan=False, default=lambda value: value.tolist())) + "\n")
     flush_stdout()
 
 
 def flush_stdout() -> None:
-    """Flushes stdout; raises as `put` does."""
+    """Flushes stdout; raises as `_put` does."""
     if sys.stdout is not None:
         with _writing():
             sys.stdout.flush()

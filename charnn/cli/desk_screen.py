@@ -57,7 +57,7 @@ COLOURINGS: dict[str, Colouring] = {
         [("", "below 1 bit"), *((style, f"from {bits}") for bits, style in BITS.items())],
     ),
     "copied": Colouring(
-        _copied, [(UNDERLINE, f"{COPIED_SPAN} or more characters in a row of the training text")]
+        _copied, [(UNDERLINE, f"{COPIED_SPAN} or more characters in a row from the training text")]
     ),
 }
 

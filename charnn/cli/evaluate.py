@@ -108,6 +108,7 @@ def evaluate(
     charnn eval --protocol lines       each line from the initial state
     charnn eval --baselines            also Kneser-Ney, gzip, xz and zstd
     """
+    progress_of("loading PyTorch")(0, 0)
     from charnn import evaluation
     from charnn.training import machine
 

@@ -80,7 +80,8 @@ def export(
         print_json(facts)
     else:
         tell(f"wrote {target}, {facts['bytes']:,} bytes, from {path}")
-        tell(chosen.then.format(path=target))
+        if not browse:
+            tell(chosen.then.format(path=target))
     if browse:
         import webbrowser
 

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from charnn.cli.console import Stages, note, print_json, put, tell
+from charnn.cli.console import Stages, note, print_json, progress_of, put
 from charnn.cli.model import load_model, note_network_alone, read_text_for
 from charnn.cli.options import (
     DEFAULT_CHECKPOINTS,
@@ -96,6 +96,7 @@ def horizon(
         raise ConfigError("--cells trains its own networks: leave --model out")
     if options.cells and not texts:
         raise ConfigError("--cells trains on a text: add a TEXT")
+    progress_of("loading PyTorch")(0, 0)
     from charnn.training import machine
 
     with machine.prepared(threads or machine.default_threads()):
@@ -162,7 +163,7 @@ def _train_cells(asked: HorizonOptions, texts: list[str], encoding: str) -> Iter
     minutes = asked.minutes or CELLS_MINUTES
     with tempfile.TemporaryDirectory() as folder:
         for cell in asked.cells or ():
-            tell(f"training {cell} for {minutes:g} minutes")
+            Stages()(f"training {cell} for {minutes:g} minutes")
             options = TrainOptions(
                 name=cell,
                 cell=cell,

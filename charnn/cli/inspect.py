@@ -142,6 +142,7 @@ def inspect(
     from charnn.inspection.effect import measure_effect
     from charnn.inspection.labels import make_labeller
 
+    progress_of("reading")(0, 0)
     path, saved, tokenizer = load_model(model, checkpoints)
     note_network_alone(saved, "the analysis")
     config = saved.config

@@ -6,7 +6,7 @@ import time
 from pathlib import Path
 from typing import Annotated
 
-from charnn.cli.console import Stages, note, print_json, tell
+from charnn.cli.console import Stages, note, print_json, progress_of, tell
 from charnn.cli.export import check_output, name_of
 from charnn.cli.model import load_model
 from charnn.cli.options import (
@@ -36,6 +36,7 @@ def report(
     """
     check_output(output, ".html", force)
 
+    progress_of("loading PyTorch")(0, 0)
     from charnn.report.facts import find_facts
     from charnn.report.page import write_report
     from charnn.training import machine
@@ -65,3 +66,5 @@ def report(
         sections = ", ".join(key for key, each in facts.left_out.items() if each == why)
         note(f"{sections}: {why}")
     tell(f"wrote {output}, {size:,} bytes, from {path}")
+    if not as_json:
+        tell(f"open {output} in a browser; it needs no network")

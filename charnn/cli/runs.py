@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import sys
 import time
 from pathlib import Path
 from typing import Any
 
-from charnn.cli.console import print_json, put, tell
+from charnn.cli.console import print_json, put, tell, terminal_columns
 from charnn.cli.options import DEFAULT_CHECKPOINTS, CheckpointsOption, JsonOption
 from charnn.errors import CharnnError
 
@@ -34,9 +35,24 @@ def runs(checkpoints: CheckpointsOption = DEFAULT_CHECKPOINTS, json: JsonOption 
         ("name", "saved", "text", "model", "weights", "steps", "validation loss", "status")
     ]
     table += [_cells(row) for row in found]
-    *widths, _ = (max(map(len, column)) for column in zip(*table, strict=True))
-    for cells in table:
-        put("  ".join([*map(str.ljust, cells, widths), cells[-1]]).rstrip())
+    for line in fitted(table, terminal_columns(sys.stdout)):
+        put(line)
+
+
+def fitted(table: list[tuple[str, ...]], columns: int) -> list[str]:
+    """Returns the rows as lines; a narrow terminal gets them without the lesser columns."""
+    hidden: list[str] = []
+    for lesser in (None, "weights", "text", "saved", "model", "steps"):
+        hidden += [lesser] if lesser else []
+        rows = [
+            [cell for cell, title in zip(row, table[0], strict=True) if title not in hidden]
+            for row in table
+        ]
+        *widths, _ = (max(map(len, column)) for column in zip(*rows, strict=True))
+        lines = ["  ".join([*map(str.ljust, row, widths), row[-1]]).rstrip() for row in rows]
+        if not columns or max(map(len, lines)) <= columns:
+            break
+    return lines
 
 
 def _cells(row: dict[str, Any]) -> tuple[str, ...]:

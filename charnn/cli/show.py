@@ -85,11 +85,17 @@ def _history(info: dict[str, Any], metrics: Path) -> Iterator[str]:
     if recipe := info.get("recipe"):
         minutes = info["seconds"] / 60
         yield f"trained {info['step']:,} steps, {info['epoch']:.2f} passes, {minutes:.1f} minutes"
-        yield "recipe: " + ", ".join(f"{key} {value}" for key, value in sorted(recipe.items()))
+        yield "recipe: " + ", ".join(
+            f"{key} {_short(value)}" for key, value in sorted(recipe.items())
+        )
     for name, score in info.get("results", {}).items():
         loss = f"{score['nats_per_token']:.4f} nats/token over {score['targets']:,} targets"
         yield f"validation, {name.replace('_', '-')}: {loss}"
     yield from learning_curves(info, columns_of(sys.stdout) - 2, metrics)
+
+
+def _short(value: Any) -> str:
+    return f"{value:.6g}" if isinstance(value, float) else f"{value}"
 
 
 def _symbols(tokenizer: Tokenizer) -> str:

@@ -71,6 +71,19 @@ def soft_wrapped(text: str, columns: int) -> list[str]:
     return "".join(part for part, _ in parts).split("\n")
 
 
+def folded(line: str, columns: int) -> str:
+    """Breaks a line of a message at spaces; what follows is indented by two columns more.
+
+    A line with a tab is a row of a table for programs, and stays whole.
+    """
+    if not columns or "\t" in line or len(soft_wrapped(line, columns)) == 1:
+        return line
+    text = line.lstrip(" ")
+    margin = " " * (len(line) - len(text) + 2)
+    rows = soft_wrapped(text, max(1, columns - len(margin)))
+    return "\n".join([margin[2:] + rows[0].rstrip(), *(margin + row.rstrip() for row in rows[1:])])
+
+
 def _width(character: str) -> int:
     """Returns how many columns a character takes: 0, 1 or 2."""
     if unicodedata.category(character) in ("Mn", "Me", "Cf"):

@@ -118,7 +118,7 @@ class Piece(NamedTuple):
             if other := encodings.unmarked_utf16(self.data[:BINARY_BYTES], 0.4):
                 raise TextError(
                     f"{name} looks like {other}, since half of its bytes are zero: use --encoding "
-                    f"{other}, or take the bytes as they are with --tokenizer byte"
+                    f"{other}, or train on its bytes: --tokenizer byte"
                 )
         try:
             text = self.data.decode("utf-8")
@@ -143,7 +143,9 @@ class Piece(NamedTuple):
                 break
         what += f" at offset {place:,}, line {line:,}"
         wrong, beyond = encodings.wrong_bytes(self.part.read())
-        as_bytes = "or take the bytes as they are: --tokenizer byte"
+        as_bytes = "or train on its bytes: --tokenizer byte"
+        if b"\0" in around:
+            what += "; it looks like a binary file, not a text"
         if 2 * beyond >= wrong and beyond:  # another encoding would garble the rest
             rest = "correct it" if wrong == 1 else f"correct all {wrong:,} such bytes"
             return TextError(f"{what}; all else is UTF-8: {rest}, {as_bytes}")

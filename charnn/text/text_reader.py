@@ -110,7 +110,8 @@ def read_text(
             )
         path = Path(texts[0]) if texts else run_tokens
         if not path.exists():
-            raise TextError(f"no text given, and there is no {path}: name a TEXT to read")
+            why = f"there is no {path}" if texts else "the model comes without its training text"
+            raise TextError(f"{why}: name a TEXT to read, such as book.txt")
         tokens = TokenFile.open(path, tokenizer)
         if split is None and "valid" not in tokens.splits:
             raise TextError(f"{path} has no validation split: name a TEXT to read, or a --split")
@@ -139,7 +140,9 @@ def read_text(
             notes=notes,
         )
     if len(found.ids) < 2:
-        raise TextError(f"the text has {len(found.ids)} token(s), and at least 2 are needed")
+        raise TextError(
+            f"the text has {len(found.ids)} token(s), and at least 2 are needed: name a longer TEXT"
+        )
     return found
 
 

@@ -138,7 +138,8 @@ class _Survey:
                 chars = None if here_chars is None else chars + here_chars - piece.has_mark
             progress(len(data))
         if chars == 0:
-            raise TextError(f"the text {source.name!r} is empty: give one with some characters")
+            names = ", ".join(part.name for part in source.parts)
+            raise TextError(f"no text in {names}: give a file with some characters")
         self.chars = chars
         self.seen[list(seen_ascii)] = True
         self.blank_lines = 0 < lines <= LINES_OF_PARAGRAPH * blank

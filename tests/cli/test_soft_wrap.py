@@ -12,7 +12,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from charnn.cli.soft_wrap import SoftWrap, soft_wrapped
+from charnn.cli.soft_wrap import SoftWrap, folded, soft_wrapped
 
 PROSE = "the stove is called Bishop because he is stout and black, and sits in the corner"
 
@@ -67,3 +67,17 @@ def test_a_terminal_gets_whole_words_and_no_carriage_return(columns: int) -> Non
     assert f"{PROSE} end".split() == " ".join(lines).split()
     assert not columns or max(map(len, lines)) <= columns
     assert columns or lines == [PROSE, "end", ""]
+
+
+@given(line=st.text("ab -渡", max_size=60), indent=st.integers(0, 4), columns=st.integers(20, 30))
+def test_a_message_folds_at_spaces_with_a_margin(line: str, indent: int, columns: int) -> None:
+    line = " " * indent + line
+    rows = folded(line, columns).split("\n")
+    assert "".join(line.split()) == "".join("".join(rows).split())
+    assert len(rows) == 1 or all(len(row) - len(row.lstrip()) <= columns for row in rows)
+    assert all(row.startswith(" " * 2) for row in rows[1:])
+
+
+def test_a_message_that_fits_or_has_a_tab_stays_as_it_is() -> None:
+    for line, columns in (("  exactly full", 14), ("a\tb c d e f g h", 5), (PROSE, 0)):
+        assert line == folded(line, columns)

@@ -20,6 +20,7 @@ from charnn import checkpoint
 from charnn.bases import BASES
 from charnn.cli import main
 from charnn.cli.console import clock
+from charnn.cli.runs import fitted
 from charnn.runs import Run
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -599,3 +600,20 @@ def test_a_prompt_is_utf_8_in_any_locale(process, tmp_path):
 def test_an_empty_text_argument_is_not_the_working_folder(charnn):
     one_line(charnn("train", ""))
     assert not Path("checkpoints").exists()
+
+
+def test_runs_leaves_columns_out_where_a_terminal_is_narrow():
+    rows = [("name", "saved", "weights", "status"), ("book", "2026-11-28 18:50", "3.6 M", "done")]
+    assert fitted(rows, 0) == fitted(rows, 80)
+    for columns, shown in ((80, 4), (32, 3), (16, 2), (5, 2)):
+        lines = fitted(rows, columns)
+        assert shown == len(lines[0].split())
+        assert "name" in lines[0]
+        assert lines[1].endswith("done")
+
+
+@pytest.mark.parametrize(
+    ("words", "advice"), [(["sample", "It", "was"], "quotes"), (["show", "-m", "a"], "name")]
+)
+def test_a_usage_error_says_what_to_type_instead(charnn, words, advice):
+    assert advice in one_line(charnn(*words), 2)

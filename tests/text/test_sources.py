@@ -406,6 +406,7 @@ def test_data_without_a_likely_encoding_gets_no_advice_on_encodings(data: bytes)
     assert "byte 0x" in message
     assert "--tokenizer byte" in message
     assert "would read" not in message
+    assert ("binary" in message) == (b"\0" in data)
 
 
 TEXTS = {
