@@ -107,14 +107,15 @@ def _counting(name: str, function: Any, sent: dict[str, int]) -> Any:
 
 def measure(shape: str, processes: int, threads: int, steps: int) -> Measured:
     """Trains in new processes."""
-    say(f"scale: {shape}, {processes} x {threads}")
     with tempfile.TemporaryDirectory() as folder:
         (Path(folder) / "text.txt").write_bytes(random_text(TEXT_BYTES))
         words = [*shape.split("x"), str(threads), str(steps), folder]
         launcher = ["-m", "torch.distributed.run", "--nproc-per-node", str(processes)]
         script = [str(ROOT / "benchmarks/scale.py"), "--train", *words]
         ran = run([sys.executable, *(launcher if processes > 1 else []), *script])
-    return Measured(*json.loads(ran.stdout))
+    measured = Measured(*json.loads(ran.stdout))
+    say(f"scale: {shape}, processes {processes}, threads {threads}: {measured}")
+    return measured
 
 
 def send_seconds(measured: Measured, hosts: int, gigabits: float) -> float:

@@ -57,4 +57,4 @@ class OrderlyEnd:
             raise KeyboardInterrupt
         self.stop()
         with suppress(RuntimeError):  # the signal interrupted another write to stderr
-            say("saving; Ctrl-C again to quit now")
+            say("saving" if self.patient else "saving; Ctrl-C again to quit now")

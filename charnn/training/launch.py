@@ -217,8 +217,8 @@ def resume(
             )
         then, now = counters.get("environment"), machine.environment(config)
         if then != now and isinstance(then, dict):
-            names = [name for name in {**now, **then} if then.get(name) != now.get(name)]
-            changed = [f"{k} {then.get(k, 'one')} -> {now.get(k, 'one')}" for k in names]
+            then, now = ({"processes": "1", **each} for each in (then, now))
+            changed = [f"{k} {then.get(k)} -> {now[k]}" for k in now if then.get(k) != now[k]]
             notify(f"the run will differ from an uninterrupted one: {', '.join(changed)}")
         require_memory(saved.config, config)
         deadline = _deadline(options, began) if budget else None
