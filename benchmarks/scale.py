@@ -150,7 +150,7 @@ def main(argv: Sequence[str] | None = None) -> None:
         shared = found["2 processes"]
         shares = [100 * m.share for m in shared]
         rows.append([shape, *(spread(each, 0) for each in speeds.values()), spread(shares, 0)])
-        alone = min(found["1 process, 2 threads"])
+        alone = min(found["1 process, 1 thread"] + found["1 process, 2 threads"])
         size = 2 * shared[0].reduced + shared[0].gathered
         faster = [
             f"{times_faster(alone, shared[0], hosts, gigabits):.1f}"
