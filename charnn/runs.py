@@ -44,7 +44,7 @@ def _here(path: str | os.PathLike[str], flags: int) -> int:
 
 
 class Run:
-    """The folder of a run in ``root``, whatever its name; through a link it can only be read."""
+    """The folder of a run in ``root``, whatever its name; a run behind a link is only read."""
 
     def __init__(self, root: Path, name: str) -> None:
         """Raises ConfigError for a name that looks like a path or an option."""
@@ -175,7 +175,9 @@ class Run:
             _hold(self._descriptor)
         except OSError as error:
             if error.errno in HELD:
-                raise BusyError(f"run {self.name!r} is in use by {self._who()}") from None
+                raise BusyError(
+                    f"run {self.name!r} is in use by {self._who()}: wait, or use another --name"
+                ) from None
             return [
                 f"{self.folder} cannot be locked ({error.strerror}): "
                 "make sure that no other process trains this run"

@@ -27,10 +27,10 @@ from charnn.errors import DamagedFile, FileError, NewerFile
 from charnn.version import __version__
 
 MAX_HEADER_BYTES = 4 << 20
-LARGEST = 2**62  # of plausible numbers in metadata
+LARGEST = 2**62  # bound of numbers in metadata
 MAX_DIGITS = 300  # of a whole number in JSON, so that a float can hold it
 METADATA_KEY = "charnn"
-# What is written before it takes its name, and an old folder that is on its way out.
+# Temporary names: .tmp for a file or folder that is being written, .old for a replaced folder.
 ASIDE = re.compile(r"\.(.+)\.[0-9a-f]{8}\.(tmp|old)\Z", re.DOTALL)
 AT_WORKING_FOLDER, EXCHANGE = -100, 2  # AT_FDCWD and RENAME_EXCHANGE of renameat2(2)
 MAX_START = 16  # tokens before a text
@@ -289,7 +289,7 @@ def _remove(path: Path) -> None:
 def number(
     value: Any, kind: type[int] | type[float] = float, least: float = 0, most: float = LARGEST
 ) -> Any:
-    """Returns a number of untrusted metadata: of this kind, and from `least` to `most`.
+    """Returns a value of untrusted metadata if it is such a number, from `least` to `most`.
 
     Raises:
         ValueError: it is something else, not finite, or out of range.

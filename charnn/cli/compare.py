@@ -122,7 +122,7 @@ def compare(
     note(*((*source.notes, *source.changes()) if source else ()))
     note_unknown(missing, known or (), unknown)
     if texts and not lines:
-        raise TextError("nothing to compare: the text has only empty lines")
+        raise TextError("nothing to compare: the text has only empty lines; give another text")
     if jsonl:
         return
     calibration = found and {**found._asdict(), "accuracy": found.accuracy}

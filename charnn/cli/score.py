@@ -83,7 +83,7 @@ class ScoreOptions(Config):
         super().__post_init__()
         require(
             not self.split_punctuation or self.per == "word",
-            f"--split-punctuation works only with --per word, got --per {self.per}",
+            f"--split-punctuation works only with --per word, got --per {self.per}: leave out one",
         )
         require(
             not self.top or self.per == "token",
@@ -156,7 +156,7 @@ def score(
     output.flush()
     if not totals.tokens:
         why = "has no character that the model knows" if totals.unknown else "is empty"
-        raise TextError(f"nothing to score: the text {why}")
+        raise TextError(f"nothing to score: the text {why}; give another text")
     note(*source.changes())
     note_unknown(totals.unknown, tokenizer.known, unknown)
     tell(totals.report())

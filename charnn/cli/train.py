@@ -138,7 +138,8 @@ def _lead(
     from charnn.training import launch
     from charnn.training.world import WORLD
 
-    world, progress = WORLD.get(), Stages()
+    how: dict[str, Any] = {"began": BEGAN, "notify": note, "progress": Stages()}
+    world = WORLD.get()
     if flags.tensorboard:
         from charnn.training.tensorboard import writer_class
 
@@ -155,30 +156,15 @@ def _lead(
             return run
         options = replace(options, name=run.name, minutes=None, epochs=None, max_steps=None)
     if found or flags.resume:
-        with launch.resume(
-            options.name,
-            options,
-            checkpoints,
-            began=BEGAN,
-            notify=note,
-            progress=progress,
-            final_step=NGramStep(),
-        ) as trainer:
+        step = NGramStep()
+        with launch.resume(options.name, options, checkpoints, final_step=step, **how) as trainer:
             most = trainer.config.max_steps
             _tell_run(trainer, f"continues at step {trainer.step:,} of {most:,}")
             return _run(trainer, end, json, flags.tensorboard)
     start_path(options.from_model, checkpoints)  # for its note
     chooser = BaseChooser.of(options)
-    with launch.start(
-        texts,
-        options,
-        checkpoints,
-        began=BEGAN,
-        notify=note,
-        progress=progress,
-        final_step=chooser.final_step,
-        choose_base=chooser,
-    ) as (trainer, plan):
+    how |= {"final_step": chooser.final_step, "choose_base": chooser}
+    with launch.start(texts, options, checkpoints, **how) as (trainer, plan):
         _tell_run(trainer, f"starts from {_start_of(trainer, options)}")
         for line in describe(trainer, plan):
             tell(line)

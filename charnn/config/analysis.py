@@ -22,7 +22,7 @@ SHOWN_UNITS = 5
 GOOD_AUC = 0.85  # units below it tell too little about a label to be shown
 # Bits from which the colour of a character changes: in the terminal, the report and the page.
 SURPRISAL_BITS = (1, 2, 4, 8)
-ACTIVITY_STEPS = (0.2, 0.5, 0.8)  # the same for the size of a unit's value, at most 1
+ACTIVITY_STEPS = (0.2, 0.5, 0.8)  # the same for the absolute value of a unit, 0 to 1
 LAGS = (1, 2, 4, 8, 16, 32, 64, 128, 256)
 HORIZON_SAMPLES = 400  # positions of the text whose losses are averaged
 

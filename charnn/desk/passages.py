@@ -94,8 +94,8 @@ class Passage:
 class Tree:
     """Makes passages with a model and a seed.
 
-    With ``network_only`` the network is used without what it is mixed with; the states of passages
-    fit one of the two.
+    With ``network_only`` the network is used without what it is mixed with. The states of passages
+    belong to one of these two ways.
     """
 
     def __init__(self, model: Model, seed: int) -> None:

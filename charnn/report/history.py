@@ -86,7 +86,7 @@ def losses(
 ) -> list[Series]:
     """Returns training and validation losses by step; curves of one point are left out.
 
-    Where every step's training loss is known, `steps`, the curve has means of equal numbers of it.
+    With `steps`, the training loss of every step, its curve shows means of groups of steps.
     """
     history = find_value(info, "history")
     rows = history if isinstance(history, list) else []

@@ -105,7 +105,7 @@ def _segments(tokens: Array, size: int, newline: int | None) -> Iterator[tuple[A
         bare = [line[line != newline] for line in lines]
         texts = [np.concatenate([[newline], line, [newline]]) for line in bare if len(line)]
         if not texts:
-            raise TextError("nothing to score: the text has only empty lines")
+            raise TextError("nothing to score: the text has only empty lines; give more text")
     for text in texts:
         for start in range(0, len(text) - 1, size):
             yield text[start : start + size + 1], start == 0

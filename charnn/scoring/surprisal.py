@@ -370,7 +370,9 @@ def score_string(
     """
     ids = tokenizer.encode(text, unknown)
     if not len(ids):
-        raise TextError("nothing to score: the text has no character that the model knows")
+        raise TextError(
+            "nothing to score: the text has no character that the model knows; give another text"
+        )
     spelt = [token.decode("utf-8", "surrogateescape") for token in tokenizer.token_bytes]
     scorer = TokenScorer(predictor.twin(1), start_token, threads=1)
     if by_line:

@@ -39,7 +39,7 @@ from charnn.text.line_breaks import (
 
 CHUNK_BYTES = 1 << 20  # small enough for the cache of a processor
 AROUND_BYTES = 32 << 10  # the bytes before and after a wrong byte that tell its encoding
-MAX_NAME = 255  # a longer text that is no path is not meant as the name of a file
+MAX_NAME = 255  # a longer argument that is no path is a text, not a name
 CR = ord("\r")
 CHANGES = {
     "folded": "CRLF line ends became LF",
@@ -52,7 +52,7 @@ LINE_REACH = 64 << 10  # how far back a chunk is cut to end with a line
 class Part(NamedTuple):
     """One file of a text: its name for people, and its path or the temporary copy of it.
 
-    ``one_of_several`` is true if --encoding is for other files too.
+    ``one_of_several`` is true if --encoding would apply to other files too.
     """
 
     name: str

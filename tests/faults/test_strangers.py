@@ -162,7 +162,7 @@ def test_a_flipped_token_is_found_by_every_command_that_reads_tokens(trained: An
     assert "is not used" in trained.finish("eval", "book.txt", "--baselines").said
 
 
-def test_tokens_that_are_replaced_while_they_are_read_are_not_believed(trained: Any) -> None:
+def test_tokens_that_are_replaced_while_they_are_read_are_refused(trained: Any) -> None:
     tokens = TokenFile.open(trained.run().tokens)
     trained.finish("tokenize", "book.txt", "-o", "other.tokens", "--split", "50,50")
     os.replace(trained.folder / "other.tokens", trained.run().tokens)
