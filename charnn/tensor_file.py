@@ -115,9 +115,14 @@ def regular(path: str | os.PathLike[str], flags: int) -> int:
     mode = os.fstat(descriptor).st_mode
     if not stat.S_ISREG(mode):
         os.close(descriptor)
-        code = errno.EISDIR if stat.S_ISDIR(mode) else errno.EINVAL
-        raise OSError(code, "it is a folder" if stat.S_ISDIR(mode) else "it is not a regular file")
+        raise OSError(*_not_regular(mode))
     return descriptor
+
+
+def _not_regular(mode: int) -> tuple[int, str]:
+    if stat.S_ISDIR(mode):
+        return errno.EISDIR, "it is a folder"
+    return errno.EINVAL, "it is not a regular file"
 
 
 def sync_folder(folder: Path, written: Path) -> None:
@@ -160,7 +165,10 @@ def replacing(path: Path) -> Iterator[BinaryIO]:
             with os.fdopen(descriptor, "w+b") as file:
                 _claim(descriptor)
                 with suppress(FileNotFoundError):
-                    os.fchmod(file.fileno(), stat.S_IMODE(path.stat().st_mode))
+                    mode = path.stat().st_mode
+                    if not stat.S_ISREG(mode):  # renaming would replace a device or FIFO
+                        raise OSError(*_not_regular(mode))
+                    os.fchmod(file.fileno(), stat.S_IMODE(mode))
                 yield file
                 file.flush()
                 os.fsync(file.fileno())

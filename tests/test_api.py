@@ -261,6 +261,17 @@ def test_score_gives_the_numbers_of_the_command(tmp_path: Path, lines: bool, tex
     assert found.bits_per_char == pytest.approx(found.char_bits.mean())
 
 
+@pytest.mark.parametrize("prompt", [None, 5, ["a", "b"], bytearray(b"a"), Path("a")])
+def test_a_prompt_of_another_type_is_refused(tmp_path: Path, prompt: Any) -> None:
+    with pytest.raises(ConfigError, match=type(prompt).__name__):
+        charnn.load(made(tmp_path)).generate(prompt)
+
+
+def test_a_bias_may_be_written_as_on_the_command_line(tmp_path: Path) -> None:
+    model, how = charnn.load(made(tmp_path)), {"seed": 1, "max_tokens": 9}
+    assert model.generate(bias={"a": 5}, **how) == model.generate(bias="a=5", **how)
+
+
 def test_score_of_bytes_and_unknown_characters(tmp_path: Path) -> None:
     model = charnn.load(made(tmp_path))
     with pytest.raises(UnknownCharacter):

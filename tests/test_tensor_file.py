@@ -245,7 +245,7 @@ def test_the_mode_of_an_existing_file_is_kept(target: Path, mode: int) -> None:
 def test_an_impossible_target_is_named_in_the_error(tmp_path: Path) -> None:
     (tmp_path / "folder").mkdir()
     for name, reason in {
-        "folder": "Is a directory",
+        "folder": "it is a folder",
         "missing/file": "No such file or directory",
         "x" * 300: "File name too long",
     }.items():
@@ -495,6 +495,18 @@ def fill(folder: Path, text: str = "new") -> None:
 
 def held(folder: Path) -> dict[str, str]:
     return {path.name: path.read_text() for path in folder.iterdir()}
+
+
+def test_a_fifo_is_never_replaced_by_a_file(tmp_path: Path) -> None:
+    fifo, link = tmp_path / "fifo", tmp_path / "link"
+    os.mkfifo(fifo)
+    link.symlink_to(fifo)
+    for path in (fifo, link):
+        with pytest.raises(FileError, match="not a regular file"), replacing(path) as file:
+            file.write(b"text")
+    assert fifo.is_fifo()
+    assert link.is_symlink()
+    assert {"fifo", "link"} == set(os.listdir(tmp_path))
 
 
 @pytest.mark.parametrize("exchange", [True, False])

@@ -57,17 +57,19 @@ def _escape(code: int) -> str:
     return f"\\x{code:02x}" if code < 256 else f"\\u{code:04x}"
 
 
-def terminal_columns(stream: TextIO) -> int:
+def terminal_columns(stream: TextIO | None) -> int:
     """Returns the width of a terminal in columns; 0 if it is unknown or there is no terminal."""
+    if stream is None:
+        return 0
     try:
         return os.get_terminal_size(stream.fileno()).columns
     except (OSError, ValueError):
         return 0
 
 
-def has_colour(stream: TextIO) -> bool:
+def has_colour(stream: TextIO | None) -> bool:
     """Tells whether a stream takes colour: a terminal, or by NO_COLOR, FORCE_COLOR and TERM."""
-    if os.environ.get("NO_COLOR"):
+    if os.environ.get("NO_COLOR") or stream is None:
         return False
     if os.environ.get("FORCE_COLOR"):
         return True

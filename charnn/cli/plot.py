@@ -9,6 +9,8 @@ from contextlib import suppress
 from pathlib import Path
 from typing import Any, TextIO
 
+from charnn.cli.console import terminal_columns
+
 DEFAULT_COLUMNS = 80  # where neither COLUMNS nor a terminal gives the width
 WIDEST, NARROWEST, HEIGHT = 60, 10, 10
 LAG_COLUMNS = 7  # characters a lag
@@ -18,14 +20,12 @@ MARKS, SHARED = "*o+x#%", "@"
 Points = Sequence[tuple[int, float]]  # a step, or a column of the plot, and a value
 
 
-def columns_of(stream: TextIO) -> int:
+def columns_of(stream: TextIO | None) -> int:
     """Returns the width of the terminal behind a stream; the variable COLUMNS overrides it."""
     with suppress(ValueError):
         if (columns := int(os.environ.get("COLUMNS", ""))) > 0:
             return columns
-    with suppress(OSError, ValueError):
-        return os.get_terminal_size(stream.fileno()).columns or DEFAULT_COLUMNS
-    return DEFAULT_COLUMNS
+    return terminal_columns(stream) or DEFAULT_COLUMNS
 
 
 def learning_curves(

@@ -162,6 +162,8 @@ class SamplingConfig(Config):
                 given[name] = [given[name]]
         if isinstance(given.get("bias"), Mapping):
             given["bias"] = list(given["bias"].items())
+        elif isinstance(given.get("bias"), str):
+            given["bias"] = [parse_bias(given["bias"])]
         return super().from_dict(given)
 
 

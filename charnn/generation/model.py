@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 from charnn.checkpoint import Checkpoint, load
 from charnn.config import LineConfig, SamplingConfig
 from charnn.engines.clamps import Clamp, parse_clamp
-from charnn.errors import FileError
+from charnn.errors import ConfigError, FileError
 from charnn.generation.filters import filter_settings
 from charnn.generation.guides import Guide, Phrases
 from charnn.generation.line_writer import LineWriter
@@ -211,6 +211,8 @@ class Model:
         config = config or SamplingConfig()
         if isinstance(prompt, bytes):
             prompt = prompt.decode("utf-8", "surrogateescape")
+        if not isinstance(prompt, str):
+            raise ConfigError(f"prompt must be a string or bytes, got {type(prompt).__name__}")
         seed = draw_seed() if seed is None else seed
         filters, guides = filter_settings(config), self.guides(config)
         sampler = Sampler(self.predictor.twin(1), seed, index, filters, guides)

@@ -11,7 +11,7 @@ from encodings.aliases import aliases
 
 from charnn.errors import ConfigError, TextError, did_you_mean
 
-ENOUGH_ZEROS = 8  # UTF-16 has more zero bytes than these in a sample
+ENOUGH_ZEROS = 8  # UTF-16 and UTF-32 have more zero bytes than these in a sample
 MOST_WORDS_BYTES = 1 << 18  # different words beyond ASCII that encodings are compared on
 MOST_CANDIDATES, SHOWN_CHARACTERS = 4, 24
 ESCAPED, BEYOND = re.compile("[\udc80-\udcff]"), re.compile("[^\0-\x7f]")
@@ -63,12 +63,18 @@ def count_characters(data: bytes) -> int | None:
         return None
 
 
-def unmarked_utf16(sample: bytes, share: float) -> str | None:
-    """Recognises UTF-16 without a byte order mark by its zeros; None if it is not.
+def unmarked_unicode(sample: bytes, share: float) -> str | None:
+    """Recognises UTF-16 and UTF-32 without a byte order mark by their zeros; None if it is neither.
 
-    At least `share` of the bytes are zeros, nearly all on one side of the pairs. Such bytes may be
-    valid UTF-8 too, so charset-normalizer would not run. `sample` begins at an even offset.
+    In UTF-16 at least `share` of the bytes are zeros, nearly all on one side of the pairs. Such
+    bytes may be valid UTF-8 too, so charset-normalizer would not run. `sample` begins at a whole
+    character.
     """
+    for name in ("utf-32-le", "utf-32-be"):
+        with suppress(UnicodeDecodeError):
+            text = sample[: len(sample) & ~3].decode(name)
+            if len(text) > ENOUGH_ZEROS and all(c.isprintable() or c.isspace() for c in text):
+                return name
     zeros = [sample[parity::2].count(0) for parity in (0, 1)]
     if max(zeros) > max(share * len(sample), ENOUGH_ZEROS) and 10 * min(zeros) < max(zeros):
         return "utf-16-be" if zeros[0] > zeros[1] else "utf-16-le"

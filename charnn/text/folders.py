@@ -22,6 +22,10 @@ FORMATS = {
     b"BZh": ("a bzip2 file", "bzcat F"),
     b"\xfd7zXZ\0": ("an xz file", "xzcat F"),
     b"\x28\xb5\x2f\xfd": ("a Zstandard file", "zstdcat F"),
+    b"\x04\x22\x4d\x18": ("an LZ4 file", "lz4cat F"),
+    b"\x1f\x9d": ("a file of compress", "zcat F"),
+    b"7z\xbc\xaf\x27\x1c": ("a 7z archive", "7z x -so F"),
+    b"{\\rtf": ("a file in Rich Text Format", "pandoc -f rtf -t plain --wrap=none F"),
     b"%PDF-": ("a PDF file", "pdftotext F -"),
     b"\xd0\xcf\x11\xe0": ("a file of an old word processor", "antiword F"),
 }
@@ -59,8 +63,8 @@ def other_format(start: bytes, name: str) -> str:
 def text_files(folder: Path, binary_too: bool, notes: list[str]) -> list[Path]:
     """Returns the text files of a folder and of the folders in it, in natural order.
 
-    Hidden files, empty and binary ones, and the folders of runs are left out. A linked folder is
-    followed; a folder that is reached twice is read once.
+    Hidden files, empty and binary ones, devices, broken links and the folders of runs are left out.
+    A linked folder is followed; a folder that is reached twice is read once.
 
     Args:
         binary_too: files with NULs are texts in the encoding that was given.
@@ -71,19 +75,23 @@ def text_files(folder: Path, binary_too: bool, notes: list[str]) -> list[Path]:
         FileError: a file or folder cannot be read.
     """
     runs: list[str] = []
-    kept, empty, binary, others = [], [], [], []
+    kept, empty, binary, special, others = [], [], [], [], []
     for path in _files(folder, runs, set()):
+        if not path.is_file():
+            special.append(path.name)
+            continue
         with file_errors("read", path), path.open("rb", buffering=0) as file:
             start = file.read(BINARY_BYTES) or b""
         if not start:
             empty.append(path.name)
         elif other := other_format(start, str(path)):
             others.append(f"{path.name} is {other}")
-        elif b"\0" in start and not binary_too and not _is_utf16(start):
+        elif b"\0" in start and not binary_too and not _is_unicode(start):
             binary.append(path.name)
         else:
             kept.append(path)
-    kinds = {"empty: ": empty, "binary: ": binary, "the run of a model: ": runs, "": others}
+    kinds = {"empty: ": empty, "binary: ": binary, "not a file: ": special}
+    kinds |= {"the run of a model: ": runs, "": others}
     left_out = []
     for what, names in kinds.items():
         more = f" and {len(names) - MOST_NAMED:,} others" if len(names) > MOST_NAMED else ""
@@ -97,7 +105,7 @@ def text_files(folder: Path, binary_too: bool, notes: list[str]) -> list[Path]:
 
 
 def _files(folder: Path, runs: list[str], seen: set[tuple[int, int]]) -> Iterator[Path]:
-    """Yields the files of a folder and its folders; adds the names of runs to `runs`."""
+    """Yields what a folder and its folders hold but folders; adds names of runs to `runs`."""
     with file_errors("read", folder):
         status = folder.stat()
         names = [name for name in os.listdir(folder) if not name.startswith(".")]
@@ -110,13 +118,13 @@ def _files(folder: Path, runs: list[str], seen: set[tuple[int, int]]) -> Iterato
     for path in sorted((folder / name for name in names), key=_natural_order):
         if path.is_dir():
             yield from _files(path, runs, seen)
-        elif path.is_file():
+        else:
             yield path
 
 
-def _is_utf16(start: bytes) -> bool:
+def _is_unicode(start: bytes) -> bool:
     """Tells whether a text holds NULs because of its encoding, which reading it then names."""
-    marked = encodings.marked_encoding(start) or encodings.unmarked_utf16(start, 0.4)
+    marked = encodings.marked_encoding(start) or encodings.unmarked_unicode(start, 0.4)
     return marked is not None
 
 

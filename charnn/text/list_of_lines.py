@@ -1,6 +1,6 @@
 """A text as a list of lines, for training with ``--lines``: cleaned, shuffled, and split.
 
-A line ends at a newline; lines of white space alone are left out.
+A line ends at LF, CRLF or CR; lines of white space alone are left out.
 Lists are often sorted, so the lines are shuffled before they are split. All copies of a line go to
 the same split, so that no validation line was trained on.
 """
@@ -40,12 +40,14 @@ def clean_lines(source: TextSource, any_bytes: bool) -> tuple[list[bytes], list[
             parts.append(piece.data[len(encodings.BOM) :] if piece.has_mark else piece.data)
         else:
             parts.append(piece.text().encode())
-    lines = b"".join(parts).split(b"\n")
-    lines[-1] = lines[-1].removesuffix(b"\r")  # of a list cut off in the middle of its last CRLF
+    data = b"".join(parts)
+    lines = data.replace(b"\r", b"\n").split(b"\n")
     kept = [line for line in lines if line.strip()]
     if not kept:
         raise TextError(f"the text {source.name!r} has only empty lines: give one with text in it")
     notes = source.changes()
+    if returns := data.count(b"\r"):
+        notes.append(f"{returns:,} other carriage returns end lines too")
     if blank := len(lines) - len(kept) - (not lines[-1]):
         notes.append(f"{blank:,} empty lines left out")
     if trailing := sum(line[-1:] in (b" ", b"\t") for line in kept):

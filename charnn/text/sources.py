@@ -115,10 +115,10 @@ class Piece(NamedTuple):
                 raise TextError(f"{name} is {what}")
             if other := encodings.marked_encoding(self.data):
                 raise TextError(f"{name} is marked as {other.upper()}: use --encoding {other}")
-            if other := encodings.unmarked_utf16(self.data[:BINARY_BYTES], 0.4):
+            if other := encodings.unmarked_unicode(self.data[:BINARY_BYTES], 0.4):
                 raise TextError(
-                    f"{name} looks like {other}, since half of its bytes are zero: use --encoding "
-                    f"{other}, or train on its bytes: --tokenizer byte"
+                    f"{name} looks like {other}, since many of its bytes are zero: use "
+                    f"--encoding {other}, or train on its bytes: --tokenizer byte"
                 )
         try:
             text = self.data.decode("utf-8")
@@ -133,7 +133,7 @@ class Piece(NamedTuple):
         if self.part.copy is None and path is not None and not path.is_file():
             return TextError(f"{what}; give its --encoding")  # a FIFO cannot be read twice
         place, cut_off = encodings.first_wrong_byte(self.part.read())
-        low, high = max(0, place - AROUND_BYTES) & ~1, place + AROUND_BYTES
+        low, high = max(0, place - AROUND_BYTES) & ~3, place + AROUND_BYTES
         position, line, around = 0, 1, b""
         for data in self.part.read():
             line += data.count(b"\n", 0, max(0, place - position))
@@ -149,7 +149,7 @@ class Piece(NamedTuple):
         if 2 * beyond >= wrong and beyond:  # another encoding would garble the rest
             rest = "correct it" if wrong == 1 else f"correct all {wrong:,} such bytes"
             return TextError(f"{what}; all else is UTF-8: {rest}, {as_bytes}")
-        if other := encodings.unmarked_utf16(around, 0.1):
+        if other := encodings.unmarked_unicode(around, 0.1):
             return TextError(f"{what}; it looks like {other}: use --encoding {other}")
         start = around.rfind(b"\n", 0, place - low) + 1 if low else 0
         sample = around[start : around.rfind(b"\n", place - low) + 1 or len(around)]

@@ -34,6 +34,7 @@ from charnn.text.token_file import (
 from charnn.text.tokenizers import Tokenizer, code_points, tokenizer_class
 
 MANY_CHARACTERS = 10_000
+SEPARATORS = [end.encode() for end in "\u0085\u2028\u2029"]
 LINES_OF_PARAGRAPH = 50  # at most, where blank lines separate paragraphs
 
 Progress = Callable[[int, int], None]
@@ -124,7 +125,7 @@ class _Survey:
             end = data[-1:]
             zeros += data.count(b"\0")
             if not data.isascii():
-                separators += data.count("\u2028".encode())
+                separators += sum(map(data.count, SEPARATORS))
                 inner_marks += data.count(BOM) - piece.has_mark
             if not any_bytes:
                 text = piece.text()
@@ -147,7 +148,7 @@ class _Survey:
             "CRLF line ends": pairs,
             "carriage returns": returns - pairs,
             "NUL characters": zeros,
-            "U+2028 line separators": separators,
+            "Unicode line ends (U+0085, U+2028 or U+2029)": separators,
             "byte order marks (U+FEFF) inside the text": inner_marks,
         }
         self.notes = source.changes()

@@ -27,6 +27,7 @@ from charnn.config import (
 )
 from charnn.config.settings import settings_of
 from charnn.errors import (
+    BusyError,
     ConfigError,
     DamagedFile,
     FileError,
@@ -107,8 +108,7 @@ def start(
         threads=machine.default_threads() if options.threads is None else options.threads,
         device=machine.choose_device(options.device),
     )
-    run = _new_run(texts, options, root)
-    with machine.prepared(options.threads or 1), run.lock() as warnings:
+    with machine.prepared(options.threads or 1), _new_run(texts, options, root) as (run, warnings):
         try:
             for warning in warnings:
                 notify(warning)
@@ -253,18 +253,28 @@ def _load_last(run: Run) -> Checkpoint:
         ) from None
 
 
-def _new_run(texts: Sequence[str], options: TrainOptions, root: Path) -> Run:
-    if options.name is None:
-        return Run(root, free_name(root, name_of_text(texts[0])))
-    run = Run(root, options.name)
-    if run.exists:
-        raise FileError(
-            f"run {run.name!r} exists already: continue it with 'charnn train --resume --name "
-            f"{run.name}', or choose another name"
-        )
-    if run.taken:
-        raise FileError(f"{run.folder}/ is not a run: choose another --name")
-    return run
+@contextmanager
+def _new_run(
+    texts: Sequence[str], options: TrainOptions, root: Path
+) -> Iterator[tuple[Run, list[str]]]:
+    """Chooses a new run and locks it; yields the run and the warnings of `Run.lock`."""
+    with ExitStack() as held:
+        while True:
+            run = Run(root, options.name or free_name(root, name_of_text(texts[0])))
+            if options.name and run.exists:
+                raise FileError(
+                    f"run {run.name!r} exists already: continue it with 'charnn train --resume "
+                    f"--name {run.name}', or choose another name"
+                )
+            if options.name and run.taken:
+                raise FileError(f"{run.folder}/ is not a run: choose another --name")
+            try:
+                warnings = held.enter_context(run.lock())
+                break
+            except BusyError:  # two started at once chose the same free name
+                if options.name:
+                    raise
+        yield run, warnings
 
 
 def _newest_unfinished(root: Path, finished_too: bool) -> Run:

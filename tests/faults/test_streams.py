@@ -29,6 +29,8 @@ SPEAKING = (
     ("sample", "-n", "9", "-m", "book", "--num-samples", "3"),
     ("eval", "-m", "book"),
     ("score", "book.txt", "-m", "book", "--json"),
+    ("score", "book.txt", "-m", "book"),
+    ("lab", "recall", "--cells", "rnn", "--delays", "2", "--seeds", "1", "--max-steps", "1"),
     ("runs",),
     ("show", "book"),
     ("corpus",),

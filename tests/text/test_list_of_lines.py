@@ -51,7 +51,7 @@ def split_up(tmp_path):
         (b"Ann\r\nBob\r\n", [b"Ann", b"Bob"]),
         (b"Ann\r\nBob\r", [b"Ann", b"Bob"]),
         (b"\n\nAnn\n\r\n\nBob\n\n", [b"Ann", b"Bob"]),
-        (b"\xef\xbb\xbfAnn\nB\rob\n", [b"Ann", b"B\rob"]),
+        (b"\xef\xbb\xbfAnn\nBob\rCid\nDee\r\n", [b"Ann", b"Bob", b"Cid", b"Dee"]),
         (b"Ann\rBob\rCid\r", [b"Ann", b"Bob", b"Cid"]),
         (b" \n\t\nAnn ", [b"Ann "]),
         (b"x" * 100_000, [b"x" * 100_000]),

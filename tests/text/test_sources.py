@@ -141,6 +141,8 @@ def test_many_files_left_out_are_named_in_part() -> None:
         (bz2.compress(b"a text"), "bzcat"),
         (lzma.compress(b"a text"), "xzcat"),
         (b"%PDF-1.7\n%\xe2\xe3", "pdftotext"),
+        (b"{\\rtf1\\ansi a text\\par}", "pandoc -f rtf"),
+        (b"7z\xbc\xaf\x27\x1c\0\4", "7z x -so"),
         (b"PK\x03\x04 ... plain.txt", "unzip -p"),
         (b"PK\x03\x04 ... mimetypeapplication/epub+zip", "pandoc -f epub"),
         (b"PK\x03\x04 ... [Content_Types].xml ... word/document.xml", "pandoc -f docx"),
@@ -187,10 +189,13 @@ def test_a_utf16_file_of_a_folder_is_named_and_not_skipped() -> None:
     assert "--encoding utf-16" in message
 
 
-def test_a_fifo_in_a_folder_is_not_waited_for() -> None:
+def test_a_fifo_and_a_broken_link_in_a_folder_are_named_and_not_waited_for() -> None:
     put("folder/a.txt", "a\n")
     os.mkfifo("folder/fifo")
+    Path("folder/moved.txt").symlink_to("../elsewhere.txt")
     assert b"a\n" == whole("folder")
+    (note,) = open_source(["folder"]).notes
+    assert "fifo, moved.txt" in note
 
 
 def test_a_file_of_a_folder_that_cannot_be_read_is_named(monkeypatch) -> None:
@@ -473,12 +478,15 @@ def test_wrong_bytes_and_characters_beyond_ascii_are_counted(parts: list[str | b
     assert expected == encodings.wrong_bytes(b"".join(spaced)[i : i + 1] for i in range(99))
 
 
-@pytest.mark.parametrize("encoding", ["utf-16-le", "utf-16-be"])
-def test_utf16_without_a_mark_is_not_taken_for_ascii_with_zeros(encoding: str) -> None:
+@pytest.mark.parametrize("encoding", ["utf-16-le", "utf-16-be", "utf-32-le", "utf-32-be"])
+def test_utf16_and_utf32_without_a_mark_is_not_taken_for_ascii_with_zeros(encoding: str) -> None:
     data = ("plain words\n" * 9).encode(encoding)
     message = complaint(put("book.txt", data))
     assert f"--encoding {encoding}" in message
     assert ("plain words\n" * 9).encode() == whole("book.txt", encoding=encoding)
+    put("folder/a.txt", "a\n")
+    put("folder/b.txt", data)
+    assert encoding in complaint("folder")
     assert "a\0b\n" * 20 == whole(put("zeros.txt", "a\0b\n" * 20)).decode()
 
 

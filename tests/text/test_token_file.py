@@ -182,13 +182,13 @@ def test_a_text_starts_after_a_blank_line_where_its_paragraphs_do(kind: str) -> 
 
 
 def test_oddities_of_a_text_are_noted() -> None:
-    notes = write(b"\xef\xbb\xbfa\r\nb\rc\0\xe2\x80\xa8\xef\xbb\xbf\r\n").notes
+    notes = write(b"\xef\xbb\xbfa\r\nb\rc\0\xe2\x80\xa8\xc2\x85\xe2\x80\xa9\xef\xbb\xbf\r\n").notes
     named = [
         "1 byte order mark",
         "2 CRLF",
         "1 carriage return",
         "1 NUL",
-        "1 U+2028",
+        "3 Unicode line ends",
         "1 byte order",
     ]
     assert all(note.startswith(name) for note, name in zip(notes, named, strict=True))

@@ -15,7 +15,9 @@ from charnn import checkpoint
 from charnn.config import ModelConfig, TrainConfig, TrainOptions
 from charnn.errors import ConfigError, TextError, TrainingError
 from charnn.model import CELLS
+from charnn.runs import Run
 from charnn.training import events, machine
+from charnn.training import launch as launching
 from charnn.training.optimizer import schedule
 from charnn.training.plan import fit_windows
 
@@ -258,3 +260,12 @@ def test_a_slow_machine_gives_a_warning(launch):
 def test_two_budgets_are_refused():
     with pytest.raises(ConfigError, match="--max-steps"):
         TrainOptions(minutes=1, max_steps=5)
+
+
+def test_two_runs_that_start_at_once_get_two_names(tmp_path, monkeypatch):
+    names = iter(["book", "book-2"])
+    monkeypatch.setattr(launching, "free_name", lambda *_: next(names))
+    new = launching._new_run
+    with Run(tmp_path, "book").lock(), new(["book.txt"], TrainOptions(), tmp_path) as (run, _):
+        assert run.name == "book-2"
+        assert run.holder
