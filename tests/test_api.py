@@ -138,7 +138,7 @@ def test_a_run_has_a_name_a_step_a_loss_a_history_and_a_model() -> None:
     assert [2, 4, 6] == [row["step"] for row in rows if row["step"]]
     assert 1 == len({tuple(row) for row in rows}), "a table: the same keys in each row"
     final = run.load().info["results"]["cold_256"]["nats_per_token"]
-    for part in ("mine", "6", str(final)):
+    for part in ("mine", "6", f"{final:.4f}"):
         assert part in repr(run)
     assert run.load().digest == charnn.load(run).digest == charnn.load("mine").digest
     tuned = charnn.train("b.txt", from_model=run, max_steps=1, threads=1)

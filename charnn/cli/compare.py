@@ -150,18 +150,21 @@ def compare(
 def _put_verdict(value: dict[str, Any]) -> None:
     chars = value["chars"]
     put(f"{value['lines']:,} lines, {chars:,} characters")
-    put(f"{'model':<30}{'bits':>14}{'bits/char':>12}{'lines won':>12}")
+    wide = max(map(len, ["model", *value["bits"]]))
+    put(f"{'model':<{wide}}{'bits':>12}{'bits/char':>11}{'lines won':>11}")
     for name, bits in value["bits"].items():
-        put(f"{name:<30}{bits:>14,.0f}{bits / chars:>12.4f}{value['lines_won'][name]:>12,}")
+        won = value["lines_won"][name]
+        put(f"{name:<{wide}}{bits:>12,.0f}{bits / chars:>11.4f}{won:>11,}")
     put(f"{value['verdict']} is the likeliest writer, by {value['ratio_bits']:,.1f} bits")
 
 
 def _put_calibration(found: Calibration, names: list[str]) -> None:
     put("")
     put("held-out lines of each model (rows), attributed to (columns):")
-    put(f"{'':<30}" + "".join(f"{name[-11:]:>12}" for name in names))
+    wide = max(map(len, names))
+    put(" " * wide + "".join(f"{name[-11:]:>12}" for name in names))
     for name, row in zip(names, found.confusion.tolist(), strict=True):
-        put(f"{name:<30}" + "".join(f"{count:>12,}" for count in row))
+        put(f"{name:<{wide}}" + "".join(f"{count:>12,}" for count in row))
     apart = found.offsets.max() - found.offsets.min()
     put(
         f"{found.accuracy:.1%} of the held-out lines are attributed to the right model, with "

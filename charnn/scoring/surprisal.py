@@ -215,6 +215,10 @@ class ScoredText(NamedTuple):
         """Mean bits of a character."""
         return float(self.bits.sum()) / len(self.text)
 
+    def __repr__(self) -> str:
+        """Returns the text and its mean."""
+        return f"<scored text {self.text[:40]!r}: {self.bits_per_char:.4f} bits/char>"
+
     def _repr_html_(self) -> str:
         """Returns the text for a notebook, the redder the more `SURPRISAL_BITS` are reached."""
         levels = np.searchsorted(SURPRISAL_BITS, self.char_bits, side="right").tolist()

@@ -17,13 +17,14 @@ class TrainedRun(Run):
 
     def __repr__(self) -> str:
         """Returns name, step and validation loss in nats per token."""
-        step = loss = None
-        with suppress(FileError, KeyError, TypeError, AttributeError):
+        step, loss = None, "unknown"
+        with suppress(FileError, KeyError, TypeError, AttributeError, ValueError):
             info = peek(self.last)["info"]
             step, results = info["step"], info["results"]
             score = results.get("cold_256") or results.get("lines")
-            loss = score["nats_per_token"] if score else _losses(info["history"])[-1][1]
-        return f"<charnn run {self.name!r}: step {step}, loss {loss}>"
+            nats = score["nats_per_token"] if score else _losses(info["history"])[-1][1]
+            loss = f"{nats:.4f} nats/token"
+        return f"<charnn run {self.name!r}: step {step}, validation loss {loss}>"
 
     @property
     def history(self) -> list[dict[str, Any]]:
