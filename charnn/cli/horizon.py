@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import sys
 import tempfile
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
@@ -20,7 +21,7 @@ from charnn.cli.options import (
     ReadTextsArgument,
     ThreadsOption,
 )
-from charnn.cli.plot import over_lags
+from charnn.cli.plot import columns_of, over_lags
 from charnn.config import GATES, HORIZON_SAMPLES, MAX_SEED, TrainOptions
 from charnn.config.settings import Config, choice, number, require, switch, whole
 from charnn.errors import ConfigError
@@ -188,8 +189,10 @@ def _verdict(name: str, found: Horizon) -> Iterator[str]:
     last = int(found.lags[-1])
     alone, ordered = map(found.context_length, (found.truncated, found.shuffled))
     far, come = (f"about {alone}", "come") if alone else (f"more than {last}", "do not come")
-    yield f"{name} looks back {far} tokens: the last {alone or last} alone {come} within"
-    yield f"{WITHIN} nats/token of its loss with the full context, {found.whole:.4f}."
+    yield (
+        f"{name} looks back {far} tokens: the last {alone or last} alone {come} within {WITHIN} "
+        f"nats/token of its loss with the full context, {found.whole:.4f}."
+    )
     yield (
         f"The order of the text matters beyond {last} tokens, too."
         if ordered is None
@@ -201,9 +204,9 @@ def _verdict(name: str, found: Horizon) -> Iterator[str]:
         return
     weak = next((lag for lag, norm in zip(found.lags, norms, strict=True) if norm < FAINT), None)
     yield (
-        f"The gradient is still above {FAINT:.0%} of that of lag 1 at lag {last}."
+        f"At lag {last} the gradient is still above {FAINT:.0%} of that at lag 1."
         if weak is None
-        else f"The gradient falls below {FAINT:.0%} of that of lag 1 at lag {weak}."
+        else f"From lag {weak} on the gradient is below {FAINT:.0%} of that at lag 1."
     )
 
 
@@ -213,20 +216,24 @@ def _show(found: Horizon, table: bool) -> None:
     if len(shown) > 4:
         shown = range(0, len(shown), len(shown) - 1)  # the first and the last layer
     losses = {"last k": found.truncated, "shuffled": found.shuffled, "cold": found.position_at_lags}
-    lags = found.lags.tolist()
+    lags, columns = found.lags.tolist(), columns_of(sys.stdout)
     if table:
         gradients = {f"grad {layer}": found.gradient[layer] for layer in shown}
-        columns = {**gradients, "singular": found.singular}
+        series = {**gradients, "singular": found.singular}
         put("", f"{found.places:,} samples, losses in nats per token")
-        put(f"{'lag':>5}" + _row(columns, "10") + _row(losses, "9"))
+        put(f"{'lag':>5}" + _row(series, "10") + _row(losses, "9"))
         for k, lag in enumerate(lags):
-            norms = "".join(f"{values[k]:>10.2e}" for values in columns.values())
+            norms = "".join(f"{values[k]:>10.2e}" for values in series.values())
             put(f"{lag:>5}{norms}" + "".join(f"{values[k]:>9.4f}" for values in losses.values()))
     put("", "loss after the last k tokens alone, and after all with the earlier ones shuffled")
-    put(*over_lags(lags, {name: losses[name] for name in ("last k", "shuffled")}))
+    put(*over_lags(lags, {name: losses[name] for name in ("last k", "shuffled")}, columns=columns))
     if table:
         put("", "gradient of a loss by the state k tokens earlier")
-        put(*over_lags(lags, {f"layer {layer}": found.gradient[layer] for layer in shown}, True))
+        put(
+            *over_lags(
+                lags, {f"layer {layer}": found.gradient[layer] for layer in shown}, True, columns
+            )
+        )
 
 
 def _row(names: Iterable[str], width: str) -> str:
@@ -258,7 +265,7 @@ def _show_side_by_side(found: dict[str, Horizon], table: bool) -> None:
             put(f"{'lag':>5}" + _row(curves, "12"))
             for k, lag in enumerate(lags):
                 put(f"{lag:>5}" + "".join(f"{ys[k]:>12{style}}" for ys in curves.values()))
-        put(*over_lags(lags, curves, style == ".2e"))
+        put(*over_lags(lags, curves, style == ".2e", columns_of(sys.stdout)))
 
 
 def _relative(norms: list[float]) -> list[float]:

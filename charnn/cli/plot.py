@@ -13,7 +13,7 @@ from charnn.cli.console import terminal_columns
 
 DEFAULT_COLUMNS = 80  # where neither COLUMNS nor a terminal gives the width
 WIDEST, NARROWEST, HEIGHT = 60, 10, 10
-LAG_COLUMNS = 7  # characters a lag
+LAG_COLUMNS, TICK_COLUMNS = 7, 4  # characters a lag, and the fewest for its name
 LABEL = 11  # columns left of the plot: a number, a space and the axis
 MARKS, SHARED = "*o+x#%", "@"
 
@@ -71,15 +71,24 @@ def over_steps(curves: Mapping[str, Points], columns: int) -> list[str]:
 
 
 def over_lags(
-    lags: Sequence[int], curves: Mapping[str, Any], logarithmic: bool = False
+    lags: Sequence[int],
+    curves: Mapping[str, Any],
+    logarithmic: bool = False,
+    columns: int = DEFAULT_COLUMNS,
 ) -> list[str]:
-    """Plots curves with a value for each lag, the lags at equal distances."""
+    """Plots curves with a value for each lag, the lags at equal distances.
+
+    In a terminal of few `columns` they are closer, and only some are named.
+    """
+    wide = max(1, min(LAG_COLUMNS, (columns - LABEL - 1) // len(lags)))
     placed = {
-        name: [(LAG_COLUMNS * k + LAG_COLUMNS // 2, value) for k, value in enumerate(values)]
+        name: [(wide * k + wide // 2, value) for k, value in enumerate(values)]
         for name, values in curves.items()
     }
-    ticks = "".join(f"{lag:^{LAG_COLUMNS}}" for lag in lags)
-    return draw(placed, LAG_COLUMNS * len(lags), ticks, logarithmic)
+    every = -(-TICK_COLUMNS // wide)
+    ticks = "".join(f"{lag:{'^' if every == 1 else '<'}{wide * every}}" for lag in lags[::every])
+    margin = " " * (wide // 2 if every > 1 else 0)
+    return draw(placed, wide * len(lags), (margin + ticks).rstrip(), logarithmic)
 
 
 def draw(

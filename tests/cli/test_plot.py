@@ -173,3 +173,11 @@ def test_tensorboard_is_written_only_with_its_flag(charnn, monkeypatch) -> None:
     made.clear()
     assert 0 == charnn("train", "--resume", "--max-steps", "2", "-q")[0]
     assert [] == made
+
+
+@pytest.mark.parametrize("columns", [24, 40, 80])
+def test_a_plot_over_lags_fits_the_terminal(columns: int) -> None:
+    lags = [1, 2, 4, 8, 16, 32, 64, 128, 256]
+    lines = over_lags(lags, {"a": lags}, columns=columns)
+    assert max(map(len, lines)) <= columns
+    assert len(lags) == "".join(lines[:-1]).count("*")
