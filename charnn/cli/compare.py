@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from charnn.cli.console import note, note_unknown, print_json, progress_of, put
+from charnn.cli.console import note, note_unknown, print_json, put, show_live
 from charnn.cli.model import model_path, reading_of
 from charnn.cli.options import (
     DEFAULT_CHECKPOINTS,
@@ -87,7 +87,7 @@ def compare(
     from charnn.text.line_breaks import Reading
     from charnn.text.sources import open_source
 
-    progress_of("comparing")(0, 0)
+    show_live("comparing")
     files = [model_path(name, checkpoints) for name in names]
     if len(set(files)) < len(files):
         raise ConfigError("a model is given twice: name different ones")

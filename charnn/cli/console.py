@@ -329,6 +329,11 @@ def progress_of(doing: str) -> Callable[[int, int], None]:
     return progress
 
 
+def show_live(doing: str) -> None:
+    """Shows what a command does first on a terminal; a pipe gets nothing."""
+    progress_of(doing)(0, 0)
+
+
 def tell_text(title: str, text: str) -> None:
     """Prints a text of a model on stderr, between a title and a rule."""
     tell(f"--- {title}:", "2")

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
-from charnn.cli.console import note, note_unknown, print_json, progress_of, put
+from charnn.cli.console import note, note_unknown, print_json, progress_of, put, show_live
 from charnn.cli.model import load_model, note_needless_network_only, read_text_for
 from charnn.cli.options import (
     DEFAULT_CHECKPOINTS,
@@ -108,7 +108,7 @@ def evaluate(
     charnn eval --protocol lines       each line from the initial state
     charnn eval --baselines            also Kneser-Ney, gzip, xz and zstd
     """
-    progress_of("loading PyTorch")(0, 0)
+    show_live("loading PyTorch")
     from charnn import evaluation
     from charnn.training import machine
 

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from charnn.cli.console import Stages, note, print_json, progress_of, put
+from charnn.cli.console import Stages, note, print_json, put, show_live
 from charnn.cli.model import load_model, note_network_alone, read_text_for
 from charnn.cli.options import (
     DEFAULT_CHECKPOINTS,
@@ -97,7 +97,7 @@ def horizon(
         raise ConfigError("--cells trains its own networks: leave --model out")
     if options.cells and not texts:
         raise ConfigError("--cells trains on a text: add a TEXT")
-    progress_of("loading PyTorch")(0, 0)
+    show_live("loading PyTorch")
     from charnn.training import machine
 
     with machine.prepared(threads or machine.default_threads()):

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from itertools import groupby
 from typing import TYPE_CHECKING, Any
 
-from charnn.cli.console import Output, listed, note, print_json, progress_of, put
+from charnn.cli.console import Output, listed, note, print_json, progress_of, put, show_live
 from charnn.cli.model import load_model, note_network_alone, read_text_for, seed_or_drawn
 from charnn.cli.options import (
     DEFAULT_CHECKPOINTS,
@@ -142,7 +142,7 @@ def inspect(
     from charnn.inspection.effect import measure_effect
     from charnn.inspection.labels import make_labeller
 
-    progress_of("reading")(0, 0)
+    show_live("reading")
     path, saved, tokenizer = load_model(model, checkpoints)
     note_network_alone(saved, "the analysis")
     config = saved.config

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from charnn.cli.console import flush_stdout, print_json, progress_of, put, tell, warn
+from charnn.cli.console import flush_stdout, print_json, put, show_live, tell, warn
 from charnn.cli.options import JsonOption, argument, threads_option
 from charnn.cli.plot import columns_of
 from charnn.cli.signals import OrderlyEnd
@@ -98,7 +98,7 @@ def _run(options: LabOptions, threads: int, json: bool, end: OrderlyEnd) -> LabR
 
     If the experiment is interrupted or fails, people get the table of the trials so far.
     """
-    progress_of("loading PyTorch")(0, 0)
+    show_live("loading PyTorch")
     from charnn.training import machine
 
     with machine.prepared(1):

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 import typer
 
-from charnn.cli.console import BEGAN, Stages, note, print_json, progress_of, put
+from charnn.cli.console import BEGAN, Stages, note, print_json, put, show_live
 from charnn.cli.model import start_path
 from charnn.cli.options import DEFAULT_CHECKPOINTS, CheckpointsOption, JsonOption, TextsArgument
 from charnn.cli.signals import OrderlyEnd
@@ -42,7 +42,7 @@ def plan(
 
 def show_plan(texts: list[str], options: TrainOptions, checkpoints: Path, as_json: bool) -> None:
     """Prints what would be trained and what to expect, and leaves nothing behind."""
-    progress_of("loading PyTorch")(0, 0)
+    show_live("loading PyTorch")
     from charnn.bases.choose import BaseChooser
     from charnn.training import launch
 

@@ -6,7 +6,7 @@ import time
 from pathlib import Path
 from typing import Annotated
 
-from charnn.cli.console import Stages, note, print_json, progress_of, tell
+from charnn.cli.console import Stages, note, print_json, show_live, tell
 from charnn.cli.export import check_output, name_of
 from charnn.cli.model import load_model
 from charnn.cli.options import (
@@ -36,7 +36,7 @@ def report(
     """
     check_output(output, ".html", force)
 
-    progress_of("loading PyTorch")(0, 0)
+    show_live("loading PyTorch")
     from charnn.report.facts import find_facts
     from charnn.report.page import write_report
     from charnn.training import machine

@@ -18,7 +18,7 @@ from charnn.cli.console import (
     Stages,
     note,
     print_json,
-    progress_of,
+    show_live,
     tell,
     tell_text,
     warn,
@@ -108,7 +108,7 @@ def train(
         )
     run = None
     with OrderlyEnd() as end:
-        progress_of("loading PyTorch")(0, 0)
+        show_live("loading PyTorch")
         from charnn.training.world import joined
 
         with joined(shlex.join(sys.argv[1:])) as world:
