@@ -149,7 +149,8 @@ def compare(
 
 def _put_verdict(value: dict[str, Any]) -> None:
     chars = value["chars"]
-    put(f"{value['lines']:,} lines, {chars:,} characters")
+    plural = "s" * (value["lines"] != 1)
+    put(f"{value['lines']:,} line{plural}, {chars:,} characters")
     wide = max(map(len, ["model", *value["bits"]]))
     put(f"{'model':<{wide}}{'bits':>12}{'bits/char':>11}{'lines won':>11}")
     for name, bits in value["bits"].items():

@@ -206,7 +206,7 @@ def _verdict(name: str, found: Horizon) -> Iterator[str]:
     yield (
         f"At lag {last} the gradient is still above {FAINT:.0%} of that at lag 1."
         if weak is None
-        else f"From lag {weak} on the gradient is below {FAINT:.0%} of that at lag 1."
+        else f"At lag {weak} the gradient is below {FAINT:.0%} of that at lag 1."
     )
 
 
