@@ -26,8 +26,22 @@ class OrderlyEnd:
 
     def __init__(self) -> None:
         self.code = 0
-        self.stop: Callable[[], None] | None = None
+        self._stop: Callable[[], None] | None = None
         self.patient = False  # a second Ctrl-C does not stop at once: torchrun may send it twice
+
+    @property
+    def stop(self) -> Callable[[], None] | None:
+        """Saves and stops; called at once where Python has swallowed an earlier KeyboardInterrupt.
+
+        Python does so in callbacks, which imports run, too.
+        """
+        return self._stop
+
+    @stop.setter
+    def stop(self, stop: Callable[[], None]) -> None:
+        self._stop = stop
+        if self.code:
+            stop()
 
     def __enter__(self) -> OrderlyEnd:
         self.before = {n: signal.getsignal(n) for n in SIGNALS}

@@ -13,9 +13,20 @@ from typing import Any
 import pytest
 
 from charnn import checkpoint as checkpoints
+from charnn.cli.signals import OrderlyEnd
 from charnn.runs import read_metrics
 
 FOREVER = ("book.txt", "--max-steps", "100000000")
+
+
+def test_a_signal_whose_interrupt_is_swallowed_stops_the_run_as_soon_as_it_can() -> None:
+    stopped = []
+    with OrderlyEnd() as end:
+        with suppress(KeyboardInterrupt):  # as Python does in a callback
+            os.kill(os.getpid(), signal.SIGTERM)
+        end.stop = lambda: stopped.append(True)
+    assert [True] == stopped
+    assert 143 == end.code
 
 
 def assert_saved_in_order(workplace: Any, ended: Any, code: int) -> int:

@@ -574,7 +574,7 @@ def signals(stock: Stock, place: Path, draw: random.Random) -> Held:
             with suppress(subprocess.TimeoutExpired):
                 command.wait(draw.uniform(0.01, 5 if name == "train" else 1))
             command.send_signal(number)
-            _, said = command.communicate(timeout=60)
+            _, said = command.communicate(timeout=600)
             assert command.returncode in (0, 128 + number, -number), (name, number, said)
             assert "Traceback" not in said, (name, number, said)
             assert "fault" not in said, (name, number, said)
@@ -600,7 +600,7 @@ def two_trainers(stock: Stock, place: Path, draw: random.Random) -> Held:
         first = started(place, words)
         time.sleep(draw.choice((0, 0.01, 0.3, 2.5)))
         second = started(place, words)
-        said = [each.communicate(timeout=120)[1] for each in (first, second)]
+        said = [each.communicate(timeout=600)[1] for each in (first, second)]
         codes = sorted(each.returncode for each in (first, second))
         assert codes == [0, 1], said
         assert checkpoints.load(place / "checkpoints/run/last.safetensors").info["step"] == 400
