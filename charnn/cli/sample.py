@@ -170,6 +170,8 @@ def sample(
     if show == "surprisal":
         tell(LEGEND)
     together = wanted.num_samples >= SIDE_BY_SIDE and wanted.best_of == 1 and not show
+    if together:
+        _note_few_at_once(tokenizer.vocab_size, wanted.num_samples)
     keep = as_json or counted or wanted.best_of > 1 or together
     echo, coloured = not wanted.no_echo, show == "surprisal"
     writings = (
@@ -191,6 +193,14 @@ def sample(
             copies.share(writing)
     if copies and not as_json:
         tell(copies.report())
+
+
+def _note_few_at_once(vocab_size: int, texts: int) -> None:
+    """Notes that a large vocabulary limits how many texts are written at once."""
+    from charnn.generation.batch import BATCH_SIZE, batch_size
+
+    if (size := batch_size(vocab_size)) < min(BATCH_SIZE, texts):
+        note(f"{vocab_size:,} symbols: only {size} texts are written at once, to save memory")
 
 
 def _texts(

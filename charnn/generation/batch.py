@@ -19,6 +19,11 @@ BATCH_SIZE = 64  # texts that are written at once
 BATCH_LOGITS = 1 << 22  # of all of them: a text takes about 20 bytes for each symbol
 
 
+def batch_size(vocab_size: int) -> int:
+    """Returns how many texts are written at once: fewer where the vocabulary is large."""
+    return max(1, min(BATCH_SIZE, BATCH_LOGITS // vocab_size))
+
+
 def write_together(
     writings: Iterable[Writing], predictor: Predictor, threads: int | None = None
 ) -> Iterator[Writing]:
@@ -33,7 +38,7 @@ def write_together(
                 pass
             yield writing
         return
-    size = max(1, min(BATCH_SIZE, BATCH_LOGITS // predictor.config.vocab_size))
+    size = batch_size(predictor.config.vocab_size)
     count = min(size, max(1, threads or available_cores()))
     twins = [predictor.twin(-(-size // count)) for _ in range(count)]
     waiting = iter(writings)

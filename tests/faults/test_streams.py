@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import os
 from typing import Any
 
 import pytest
 
 from charnn import checkpoint as checkpoints
+from charnn.model import IN_MEMORY
 from charnn.text.token_file import TokenFile
 
 CLOSED = """
@@ -65,3 +67,22 @@ def test_a_text_or_prompt_from_a_closed_stdin_is_refused(workplace: Any) -> None
     ):
         line = workplace.start(*words, program=CLOSED, CLOSED="0").error()
         assert "stdin is closed" in line
+
+
+NO_TEMPORARY_FOLDER = """
+import importlib, tempfile
+import charnn.model
+tempfile.tempdir, tempfile._candidate_tempdir_list = None, lambda: []
+importlib.reload(charnn.model)
+from charnn.cli import main
+main()
+"""
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(not os.access(IN_MEMORY, os.W_OK), reason="no folder in memory")
+def test_a_plan_and_a_horizon_need_no_folder_for_temporary_files(trained: Any) -> None:
+    for words in (("plan", "book.txt", "--from", "scratch"), ("horizon", "-m", "book")):
+        command = trained.start(*words, program=NO_TEMPORARY_FOLDER)
+        assert command.wait() == 0, command.said
+        assert command.written

@@ -28,9 +28,12 @@ TURN_SECONDS, LONG_TURN_SECONDS = 4.0, 20.0  # of a probe in this process, and w
 
 
 def turns(
-    seed: int, folder: Path, names: list[str], held: Counter[tuple[int, str]]
+    seed: int, seconds: float, folder: Path, names: list[str], held: Counter[tuple[int, str]]
 ) -> Iterator[str]:
-    """Gives each probe a turn after another; yields a line for each that failed or was skipped."""
+    """Gives each probe a turn after another; yields a line for each that failed or was skipped.
+
+    Turns are so short that each probe has some of them in `seconds`.
+    """
     stock = make_stock(folder)
     active = {}
     for name in names:
@@ -40,7 +43,7 @@ def turns(
     while active:
         for name, probe in list(active.items()):
             turn = TURN_SECONDS if PROBES[name] in CHEAP else LONG_TURN_SECONDS
-            until = time.monotonic() + turn
+            until = time.monotonic() + min(turn, seconds / len(names) / 3)
             try:
                 while time.monotonic() < until:
                     held[next(probe)] += 1
@@ -72,11 +75,14 @@ def main() -> None:
         if name.startswith("CHARNN_"):
             del os.environ[name]
     with tempfile.TemporaryDirectory(prefix="charnn-soak-") as folder:
-        for line in turns(seed, Path(folder), asked.only or list(PROBES), held):
+        names = asked.only or list(PROBES)
+        all_turns = turns(seed, 60 * asked.minutes, Path(folder), names, held)
+        for turn, line in enumerate(all_turns, 1):
             failed |= line.startswith("FAILED")
             if line:
                 tell(line)
-            if time.monotonic() - began > 60 * asked.minutes:
+            # Each probe has a turn, however slow the machine is.
+            if turn >= len(names) and time.monotonic() - began > 60 * asked.minutes:
                 break
     tell(f"\nseed {seed}, {(time.monotonic() - began) / 60:.1f} minutes")
     for number, promise in PROMISES.items():
