@@ -8,6 +8,7 @@ from torch.testing import assert_close
 
 from charnn.config import ModelConfig
 from charnn.model import CELLS, LanguageModel, detach
+from charnn.model.language_model import Masks
 from charnn.model.state import pack_state, unpack_state
 
 V, B, T = 11, 3, 9
@@ -64,16 +65,20 @@ def test_an_untrained_network_favours_no_symbol():
     assert logits.softmax(-1).max() < 2 / V
 
 
+def masks(seed: int) -> Masks:
+    return Masks(torch.Generator().manual_seed(seed), B, torch.arange(B))
+
+
 def test_dropout_depends_on_the_generator_alone_and_only_in_training():
     model = network(dropout=0.5)
     state = model.initial_state(B)
     plain, _ = model(tokens(), state)
-    again, _ = model(tokens(), state, torch.Generator().manual_seed(1))
+    again, _ = model(tokens(), state, masks(1))
     assert_close(again, plain)
     model.train()
-    first, _ = model(tokens(), state, torch.Generator().manual_seed(1))
-    second, _ = model(tokens(), state, torch.Generator().manual_seed(1))
-    other, _ = model(tokens(), state, torch.Generator().manual_seed(2))
+    first, _ = model(tokens(), state, masks(1))
+    second, _ = model(tokens(), state, masks(1))
+    other, _ = model(tokens(), state, masks(2))
     assert torch.equal(first, second)
     assert not torch.equal(first, other)
     assert not torch.allclose(first, plain)
