@@ -205,6 +205,7 @@ def test_from_scratch_ignores_the_base(tmp_path: Path) -> None:
     assert chooser.choice.base is None
 
 
+@pytest.mark.slow
 def test_a_fine_tuned_model_can_be_fine_tuned_again(tmp_path: Path) -> None:
     (tmp_path / "boat.txt").write_text(ENGLISH, "utf-8")
     options = {"max_steps": 1, "threads": 1, "precision": "float32", "seed": 1, "ngram": 0}

@@ -23,6 +23,7 @@ def charnn(tmp_path, monkeypatch, capsys):
     monkeypatch.setattr("charnn.training.machine.MEASURE_SECONDS", 0.0)
     # Which sizes minutes allow has its own tests; here a small network is enough.
     monkeypatch.setattr("charnn.training.plan.SHAPES", ((float("inf"), 1, 16),))
+    monkeypatch.setattr("charnn.bases.choose.BASES", {})
 
     def run(*words: str) -> tuple[Any, str, str]:
         monkeypatch.setattr(sys, "argv", ["charnn", *words])
