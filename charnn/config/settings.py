@@ -65,7 +65,7 @@ class Setting:
             number = isinstance(value, allowed) and not isinstance(value, bool)
             good = number and self.low <= value <= self.high  # type: ignore[operator]  # a number here
             what = "whole number" if self.kind is int else "number"
-            capped = self.high < MANY or (number and value > self.high)  # type: ignore[operator]
+            capped = self.high < MANY or (number and value > self.high)  # type: ignore[operator]  # same
             wanted = f"a {what} from {spelt(self.low)}" + f" to {spelt(self.high)}" * capped
         elif self.kind is bool:
             good, wanted = isinstance(value, bool), "true or false"

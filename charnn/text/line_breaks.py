@@ -25,7 +25,7 @@ GAP = re.compile(r"\t|   ")  # between the columns of a table
 
 
 class Reading(NamedTuple):
-    """How a text is read: whether CRLF stays as it is, and whether wrapped lines are joined."""
+    """Choices of reading a text: whether CRLF is kept, and whether wrapped lines are joined."""
 
     keep_crlf: bool = False
     unwrap: bool = False

@@ -20,7 +20,7 @@ from pathlib import Path
 sys.path[:0] = [str(Path(__file__).parent), str(Path(__file__).parents[1] / "faults")]
 
 from probes import CHEAP, PROBES  # noqa: E402  # after the path is set
-from stock import ROOT, Skipped, make_stock  # noqa: E402
+from stock import ROOT, Skipped, make_stock  # noqa: E402  # after the path is set
 
 PAGE = (ROOT / "docs" / "reliability.md").read_text("utf-8").partition("\n## ")[0]
 PROMISES = {int(row[0]): row[1] for row in re.findall(r"^\| (\d+) \| (.+?) \|", PAGE, re.MULTILINE)}
