@@ -22,7 +22,7 @@ from pathlib import Path
 from types import FrameType
 from typing import TYPE_CHECKING, Any
 
-from charnn.errors import CharnnError
+from charnn.errors import CharnnError, needed
 from charnn.threads import set_defaults
 from charnn.version import __version__
 
@@ -80,6 +80,7 @@ def score(text: str, model: Model, unknown: str = "error") -> ScoredText:
     )
 
 
+@needed("charnn.train")
 def train(
     *texts: StrPath | Iterable[StrPath],
     checkpoints: StrPath = "checkpoints",

@@ -3,7 +3,18 @@
 from __future__ import annotations
 
 import difflib
-from collections.abc import Iterable
+import sys
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
+
+# Package -> what pip is given to install it, where that is not the name of the package. On Linux
+# the package index serves PyTorch as a CUDA build of several GB.
+INSTALL = {
+    "outlines_core": "'charnn[regex]'",
+    "tensorboard": "'charnn[tensorboard]'",
+    "torch": "torch"
+    + " --index-url https://download.pytorch.org/whl/cpu" * (sys.platform == "linux"),
+}
 
 
 def did_you_mean(name: str, known: Iterable[str], otherwise: str = "") -> str:
@@ -48,3 +59,26 @@ class BusyError(CharnnError):
 
 class TrainingError(CharnnError):
     """Training that cannot start or cannot go on."""
+
+
+class MissingPackage(CharnnError):
+    """A package that is not installed: an optional one, or one that the installation left out."""
+
+
+@contextmanager
+def needed(by: str) -> Iterator[None]:
+    """Turns the failed import of a package into an error with the line that installs it.
+
+    Raises:
+        MissingPackage: an import in the block found no such package.
+    """
+    try:
+        yield
+    except ModuleNotFoundError as error:
+        package = (error.name or "").partition(".")[0]
+        if package in {"", "charnn", *sys.stdlib_module_names}:
+            raise
+        raise MissingPackage(
+            f"{by} needs the package {package}, which is not installed: "
+            f"pip install {INSTALL.get(package, package)}"
+        ) from None

@@ -20,7 +20,7 @@ import charnn
 from charnn import checkpoint
 from charnn.checkpoint import Checkpoint
 from charnn.config import ModelConfig
-from charnn.errors import ConfigError, FileError, TextError, UnknownCharacter
+from charnn.errors import ConfigError, FileError, MissingPackage, TextError, UnknownCharacter
 from charnn.generation import Model
 from charnn.text.tokenizers import ByteTokenizer, CharTokenizer, Tokenizer
 
@@ -156,7 +156,7 @@ def test_the_repr_of_a_run_whose_file_is_gone_names_it() -> None:
 def test_plot_needs_matplotlib_and_draws_both_losses(monkeypatch: pytest.MonkeyPatch) -> None:
     run = charnn.train("a.txt", **SMALL)
     monkeypatch.setitem(sys.modules, "matplotlib.pyplot", None)
-    with pytest.raises(ConfigError, match="pip install"):
+    with pytest.raises(MissingPackage, match="pip install matplotlib"):
         run.plot()
     drawn = {}
     axes = SimpleNamespace(

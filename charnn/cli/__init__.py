@@ -32,7 +32,7 @@ from charnn.cli.show import show
 from charnn.cli.tokenize import tokenize
 from charnn.cli.train import train
 from charnn.cli.write import write
-from charnn.errors import CharnnError, ConfigError, UnknownCharacter
+from charnn.errors import CharnnError, ConfigError, UnknownCharacter, needed
 from charnn.version import __version__
 
 START = """\
@@ -75,7 +75,8 @@ def guarded(command: Callable[..., None]) -> Callable[..., None]:
     @functools.wraps(command)
     def run(*args: Any, **kwargs: Any) -> None:
         try:
-            command(*args, **kwargs)
+            with needed("this command"):
+                command(*args, **kwargs)
             flush_stdout()
         except (typer.Exit, typer.Abort):
             raise

@@ -14,7 +14,7 @@ import re
 import numpy as np
 from numpy.typing import NDArray
 
-from charnn.errors import CharnnError, ConfigError
+from charnn.errors import ConfigError, needed
 from charnn.generation.guides import Guide, Logits
 from charnn.text.tokenizers import Tokenizer
 
@@ -38,7 +38,7 @@ class Pattern:
     """
 
     def __init__(self, pattern: str, tokenizer: Tokenizer) -> None:
-        """Raises CharnnError without outlines-core, ConfigError for an invalid pattern."""
+        """Raises MissingPackage without outlines-core, ConfigError for an invalid pattern."""
         self.start, self.accepting, steps = _automaton(pattern)
         states = len(steps)
         if states * tokenizer.vocab_size > MAX_MOVES:
@@ -57,12 +57,8 @@ class Pattern:
 
 def _automaton(pattern: str) -> tuple[int, NDArray[np.bool_], NDArray[np.int32]]:
     """Returns the start, the accepting states (S + 1,) and the moves by bytes (S + 1, 256)."""
-    try:
+    with needed("--regex"):
         from outlines_core import Index, Vocabulary
-    except ImportError:
-        raise CharnnError(
-            "--regex needs a package that is not installed: pip install 'charnn[regex]'"
-        ) from None
     if len(pattern) > MAX_PATTERN:
         raise ConfigError(
             f"the pattern has {len(pattern):,} characters, at most {MAX_PATTERN:,} are allowed: "

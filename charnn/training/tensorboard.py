@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from typing import Any
 
-from charnn.errors import CharnnError, FileError
+from charnn.errors import FileError, needed
 from charnn.runs import Run
 from charnn.tensor_file import os_error_line
 from charnn.training.events import Ended, Event, StepDone, Validated, Warned
@@ -24,15 +24,10 @@ def writer_class() -> Any:
     """Returns torch's writer class, which needs the optional package tensorboard.
 
     Raises:
-        CharnnError: the package is not installed.
+        MissingPackage: the package is not installed.
     """
-    try:
+    with needed("--tensorboard"):
         from torch.utils.tensorboard import SummaryWriter
-    except ImportError:
-        raise CharnnError(
-            "--tensorboard needs the package tensorboard, which is not installed: "
-            "pip install 'charnn[tensorboard]'"
-        ) from None
     return SummaryWriter
 
 
@@ -43,7 +38,7 @@ def recorded(events: Iterator[Event], run: Run, step: int) -> Iterator[Event]:
     disk ends the record with one warning, but not the run.
 
     Raises:
-        CharnnError: the package tensorboard is not installed.
+        MissingPackage: the package tensorboard is not installed.
         FileError: the folder of the record is a link.
     """
     make, folder = writer_class(), run.folder / FOLDER

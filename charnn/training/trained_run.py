@@ -7,7 +7,7 @@ from importlib import import_module
 from typing import Any
 
 from charnn.checkpoint import peek
-from charnn.errors import ConfigError, FileError
+from charnn.errors import FileError, needed
 from charnn.generation import Model
 from charnn.runs import Run
 
@@ -50,15 +50,10 @@ class TrainedRun(Run):
         """Draws training and validation loss over steps; returns the axes of matplotlib.
 
         Raises:
-            ConfigError: matplotlib is not installed.
+            MissingPackage: matplotlib is not installed.
         """
-        try:
+        with needed("run.plot()"):
             pyplot = import_module("matplotlib.pyplot")
-        except ImportError:
-            raise ConfigError(
-                "run.plot() draws with matplotlib, which is not installed: pip install matplotlib, "
-                "or use run.history"
-            ) from None
         axes = pyplot.figure().add_subplot(xlabel="step", ylabel="nats/token", title=self.name)
         rows = self.history
         for label, points in (

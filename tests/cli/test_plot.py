@@ -138,7 +138,8 @@ def test_train_ends_with_the_plot_that_show_prints(charnn, monkeypatch) -> None:
 def test_missing_tensorboard_is_refused_before_anything_is_written(
     charnn, tmp_path, monkeypatch
 ) -> None:
-    monkeypatch.setitem(sys.modules, "torch.utils.tensorboard", None)
+    monkeypatch.delitem(sys.modules, "torch.utils.tensorboard", raising=False)
+    monkeypatch.setitem(sys.modules, "tensorboard", None)
     code, out, talk = charnn("train", "book.txt", *QUICK, "--max-steps", "4", "--tensorboard")
     assert (1, "", 1) == (code, out, len(talk.splitlines()))
     assert "pip install 'charnn[tensorboard]'" in talk

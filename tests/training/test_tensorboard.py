@@ -97,7 +97,8 @@ def test_a_link_in_place_of_the_record_is_refused(launch, tmp_path) -> None:
 
 
 def test_a_missing_package_gives_one_line(launch, monkeypatch) -> None:
-    monkeypatch.setitem(sys.modules, "torch.utils.tensorboard", None)
+    monkeypatch.delitem(sys.modules, "torch.utils.tensorboard", raising=False)
+    monkeypatch.setitem(sys.modules, "tensorboard", None)
     with launch(name="a") as trainer, pytest.raises(CharnnError, match=r"pip install"):
         record(trainer)
     assert [] == [event for event in trainer.history if event]
