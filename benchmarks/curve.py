@@ -9,7 +9,7 @@ from collections.abc import Mapping, Sequence
 from typing import NamedTuple
 
 from charnn.pages import read
-from charnn.report.charts import HEIGHT, LEGEND_ROW, WIDTH, Series, line_chart
+from charnn.pages.charts import HEIGHT, LEGEND_ROW, WIDTH, Series, line_chart
 
 Points = Sequence[tuple[float, float]]  # (seconds, loss), in the order of time
 
@@ -58,7 +58,7 @@ def draw(title: str, traces: Mapping[str, Trace], published: Mapping[str, float]
         for i, panel in enumerate(panels)
     )
     head = f'<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 {width} {height}">'
-    rules = PALETTE + read("charnn.report", "charts.css")
+    rules = PALETTE + read("charnn.pages", "charts.css")
     return f"{head}<style>{rules}</style>{placed}</svg>\n"
 
 

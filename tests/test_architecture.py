@@ -36,7 +36,7 @@ MAY_IMPORT = {
     "generation": GROUND | {"predictor", "engines", "ngrams"},
     "desk": GROUND | {"engines", "generation", "ngrams"},
     "training": GROUND | {"bases", "evaluation", "generation", "model", "engines"},
-    "pages": set(),
+    "pages": {"bases", "config"},
     "export": GROUND | {"engines", "generation", "pages", "ngrams"},
     "scoring": GROUND | {"predictor"} | {"engines", "evaluation", "generation", "model", "ngrams"},
     "inspection": GROUND

@@ -20,7 +20,8 @@ from charnn.engines.weights import Matrix, arrange, quantise
 from charnn.errors import CharnnError
 from charnn.ngrams.section import MixtureWeights
 from charnn.ngrams.tree import NGramTree, tree_and_weights
-from charnn.pages import find_number, plain_name, read, render, source_hash, style_sheet
+from charnn.pages import plain_name, read, render, source_hash, style_sheet
+from charnn.pages.records import card_rows
 from charnn.tensor_file import replacing
 from charnn.text.tokenizers import Tokenizer, tokenizer_from_dict
 
@@ -156,23 +157,7 @@ def tokenizer_data(tokenizer: Tokenizer) -> dict[str, Any]:
 def facts(checkpoint: Checkpoint, tokenizer: Tokenizer) -> list[tuple[str, str]]:
     """Returns facts about the model as (name, value), without paths or implausible values."""
     config = checkpoint.config
-    info, layers = checkpoint.info, "layer" if config.num_layers == 1 else "layers"
-    listed = [
-        ("Network", f"{config.cell.upper()}, {config.num_layers} {layers} of {config.hidden_size}"),
-        ("Parameters", f"{config.parameters:,}"),
-        ("Vocabulary", f"{config.vocab_size:,} {tokenizer.units}"),
-    ]
-    if chars := find_number(info, "corpus", "chars") or find_number(info, "corpus", "bytes"):
-        unit = "characters" if find_number(info, "corpus", "chars") else "bytes"
-        listed.append(("Trained on", f"{chars:,.0f} {unit}"))
-    if seconds := find_number(info, "seconds"):
-        time = f"{seconds:,.0f} seconds" if seconds < 120 else f"{seconds / 60:,.0f} minutes"
-        listed.append(("Trained for", time))
-    carried = ("results", "carried")
-    if bits := find_number(info, *carried, "bits_per_char"):
-        listed.append(("Held-out loss", f"{bits:.2f} bits per character"))
-    elif bits := find_number(info, *carried, "bits_per_byte"):
-        listed.append(("Held-out loss", f"{bits:.2f} bits per byte"))
+    listed = card_rows(config, tokenizer.units, checkpoint.info)
     numbers = config.parameters + 3 * config.vocab_size * config.embedding_size
     listed.append(("Weights", f"{numbers / 1e6:,.1f} MB, int8"))
     if ngrams := checkpoint.mixture_facts()["ngrams"]:

@@ -6,8 +6,8 @@ from functools import partial
 from typing import Any, NamedTuple
 
 from charnn.inspection.units import GATE_NAMES, HIGH, LOW
-from charnn.report import history
-from charnn.report.charts import Bar, Series, bar_chart, line_chart
+from charnn.pages import records
+from charnn.pages.charts import Bar, Series, bar_chart, line_chart
 from charnn.report.facts import Facts
 
 MAX_LAYERS = 8  # layers in the chart of gates
@@ -23,7 +23,7 @@ class Figure(NamedTuple):
 def learning_curves(facts: Facts) -> Figure:
     """Draws training and validation loss over the steps."""
     protocol = "lines" if facts.model.lines else "cold_256"
-    series = history.losses(facts.model.info, protocol, facts.steps)
+    series = records.losses(facts.model.info, protocol, facts.steps)
     ends = "; ".join(
         f"{name} from {points[0][1]:.4f} at step {points[0][0]:,.0f} to {points[-1][1]:.4f} at "
         f"step {points[-1][0]:,.0f}"

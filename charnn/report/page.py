@@ -9,8 +9,8 @@ from __future__ import annotations
 from pathlib import Path
 
 from charnn.config import ACTIVITY_STEPS, GOOD_AUC, SURPRISAL_BITS
-from charnn.pages import plain_name, read, render, source_hash, style_sheet
-from charnn.report import figures, history
+from charnn.pages import plain_name, read, records, render, source_hash, style_sheet
+from charnn.report import commands, figures
 from charnn.report.facts import SEED, Facts
 from charnn.scoring.baselines import zstd
 from charnn.tensor_file import replacing
@@ -46,7 +46,7 @@ def write_report(facts: Facts, output: Path) -> None:
 
 def make_report(facts: Facts) -> str:
     """Returns the page of a model."""
-    style = style_sheet(*(read("charnn.report", name) for name in ("charts.css", "report.css")))
+    style = style_sheet(read("charnn.pages", "charts.css"), read("charnn.report", "report.css"))
     values = {
         "facts": facts,
         "saved": facts.model,
@@ -54,7 +54,8 @@ def make_report(facts: Facts) -> str:
         "left_out": facts.left_out,
         "sections": SECTIONS,
         "figures": figures,
-        "history": history,
+        "records": records,
+        "commands": commands.commands(facts),
         "title": plain_name(facts.name),
         "symbol": facts.tokenizer.unit,
         **facts.model.mixture_facts(),

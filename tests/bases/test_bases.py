@@ -19,8 +19,8 @@ from charnn.config import TrainOptions
 from charnn.errors import ConfigError, FileError
 from charnn.export import exporter
 from charnn.ngrams.add import NGramStep
+from charnn.report.commands import commands
 from charnn.report.facts import find_facts
-from charnn.report.history import commands
 from charnn.runs import find_model
 from charnn.text.sources import open_source
 from charnn.text.token_writer import write_token_file

@@ -417,7 +417,7 @@ def test_the_page_shows_numbers_and_no_paths() -> None:
     assert "GRU, 2 layers of 24" == facts["Network"]
     assert "61,000 characters" == facts["Trained on"]
     assert "2.12 bits per character" == facts["Held-out loss"]
-    assert "3 minutes" == facts["Trained for"]
+    assert "3.1 minutes" == facts["Trained for"]
     assert f"{checkpoint.config.parameters:,}" == facts["Parameters"]
     assert "secret" not in text
 

@@ -24,7 +24,7 @@ from pathlib import Path
 from types import SimpleNamespace
 import charnn.report.page, charnn.report.facts, charnn.cli
 from charnn import tensor_file
-from charnn.report.charts import Series, line_chart
+from charnn.pages.charts import Series, line_chart
 
 number, fatal = int(os.environ["SIGNAL"]), int(os.environ["FATAL"])
 calls = 0

@@ -30,8 +30,8 @@ from charnn.errors import FileError
 from charnn.generation import Model
 from charnn.inspection import horizon, units
 from charnn.pages import visible
+from charnn.report import commands
 from charnn.report import facts as facts_room
-from charnn.report import history
 from charnn.report.facts import Sample, find_facts
 from charnn.report.page import SECTIONS, make_report, write_report
 from charnn.scoring.baselines import baseline_rows
@@ -332,7 +332,7 @@ def test_the_train_command_of_a_report_runs(folder):
     path = Path("checkpoints/made/best.safetensors")
     saved = load(path)
     saved.info["recipe"]["ngram"] = 3.0  # JSON of another program
-    command = history.commands(find_facts(saved, path, "made"))[-1]
+    command = commands.commands(find_facts(saved, path, "made"))[-1]
     words = shlex.split(command)[1:]
     result = call(*words[:1], "text.txt", *words[2:], "--name", "again")
     assert 0 == result.exit_code, result.output

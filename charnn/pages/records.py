@@ -1,4 +1,4 @@
-"""Facts that a model file records about its training: text, recipe, losses, the train command.
+"""Facts that a model file records about its training: text, recipe, losses.
 
 The JSON of a model file is untrusted: values of an unexpected type or size are left out, and so are
 strings that could be paths.
@@ -7,15 +7,13 @@ strings that could be paths.
 from __future__ import annotations
 
 import re
-import shlex
 from collections.abc import Sequence
 from typing import Any
 
 from charnn.bases import BASES
-from charnn.config.training import REPEATED
-from charnn.pages import find_number, find_value, plain_name
-from charnn.report.charts import Series
-from charnn.report.facts import SEED, Facts
+from charnn.config import ModelConfig
+from charnn.pages import find_number, find_value
+from charnn.pages.charts import Series
 
 PLAIN_WORD = re.compile(r"[\w.:-]{1,40}\Z", re.ASCII)
 MAX_POINTS = 300  # of the curve of training losses
@@ -37,6 +35,27 @@ BUDGET = {
 Rows = list[tuple[str, str]]
 
 
+def card_rows(config: ModelConfig, units: str, info: dict[str, Any]) -> Rows:
+    """Returns the main facts about a model; `units` are what its vocabulary counts."""
+    layers = "layer" if config.num_layers == 1 else "layers"
+    rows = [
+        ("Network", f"{config.cell.upper()}, {config.num_layers} {layers} of {config.hidden_size}"),
+        ("Parameters", f"{config.parameters:,}"),
+        ("Vocabulary", f"{config.vocab_size:,} {units}"),
+    ]
+    if chars := find_number(info, "corpus", "chars") or find_number(info, "corpus", "bytes"):
+        unit = "characters" if find_number(info, "corpus", "chars") else "bytes"
+        rows.append(("Trained on", f"{chars:,.0f} {unit}"))
+    if seconds := find_number(info, "seconds"):
+        rows.append(("Trained for", _duration(seconds)))
+    for unit in ("char", "byte"):
+        if bits := find_number(info, "results", "carried", f"bits_per_{unit}"):
+            name = "character" if unit == "char" else unit
+            rows.append(("Held-out loss", f"{bits:.2f} bits per {name}"))
+            break
+    return rows
+
+
 def corpus_rows(info: dict[str, Any]) -> Rows:
     """Returns the sizes of the text and its splits."""
     rows = _number_rows(info, CORPUS)
@@ -50,13 +69,18 @@ def budget_rows(info: dict[str, Any]) -> Rows:
     """Returns steps, passes, tokens and time, and which model the training started from."""
     rows = _number_rows(info, BUDGET)
     if seconds := find_number(info, "seconds"):
-        short = seconds < 120
-        rows.append(("Time", f"{seconds:,.0f} s" if short else f"{seconds / 60:,.1f} minutes"))
+        rows.append(("Time", _duration(seconds)))
     if find_value(info, "from"):
         name = find_value(info, "from", "name")
         base = f"the base {name!r}" if name in list(BASES) else "another model"
         rows.append(("Started from", f"{base} (fine-tuning)"))
     return rows
+
+
+def _duration(seconds: float) -> str:
+    if seconds < 120:
+        return f"{seconds:,.0f} seconds"
+    return f"{seconds / 60:,.1f}".removesuffix(".0") + " minutes"
 
 
 def _number_rows(info: dict[str, Any], table: dict[str, tuple[str, str]]) -> Rows:
@@ -101,35 +125,3 @@ def losses(
         if len(known) > 1:
             curves.append(Series(name, known))
     return curves
-
-
-def commands(facts: Facts) -> list[str]:
-    """Returns the commands that repeat the report's samples, measurements and training."""
-    name = shlex.quote(plain_name(facts.name_in_commands))
-    amount = "--lines 20" if facts.model.lines else "-n 500"
-    return [
-        f"charnn sample -m {name} {amount} --seed {SEED}",
-        f"charnn eval -m {name} --baselines --classes --positions",
-        f"charnn inspect -m {name}",
-        f"charnn horizon -m {name}",
-        f"charnn report {name} -o report.html --force",
-        _train_command(facts),
-    ]
-
-
-def _train_command(facts: Facts) -> str:
-    config, recipe = facts.model.config, find_value(facts.model.info, "recipe")
-    words = [f"charnn train TEXT --cell {config.cell} --num-layers {config.num_layers}"]
-    words.append(f"--hidden-size {config.hidden_size} --embedding-size {config.embedding_size}")
-    if (base := find_value(facts.model.info, "from", "name")) in list(BASES):
-        words.append(f"--from {base}")
-    words.append(f"--dropout {config.dropout:g} --tokenizer {facts.tokenizer.kind}")
-    for key, missing in REPEATED.items() if recipe else ():
-        value = find_value(recipe, key)
-        if not (isinstance(value, str) and PLAIN_WORD.match(value)):
-            value = missing if find_number(recipe, key) is None else value
-        if isinstance(value, float) and value.is_integer():
-            value = int(value)
-        if value is not None:
-            words.append(f"--{key.replace('_', '-')} {value}")
-    return " ".join([*words, *(["--lines"] if facts.model.lines else [])])

@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from charnn.report.charts import Bar, Series, bar_chart, line_chart
+from charnn.pages.charts import Bar, Series, bar_chart, line_chart
 
 SVG = "{http://www.w3.org/2000/svg}"
 
