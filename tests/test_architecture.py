@@ -70,6 +70,7 @@ PACKAGES = {
     "charset_normalizer": {"text"},
     "jinja2": {"pages"},  # which only export and report import
     "numpy": {*MAY_IMPORT, *ROOFS} - {"errors", "version", "config", "pages"},
+    "onnx": {"export"},
     "outlines_core": {"generation"},
     "prompt_toolkit": {"cli"},
     "rich": {"cli"},

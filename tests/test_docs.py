@@ -204,6 +204,7 @@ def flags_of(command: Any) -> set[str]:
         "docs/classroom.md",
         "docs/linguists.md",
         "docs/embedded.md",
+        "docs/integrations.md",
     ],
 )
 def test_every_flag_that_a_page_names_exists(name: str) -> None:

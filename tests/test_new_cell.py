@@ -89,7 +89,8 @@ def test_a_new_cell_trains_writes_and_scores_and_the_rest_refuses_it_by_name(mon
     charnn("score", "goat.txt")
     charnn("inspect", "goat.txt", "--json")
     charnn("horizon", "goat.txt", "--samples", "20")
-    for words in (["sample", "--int8"], ["export", "--to", "c"], ["export", "--to", "html"]):
+    exports = [["export", "--to", name] for name in ("c", "html", "onnx")]
+    for words in (["sample", "--int8"], *exports):
         code, _, err = run(monkeypatch, capsys, *words)
         assert 2 == code
         assert "mgu" in err

@@ -9,7 +9,7 @@ from typing import Annotated, Any
 import typer
 
 from charnn.cli.console import print_json, tell, warn
-from charnn.cli.model import model_path
+from charnn.cli.model import model_path, note_network_alone
 from charnn.cli.options import (
     DEFAULT_CHECKPOINTS,
     CheckpointsOption,
@@ -28,9 +28,7 @@ def export(
         typer.Option(
             "--to",
             metavar="FORMAT",
-            help="Format: {charnn.export:EXPORTERS}. c is a folder with a program for a C "
-            "compiler, html one page that samples in a browser, offline, model a model file of "
-            "half the size, to share.",
+            help="Format: {charnn.export:FORMATS}.",
             show_default=False,
             autocompletion=lambda: names_in("charnn.export", "EXPORTERS"),
         ),
@@ -67,6 +65,8 @@ def export(
     if target.exists() and target.samefile(path):  # it may hold the state of a training
         raise FileError(f"-o {target} is the model itself: name another file")
     saved = load(path)
+    if chosen.network_only:
+        note_network_alone(saved, str(target))
     chosen.write(saved, name, target)
     facts: dict[str, Any] = {
         "format": to,

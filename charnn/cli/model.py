@@ -139,4 +139,5 @@ def seed_or_drawn(seed: int | None) -> int:
 def note_network_alone(saved: Checkpoint, subject: str) -> None:
     """Notes that `subject` ignores what the network of a model is mixed with."""
     if saved.mixture:
-        note(f"{subject} covers the network alone")
+        mixed_with = saved.mixture.partition(";")[0]
+        note(f"{subject} covers the network alone, without its {mixed_with}")

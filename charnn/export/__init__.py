@@ -13,6 +13,7 @@ from charnn.checkpoint import Checkpoint
 from charnn.errors import ConfigError
 from charnn.export.c_program import write_program
 from charnn.export.model_file import write_model_file
+from charnn.export.onnx_graph import OPSET, write_onnx
 from charnn.export.page import write_page
 
 
@@ -23,20 +24,46 @@ class Exporter(NamedTuple):
         suffix: the suffix of the output's name; "" for a folder.
         write: writes the output from a model and its name, whole or not at all.
         then: what a person does with the output, which is ``{path}``.
+        content: what the output is, in a few words.
+        network_only: whether the output leaves out what the network is mixed with.
     """
 
     suffix: str
     write: Callable[[Checkpoint, str, Path], None]
     then: str
+    content: str = ""
+    network_only: bool = False
 
 
 EXPORTERS: dict[str, Exporter] = {
-    "c": Exporter("", write_program, "compile it: cc -std=c99 -O2 {path}/*.c -lm -o writer"),
-    "model": Exporter(
-        ".safetensors", write_model_file, "share it; start from it with: charnn train --from {path}"
+    "c": Exporter(
+        "",
+        write_program,
+        "compile it: cc -std=c99 -O2 {path}/*.c -lm -o writer",
+        "a C program",
     ),
-    "html": Exporter(".html", write_page, "open {path} in a browser; it needs no network"),
+    "model": Exporter(
+        ".safetensors",
+        write_model_file,
+        "share it; start from it with: charnn train --from {path}",
+        "a model file of half the size",
+    ),
+    "html": Exporter(
+        ".html",
+        write_page,
+        "open {path} in a browser; it needs no network",
+        "an offline page that samples",
+    ),
+    "onnx": Exporter(
+        ".onnx",
+        write_onnx,
+        "run it with ONNX Runtime: token and state in, logits and next_state out",
+        f"one step of the network for ONNX opset {OPSET}",
+        network_only=True,
+    ),
 }
+# For the help.
+FORMATS = [f"{name} ({each.content})" if each.content else name for name, each in EXPORTERS.items()]
 
 
 def exporter(name: str) -> Exporter:
@@ -50,4 +77,4 @@ def exporter(name: str) -> Exporter:
     return EXPORTERS[name]
 
 
-__all__ = ["EXPORTERS", "Exporter", "exporter"]
+__all__ = ["EXPORTERS", "FORMATS", "Exporter", "exporter"]
