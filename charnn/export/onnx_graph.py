@@ -16,7 +16,7 @@ import numpy as np
 
 from charnn.checkpoint import Checkpoint
 from charnn.config import STATES, for_cell
-from charnn.errors import CharnnError
+from charnn.errors import CharnnError, needed
 from charnn.pages import plain_name
 from charnn.pages.records import card_rows
 from charnn.tensor_file import replacing
@@ -103,8 +103,8 @@ def write_onnx(checkpoint: Checkpoint, name: str, output: Path) -> None:
     """Writes the network of a model as an ONNX file, whole or not at all.
 
     Raises:
-        CharnnError: the package onnx is not installed, the network is too large for a file, or
-            its cell has no graph.
+        MissingPackage: onnx is not installed.
+        CharnnError: the network is too large for a file, or its cell has no graph.
         FileError: the file cannot be written.
     """
     model = make_onnx(checkpoint, name)
@@ -126,12 +126,8 @@ def make_onnx(checkpoint: Checkpoint, name: str) -> Any:
             f"an ONNX file holds at most 2 GiB, and the weights take "
             f"{4 * config.parameters / 2**30:.1f}: export a smaller model"
         )
-    try:
+    with needed("--to onnx"):
         from onnx import TensorProto, helper, numpy_helper
-    except ImportError:
-        raise CharnnError(
-            "--to onnx needs the package onnx, which is not installed: pip install 'charnn[onnx]'"
-        ) from None
     graph, parts = _Graph(checkpoint.weights), len(STATES[config.cell])
     numbers = config.num_layers * parts * config.hidden_size
     flat = graph.one("Reshape", "state", graph.constant("flat_shape", [-1, numbers]))
@@ -155,7 +151,8 @@ def make_onnx(checkpoint: Checkpoint, name: str) -> Any:
         for inner, outer in ((logits, "logits"), (next_state, "next_state"))
     ]
     title = plain_name(name)
-    real, state_shape = TensorProto.FLOAT, ["batch", *config.state_shape]
+    real = TensorProto.FLOAT
+    state_shape: list[str | int | None] = ["batch", *config.state_shape]
     model = helper.make_model(
         helper.make_graph(
             graph.nodes,
