@@ -8,7 +8,6 @@ from __future__ import annotations
 import ctypes
 from contextlib import suppress
 from functools import cache
-from importlib.machinery import EXTENSION_SUFFIXES
 from pathlib import Path
 from typing import Any
 
@@ -77,13 +76,11 @@ class CModel(ctypes.Structure):
 @cache
 def load() -> ctypes.CDLL | None:
     """Returns the compiled engine; None if it was not built or cannot be loaded."""
-    paths = (Path(__file__).with_name(f"_engine{suffix}") for suffix in EXTENSION_SUFFIXES)
-    for path in paths:
-        if path.exists():
-            with suppress(
-                OSError, AttributeError
-            ):  # built for another system, or from an older source
-                return open_engine(path)
+    # _engine.so or _engine.dll; in a clone, files that an older version built stand before it.
+    for path in sorted(Path(__file__).parent.glob("_engine.*"), reverse=True):
+        # Built for another system, or from an older source.
+        with suppress(OSError, AttributeError):
+            return open_engine(path)
     return None
 
 

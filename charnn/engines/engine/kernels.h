@@ -7,7 +7,8 @@ enum { PLAIN, AVX2, VNNI, NEON };
 /* Chooses the kernel for all later steps; returns 0 if the processor lacks it. */
 int charnn_use(int kernel);
 
-#if defined(__x86_64__) && defined(__GNUC__)
+/* Not for GCC on Windows, which does not align vectors on the stack to 32 bytes. */
+#if defined(__x86_64__) && defined(__GNUC__) && (!defined(_WIN32) || defined(__clang__))
 #define CHARNN_X86
 #include <immintrin.h>
 
