@@ -12,9 +12,11 @@ from contextlib import contextmanager
 INSTALL = {
     "onnx": "'charnn[onnx]'",
     "outlines_core": "'charnn[regex]'",
+    "starlette": "'charnn[serve]'",
     "tensorboard": "'charnn[tensorboard]'",
     "torch": "torch"
     + " --index-url https://download.pytorch.org/whl/cpu" * (sys.platform == "linux"),
+    "uvicorn": "'charnn[serve]'",
 }
 
 

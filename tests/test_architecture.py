@@ -49,6 +49,7 @@ MAY_IMPORT = {
         "ngrams",
         "scoring",
     },
+    "server": GROUND | {"predictor", "engines", "generation", "ngrams", "pages"},
     "report": GROUND
     | {
         "bases",
@@ -68,12 +69,13 @@ ROOFS = {"__init__", "__main__", "cli"}
 # Package -> the rooms that may import it. Anything else must come with Python.
 PACKAGES = {
     "charset_normalizer": {"text"},
-    "jinja2": {"pages"},  # which only export and report import
+    "jinja2": {"pages"},  # which only export, report and server import
     "numpy": {*MAY_IMPORT, *ROOFS} - {"errors", "version", "config", "pages"},
     "onnx": {"export"},
     "outlines_core": {"generation"},
     "prompt_toolkit": {"cli"},
     "rich": {"cli"},
+    "starlette": {"server"},
     "safetensors": {"checkpoint", "tensor_file", "text"},
     "sentencepiece": {"text"},
     "torch": {
@@ -87,6 +89,7 @@ PACKAGES = {
         "training",
     },
     "typer": {"cli"},
+    "uvicorn": {"server"},
 }
 UNSAFE_MODULES = {"dill", "joblib", "marshal", "pickle", "shelve"}
 TORCH_ROOMS = PACKAGES["torch"]

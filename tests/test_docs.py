@@ -53,9 +53,17 @@ TEXT = "".join(
     for day, wind in enumerate(("west", "south", "north", "east") * 25)
 ) + "".join(map(chr, range(32, 127)))
 # Examples that are not run, and why.
-NOT_RUN = {"charnn --install-completion": "it changes the settings of the shell of whoever tests"}
+NOT_RUN = {
+    "charnn --install-completion": "it changes the settings of the shell of whoever tests",
+    "charnn serve": "it ends with Ctrl-C; tests/server runs it",
+}
 # Flags of other programs that a page may name.
-OTHER_FLAGS = {"--index-url": "pip", "--prompt": "an exported program", "--about": "the same"}
+OTHER_FLAGS = {
+    "--index-url": "pip",
+    "--prompt": "an exported program",
+    "--about": "the same",
+    "--tasks": "lm_eval",
+}
 
 # Examples run as they are written; only then are the sizes made small, behind the command line.
 # A run without a new budget has none left to resume, since nobody pressed Ctrl-C.
@@ -204,6 +212,7 @@ def flags_of(command: Any) -> set[str]:
         "docs/classroom.md",
         "docs/linguists.md",
         "docs/embedded.md",
+        "docs/serve.md",
         "docs/integrations.md",
     ],
 )

@@ -14,7 +14,15 @@ from typing import Annotated, Any, get_args, get_type_hints
 import typer
 
 from charnn.cli.compare import compare
-from charnn.cli.console import LIVE, flush_stdout, give_up_stdout, occupy_closed_streams, put, say
+from charnn.cli.console import (
+    LIVE,
+    debugging,
+    flush_stdout,
+    give_up_stdout,
+    occupy_closed_streams,
+    put,
+    say,
+)
 from charnn.cli.corpus import corpus
 from charnn.cli.demo import demo
 from charnn.cli.evaluate import evaluate
@@ -28,6 +36,7 @@ from charnn.cli.report import report
 from charnn.cli.runs import runs
 from charnn.cli.sample import sample
 from charnn.cli.score import score
+from charnn.cli.serve import serve
 from charnn.cli.show import show
 from charnn.cli.tokenize import tokenize
 from charnn.cli.train import train
@@ -96,11 +105,6 @@ def guarded(command: Callable[..., None]) -> Callable[..., None]:
     return run
 
 
-def debugging() -> bool:
-    """Tells whether tracebacks are wanted: --debug or CHARNN_DEBUG=1."""
-    return os.environ.get("CHARNN_DEBUG", "") not in ("", "0")
-
-
 def _remedy(command: Callable[..., None], error: UnknownCharacter) -> str:
     """Names the ways in which a command can handle an unknown character."""
     choices = set(get_args(get_type_hints(command).get("unknown")))
@@ -146,6 +150,7 @@ COMMANDS: dict[str, Callable[..., None]] = {
     "show": show,
     "corpus": corpus,
     "export": export,
+    "serve": serve,
     "report": report,
     "inspect": inspect,
     "horizon": horizon,

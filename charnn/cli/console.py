@@ -35,6 +35,11 @@ FLUSH_SECONDS = 0.005
 BEGAN = time.monotonic() - time.process_time()  # a budget counts from the start of the process
 
 
+def debugging() -> bool:
+    """Tells whether tracebacks are wanted: --debug or CHARNN_DEBUG=1."""
+    return os.environ.get("CHARNN_DEBUG", "") not in ("", "0")
+
+
 def visible(text: str) -> str:
     """Returns text for a terminal, with control characters but newline and tab as escapes.
 

@@ -24,8 +24,9 @@ class OrderlyEnd:
     is ignored on entry, as by nohup, stays ignored.
     """
 
-    def __init__(self) -> None:
-        self.code = 0
+    def __init__(self, doing: str = "saving") -> None:
+        """`doing` says what ``stop`` begins."""
+        self.code, self._doing = 0, doing
         self._stop: Callable[[], None] | None = None
         self.patient = False  # a second Ctrl-C does not stop at once: torchrun may send it twice
 
@@ -71,4 +72,4 @@ class OrderlyEnd:
             raise KeyboardInterrupt
         self.stop()
         with suppress(RuntimeError):  # the signal interrupted another write to stderr
-            say("saving" if self.patient else "saving; Ctrl-C again to quit now")
+            say(self._doing + "; Ctrl-C again to quit now" * (not self.patient))

@@ -30,6 +30,7 @@ from charnn.config.model import (
     is_gate_matrix,
 )
 from charnn.config.sampling import MAX_COPY, RECENT, LineConfig, SamplingConfig
+from charnn.config.server import ServerConfig
 from charnn.config.settings import MAX_SEED
 from charnn.config.training import (
     ADAMW_MOMENTS,

@@ -7,11 +7,11 @@ writes the texts one by one.
 from __future__ import annotations
 
 import os
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from itertools import islice
 
-from charnn.generation.sampler import read_together
+from charnn.generation.sampler import Sampler, read_together
 from charnn.generation.writer import Writing
 from charnn.predictor import Predictor
 
@@ -22,6 +22,37 @@ BATCH_LOGITS = 1 << 22  # of all of them: a text takes about 20 bytes for each s
 def batch_size(vocab_size: int) -> int:
     """Returns how many texts are written at once: fewer where the vocabulary is large."""
     return max(1, min(BATCH_SIZE, BATCH_LOGITS // vocab_size))
+
+
+class BatchReader:
+    """Reads the unread tokens of many samplers of one predictor, with threads that share a step.
+
+    Attributes:
+        size: the most samplers that are read at once.
+    """
+
+    def __init__(self, predictor: Predictor, threads: int | None = None) -> None:
+        """Starts `threads`; None: one for each processor core."""
+        self.size = batch_size(predictor.config.vocab_size)
+        count = min(self.size, max(1, threads or available_cores()))
+        self._exact = predictor.exact
+        self._twins = [predictor.twin(-(-self.size // count)) for _ in range(count)]
+        self._pool = ThreadPoolExecutor(count)
+
+    def __enter__(self) -> BatchReader:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._pool.shutdown()
+
+    def read(self, samplers: Sequence[Sampler]) -> None:
+        """Reads the unread token of each sampler."""
+        count = min(len(self._twins), len(samplers)) if self._exact else 1
+        if count < 2:
+            read_together(samplers, self._twins[0])
+        else:
+            parts = [samplers[place::count] for place in range(count)]
+            list(self._pool.map(read_together, parts, self._twins))
 
 
 def write_together(
@@ -38,12 +69,9 @@ def write_together(
                 pass
             yield writing
         return
-    size = batch_size(predictor.config.vocab_size)
-    count = min(size, max(1, threads or available_cores()))
-    twins = [predictor.twin(-(-size // count)) for _ in range(count)]
-    waiting = iter(writings)
-    active = [(each, iter(each)) for each in islice(waiting, size)]
-    with ThreadPoolExecutor(count) as pool:
+    with BatchReader(predictor, threads) as reader:
+        waiting = iter(writings)
+        active = [(each, iter(each)) for each in islice(waiting, reader.size)]
         while active:
             going = []
             for writing, pieces in active:
@@ -53,9 +81,7 @@ def write_together(
                 else:
                     going.append((writing, pieces))
             active = going
-            samplers = [writing.sampler for writing, _ in active]
-            parts = [samplers[place::count] for place in range(count)]
-            list(pool.map(read_together, parts, twins))
+            reader.read([writing.sampler for writing, _ in active])
 
 
 def available_cores() -> int:

@@ -44,6 +44,17 @@ class Guide:
         """Reads a chosen token."""
 
 
+class TokenBias(Guide):
+    """Adds a bias to the logits of single tokens, wherever they stand."""
+
+    def __init__(self, biases: Mapping[int, float], vocab_size: int) -> None:
+        self._biases = np.zeros(vocab_size)
+        self._biases[list(biases)] = list(biases.values())
+
+    def mask(self, logits: Logits) -> Logits:
+        return logits + self._biases
+
+
 class BytesGuide(Guide, ABC):
     """A guide that reads prompt and tokens as bytes; ``token_bytes`` holds the bytes of each id."""
 

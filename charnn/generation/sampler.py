@@ -167,6 +167,17 @@ class Sampler:
         stream.finite_logits()
         return stream.surprisal(token)
 
+    def log_probabilities(self) -> NDArray[np.float64]:
+        """Returns those of the next token (V,) in nats: unfiltered, at temperature 1.
+
+        Raises:
+            CharnnError: see `stream`.
+        """
+        logits = self._settled().finite_logits()
+        logits -= logits.max()
+        logits -= math.log(np.exp(logits).sum())
+        return logits
+
     def _settled(self) -> Stream:
         """Reads the unread token, if there is one; returns the stream."""
         if self._stream is None:
@@ -270,9 +281,13 @@ class Sampler:
 def read_together(samplers: Sequence[Sampler], predictor: Predictor) -> None:
     """Reads the unread tokens of all samplers in one batch of their predictor.
 
-    An exact predictor gives each sampler the bits that it would get alone.
+    An exact predictor gives each sampler the bits that it would get alone. With another one each
+    sampler reads its token alone.
     """
     streams, tokens = [], []
+    if not predictor.exact:
+        for each in samplers:
+            each._settled()
     for each in samplers:
         if each.unread is not None and each._stream is not None:
             streams.append(each._stream)

@@ -1,0 +1,113 @@
+"""The way from tokens to the text that a client gets: decoding, stop strings, places of tokens."""
+
+from __future__ import annotations
+
+import re
+from collections import deque
+from collections.abc import Iterable
+from typing import NamedTuple
+
+from charnn.generation.stopping import StopMatcher
+from charnn.text.tokenizers import Tokenizer
+
+
+class ScoredToken(NamedTuple):
+    """A token with log-probabilities in nats.
+
+    Attributes:
+        logprob: that of the token; None for the first one of a prompt, which nothing predicts.
+        top: the likeliest tokens at its place with theirs, the likeliest first.
+        offset: the number of characters before the character in which the token begins.
+    """
+
+    id: int
+    logprob: float | None = None
+    top: tuple[tuple[int, float], ...] = ()
+    offset: int = 0
+
+
+class Piece(NamedTuple):
+    """The next part of a text.
+
+    Attributes:
+        text: the number of the text in its request.
+        shown: the characters.
+        tokens: the tokens that begin in them, if the request asks for log-probabilities.
+        ending: None, or in the last piece why the text ended, the number of chosen tokens and their
+            surprisal in nats.
+    """
+
+    text: int
+    shown: str
+    tokens: list[ScoredToken]
+    ending: tuple[str, int, float] | None = None
+
+
+class Assembly:
+    """Turns the tokens of a text into characters, up to a stop string."""
+
+    def __init__(self, tokenizer: Tokenizer, stop: Iterable[str] = (), offset: int = 0) -> None:
+        """`offset` is the number of characters before the text."""
+        self._bytes, self._decoder = tokenizer.token_bytes, tokenizer.stream_decoder()
+        self._matcher = StopMatcher(stop)
+        self._begun = 0  # bytes of all tokens
+        # Tokens whose first character is incomplete, with the byte at which each begins.
+        self._unplaced: deque[tuple[int, ScoredToken]] = deque()
+        self._decoded, self._at = 0, offset  # bytes and characters
+        self._placed: deque[ScoredToken] = deque()
+        self._shown = offset
+
+    @property
+    def stopped(self) -> bool:
+        """Tells whether a stop string was found."""
+        return self._matcher.found
+
+    def push(self, token: int, scored: ScoredToken | None = None) -> tuple[str, list[ScoredToken]]:
+        """Takes a token; returns the characters to show now, and the tokens that begin in them."""
+        if scored:
+            self._unplaced.append((self._begun, scored))
+            self._begun += len(self._bytes[token])
+        text = self._decoder.push(token)
+        self._place(text)
+        return self._show(self._matcher.push(text))
+
+    def flush(self) -> tuple[str, list[ScoredToken]]:
+        """Returns what was held back, at the end of the text."""
+        text = self._decoder.flush()
+        self._place(text)
+        shown, tokens = self._show(self._matcher.push(text) + self._matcher.flush())
+        if not self.stopped:
+            tokens += self._placed
+            tokens += [token._replace(offset=self._at) for _, token in self._unplaced]
+        return shown, tokens
+
+    def _place(self, text: str) -> None:
+        """Finds the characters in which tokens begin."""
+        if not self._unplaced:
+            return
+        for character in text:
+            self._decoded += len(character.encode("utf-8", "surrogateescape"))
+            while self._unplaced and self._unplaced[0][0] < self._decoded:
+                _, token = self._unplaced.popleft()
+                self._placed.append(token._replace(offset=self._at))
+            self._at += 1
+
+    def _show(self, text: str) -> tuple[str, list[ScoredToken]]:
+        self._shown += len(text)
+        tokens = []
+        while self._placed and self._placed[0].offset < self._shown:
+            tokens.append(self._placed.popleft())
+        return valid(text), tokens
+
+
+def valid(text: str) -> str:
+    """Returns text that every JSON parser reads: bytes that are not UTF-8 become U+FFFD."""
+    return re.sub("[\ud800-\udfff]", "\ufffd", text)
+
+
+def token_name(data: bytes) -> str:
+    r"""Returns the bytes of a token as text; incomplete characters as in "bytes:\xe2\x80"."""
+    try:
+        return data.decode()
+    except UnicodeDecodeError:
+        return "bytes:" + "".join(f"\\x{byte:02x}" for byte in data)

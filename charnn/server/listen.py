@@ -1,0 +1,77 @@
+"""The HTTP server: the socket, and how it stops."""
+
+from __future__ import annotations
+
+import socket
+from collections.abc import Iterator
+from contextlib import contextmanager
+from ipaddress import ip_address
+
+import uvicorn
+
+from charnn.errors import ConfigError, FileError
+from charnn.server.worker import Worker
+
+CONNECTIONS = 1024
+STOP_SECONDS = 3  # for answers that are on their way
+
+
+class Server(uvicorn.Server):
+    """uvicorn without its signal handlers; `stop` may be called from one."""
+
+    def __init__(self, app: object, worker: Worker) -> None:
+        super().__init__(
+            uvicorn.Config(
+                app,  # type: ignore[arg-type]  # an ASGI application
+                loop="asyncio",
+                http="h11",
+                ws="none",
+                lifespan="on",
+                log_config=None,
+                log_level="critical",
+                access_log=False,
+                proxy_headers=False,
+                server_header=False,
+                limit_concurrency=CONNECTIONS,
+                timeout_graceful_shutdown=STOP_SECONDS,
+            )
+        )
+        self._worker = worker
+
+    @contextmanager
+    def capture_signals(self) -> Iterator[None]:
+        """Leaves signals to the caller."""
+        yield
+
+    async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
+        """Ends the requests that are being written, then the connections."""
+        self._worker.close()
+        await super().shutdown(sockets)
+
+    def stop(self) -> None:
+        """Ends `run` soon."""
+        self.should_exit = True
+
+
+def listen(host: str, port: int) -> tuple[socket.socket, bool]:
+    """Returns a listening socket, and whether only this computer reaches it.
+
+    Raises:
+        ConfigError: there is no such host.
+        FileError: the port is in use, or not allowed.
+    """
+    try:
+        found = socket.getaddrinfo(host or "?", port, type=socket.SOCK_STREAM)
+        family, _, _, _, address = found[0]
+    except (OSError, UnicodeError):
+        raise ConfigError(
+            f"--host {host!r} is no address of this computer: try 127.0.0.1"
+        ) from None
+    try:
+        made = socket.create_server(address[:2], family=family, backlog=CONNECTIONS)
+    except OSError as error:
+        raise FileError(
+            f"cannot listen on port {port} of {host}: {error.strerror or error}; stop the program "
+            "that uses it, or give another --port (0: a free one)"
+        ) from None
+    return made, ip_address(str(address[0]).partition("%")[0]).is_loopback

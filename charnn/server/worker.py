@@ -1,0 +1,347 @@
+"""The worker: a thread that holds the model and writes the texts of all requests, step by step.
+
+In each step every active text chooses or is given its next token, and one batch of the model reads
+the tokens of all. An exact predictor gives each text the bits that it would get alone, so no text
+depends on the others.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import threading
+import time
+from collections import deque
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import suppress
+from dataclasses import dataclass
+from queue import Empty, SimpleQueue
+
+import numpy as np
+from numpy.typing import NDArray
+
+from charnn.config import RECENT
+from charnn.errors import CharnnError
+from charnn.generation import Model, Sampler
+from charnn.generation.batch import BatchReader
+from charnn.generation.guides import TokenBias
+from charnn.predictor import Array
+from charnn.server.assembly import Assembly, Piece, ScoredToken, valid
+from charnn.server.prefixes import Prefixes
+
+FAULT = "charnn has a fault; the terminal of the server shows more"
+PREFIX_STEP = 256  # tokens of a prompt after which its state is kept
+
+
+class RequestError(CharnnError):
+    """A request that is refused, or that failed.
+
+    Attributes:
+        status: the HTTP status.
+        param: the name of the field to blame.
+        code: a word by which a program recognises the error.
+    """
+
+    def __init__(
+        self, message: str, status: int = 400, param: str | None = None, code: str | None = None
+    ) -> None:
+        super().__init__(message)
+        self.status, self.param, self.code = status, param, code
+
+
+@dataclass(frozen=True)
+class Prompt:
+    """A prompt and the seed of the texts after it."""
+
+    text: str
+    ids: Sequence[int]
+    seed: int
+
+
+@dataclass(frozen=True)
+class Order:
+    """What to write after each prompt of a request.
+
+    Attributes:
+        count: the number of texts; text i has the index i of the prompt's seed.
+        max_tokens: the highest length of a text.
+        filters: settings of `charnn.generation.filters.FILTERS`.
+        biases: what is added to the logits of tokens.
+        stop: strings before which a text ends.
+        echo: whether a text begins with its prompt.
+        logprobs: None, or how many of the likeliest tokens are named at each place.
+    """
+
+    prompts: Sequence[Prompt]
+    count: int
+    max_tokens: int
+    filters: dict[str, float]
+    biases: dict[int, float]
+    stop: tuple[str, ...]
+    echo: bool
+    logprobs: int | None
+
+
+class Job:
+    """A request that the worker writes, and the pieces on their way to its client."""
+
+    def __init__(self, order: Order, streamed: bool, seconds: float) -> None:
+        """`streamed` pieces come one by one, others at the end; `seconds` is the limit."""
+        self.order, self.streamed = order, streamed
+        self.left = len(order.prompts) * order.count  # texts that have not ended
+        self.error: Exception | None = None
+        self.cancelled = False  # set by the client's side, read by the worker
+        self.made: list[Piece] = []
+        self._arrived: asyncio.Queue[list[Piece] | Exception | None] = asyncio.Queue()
+        self._deadline, self._seconds = time.monotonic() + seconds, seconds
+
+    @property
+    def over(self) -> bool:
+        """Tells whether there is nothing left to write."""
+        return self.cancelled or self.error is not None or self.left == 0
+
+    async def pieces(self) -> list[Piece]:
+        """Waits for the next pieces; returns none after the last.
+
+        Raises:
+            RequestError: the request failed or took too long.
+        """
+        try:
+            found = await asyncio.wait_for(
+                self._arrived.get(), max(0.0, self._deadline - time.monotonic())
+            )
+        except asyncio.TimeoutError:
+            raise RequestError(
+                f"the request took over {self._seconds:g} seconds, the limit of this server: "
+                "request fewer tokens",
+                503,
+                code="timeout",
+            ) from None
+        if isinstance(found, Exception):
+            raise found
+        while found and not self._arrived.empty():  # a slow client gets fewer, longer pieces
+            more = self._arrived.get_nowait()
+            if not isinstance(more, list):
+                self._arrived.put_nowait(more)
+                break
+            found = found + more
+        return found or []
+
+    def arrive(self, made: list[Piece], error: Exception | None, last: bool) -> None:
+        """Hands over what the worker has made, in the thread of the event loop."""
+        if made:
+            self._arrived.put_nowait(made)
+        if error or last:
+            self._arrived.put_nowait(error)
+
+
+@dataclass
+class Task:
+    """A prompt being read or a text being written.
+
+    Each of its `steps` leaves the sampler with an unread token.
+    """
+
+    job: Job
+    sampler: Sampler
+    steps: Iterator[None]
+
+
+class Worker:
+    """The thread, and the texts that it writes at once or that wait for a place."""
+
+    def __init__(
+        self,
+        model: Model,
+        threads: int | None = None,
+        report: Callable[[Exception], None] = lambda fault: None,
+    ) -> None:
+        """`threads` share the steps; `report` is told of faults of the program."""
+        self.model, self.prefixes = model, Prefixes()
+        self._reader, self._report = BatchReader(model.predictor, threads), report
+        self._predictor = model.predictor.twin(1)
+        self._arrivals: SimpleQueue[Job | None] = SimpleQueue()
+        self._active: list[Task] = []
+        self._waiting: deque[Task] = deque()
+        self._thread = threading.Thread(target=self._run, name="charnn-worker", daemon=True)
+        self._loop: asyncio.AbstractEventLoop | None = None
+
+    @property
+    def alive(self) -> bool:
+        """Tells whether the thread runs."""
+        return self._thread.is_alive()
+
+    def start(self) -> None:
+        """Starts the thread; pieces arrive in the running event loop."""
+        self._loop = asyncio.get_running_loop()
+        self._thread.start()
+
+    def submit(self, job: Job) -> None:
+        """Writes a request after those before it."""
+        self._arrivals.put(job)
+
+    def close(self) -> None:
+        """Ends all requests with an error, and the thread."""
+        self._arrivals.put(None)
+
+    def _run(self) -> None:
+        with self._reader:
+            while self._receive():
+                self._step()
+        stopping = RequestError("the server is shutting down", 503)
+        jobs = {task.job for task in (*self._active, *self._waiting)}
+        with suppress(Empty):
+            while job := self._arrivals.get_nowait():
+                jobs.add(job)
+        for job in jobs:
+            self._fail(job, stopping)
+        self._hand_over(jobs)
+
+    def _receive(self) -> bool:
+        """Takes in new requests, and waits for one if there is nothing to do; False: close."""
+        while True:
+            idle = not self._active and not self._waiting
+            try:
+                job = self._arrivals.get(block=idle)
+            except Empty:
+                return True
+            if job is None:
+                return False
+            self._waiting += [self._task(job, number) for number in range(len(job.order.prompts))]
+
+    def _step(self) -> None:
+        """Advances every active text by a token."""
+        self._active = [task for task in self._active if not task.job.over]
+        while self._waiting and len(self._active) < self._reader.size:
+            task = self._waiting.popleft()
+            if not task.job.over:
+                self._active.append(task)
+        jobs, going = {task.job for task in self._active}, []
+        for task in self._active:
+            try:
+                for _ in task.steps:
+                    going.append(task)
+                    break
+            except Exception as error:
+                self._fail(task.job, error)
+        self._active = going
+        self._hand_over(jobs)
+        try:
+            self._reader.read([task.sampler for task in going])
+        except Exception as error:
+            for job in jobs:
+                self._fail(job, error)
+            self._hand_over(jobs)
+
+    def _fail(self, job: Job, error: Exception) -> None:
+        """Ends a request with an error; a fault of the program is reported."""
+        if not isinstance(error, CharnnError):
+            self._report(error)
+            error = RequestError(FAULT, 500)
+        job.error = error if isinstance(error, RequestError) else RequestError(str(error), 500)
+
+    def _hand_over(self, jobs: set[Job]) -> None:
+        """Sends pieces to the event loop, those of all requests in one call."""
+        ready = []
+        for job in jobs:
+            if job.over or (job.streamed and job.made):
+                ready.append((job, job.made, job.error, job.over))
+                job.made = []
+        if ready and self._loop:
+            with suppress(RuntimeError):  # the loop is closed
+                self._loop.call_soon_threadsafe(_arrive, ready)
+
+    def _task(self, job: Job, number: int) -> Task:
+        """Returns the task that reads a prompt; it makes those of the texts after the prompt."""
+        sampler = Sampler(self._predictor, 0)
+        return Task(job, sampler, self._read(job, number, sampler))
+
+    def _read(self, job: Job, number: int, sampler: Sampler) -> Iterator[None]:
+        """Reads a prompt, token by token."""
+        order, prompt = job.order, job.order.prompts[number]
+        ids, scored = prompt.ids or self.model.start, list[ScoredToken]()
+        scoring = order.echo and order.logprobs is not None and len(prompt.ids) > 0
+        if order.max_tokens or scoring:
+            known = None if scoring else self.prefixes.longest(ids)
+            if known:
+                _continue(sampler, ids[: known[0]], *known[1:])
+            else:
+                sampler.feed(ids[:1])
+                scored += [ScoredToken(ids[0])] * scoring
+            for position in range(known[0] if known else 1, len(ids)):
+                if scoring:
+                    scored.append(_scored(ids[position], sampler.log_probabilities(), order))
+                elif position % PREFIX_STEP == 0:
+                    self.prefixes.keep(ids[:position], *_after(sampler))
+                sampler.unread = ids[position]
+                yield
+        writers = [self._writer(order, prompt, index) for index in range(order.count)]
+        if order.max_tokens:
+            after = _after(sampler)
+            self.prefixes.keep(ids, *after)
+            for writer in writers:
+                _continue(writer, ids, *after)
+        first = number * order.count
+        self._waiting.extendleft(
+            Task(job, writer, self._write(job, first + index, prompt, writer, scored))
+            for index, writer in reversed(list(enumerate(writers)))
+        )
+
+    def _writer(self, order: Order, prompt: Prompt, index: int) -> Sampler:
+        """Returns the sampler of a text, before its prompt."""
+        size = self._predictor.config.vocab_size
+        guides = [TokenBias(order.biases, size)] if order.biases else []
+        return Sampler(self._predictor, prompt.seed, index, order.filters, guides)
+
+    def _write(
+        self, job: Job, number: int, prompt: Prompt, sampler: Sampler, scored: list[ScoredToken]
+    ) -> Iterator[None]:
+        """Writes a text, token by token."""
+        order, tokenizer = job.order, self.model.tokenizer
+        if order.echo:
+            echo = Assembly(tokenizer)
+            tokens = [token for each in scored for token in echo.push(each.id, each)[1]]
+            job.made.append(Piece(number, valid(prompt.text), tokens + echo.flush()[1]))
+        text = Assembly(tokenizer, order.stop, len(prompt.text))
+        chosen = sampler.stream(order.max_tokens)
+        for place in range(order.max_tokens):
+            scores = None if order.logprobs is None else sampler.log_probabilities()
+            token = next(chosen)
+            shown, tokens = text.push(
+                token, None if scores is None else _scored(token, scores, order)
+            )
+            if shown or tokens:
+                job.made.append(Piece(number, shown, tokens))
+            if text.stopped:
+                break
+            if place < order.max_tokens - 1:  # the last token is not read
+                yield
+        shown, tokens = text.flush()
+        reason = "stop" if text.stopped else "length"
+        job.made.append(Piece(number, shown, tokens, (reason, sampler.tokens, sampler.nats)))
+        job.left -= 1
+
+
+def _arrive(ready: Sequence[tuple[Job, list[Piece], Exception | None, bool]]) -> None:
+    for job, made, error, last in ready:
+        job.arrive(made, error, last)
+
+
+def _after(sampler: Sampler) -> tuple[Array, Array]:
+    """Returns copies of the logits and the state after what a sampler has read."""
+    values = sampler.state_dict()
+    return values["logits"], values["state"]
+
+
+def _continue(sampler: Sampler, ids: Sequence[int], logits: Array, state: Array) -> None:
+    """Makes a new sampler continue after `ids`, which another one has read."""
+    read = {"recent": ids[-RECENT:], "logits": logits, "state": state}
+    sampler.load_state_dict({**sampler.state_dict(), **read})
+
+
+def _scored(token: int, scores: NDArray[np.float64], order: Order) -> ScoredToken:
+    """Returns a token with its log-probability and the likeliest ones."""
+    count = min(order.logprobs or 0, scores.size)
+    best = np.argpartition(-scores, count - 1)[:count] if count else np.zeros(0, np.int64)
+    best = best[np.lexsort((best, -scores[best]))]  # the likeliest first, equal ones by id
+    top = tuple(zip(best.tolist(), scores[best].tolist(), strict=True))
+    return ScoredToken(token, float(scores[token]), top)
