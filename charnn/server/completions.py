@@ -85,7 +85,8 @@ class Fields:
         if options is not None:
             if not self.stream:
                 raise RequestError("stream_options needs stream: true", param="stream_options")
-            if not isinstance(options, dict) or not set(options) <= {"include_usage"}:
+            good = isinstance(options, dict) and set(options) <= {"include_usage"}
+            if not good or not all(isinstance(value, bool) for value in options.values()):
                 raise RequestError(
                     'stream_options must be {"include_usage": true or false}',
                     param="stream_options",

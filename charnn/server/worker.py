@@ -170,6 +170,11 @@ class Worker:
         """Tells whether the thread runs."""
         return self._thread.is_alive()
 
+    @property
+    def busy(self) -> int:
+        """The number of prompts and texts that are being read or written, or wait."""
+        return len(self._active) + len(self._waiting) + self._arrivals.qsize()
+
     def start(self) -> None:
         """Starts the thread; pieces arrive in the running event loop."""
         self._loop = asyncio.get_running_loop()
