@@ -270,6 +270,9 @@ def test_a_prompt_of_another_type_is_refused(tmp_path: Path, prompt: Any) -> Non
 def test_a_bias_may_be_written_as_on_the_command_line(tmp_path: Path) -> None:
     model, how = charnn.load(made(tmp_path)), {"seed": 1, "max_tokens": 9}
     assert model.generate(bias={"a": 5}, **how) == model.generate(bias="a=5", **how)
+    for word in ("a", "a=", "=", "a=many", "a=nan"):
+        with pytest.raises(ConfigError, match="bias"):
+            model.generate(bias=word, **how)
 
 
 def test_score_of_bytes_and_unknown_characters(tmp_path: Path) -> None:

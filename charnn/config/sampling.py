@@ -7,7 +7,18 @@ from dataclasses import dataclass
 from typing import Any
 
 from charnn.config.model import MAX_VOCAB_SIZE
-from charnn.config.settings import Config, Setting, choice, number, require, setting, switch, whole
+from charnn.config.settings import (
+    Config,
+    Setting,
+    choice,
+    number,
+    require,
+    setting,
+    settings_of,
+    switch,
+    whole,
+)
+from charnn.errors import ConfigError
 
 UNTIL = ("sentence", "line", "paragraph")
 MAX_COPY = 200  # characters; four bytes each and one more stay below the depth of the index
@@ -163,7 +174,10 @@ class SamplingConfig(Config):
         if isinstance(given.get("bias"), Mapping):
             given["bias"] = list(given["bias"].items())
         elif isinstance(given.get("bias"), str):
-            given["bias"] = [parse_bias(given["bias"])]
+            try:
+                given["bias"] = [settings_of(cls)["bias"].read(given["bias"])]
+            except ConfigError as error:
+                raise ConfigError(f"bias {error}") from None
         return super().from_dict(given)
 
 

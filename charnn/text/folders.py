@@ -64,7 +64,7 @@ def text_files(folder: Path, binary_too: bool, notes: list[str]) -> list[Path]:
     """Returns the text files of a folder and of the folders in it, in natural order.
 
     Hidden files, empty and binary ones, devices, broken links and the folders of runs are left out.
-    A linked folder is followed; a folder that is reached twice is read once.
+    Links are followed; a folder or file that is reached twice is read once.
 
     Args:
         binary_too: files with NULs are texts in the encoding that was given.
@@ -75,14 +75,18 @@ def text_files(folder: Path, binary_too: bool, notes: list[str]) -> list[Path]:
         FileError: a file or folder cannot be read.
     """
     runs: list[str] = []
-    kept, empty, binary, special, others = [], [], [], [], []
-    for path in _files(folder, runs, set()):
+    kept, empty, binary, special, others, again = [], [], [], [], [], []
+    seen: set[tuple[int, int]] = set()
+    for path in _files(folder, runs, seen):
         if not path.is_file():
             special.append(path.name)
             continue
         with file_errors("read", path), path.open("rb", buffering=0) as file:
             start = file.read(BINARY_BYTES) or b""
-        if not start:
+            read_before = _is_seen(os.fstat(file.fileno()), seen)
+        if read_before:
+            again.append(path.name)
+        elif not start:
             empty.append(path.name)
         elif other := other_format(start, str(path)):
             others.append(f"{path.name} is {other}")
@@ -91,7 +95,7 @@ def text_files(folder: Path, binary_too: bool, notes: list[str]) -> list[Path]:
         else:
             kept.append(path)
     kinds = {"empty: ": empty, "binary: ": binary, "not a file: ": special}
-    kinds |= {"the run of a model: ": runs, "": others}
+    kinds |= {"the run of a model: ": runs, "a second link: ": again, "": others}
     left_out = []
     for what, names in kinds.items():
         more = f" and {len(names) - MOST_NAMED:,} others" if len(names) > MOST_NAMED else ""
@@ -109,9 +113,8 @@ def _files(folder: Path, runs: list[str], seen: set[tuple[int, int]]) -> Iterato
     with file_errors("read", folder):
         status = folder.stat()
         names = [name for name in os.listdir(folder) if not name.startswith(".")]
-    if (status.st_dev, status.st_ino) in seen:
+    if _is_seen(status, seen):
         return
-    seen.add((status.st_dev, status.st_ino))
     if MODELS.intersection(names) or ("lock" in names and RUN_FILES.issuperset(names)):
         runs.append(folder.name)
         return
@@ -120,6 +123,14 @@ def _files(folder: Path, runs: list[str], seen: set[tuple[int, int]]) -> Iterato
             yield from _files(path, runs, seen)
         else:
             yield path
+
+
+def _is_seen(status: os.stat_result, seen: set[tuple[int, int]]) -> bool:
+    """Tells whether a file or folder was reached before; adds it to `seen`."""
+    identity = status.st_dev, status.st_ino
+    known = identity in seen
+    seen.add(identity)
+    return known
 
 
 def _is_unicode(start: bytes) -> bool:

@@ -370,6 +370,7 @@ def test_ctrl_c_stops_the_model_and_not_the_desk(open_desk, tmp_path):
     assert size + 5 == len((tmp_path / "b.txt").read_bytes())
     desk.type("\x03")
     desk.until("/quit leaves")
+    desk.until("main>")
     desk.say("/save a.desk")
     desk.type("\x04")
     assert 0 == desk.end()

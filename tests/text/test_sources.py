@@ -126,6 +126,17 @@ def test_a_linked_folder_is_followed_once() -> None:
     assert b"b\nz\n" == whole("folder")
 
 
+def test_a_file_with_several_links_is_read_once() -> None:
+    put("elsewhere.txt", "e\n")
+    put("folder/b/a.txt", "a\n")
+    os.link("folder/b/a.txt", "folder/c.txt")
+    for link, target in {"d.txt": "b/a.txt", "e.txt": "../elsewhere.txt"}.items():
+        Path("folder", link).symlink_to(target)
+    assert b"a\ne\n" == whole("folder")
+    (note,) = open_source(["folder"]).notes
+    assert "c.txt, d.txt" in note
+
+
 def test_many_files_left_out_are_named_in_part() -> None:
     put("folder/a.txt", "a\n")
     for number in range(9):
