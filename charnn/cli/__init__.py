@@ -64,20 +64,6 @@ app = typer.Typer(
 )
 
 
-@app.callback(invoke_without_command=True)
-def _charnn(
-    context: typer.Context,
-    version: Annotated[bool, typer.Option("--version", help="Print the version.")] = False,
-    debug: Annotated[
-        bool, typer.Option("--debug", help="Show tracebacks (also: CHARNN_DEBUG=1).")
-    ] = False,
-) -> None:
-    if version:
-        typer.echo(f"charnn {__version__}")
-    elif context.invoked_subcommand is None:
-        put(*START.splitlines())
-
-
 def guarded(command: Callable[..., None]) -> Callable[..., None]:
     """Wraps a command so that every error becomes one line and an exit code."""
 
@@ -103,6 +89,21 @@ def guarded(command: Callable[..., None]) -> Callable[..., None]:
             LIVE.clear()
 
     return run
+
+
+@app.callback(invoke_without_command=True)
+@guarded
+def _charnn(
+    context: typer.Context,
+    version: Annotated[bool, typer.Option("--version", help="Print the version.")] = False,
+    debug: Annotated[
+        bool, typer.Option("--debug", help="Show tracebacks (also: CHARNN_DEBUG=1).")
+    ] = False,
+) -> None:
+    if version:
+        put(f"charnn {__version__}")
+    elif context.invoked_subcommand is None:
+        put(*START.splitlines())
 
 
 def _remedy(command: Callable[..., None], error: UnknownCharacter) -> str:
@@ -185,6 +186,9 @@ def main() -> None:
     if "--debug" in options:
         os.environ["CHARNN_DEBUG"] = "1"
         sys.argv.remove("--debug")
+    if sys.stdout is None and {"-h", "--help"}.intersection(options):
+        say("error: stdout is closed: there is nowhere to print the help", "31")
+        sys.exit(1)
     try:
         # In standalone_mode typer prints a usage error in four lines.
         sys.exit(app(prog_name="charnn", standalone_mode=False))
@@ -195,7 +199,7 @@ def main() -> None:
             traceback.print_exc()
         say(f"error: {usage_line(error, words)}", "31")
         sys.exit(error.exit_code)
-    except OSError as error:  # from help and version, which typer prints
+    except OSError as error:  # from help, which typer prints
         give_up_stdout()
         say(f"error: cannot write to stdout: {error.strerror or error}", "31")
         sys.exit(1)

@@ -36,6 +36,10 @@ SPEAKING = (
     ("runs",),
     ("show", "book"),
     ("corpus",),
+    (),
+    ("--version",),
+    ("--help",),
+    ("sample", "--help"),
 )
 
 
