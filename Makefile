@@ -59,7 +59,7 @@ clean: ## remove what make and the tools made; texts and runs stay
 	@touch $@
 
 # PyTorch goes first and alone, so that its index is asked for nothing else.
-.venv/installed: .venv/created pyproject.toml constraints.txt
+.venv/installed: .venv/created pyproject.toml setup.py constraints.txt
 ifneq ($(TORCH_INDEX),)
 	$(PIP) install --no-deps --retries 1 --timeout 15 --index-url $(TORCH_INDEX) \
 	  -c constraints.txt torch || \

@@ -60,6 +60,14 @@ NOT_RUN = {
 # Flags of other programs that a page may name.
 OTHER_FLAGS = {
     "--index-url": "pip",
+    "--extra-index-url": "pip",
+    "--find-links": "pip",
+    "--no-deps": "pip",
+    "--no-index": "pip",
+    "--pip-args": "pipx",
+    "--excludes": "uv",
+    "--torch-backend": "uv",
+    "--strict": "twine",
     "--prompt": "an exported program",
     "--about": "the same",
     "--tasks": "lm_eval",
@@ -206,6 +214,7 @@ def flags_of(command: Any) -> set[str]:
         "README.md",
         "CONTRIBUTING.md",
         "docs/guide.md",
+        "docs/install.md",
         "docs/benchmarks.md",
         "docs/texts.md",
         "docs/writers.md",

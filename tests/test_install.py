@@ -110,7 +110,7 @@ def install(tmp_path: Path) -> Callable[[Path], Callable[..., str]]:
     def install(wheel: Path) -> Callable[..., str]:
         home = tmp_path / "environment"
         run([sys.executable, "-m", "venv", "--without-pip", str(home)], tmp_path, dict(os.environ))
-        (site,) = (path for path in home.rglob("site-packages") if path.parent.name != "lib64")
+        (site,) = home.rglob("site-packages")
         borrowed = [path for path in sys.path if path.endswith("-packages")]
         (site / "borrowed.pth").write_text("\n".join(borrowed))
         (site / "sitecustomize.py").write_text(OFFLINE)

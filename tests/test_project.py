@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import sys
 from collections.abc import Iterator
 from importlib import metadata
@@ -11,6 +12,8 @@ from typing import Any
 import pytest
 from packaging.requirements import Requirement
 from packaging.utils import canonicalize_name
+
+from charnn.errors import INSTALL
 
 if sys.version_info >= (3, 11):
     import tomllib
@@ -66,6 +69,21 @@ def test_what_the_dependencies_need_is_pinned_too() -> None:
     # What only the CUDA build of PyTorch needs follows from torch's own exact pins.
     needed = {name for name in needed if not name.startswith(("cuda-", "nvidia-", "triton"))}
     assert set() == needed - set(pins_for("{}.{}".format(*sys.version_info)))
+
+
+def test_every_version_of_python_is_declared_and_tested() -> None:
+    declared = [line.rpartition(" ")[2] for line in PROJECT["classifiers"] if " :: 3." in line]
+    workflow = (ROOT / ".github/workflows/tests.yml").read_text("utf-8")
+    tested = next(line for line in workflow.splitlines() if "python: [" in line)
+    assert PYTHONS == declared == re.findall(r'"(3\.\d+)"', tested)
+
+
+def test_the_line_for_a_missing_package_names_an_extra_with_that_package() -> None:
+    for package, line in INSTALL.items():
+        if extra := re.fullmatch(r"'charnn\[(\w+)\]'", line):
+            assert package in [
+                Requirement(each).name.replace("-", "_") for each in EXTRAS[extra[1]]
+            ]
 
 
 def test_the_licence_is_mit() -> None:

@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import json
+import re
 import subprocess
 import sys
+from http.client import HTTPConnection
 from pathlib import Path
 
 import pytest
@@ -70,6 +73,23 @@ def test_exports_and_comparisons_work_without_torch(folder: Path) -> None:
     models = ["-m", "english", "-m", outputs["model"]]
     done = run(folder, "compare", "book.txt", *models, "--json")
     assert 0 == done.returncode, done.stderr
+
+
+def test_a_server_answers_without_torch(folder: Path) -> None:
+    command = [sys.executable, "-c", CHARNN, "serve", "english", "--port", "0"]
+    with subprocess.Popen(command, cwd=folder, stderr=subprocess.PIPE, text=True) as server:
+        try:
+            assert server.stderr
+            address = re.search(r"http://([\d.]+:\d+)", server.stderr.readline())
+            assert address, server.stderr.read()
+            client = HTTPConnection(address[1])
+            body = json.dumps({"prompt": "It was ", "max_tokens": 9})
+            client.request("POST", "/v1/completions", body, {"Content-Type": "application/json"})
+            answer = json.loads(client.getresponse().read())
+            client.close()
+        finally:
+            server.terminate()
+    assert 9 == answer["usage"]["completion_tokens"]
 
 
 @pytest.mark.parametrize("words", TRAINERS, ids=" ".join)
