@@ -94,4 +94,13 @@ async function describe() {
   byId("name").textContent = (await answer.json()).data[0].id;
 }
 byId("key").addEventListener("change", () => describe().then(() => showProblem(""), (error) => showProblem(error.message)));
-describe().catch((error) => showProblem(error.message));
+
+// The address can hold settings and start a text: /#prompt=Day&seed=1&length=200
+const given = new URLSearchParams(location.hash.slice(1));
+for (const id of ["prompt", "temperature", "top-p", "length", "seed"]) {
+  if (given.has(id)) byId(id).value = given.get(id);
+}
+describe().then(
+  () => given.size && byId("controls").requestSubmit(),
+  (error) => showProblem(error.message),
+);

@@ -1,0 +1,78 @@
+"""The page at `/` is safe, and writes in a browser where there is one."""
+
+from __future__ import annotations
+
+import html
+import re
+import shutil
+import subprocess
+
+import pytest
+
+from charnn.pages import source_hash
+
+BROWSERS = ("chromium", "chromium-browser", "google-chrome", "google-chrome-stable")
+CHROMIUM = next(filter(None, map(shutil.which, BROWSERS)), None)
+needs_chromium = pytest.mark.skipif(
+    not CHROMIUM, reason="there is no chromium or google-chrome on the path"
+)
+
+
+def test_the_policy_allows_only_the_scripts_and_styles_of_the_page_itself(served):
+    connection, answer = served.open("/")
+    page, policy = answer.read().decode(), answer.headers["content-security-policy"]
+    connection.close()
+    (style,) = re.findall("<style>(.*?)</style>", page, re.DOTALL)
+    (script,) = re.findall("<script>(.*?)</script>", page, re.DOTALL)
+    rules = dict(rule.split(maxsplit=1) for rule in policy.split("; "))
+    assert "'none'" == rules["default-src"] == rules["frame-ancestors"]
+    assert "'self'" == rules["connect-src"]
+    assert (source_hash(style), source_hash(script)) == (rules["style-src"], rules["script-src"])
+    assert not re.search(r"(?:src|href)=\"(?!data:)", page)
+
+
+def browse(served, fragment, folder, sign):
+    """The document after the page has done what its address says, which `sign` tells.
+
+    The browser's clock may run out while an answer is under way, so it gets several chances.
+    """
+    command = [
+        *(str(CHROMIUM), "--headless", "--no-sandbox", "--disable-gpu", "--no-first-run"),
+        *("--disable-background-networking", "--disable-component-update", "--disable-sync"),
+        *("--disable-default-apps", "--disable-extensions", "--disable-dev-shm-usage"),
+        *(f"--user-data-dir={folder / 'profile'}", "--virtual-time-budget=20000", "--dump-dom"),
+        f"http://127.0.0.1:{served.port}/#{fragment}",
+    ]
+    for _ in range(6):
+        done = subprocess.run(command, capture_output=True, encoding="utf-8", timeout=100)
+        if re.search(sign, done.stdout):
+            break
+    return done.stdout
+
+
+def text_in(document):
+    found = re.search(r'<div id="text"[^>]*>(.*?)</div>', document, re.DOTALL)
+    assert found, document
+    return html.unescape(found[1])
+
+
+@needs_chromium
+@pytest.mark.slow
+def test_a_browser_writes_what_the_model_writes(served, tmp_path):
+    document = browse(served, "prompt=bad&seed=4&length=120&temperature=0.9", tmp_path, "tokens in")
+    expected = served.model.generate("bad", echo=True, seed=4, max_tokens=120, temperature=0.9)
+    assert expected == text_in(document)
+    assert "120 tokens in" in document
+    assert '<h1 id="name">small</h1>' in document
+
+
+@needs_chromium
+@pytest.mark.slow
+def test_a_browser_shows_a_refusal_and_asks_for_the_key(served, serve, tmp_path):
+    alert = r'role="alert">[^<]*{}[^<]*</div>'
+    document = browse(served, "prompt=z", tmp_path, alert.format("prompt: "))
+    assert re.search(alert.format("prompt: "), document)
+    locked = serve(key="secret")
+    document = browse(locked, "prompt=bad", tmp_path / "locked", alert.format("API key"))
+    assert re.search(alert.format("API key"), document)
+    assert re.search(r'<div class="field wide" id="key-field">', document)
