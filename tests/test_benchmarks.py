@@ -21,6 +21,7 @@ import pytest
 import quality
 import scale
 import scorer
+import serve
 import speed
 import torch
 import verbatim
@@ -349,7 +350,7 @@ def test_the_text_that_is_tokenized_is_ascii_of_the_size_asked_for() -> None:
     assert 65 == len(harness.SYMBOLS)
 
 
-@pytest.mark.parametrize("script", [experiments, finetune, quality, scale, speed])
+@pytest.mark.parametrize("script", [experiments, finetune, quality, scale, serve, speed])
 def test_help_says_how_to_run_it(
     script: object, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -485,3 +486,16 @@ def test_scale_trains_with_real_processes_and_prints_both_tables(
     measured, calculated = ([float(cell.replace(",", "")) for cell in row[1:]] for row in rows)
     assert all(speed > 0 for speed in measured)
     assert len(calculated) == 7
+
+
+@pytest.mark.slow
+def test_serve_asks_a_real_server_and_prints_both_tables(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    words = ["serve.py", "--requests", "4", "--tokens", "5", "--repeats", "1", "--memory", "100"]
+    monkeypatch.setattr(sys, "argv", [*words, "--clients", "1", "3"])
+    serve.main()
+    table = capsys.readouterr().out
+    for name in ("1 client, whole", "3 clients, streamed"):
+        assert f"| serve, {name} | " in table
+    assert "| 100 | " in table

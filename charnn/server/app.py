@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import hmac
 import json
+import time
 from collections import defaultdict
 from collections.abc import AsyncIterator, Callable, Coroutine
 from contextlib import asynccontextmanager
@@ -167,7 +168,8 @@ class Endpoints:
         self._service, self._worker, self._limits = service, worker, limits
         self._running: set[Job] = set()
         name = service.name
-        self._facts = {"id": name, "object": "model", "created": 0, "owned_by": "charnn"}
+        began = int(time.time())
+        self._facts = {"id": name, "object": "model", "created": began, "owned_by": "charnn"}
         self._page, self._policy = make_page()
 
     def routes(self) -> list[Route]:
@@ -217,8 +219,8 @@ class Endpoints:
                 code="rate_limit_exceeded",
             )
         job = Job(order, read.stream, self._limits.timeout)
-        self._running.add(job)
         self._worker.submit(job)
+        self._running.add(job)
         if read.stream:
             return EventStream(self._events(read, order, job), lambda: self._end(job))
         try:
@@ -235,7 +237,7 @@ class Endpoints:
         """Yields the events of a stream; an error is the last one."""
         head, endings = self._service.head(), []
         try:
-            while pieces := await job.pieces():
+            async for pieces in job.arrivals():
                 texts: dict[int, list[Piece]] = defaultdict(list)
                 for piece in pieces:
                     texts[piece.text].append(piece)
@@ -270,10 +272,7 @@ class Endpoints:
 
 
 async def _all_pieces(job: Job) -> list[Piece]:
-    found: list[Piece] = []
-    while pieces := await job.pieces():
-        found += pieces
-    return found
+    return [piece async for pieces in job.arrivals() for piece in pieces]
 
 
 async def unless_gone(request: Request, work: Coroutine[Any, Any, list[Piece]]) -> list[Piece]:

@@ -11,7 +11,7 @@ import asyncio
 import threading
 import time
 from collections import deque
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import AsyncIterator, Callable, Iterator, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from queue import Empty, SimpleQueue
@@ -30,6 +30,8 @@ from charnn.server.prefixes import Prefixes
 
 FAULT = "charnn has a fault; the terminal of the server shows more"
 PREFIX_STEP = 256  # tokens of a prompt after which its state is kept
+# What the worker hands over: pieces, an error, and whether nothing follows.
+Arrival = tuple[list[Piece], Exception | None, bool]
 
 
 class RequestError(CharnnError):
@@ -91,7 +93,7 @@ class Job:
         self.error: Exception | None = None
         self.cancelled = False  # set by the client's side, read by the worker
         self.made: list[Piece] = []
-        self._arrived: asyncio.Queue[list[Piece] | Exception | None] = asyncio.Queue()
+        self.arrived: asyncio.Queue[Arrival] = asyncio.Queue()
         self._deadline, self._seconds = time.monotonic() + seconds, seconds
 
     @property
@@ -99,39 +101,31 @@ class Job:
         """Tells whether there is nothing left to write."""
         return self.cancelled or self.error is not None or self.left == 0
 
-    async def pieces(self) -> list[Piece]:
-        """Waits for the next pieces; returns none after the last.
+    async def arrivals(self) -> AsyncIterator[list[Piece]]:
+        """Yields the pieces as they come, several together to a slow client.
 
         Raises:
             RequestError: the request failed or took too long.
         """
-        try:
-            found = await asyncio.wait_for(
-                self._arrived.get(), max(0.0, self._deadline - time.monotonic())
-            )
-        except asyncio.TimeoutError:
-            raise RequestError(
-                f"the request took over {self._seconds:g} seconds, the limit of this server: "
-                "request fewer tokens",
-                503,
-                code="timeout",
-            ) from None
-        if isinstance(found, Exception):
-            raise found
-        while found and not self._arrived.empty():  # a slow client gets fewer, longer pieces
-            more = self._arrived.get_nowait()
-            if not isinstance(more, list):
-                self._arrived.put_nowait(more)
-                break
-            found = found + more
-        return found or []
-
-    def arrive(self, made: list[Piece], error: Exception | None, last: bool) -> None:
-        """Hands over what the worker has made, in the thread of the event loop."""
-        if made:
-            self._arrived.put_nowait(made)
-        if error or last:
-            self._arrived.put_nowait(error)
+        last = False
+        while not last:
+            left = self._deadline - time.monotonic()
+            try:
+                pieces, error, last = await asyncio.wait_for(self.arrived.get(), max(0.0, left))
+            except asyncio.TimeoutError:
+                raise RequestError(
+                    f"the request took over {self._seconds:g} seconds, the limit of this server: "
+                    "request fewer tokens",
+                    503,
+                    code="timeout",
+                ) from None
+            while not self.arrived.empty():
+                more, error, last = self.arrived.get_nowait()
+                pieces = pieces + more
+            if pieces:
+                yield pieces
+            if error:
+                raise error
 
 
 @dataclass
@@ -159,7 +153,7 @@ class Worker:
         self.model, self.prefixes = model, Prefixes()
         self._reader, self._report = BatchReader(model.predictor, threads), report
         self._predictor = model.predictor.twin(1)
-        self._arrivals: SimpleQueue[Job | None] = SimpleQueue()
+        self._requests: SimpleQueue[Job | None] = SimpleQueue()
         self._active: list[Task] = []
         self._waiting: deque[Task] = deque()
         self._thread = threading.Thread(target=self._run, name="charnn-worker", daemon=True)
@@ -173,7 +167,7 @@ class Worker:
     @property
     def busy(self) -> int:
         """The number of prompts and texts that are being read or written, or wait."""
-        return len(self._active) + len(self._waiting) + self._arrivals.qsize()
+        return len(self._active) + len(self._waiting) + self._requests.qsize()
 
     def start(self) -> None:
         """Starts the thread; pieces arrive in the running event loop."""
@@ -181,24 +175,27 @@ class Worker:
         self._thread.start()
 
     def submit(self, job: Job) -> None:
-        """Writes a request after those before it."""
-        self._arrivals.put(job)
+        """Writes a request after those before it; raises RequestError if the thread has ended."""
+        if not self.alive:
+            raise RequestError("the server cannot write any more: start it again", 503)
+        self._requests.put(job)
 
     def close(self) -> None:
         """Ends all requests with an error, and the thread."""
-        self._arrivals.put(None)
+        self._requests.put(None)
 
     def _run(self) -> None:
-        with self._reader:
-            while self._receive():
-                self._step()
-        stopping = RequestError("the server is shutting down", 503)
+        try:
+            with self._reader:
+                while self._receive():
+                    self._step()
+        except Exception as fault:
+            self._report(fault)
         jobs = {task.job for task in (*self._active, *self._waiting)}
-        with suppress(Empty):
-            while job := self._arrivals.get_nowait():
-                jobs.add(job)
+        while not self._requests.empty():
+            jobs |= {job for job in [self._requests.get()] if job}
         for job in jobs:
-            self._fail(job, stopping)
+            self._fail(job, RequestError("the server is shutting down", 503))
         self._hand_over(jobs)
 
     def _receive(self) -> bool:
@@ -206,7 +203,7 @@ class Worker:
         while True:
             idle = not self._active and not self._waiting
             try:
-                job = self._arrivals.get(block=idle)
+                job = self._requests.get(block=idle)
             except Empty:
                 return True
             if job is None:
@@ -246,10 +243,10 @@ class Worker:
 
     def _hand_over(self, jobs: set[Job]) -> None:
         """Sends pieces to the event loop, those of all requests in one call."""
-        ready = []
+        ready: list[tuple[Job, Arrival]] = []
         for job in jobs:
             if job.over or (job.streamed and job.made):
-                ready.append((job, job.made, job.error, job.over))
+                ready.append((job, (job.made, job.error, job.over)))
                 job.made = []
         if ready and self._loop:
             with suppress(RuntimeError):  # the loop is closed
@@ -326,9 +323,9 @@ class Worker:
         job.left -= 1
 
 
-def _arrive(ready: Sequence[tuple[Job, list[Piece], Exception | None, bool]]) -> None:
-    for job, made, error, last in ready:
-        job.arrive(made, error, last)
+def _arrive(ready: list[tuple[Job, Arrival]]) -> None:
+    for job, arrival in ready:
+        job.arrived.put_nowait(arrival)
 
 
 def _after(sampler: Sampler) -> tuple[Array, Array]:
