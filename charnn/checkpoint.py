@@ -92,6 +92,11 @@ class Checkpoint:
         """Warnings for people about what the network is mixed with."""
         return self.ngrams.cautions() if self.ngrams else []
 
+    @property
+    def mixture_contents(self) -> str | None:
+        """What the network is mixed with holds of the training text; None for a network alone."""
+        return self.ngrams.contents() if self.ngrams else None
+
     def mixture_facts(self) -> dict[str, Any]:
         """Returns a JSON key for what the network can be mixed with, and its facts or None."""
         return {"ngrams": self.ngrams.facts() if self.ngrams else None}

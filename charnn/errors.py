@@ -10,6 +10,7 @@ from contextlib import contextmanager
 # Package -> what pip is given to install it, where that is not the name of the package. On Linux
 # the package index serves PyTorch as a CUDA build of several GB.
 INSTALL = {
+    "huggingface_hub": "'charnn[hub]'",
     "onnx": "'charnn[onnx]'",
     "outlines_core": "'charnn[regex]'",
     "starlette": "'charnn[serve]'",

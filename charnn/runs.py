@@ -16,6 +16,7 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
+from charnn import hub
 from charnn.bases import BASES
 from charnn.config.names import is_name, to_name
 from charnn.errors import BusyError, ConfigError, FileError, did_you_mean
@@ -334,15 +335,18 @@ def find_run(root: Path, name: str | None) -> Run:
 def find_model(model: str | os.PathLike[str] | None, root: Path) -> Path:
     """Returns the file that MODEL means: a run's folder, a run, a base, a file; None: the newest.
 
-    A run that has the name of a base hides the base; both hide a file of that name, which may be
-    the text that the run was trained on.
+    A name such as hf:OWNER/NAME is downloaded from the Hub. A run that has the name of a base hides
+    the base; both hide a file of that name, which may be the text that the run was trained on.
 
     Raises:
         FileError: there is no such model.
+        CharnnError: see `charnn.hub.download`.
     """
     if model is None:
         return find_run(root, None).model
     model = os.fspath(model)
+    if hub.is_hub_name(model):
+        return hub.download(model)
     path = Path(model)
     # os.path: pathlib raises for a name that is too long
     is_folder = os.path.isdir(model)

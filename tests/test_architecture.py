@@ -16,7 +16,7 @@ import pytest
 ROOT = Path(__file__).resolve().parent.parent
 
 PLAIN = {"errors", "version"}
-GROUND = PLAIN | {"config", "tensor_file", "text", "checkpoint", "runs"}
+GROUND = PLAIN | {"config", "tensor_file", "text", "checkpoint", "hub", "runs"}
 # Room -> the rooms, or single modules of a room, that it may import.
 MAY_IMPORT = {
     "errors": set(),
@@ -26,7 +26,8 @@ MAY_IMPORT = {
     "tensor_file": PLAIN,
     "text": PLAIN | {"config", "tensor_file"},
     "checkpoint": PLAIN | {"config", "tensor_file", "ngrams.section"},
-    "runs": PLAIN | {"bases", "config", "tensor_file"},
+    "hub": PLAIN | {"tensor_file"},
+    "runs": PLAIN | {"bases", "config", "hub", "tensor_file"},
     "bases": GROUND | {"evaluation", "model", "ngrams", "training"},
     "model": {"config", "errors"},
     "predictor": {"config", "errors"},
@@ -69,6 +70,7 @@ ROOFS = {"__init__", "__main__", "cli"}
 # Package -> the rooms that may import it. Anything else must come with Python.
 PACKAGES = {
     "charset_normalizer": {"text"},
+    "huggingface_hub": {"hub"},
     "jinja2": {"pages"},  # which only export, report and server import
     "numpy": {*MAY_IMPORT, *ROOFS} - {"errors", "version", "config", "pages"},
     "onnx": {"export"},

@@ -8,6 +8,7 @@ from typing import Annotated, Any
 
 import typer
 
+from charnn import hub
 from charnn.cli.console import print_json, tell, warn
 from charnn.cli.model import model_path, note_network_alone
 from charnn.cli.options import (
@@ -42,10 +43,19 @@ def export(
     browse: Annotated[
         bool, typer.Option("--open", help="With --to html: open the page in the browser.")
     ] = False,
+    license: Annotated[
+        str | None,
+        typer.Option(
+            "--license",
+            metavar="ID",
+            help="With --to hub: licence of the model, such as mit or cc0-1.0. [default: other]",
+            show_default=False,
+        ),
+    ] = None,
     as_json: JsonOption = False,
     checkpoints: CheckpointsOption = DEFAULT_CHECKPOINTS,
 ) -> None:
-    """Export a model as a C program, a web page, or a file to share.
+    """Export a model as a program, a web page, or a file to share.
 
     \b
     charnn export --to html --open
@@ -56,6 +66,9 @@ def export(
     from charnn.export import exporter
 
     chosen = exporter(to)
+    options = {} if license is None else {"license": license}
+    if options.keys() - set(chosen.options):
+        raise ConfigError(f"--license stands on the card of a model: use --to hub, got --to {to}")
     if browse and chosen.suffix != ".html":
         raise ConfigError(f"--open shows a page in the browser: use --to html, got --to {to}")
     path = model_path(model, checkpoints)
@@ -67,7 +80,7 @@ def export(
     saved = load(path)
     if chosen.network_only:
         note_network_alone(saved, str(target))
-    chosen.write(saved, name, target)
+    chosen.write(saved, name, target, **options)
     facts: dict[str, Any] = {
         "format": to,
         "path": str(target),
@@ -110,9 +123,10 @@ def check_output(path: Path, suffix: str, force: bool) -> None:
 
 
 def name_of(path: Path) -> str:
-    """Returns the name of a model: its run's, or of a file outside a run its own."""
-    absolute = path.absolute()
-    return absolute.parent.name if path.stem in ("best", "last") else path.stem
+    """Returns the name of a model: its run's or repository's, or of another file its own."""
+    if path.stem in ("best", "last"):
+        return path.absolute().parent.name
+    return hub.name_of(path) or path.stem
 
 
 def size_of(path: Path) -> int:

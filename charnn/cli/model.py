@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from charnn.cli.console import note, tell, warn
+from charnn.cli.console import note, show_live, tell, warn
 
 if TYPE_CHECKING:
     from charnn.checkpoint import Checkpoint
@@ -19,16 +19,21 @@ if TYPE_CHECKING:
 def model_path(model: str | None, checkpoints: Path) -> Path:
     """Returns the file that MODEL means.
 
-    Tells which of several runs was chosen if `model` is None, warns if the model is untrained, and
-    notes a run that hides the base of the same name.
+    Tells which of several runs was chosen if `model` is None, and the commit of a model of the Hub.
+    Warns if the model is untrained, and notes a run that hides the base of the same name.
 
     Raises:
         FileError: there is no such model.
     """
+    from charnn import hub
     from charnn.bases import BASES
     from charnn.runs import Run, find_model, is_untrained, list_runs, step_of
 
+    if model and hub.is_hub_name(model):
+        show_live(f"reading {model}")
     path = find_model(model, checkpoints)
+    if model and hub.is_hub_name(model) and hub.commit_of(path) not in model:
+        tell(f"model {model.partition('@')[0]}@{hub.commit_of(path)}")
     if model is None:
         run, step = Run(checkpoints, path.parent.name), step_of(path)
         facts = [] if step is None else [f"step {step:,}"]

@@ -35,7 +35,7 @@ from charnn.cli.plan import describe, show_plan
 from charnn.cli.plot import columns_of, learning_curves
 from charnn.cli.signals import OrderlyEnd
 from charnn.cli.write import write
-from charnn.config import LineConfig, TrainOptions
+from charnn.config import TrainOptions
 from charnn.config.settings import Config, require, switch
 from charnn.config.training import COMMON, PROGRESS
 from charnn.errors import CharnnError, ConfigError
@@ -285,10 +285,8 @@ def _tell_a_sample(trainer: Trainer) -> None:
     seed = trainer.config.seed
     try:
         model = Model.load(trainer.home.model)
-        if trainer.config.lines:
-            text = "\n".join(line.text for line in model.lines(LineConfig(SAMPLE_LINES), seed=seed))
-        else:
-            text = model.generate(max_tokens=SAMPLE_CHARS, seed=seed)[:SAMPLE_CHARS]
+        text = model.example(SAMPLE_CHARS, SAMPLE_LINES, seed)
+        text = text if model.of_lines else text[:SAMPLE_CHARS]
     except CharnnError as error:
         warn(f"no sample: {error}")
         return

@@ -6,12 +6,11 @@ To add an exporter, add a module and its line in `EXPORTERS`.
 from __future__ import annotations
 
 from collections.abc import Callable
-from pathlib import Path
 from typing import NamedTuple
 
-from charnn.checkpoint import Checkpoint
 from charnn.errors import ConfigError
 from charnn.export.c_program import write_program
+from charnn.export.hub_folder import write_hub_folder
 from charnn.export.model_file import write_model_file
 from charnn.export.onnx_graph import OPSET, write_onnx
 from charnn.export.page import write_page
@@ -22,17 +21,19 @@ class Exporter(NamedTuple):
 
     Attributes:
         suffix: the suffix of the output's name; "" for a folder.
-        write: writes the output from a model and its name, whole or not at all.
+        write: writes the output from a model, its name and the path, whole or not at all.
         then: what a person does with the output, which is ``{path}``.
         content: what the output is, in a few words.
         network_only: whether the output leaves out what the network is mixed with.
+        options: keyword arguments of `write` that the command has as options.
     """
 
     suffix: str
-    write: Callable[[Checkpoint, str, Path], None]
+    write: Callable[..., None]
     then: str
     content: str = ""
     network_only: bool = False
+    options: tuple[str, ...] = ()
 
 
 EXPORTERS: dict[str, Exporter] = {
@@ -53,6 +54,13 @@ EXPORTERS: dict[str, Exporter] = {
         write_page,
         "open {path} in a browser; it needs no network",
         "an offline page that samples",
+    ),
+    "hub": Exporter(
+        "",
+        write_hub_folder,
+        "upload it: hf upload OWNER/NAME {path}; then: charnn sample -m hf:OWNER/NAME",
+        "a folder for the Hugging Face Hub",
+        options=("license",),
     ),
     "onnx": Exporter(
         ".onnx",

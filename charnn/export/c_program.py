@@ -20,9 +20,9 @@ from charnn.config import GATES, STATES, for_cell
 from charnn.engines.int8 import Product
 from charnn.engines.weights import Arrangement, Matrix, arrange, quantise
 from charnn.errors import FileError
+from charnn.export.folder import exported_folder
 from charnn.ngrams.section import MixtureWeights
 from charnn.ngrams.tree import NGramTree, tree_and_weights
-from charnn.tensor_file import file_errors, replacing_folder
 from charnn.text.tokenizers import Tokenizer, tokenizer_from_dict
 
 HERE = Path(__file__).parent
@@ -92,13 +92,7 @@ def write_program(checkpoint: Checkpoint, name: str, output: Path) -> None:
         FileError: the folder cannot be written, or `output` has files that are no program's.
     """
     files, _ = c_files(checkpoint)
-    if output.exists():
-        here = {path.name for path in output.iterdir()} if output.is_dir() else {output.name}
-        if here - files.keys() - {BUILT}:
-            raise FileError(f"{output} holds other files than an exported program: give another -o")
-    with file_errors("create", output.parent):
-        output.parent.mkdir(parents=True, exist_ok=True)
-    with replacing_folder(output) as folder:
+    with exported_folder(output, {*files, BUILT}, "an exported program") as folder:
         for file, text in files.items():
             (folder / file).write_text(text, "utf-8")
 

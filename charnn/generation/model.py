@@ -276,6 +276,17 @@ class Model:
         """Returns the whole text; the options are those of `stream`."""
         return "".join(self.stream(prompt, **options))
 
+    def example(self, tokens: int, lines: int, seed: int, **settings: Any) -> str:
+        """Returns a text of `tokens` without a prompt; of a model of lines, that many `lines`.
+
+        Raises:
+            CharnnError: see `stream`.
+        """
+        if self.of_lines:
+            config = SamplingConfig.from_dict(settings)
+            return "\n".join(line.text for line in self.lines(LineConfig(lines), config, seed))
+        return self.generate(max_tokens=tokens, seed=seed, **settings)
+
 
 def _load_again(digest: str, path: Path, *options: Any) -> Model:
     """Loads a model in another process.

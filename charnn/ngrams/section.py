@@ -98,6 +98,14 @@ class NGramSection:
             f"samples are mostly the work of the {'n-grams' if self.dominate else 'network'}"
         )
 
+    def contents(self) -> str:
+        """Returns what the n-grams hold of the training text, for people."""
+        return (
+            f"n-grams, which contain the training text in pieces of up to {self.order} symbols. "
+            "Share the model only where you would share the text; a model trained with --ngram 0 "
+            "has none"
+        )
+
     def cautions(self) -> list[str]:
         """Returns warnings for people: the n-grams dominate, or little text decided the weights."""
         found = []

@@ -88,6 +88,18 @@ def _number_rows(info: dict[str, Any], table: dict[str, tuple[str, str]]) -> Row
     return [(name, form.format(value)) for name, (value, form) in found.items() if value]
 
 
+def score_rows(info: dict[str, Any]) -> list[tuple[str, ...]]:
+    """Returns protocol, nats per token, bits per character and bits per byte of each score."""
+    rows = []
+    for key in ("carried", "cold_256", "lines"):
+        names = ("nats_per_token", "bits_per_char", "bits_per_byte")
+        found = [find_number(info, "results", key, name) for name in names]
+        if found[0] is not None:
+            losses = ("–" if each is None else f"{each:.4f}" for each in found)
+            rows.append((key.replace("_", "-"), *losses))
+    return rows
+
+
 def settings(info: dict[str, Any]) -> Rows:
     """Returns the settings of the recipe: numbers, yes or no, and words that cannot be a path."""
     recipe = find_value(info, "recipe")

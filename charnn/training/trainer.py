@@ -15,7 +15,7 @@ import torch
 
 from charnn import checkpoint as checkpoints
 from charnn.checkpoint import Checkpoint, TrainingState
-from charnn.config import LineConfig, ModelConfig, TrainConfig
+from charnn.config import ModelConfig, TrainConfig
 from charnn.errors import CharnnError, ConfigError, DamagedFile, FileError, TrainingError
 from charnn.evaluation import Score, predictor_of
 from charnn.generation.model import Model
@@ -287,11 +287,7 @@ class Trainer:
     def _sample(self) -> Iterator[Event]:
         try:
             model = Model.from_checkpoint(self.checkpoint(training=False))
-            if self.config.lines:
-                drawn = model.lines(LineConfig(SAMPLE_LINES), seed=self.config.seed)
-                text = "\n".join(line.text for line in drawn)
-            else:
-                text = model.generate(max_tokens=SAMPLE_TOKENS, seed=self.config.seed)
+            text = model.example(SAMPLE_TOKENS, SAMPLE_LINES, self.config.seed)
         except CharnnError as error:  # the weights overflowed, which `_guard` handles
             yield from self._report(Warned(self.step, f"no sample: {error}"))
         else:

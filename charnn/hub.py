@@ -1,0 +1,151 @@
+"""Models of the Hugging Face Hub, by names such as ``hf:OWNER/NAME`` or ``hf:OWNER/NAME@REVISION``.
+
+The package huggingface_hub downloads files into its cache, from which they are read without a
+network too. Nothing in a repository is executed.
+"""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+from typing import Any, NoReturn
+
+from charnn.errors import ConfigError, DamagedFile, FileError, needed
+from charnn.tensor_file import file_errors, parse_json, read_header, regular
+from charnn.version import __version__
+
+PREFIX = "hf:"
+MODEL, CONFIG = "model.safetensors", "config.json"
+MODEL_TYPE = "charnn"  # in config.json
+MAX_CONFIG_BYTES = 1 << 20
+NAME = re.compile(
+    r"hf:(?P<repository>[\w-][\w.-]*/[\w-][\w.-]*)(@(?P<revision>[\w-][\w.-]*(/[\w-][\w.-]*)*))?",
+    re.ASCII,
+)
+
+
+def is_hub_name(model: str) -> bool:
+    """Tells whether MODEL names a repository of the Hub."""
+    return model.startswith(PREFIX)
+
+
+def download(model: str) -> Path:
+    """Returns the model file of a repository, in the cache of huggingface_hub.
+
+    The revision, by default the newest one, is resolved to a commit, from which all files are read.
+
+    Raises:
+        MissingPackage: huggingface_hub is not installed.
+        ConfigError: `model` is not written as a name on the Hub is.
+        FileError: there is no such repository or revision, no charnn model is in it, or there is
+            neither a network nor a copy in the cache.
+        DamagedFile: the files of the repository do not belong together.
+    """
+    parts = NAME.fullmatch(model)
+    if not parts:
+        raise ConfigError(
+            f"{model[:80]!r} names no model of the Hub: write hf:OWNER/NAME, or "
+            "hf:OWNER/NAME@REVISION with a commit, branch or tag"
+        )
+    config = _fetch(model, parts["repository"], CONFIG, parts["revision"])
+    digest = _digest_in(config, model)
+    path = _fetch(model, parts["repository"], MODEL, commit_of(config))
+    with file_errors("read", path), open(path, "rb", opener=regular) as file:
+        found = read_header(file, path).metadata.get("digest")
+    if found != digest:
+        raise DamagedFile(
+            f"{model} is damaged: {CONFIG} belongs to another model than {MODEL}; ask its owner to "
+            "upload both again"
+        )
+    return path
+
+
+def commit_of(path: Path) -> str:
+    """Returns the commit of a file in the cache of huggingface_hub."""
+    return path.parent.name
+
+
+def name_of(path: Path) -> str | None:
+    """Returns the name of the repository of a file in the cache; None for any other file."""
+    snapshots = path.parent.parent
+    if path.name != MODEL or snapshots.name != "snapshots":
+        return None
+    return snapshots.parent.name.rpartition("--")[2]
+
+
+def _fetch(model: str, repository: str, file: str, revision: str | None) -> Path:
+    """Returns a file of a repository, from the cache if it is there."""
+    with needed(model):
+        from huggingface_hub import hf_hub_download
+        from huggingface_hub.utils import (
+            are_progress_bars_disabled,
+            disable_progress_bars,
+            enable_progress_bars,
+        )
+    silent = are_progress_bars_disabled()
+    disable_progress_bars()
+    try:
+        return Path(
+            hf_hub_download(
+                repository,
+                file,
+                revision=revision,
+                library_name="charnn",
+                library_version=__version__,
+            )
+        )
+    except Exception as error:  # huggingface_hub, and the HTTP library below it, share no base
+        _explain(error, model, repository, file, revision)
+    finally:
+        if not silent:
+            enable_progress_bars()
+
+
+def _explain(
+    error: Exception, model: str, repository: str, file: str, revision: str | None
+) -> NoReturn:
+    """Raises the error that tells a person what is wrong with a download."""
+    from huggingface_hub import errors
+
+    causes = (error, error.__cause__)
+
+    def caused_by(kind: Any) -> bool:
+        return any(isinstance(each, kind) for each in causes)
+
+    if caused_by(errors.GatedRepoError):
+        why = f"its owner grants access: ask on the page of {repository}, then run 'hf auth login'"
+    elif caused_by(errors.RevisionNotFoundError):
+        why = f"{repository} has no revision {revision!r}: leave out @{revision} for the newest"
+    elif caused_by(errors.RepositoryNotFoundError):
+        why = "there is no such repository: check the name, or 'hf auth login' for a private one"
+    elif isinstance(error, errors.LocalEntryNotFoundError) or not caused_by(
+        errors.EntryNotFoundError
+    ):
+        why = (
+            "no answer from the Hub, and no copy in the cache: check the network, or give a file "
+            f"({type(error.__cause__ or error).__name__})"
+        )
+    else:
+        why = (
+            f"it holds no charnn model, {file} is missing: its owner makes one with "
+            "'charnn export --to hub'"
+        )
+    raise FileError(f"cannot read {model}: {why}") from None
+
+
+def _digest_in(path: Path, model: str) -> str:
+    """Returns the digest of the model that config.json describes."""
+    with file_errors("read", path), open(path, "rb", opener=regular) as file:
+        text = file.read(MAX_CONFIG_BYTES)
+    try:
+        config = parse_json(text.decode())
+    except ValueError:
+        config = None
+    found = config if isinstance(config, dict) else {}
+    digest = found.get("digest")
+    if found.get("model_type") != MODEL_TYPE or not isinstance(digest, str):
+        raise FileError(
+            f"cannot read {model}: it holds no charnn model, {CONFIG} describes another kind; "
+            "charnn reads what 'charnn export --to hub' writes"
+        )
+    return digest
