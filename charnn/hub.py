@@ -7,8 +7,8 @@ network too. Nothing in a repository is executed.
 from __future__ import annotations
 
 import re
+from importlib import import_module
 from pathlib import Path
-from typing import Any, NoReturn
 
 from charnn.errors import ConfigError, DamagedFile, FileError, needed
 from charnn.tensor_file import file_errors, parse_json, read_header, regular
@@ -17,6 +17,7 @@ from charnn.version import __version__
 PREFIX = "hf:"
 MODEL, CONFIG = "model.safetensors", "config.json"
 MODEL_TYPE = "charnn"  # in config.json
+COMMIT = re.compile("[0-9a-f]{40}")
 MAX_CONFIG_BYTES = 1 << 20
 NAME = re.compile(
     r"hf:(?P<repository>[\w-][\w.-]*/[\w-][\w.-]*)(@(?P<revision>[\w-][\w.-]*(/[\w-][\w.-]*)*))?",
@@ -47,9 +48,13 @@ def download(model: str) -> Path:
             f"{model[:80]!r} names no model of the Hub: write hf:OWNER/NAME, or "
             "hf:OWNER/NAME@REVISION with a commit, branch or tag"
         )
-    config = _fetch(model, parts["repository"], CONFIG, parts["revision"])
+    repository, revision = parts["repository"], parts["revision"]
+    with needed(model):
+        import_module("huggingface_hub")
+    cached_only = not _answers(model, repository, revision)
+    config = _fetch(model, repository, CONFIG, revision, cached_only)
     digest = _digest_in(config, model)
-    path = _fetch(model, parts["repository"], MODEL, commit_of(config))
+    path = _fetch(model, repository, MODEL, commit_of(config), cached_only)
     with file_errors("read", path), open(path, "rb", opener=regular) as file:
         found = read_header(file, path).metadata.get("digest")
     if found != digest:
@@ -73,15 +78,46 @@ def name_of(path: Path) -> str | None:
     return snapshots.parent.name.rpartition("--")[2]
 
 
-def _fetch(model: str, repository: str, file: str, revision: str | None) -> Path:
+def _answers(model: str, repository: str, revision: str | None) -> bool:
+    """Asks the Hub for a revision; tells whether it answers, or need not be asked.
+
+    Raises:
+        FileError: the Hub answers that there is no such repository, revision or file.
+    """
+    from huggingface_hub import errors, get_hf_file_metadata, hf_hub_url, try_to_load_from_cache
+
+    if revision and COMMIT.fullmatch(revision):
+        known = try_to_load_from_cache(repository, CONFIG, revision=revision)
+        if isinstance(known, str):
+            return True
+    try:  # hf_hub_download would wait, and repeat itself, for half a minute without a network
+        get_hf_file_metadata(hf_hub_url(repository, CONFIG, revision=revision))
+    except errors.GatedRepoError:
+        why = f"its owner grants access: ask on the page of {repository}, then run 'hf auth login'"
+    except errors.RevisionNotFoundError:
+        why = f"{repository} has no revision {revision!r}: leave out @{revision} for the newest"
+    except errors.RepositoryNotFoundError:
+        why = "there is no such repository: check the name, or 'hf auth login' for a private one"
+    except errors.EntryNotFoundError:
+        why = _missing(CONFIG)
+    except Exception:  # those of the HTTP library below have no base of huggingface_hub
+        return False
+    else:
+        return True
+    raise FileError(f"cannot read {model}: {why}")
+
+
+def _fetch(
+    model: str, repository: str, file: str, revision: str | None, cached_only: bool = False
+) -> Path:
     """Returns a file of a repository, from the cache if it is there."""
-    with needed(model):
-        from huggingface_hub import hf_hub_download
-        from huggingface_hub.utils import (
-            are_progress_bars_disabled,
-            disable_progress_bars,
-            enable_progress_bars,
-        )
+    from huggingface_hub import errors, hf_hub_download
+    from huggingface_hub.utils import (  # type: ignore[attr-defined]  # it has no __all__
+        are_progress_bars_disabled,
+        disable_progress_bars,
+        enable_progress_bars,
+    )
+
     silent = are_progress_bars_disabled()
     disable_progress_bars()
     try:
@@ -92,45 +128,27 @@ def _fetch(model: str, repository: str, file: str, revision: str | None) -> Path
                 revision=revision,
                 library_name="charnn",
                 library_version=__version__,
+                local_files_only=cached_only,
             )
         )
-    except Exception as error:  # huggingface_hub, and the HTTP library below it, share no base
-        _explain(error, model, repository, file, revision)
+    except errors.LocalEntryNotFoundError:
+        why = "no answer from the Hub, and no copy in the cache: check the network, or give a file"
+    except errors.EntryNotFoundError:
+        why = _missing(file)
+    except Exception as error:  # as in `_answers`
+        reason = str(error).partition("\n")[0][:200]
+        why = f"the download failed ({reason or type(error).__name__}): try again"
     finally:
         if not silent:
             enable_progress_bars()
+    raise FileError(f"cannot read {model}: {why}")
 
 
-def _explain(
-    error: Exception, model: str, repository: str, file: str, revision: str | None
-) -> NoReturn:
-    """Raises the error that tells a person what is wrong with a download."""
-    from huggingface_hub import errors
-
-    causes = (error, error.__cause__)
-
-    def caused_by(kind: Any) -> bool:
-        return any(isinstance(each, kind) for each in causes)
-
-    if caused_by(errors.GatedRepoError):
-        why = f"its owner grants access: ask on the page of {repository}, then run 'hf auth login'"
-    elif caused_by(errors.RevisionNotFoundError):
-        why = f"{repository} has no revision {revision!r}: leave out @{revision} for the newest"
-    elif caused_by(errors.RepositoryNotFoundError):
-        why = "there is no such repository: check the name, or 'hf auth login' for a private one"
-    elif isinstance(error, errors.LocalEntryNotFoundError) or not caused_by(
-        errors.EntryNotFoundError
-    ):
-        why = (
-            "no answer from the Hub, and no copy in the cache: check the network, or give a file "
-            f"({type(error.__cause__ or error).__name__})"
-        )
-    else:
-        why = (
-            f"it holds no charnn model, {file} is missing: its owner makes one with "
-            "'charnn export --to hub'"
-        )
-    raise FileError(f"cannot read {model}: {why}") from None
+def _missing(file: str) -> str:
+    return (
+        f"it holds no charnn model, {file} is missing: its owner makes one with "
+        "'charnn export --to hub'"
+    )
 
 
 def _digest_in(path: Path, model: str) -> str:

@@ -247,7 +247,10 @@ def _unknown_option(help: str, *choices: str) -> Any:
 
 
 TEXTS = "Files, folders, '-' for stdin, one .tokens file, or a corpus by name."
-MODEL = "A run's name, a run's folder, a model file, or a base that ships: {charnn.bases:BASES}."
+MODEL = (
+    "A run's name, a run's folder, a model file, a base that ships: {charnn.bases:BASES}, or "
+    "hf:OWNER/NAME on the Hub."
+)
 NEWEST = "[default: the newest run's best model]"
 TextsArgument = Annotated[list[str], texts_argument("TEXT...", TEXTS)]
 OptionalTextsArgument = Annotated[list[str] | None, texts_argument("[TEXT]...", TEXTS)]
