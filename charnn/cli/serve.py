@@ -67,6 +67,7 @@ def serve(
             from charnn.server.app import LOOPBACK, make_app
             from charnn.server.completions import Service
             from charnn.server.listen import Server, listen
+        from charnn.pages import plain_name
         from charnn.server.worker import Worker
 
         path, loaded = open_model(model, checkpoints, network_only, engine=engine, int8=int8)
@@ -79,7 +80,7 @@ def serve(
                 )
             host = f"[{config.host}]" if ":" in config.host else config.host
             hosts = {*LOOPBACK, host.lower()} if is_private else None
-            service = Service(loaded, name_of(path), config, unknown)
+            service = Service(loaded, plain_name(name_of(path)), config, unknown)
             worker = Worker(loaded, threads, _report)
             app = make_app(worker, service, config, hosts, api_key or "", _report)
             server = Server(app, worker)

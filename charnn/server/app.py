@@ -25,6 +25,7 @@ from charnn.server.worker import FAULT, Job, Order, RequestError, Worker
 from charnn.tensor_file import parse_json
 
 MAX_BODY = 4 << 20  # bytes
+LAST_EVENTS_SECONDS = 10.0
 BODY_SECONDS = 30.0  # a client has to send its request in this time
 OPEN_PATHS = {"/", "/health"}  # no key is needed for these
 LOOPBACK = {"localhost", "127.0.0.1", "[::1]"}
@@ -145,18 +146,23 @@ async def read_json(request: Request) -> Any:
 
 
 class EventStream(StreamingResponse):
-    """Server-sent events that end a request when the client goes away."""
+    """Server-sent events that end a request when the client goes away or stops reading."""
 
-    def __init__(self, events: AsyncIterator[bytes], end: Callable[[], None]) -> None:
+    def __init__(
+        self, events: AsyncIterator[bytes], end: Callable[[], None], seconds: float
+    ) -> None:
+        """`seconds` is how long the request may take; its last events get some more."""
         super().__init__(
             events, headers={"cache-control": "no-store"}, media_type="text/event-stream"
         )
-        self._end = end
+        self._end, self._seconds = end, seconds + LAST_EVENTS_SECONDS
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Sends the events."""
         try:
-            await super().__call__(scope, receive, send)
+            await asyncio.wait_for(super().__call__(scope, receive, send), self._seconds)
+        except asyncio.TimeoutError:
+            raise ClientDisconnect from None
         finally:
             self._end()
 
@@ -211,7 +217,7 @@ class Endpoints:
     async def completions(self, request: Request) -> Response:
         """Writes texts."""
         read = Fields.read(await read_json(request))
-        order = self._service.order(read)
+        order = await asyncio.to_thread(self._service.order, read)  # a prompt may be long
         if len(self._running) >= self._limits.max_requests:
             raise RequestError(
                 f"the server has {len(self._running)} requests at once, its limit: try again later",
@@ -222,12 +228,15 @@ class Endpoints:
         self._worker.submit(job)
         self._running.add(job)
         if read.stream:
-            return EventStream(self._events(read, order, job), lambda: self._end(job))
+            events, seconds = self._events(read, order, job), self._limits.timeout
+            return EventStream(events, lambda: self._end(job), seconds)
         try:
             pieces = await unless_gone(request, _all_pieces(job))
         finally:
             self._end(job)
-        return JSONResponse(self._service.answer(read, order, pieces))
+        return await asyncio.to_thread(
+            lambda: JSONResponse(self._service.answer(read, order, pieces))
+        )
 
     def _end(self, job: Job) -> None:
         job.cancelled = True

@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import http.client
 import json
+import socket
 import threading
 import time
 from concurrent.futures import ThreadPoolExecutor
@@ -206,6 +207,22 @@ def wait_until(true, seconds=20.0):
     while not true():
         assert time.monotonic() < end
         time.sleep(0.02)
+
+
+def test_a_client_that_stops_reading_frees_its_place(serve, monkeypatch):
+    monkeypatch.setattr("charnn.server.app.LAST_EVENTS_SECONDS", 0.1)
+    served = serve(max_requests=1, timeout=2.0)
+    with socket.socket() as deaf:
+        deaf.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)
+        deaf.connect(("127.0.0.1", served.port))
+        body = json.dumps({**LONG, "stream": True, "logprobs": 5})
+        deaf.sendall(
+            b"POST /v1/completions HTTP/1.1\r\nHost: localhost\r\n"
+            b"Content-Type: application/json\r\n"
+            + f"Content-Length: {len(body)}\r\n\r\n{body}".encode()
+        )
+        wait_until(lambda: served.request("/v1/completions", {"prompt": "a"})[0] == 429)
+        wait_until(lambda: served.request("/v1/completions", {"prompt": "a"})[0] == 200)
 
 
 def test_a_request_that_takes_too_long_ends_with_an_error(serve):
