@@ -11,7 +11,7 @@ from collections.abc import Callable
 from dataclasses import is_dataclass, replace
 from importlib import import_module
 from pathlib import Path
-from typing import Annotated, Any, Literal, get_type_hints
+from typing import Annotated, Any, Literal
 
 import typer
 from typer.core import TyperCommand
@@ -79,19 +79,18 @@ def expanded(command: Callable[..., None]) -> Callable[..., None]:
     A parameter whose default is a config dataclass becomes one option for each setting, and the
     command receives the dataclass filled. Options that are not given keep the value of the default.
     """
-    signature = inspect.signature(command)
-    hints = get_type_hints(command, include_extras=True)
+    signature = inspect.signature(command, eval_str=True)
     bases: dict[str, Any] = {}
     parameters: list[inspect.Parameter] = []
     for name, parameter in signature.parameters.items():
         if not is_dataclass(parameter.default):
-            parameters.append(parameter.replace(annotation=hints[name]))
+            parameters.append(parameter)
             continue
         base = bases[name] = parameter.default
         for key, setting in settings_of(type(base)).items():
             kind: Any = list[str] if setting.several else setting.kind
             info = option(key, setting, getattr(base, key))
-            annotation = Annotated.__class_getitem__((kind | None, info))  # type: ignore[attr-defined]  # typeshed lacks it
+            annotation: Any = Annotated[kind | None, info]
             parameters.append(parameter.replace(name=key, default=None, annotation=annotation))
     parameters.append(
         inspect.Parameter(
