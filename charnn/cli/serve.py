@@ -22,7 +22,7 @@ from charnn.cli.options import (
 )
 from charnn.cli.signals import OrderlyEnd
 from charnn.config import ServerConfig
-from charnn.errors import ConfigError, needed
+from charnn.errors import ConfigError
 from charnn.threads import set_numpy_threads
 
 EXAMPLE = '{"prompt": "It was ", "max_tokens": 200}'
@@ -63,11 +63,10 @@ def serve(
     set_numpy_threads(threads)  # before numpy is loaded
     with OrderlyEnd("stopping") as end:
         show_live("loading the model")
-        with needed("charnn serve"):
-            from charnn.server.app import LOOPBACK, make_app
-            from charnn.server.completions import Service
-            from charnn.server.listen import Server, listen
         from charnn.pages import plain_name
+        from charnn.server.app import LOOPBACK, make_app
+        from charnn.server.completions import Service
+        from charnn.server.listen import Server, listen
         from charnn.server.worker import Worker
 
         path, loaded = open_model(model, checkpoints, network_only, engine=engine, int8=int8)

@@ -24,7 +24,7 @@ MAX_STOPS, STOP_CHARS = 4, 200
 
 @dataclass(frozen=True)
 class Fields:
-    """The fields of a request, in the order of the API, with its defaults and ranges."""
+    """The fields of a request with the API's names, defaults and ranges; no help shows them."""
 
     model: str | None = setting(None, "")
     prompt: Any = ""

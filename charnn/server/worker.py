@@ -132,12 +132,12 @@ class Job:
 class Task:
     """A prompt being read or a text being written.
 
-    Each of its `steps` leaves the sampler with an unread token.
+    Each of its `steps` leaves the sampler with an unread token and gives True.
     """
 
     job: Job
     sampler: Sampler
-    steps: Iterator[None]
+    steps: Iterator[bool]
 
 
 class Worker:
@@ -220,9 +220,8 @@ class Worker:
         jobs, going = {task.job for task in self._active}, []
         for task in self._active:
             try:
-                for _ in task.steps:
+                if next(task.steps, False):
                     going.append(task)
-                    break
             except Exception as error:
                 self._fail(task.job, error)
         self._active = going
@@ -257,8 +256,8 @@ class Worker:
         sampler = Sampler(self._predictor, 0)
         return Task(job, sampler, self._read(job, number, sampler))
 
-    def _read(self, job: Job, number: int, sampler: Sampler) -> Iterator[None]:
-        """Reads a prompt, token by token."""
+    def _read(self, job: Job, number: int, sampler: Sampler) -> Iterator[bool]:
+        """Reads a prompt, token by token; then the texts after it come first in the queue."""
         order, prompt = job.order, job.order.prompts[number]
         ids, scored = prompt.ids or self.model.start, list[ScoredToken]()
         scoring = order.echo and order.logprobs is not None and len(prompt.ids) > 0
@@ -275,7 +274,7 @@ class Worker:
                 elif position % PREFIX_STEP == 0:
                     self.prefixes.keep(ids[:position], *_after(sampler))
                 sampler.unread = ids[position]
-                yield
+                yield True
         writers = [self._writer(order, prompt, index) for index in range(order.count)]
         if order.max_tokens:
             after = _after(sampler)
@@ -296,7 +295,7 @@ class Worker:
 
     def _write(
         self, job: Job, number: int, prompt: Prompt, sampler: Sampler, scored: list[ScoredToken]
-    ) -> Iterator[None]:
+    ) -> Iterator[bool]:
         """Writes a text, token by token."""
         order, tokenizer = job.order, self.model.tokenizer
         if order.echo:
@@ -316,7 +315,7 @@ class Worker:
             if text.stopped:
                 break
             if place < order.max_tokens - 1:  # the last token is not read
-                yield
+                yield True
         shown, tokens = text.flush()
         reason = "stop" if text.stopped else "length"
         job.made.append(Piece(number, shown, tokens, (reason, sampler.tokens, sampler.nats)))

@@ -10,7 +10,7 @@ from charnn.checkpoint import Checkpoint
 from charnn.config import GATES, ModelConfig, SamplingConfig
 from charnn.engines import compiled
 from charnn.engines.clamps import Clamp, Unit
-from charnn.generation import Model, batch
+from charnn.generation import Model, Sampler, batch
 from charnn.text.tokenizers import ByteTokenizer, CharTokenizer
 
 ENGINES = [(name, int8) for name in engines.ENGINES for int8 in (False, True)]
@@ -101,3 +101,22 @@ def test_a_large_vocabulary_is_written_in_smaller_batches(monkeypatch):
         seen.clear()
         assert 9 == len(list(batch.write_together(iter(texts), model.predictor, 1)))
         assert [expected] == seen
+
+
+@pytest.mark.parametrize("int8", [False, True])
+def test_a_token_in_a_batch_has_the_log_probabilities_that_it_has_alone(int8):
+    model = model_of(engine="numpy", int8=int8)  # in float32 its batches round differently
+    samplers = [Sampler(model.predictor.twin(1), 0) for _ in range(5)]
+    for place, sampler in enumerate(samplers):
+        sampler.feed([place])
+        sampler.unread = 3
+    with batch.BatchReader(model.predictor, 2) as reader:
+        reader.read(samplers)
+    for place, sampler in enumerate(samplers):
+        assert sampler.unread is None
+        alone = Sampler(model.predictor, 0)
+        alone.feed([place, 3])
+        found = sampler.log_probabilities()
+        assert np.array_equal(alone.log_probabilities(), found)
+        assert 1 == pytest.approx(np.exp(found).sum())
+        assert -found[4] == pytest.approx(sampler.surprisal(4))

@@ -7,7 +7,7 @@ from hypothesis import strategies as st
 
 from charnn.errors import CharnnError, ConfigError
 from charnn.generation.copies import CopyFinder, CopyGuard
-from charnn.generation.guides import Guide, Phrases
+from charnn.generation.guides import Guide, Phrases, TokenBias
 from charnn.generation.sampler import Sampler
 from charnn.predictor import Predictor
 from charnn.text.text_index import TextIndex
@@ -43,6 +43,12 @@ def text_of(tokenizer, guides, count=400, seed=1, prompt="", filters=None):
 
 def allowed(guide, size):
     return np.isfinite(guide.mask(np.zeros(size)))
+
+
+def test_the_bias_of_a_token_is_added_to_its_logit_alone():
+    guide, logits = TokenBias({1: 2.5, 3: -100.0}, 4), np.arange(4.0)
+    assert [0.0, 3.5, 2.0, -97.0] == guide.mask(logits).tolist()
+    assert [0.0, 1.0, 2.0, 3.0] == logits.tolist()
 
 
 @pytest.mark.parametrize("kind", TOKENIZERS)

@@ -56,6 +56,13 @@ def test_a_text_does_not_depend_on_the_other_requests(serve, engine, int8):
         found = list(pool.map(lambda job: served.text(**job, **settings), jobs))
     assert [model.generate(**job, **settings) for job in jobs] == found
 
+    def choices(job):
+        return served.complete(**job, **settings, echo=True, logprobs=2)["choices"]
+
+    alone = [choices(job) for job in jobs]
+    with ThreadPoolExecutor(20) as pool:
+        assert alone == list(pool.map(choices, jobs))  # log-probabilities too, to the last bit
+
 
 def test_more_texts_than_fit_into_a_batch_are_all_written(serve, monkeypatch):
     monkeypatch.setattr("charnn.generation.batch.BATCH_SIZE", 3)
