@@ -217,21 +217,23 @@ class Worker:
             task = self._waiting.popleft()
             if not task.job.over:
                 self._active.append(task)
-        jobs, going = {task.job for task in self._active}, []
-        for task in self._active:
-            try:
-                if next(task.steps, False):
-                    going.append(task)
-            except Exception as error:
-                self._fail(task.job, error)
-        self._active = going
+        jobs = {task.job for task in self._active}
+        self._active = [task for task in self._active if self._advance(task)]
         self._hand_over(jobs)
         try:
-            self._reader.read([task.sampler for task in going])
+            self._reader.read([task.sampler for task in self._active])
         except Exception as error:
             for job in jobs:
                 self._fail(job, error)
             self._hand_over(jobs)
+
+    def _advance(self, task: Task) -> bool:
+        """Makes a step of a task; returns False if it was the last one."""
+        try:
+            return next(task.steps, False)
+        except Exception as error:
+            self._fail(task.job, error)
+            return False
 
     def _fail(self, job: Job, error: Exception) -> None:
         """Ends a request with an error; a fault of the program is reported."""
