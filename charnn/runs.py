@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import errno
-import fcntl
 import json
 import os
 import shlex
@@ -16,7 +15,7 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
-from charnn import hub
+from charnn import hub, portable
 from charnn.bases import BASES
 from charnn.config.names import is_name, to_name
 from charnn.errors import BusyError, ConfigError, FileError, did_you_mean
@@ -33,7 +32,6 @@ from charnn.tensor_file import (
 
 SUFFIX = ".safetensors"
 LOCK_BYTES = 256
-HELD = (errno.EWOULDBLOCK, errno.EACCES)
 PATIENCE = 0.1  # seconds; reading `Run.holder` takes the lock for far less
 MAX_ORDER = 2**53
 LINE_BYTES = 64 << 10  # the longest line that is read of a log
@@ -41,7 +39,7 @@ LINE_BYTES = 64 << 10  # the longest line that is read of a log
 
 def _here(path: str | os.PathLike[str], flags: int) -> int:
     """Opens a file of a run; a folder from elsewhere may hold links, which are not followed."""
-    return regular(path, flags | os.O_NOFOLLOW)
+    return regular(path, flags, follow=False)
 
 
 class Run:
@@ -61,6 +59,7 @@ class Run:
         self.metrics = self.folder / "metrics.jsonl"
         self.lock_file = self.folder / "lock"
         self._descriptor = -1  # of the lock file, while `lock` holds it
+        self._discarded = False
 
     def __fspath__(self) -> str:
         """Returns the folder, so that a run stands for a path."""
@@ -104,10 +103,9 @@ class Run:
         with suppress(OSError):
             descriptor = _here(self.lock_file, os.O_RDONLY)
             try:
-                fcntl.flock(descriptor, fcntl.LOCK_SH | fcntl.LOCK_NB)
-            except OSError as error:
-                if error.errno in HELD:
-                    return self._who()
+                portable.lock(descriptor, shared=True)
+            except BlockingIOError:
+                return self._who()
             finally:
                 os.close(descriptor)
         return None
@@ -121,13 +119,14 @@ class Run:
         """Removes the folder if nothing was saved."""
         if not self.taken:
             shutil.rmtree(self.folder, ignore_errors=True)
+            self._discarded = True
 
     @contextmanager
     def lock(self, newest: bool = True) -> Iterator[list[str]]:
         """Locks the run for this process; yields warnings for the caller to show.
 
         The run becomes the newest, or with `newest` False only when `mark_newest` is called. The
-        kernel releases the lock (flock) when the process ends; the file stays and names the last
+        system releases the lock when the process ends; the file stays and names the last
         holder.
 
         Raises:
@@ -151,6 +150,8 @@ class Run:
             yield warnings
         finally:
             self._release()
+            if self._discarded and self.abandoned:  # Windows removes no open file, as the lock was
+                self.discard()
 
     def relock(self) -> None:
         """Locks the run again if its lock file was deleted; does nothing if `lock` never held it.
@@ -174,11 +175,11 @@ class Run:
             self._descriptor = _here(self.lock_file, os.O_RDWR | os.O_CREAT)
         try:
             _hold(self._descriptor)
+        except BlockingIOError:
+            raise BusyError(
+                f"run {self.name!r} is in use by {self._who()}: wait, or use another --name"
+            ) from None
         except OSError as error:
-            if error.errno in HELD:
-                raise BusyError(
-                    f"run {self.name!r} is in use by {self._who()}: wait, or use another --name"
-                ) from None
             return [
                 f"{self.folder} cannot be locked ({error.strerror}): "
                 "make sure that no other process trains this run"
@@ -209,7 +210,8 @@ class Run:
         # A single write: a kill between truncating and writing would lose the order.
         text = json.dumps(holder).encode().ljust(LOCK_BYTES)
         with file_errors("write", self.lock_file):
-            os.pwrite(self._descriptor, text, 0)
+            os.lseek(self._descriptor, 0, os.SEEK_SET)
+            os.write(self._descriptor, text)
             os.ftruncate(self._descriptor, len(text))
 
     def _who(self) -> str:
@@ -234,9 +236,9 @@ def _hold(descriptor: int) -> None:
     until = time.monotonic() + PATIENCE
     while True:
         try:
-            return fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except OSError as error:
-            if error.errno not in HELD or time.monotonic() > until:
+            return portable.lock(descriptor)
+        except BlockingIOError:
+            if time.monotonic() > until:
                 raise
         time.sleep(PATIENCE / 20)
 

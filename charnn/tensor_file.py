@@ -7,7 +7,6 @@ and `charnn.checkpoint` the third. docs/file-format.md describes the result.
 from __future__ import annotations
 
 import errno
-import fcntl
 import hashlib
 import json
 import math
@@ -24,6 +23,7 @@ from typing import Any, BinaryIO, NamedTuple
 import numpy as np
 
 from charnn.errors import DamagedFile, FileError, NewerFile
+from charnn.portable import exchange, lock, open_file, opened_folder, replace
 from charnn.version import __version__
 
 MAX_HEADER_BYTES = 4 << 20
@@ -32,7 +32,6 @@ MAX_DIGITS = 300  # of a whole number in JSON, so that a float can hold it
 METADATA_KEY = "charnn"
 # Temporary names: .tmp for a file or folder that is being written, .old for a replaced folder.
 ASIDE = re.compile(r"\.(.+)\.[0-9a-f]{8}\.(tmp|old)\Z", re.DOTALL)
-AT_WORKING_FOLDER, EXCHANGE = -100, 2  # AT_FDCWD and RENAME_EXCHANGE of renameat2(2)
 MAX_START = 16  # tokens before a text
 DTYPES: dict[str, np.dtype[Any]] = {
     name: np.dtype(code).newbyteorder("<")
@@ -103,15 +102,16 @@ def file_errors(doing: str, path: Path) -> Iterator[None]:
         raise FileError(os_error_line(error, path, doing)) from error
 
 
-def regular(path: str | os.PathLike[str], flags: int) -> int:
+def regular(path: str | os.PathLike[str], flags: int, follow: bool = True) -> int:
     """Opens a regular file and returns its descriptor; the ``opener`` of all files of charnn.
 
     A folder from a stranger may hold a FIFO, which blocks, or a device, which never ends.
 
     Raises:
-        OSError: the file cannot be opened, or is not a regular file.
+        OSError: the file cannot be opened, is not a regular file, or is a link that is not to be
+            followed.
     """
-    descriptor = os.open(path, flags | os.O_CLOEXEC | os.O_NONBLOCK, 0o666)
+    descriptor = open_file(path, flags, follow)
     mode = os.fstat(descriptor).st_mode
     if not stat.S_ISREG(mode):
         os.close(descriptor)
@@ -132,11 +132,9 @@ def sync_folder(folder: Path, written: Path) -> None:
         FileError: the system refused; `written` is the new file all the same.
     """
     try:
-        descriptor = os.open(folder, os.O_RDONLY | os.O_CLOEXEC)
-        try:
-            os.fsync(descriptor)
-        finally:
-            os.close(descriptor)
+        with opened_folder(folder) as descriptor:
+            if descriptor is not None:
+                os.fsync(descriptor)
     except OSError as error:
         if error.errno != errno.EINVAL:  # a file system without fsync of folders
             raise FileError(
@@ -160,7 +158,7 @@ def replacing(path: Path) -> Iterator[BinaryIO]:
     aside = _aside(path)
     with file_errors("write", path):
         sweep(path.parent, path.name)
-        descriptor = os.open(aside, os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o666)
+        descriptor = open_file(aside, os.O_RDWR | os.O_CREAT | os.O_EXCL)
         try:
             with os.fdopen(descriptor, "w+b") as file:
                 _claim(descriptor)
@@ -168,11 +166,11 @@ def replacing(path: Path) -> Iterator[BinaryIO]:
                     mode = path.stat().st_mode
                     if not stat.S_ISREG(mode):  # renaming would replace a device or FIFO
                         raise OSError(*_not_regular(mode))
-                    os.fchmod(file.fileno(), stat.S_IMODE(mode))
+                    os.chmod(aside, stat.S_IMODE(mode))
                 yield file
                 file.flush()
                 os.fsync(file.fileno())
-            os.replace(aside, path)
+            replace(aside, path)
         except BaseException:
             with suppress(OSError):
                 os.unlink(aside)
@@ -197,17 +195,16 @@ def replacing_folder(path: Path) -> Iterator[Path]:
         sweep(path.parent, path.name)
         aside.mkdir()
         try:
-            held = os.open(aside, os.O_RDONLY | os.O_CLOEXEC)
-            try:
-                _claim(held)
+            with opened_folder(aside) as held:
+                if held is not None:
+                    _claim(held)
                 yield aside
                 for file in aside.iterdir():
-                    with open(file, "rb") as written:
+                    with open(file, "r+b") as written:
                         os.fsync(written.fileno())
-                os.fsync(held)
+                if held is not None:
+                    os.fsync(held)
                 _swap(aside, path)
-            finally:
-                os.close(held)
             sync_folder(path.parent, path)
         finally:
             _remove(aside)  # the old folder, or the unfinished new one
@@ -218,7 +215,7 @@ def _swap(new: Path, path: Path) -> None:
     """Gives `new` the name `path`; a folder that had this name is then called `new`."""
     if not os.path.lexists(path):
         os.rename(new, path)
-    elif not _exchange(new, path):
+    elif not exchange(new, path):
         old = new.with_suffix(".old")
         os.rename(path, old)
         try:
@@ -227,18 +224,6 @@ def _swap(new: Path, path: Path) -> None:
             os.rename(old, path)
             raise
         os.rename(old, new)
-
-
-def _exchange(one: Path, other: Path) -> bool:
-    """Exchanges two names in one step; returns False where the system cannot."""
-    import ctypes
-
-    try:
-        rename = ctypes.CDLL(None).renameat2
-    except (OSError, AttributeError):
-        return False
-    names = (AT_WORKING_FOLDER, os.fsencode(one), AT_WORKING_FOLDER, os.fsencode(other))
-    return bool(rename(*names, EXCHANGE) == 0)
 
 
 def _aside(path: Path) -> Path:
@@ -252,10 +237,11 @@ def _claim(descriptor: int) -> None:
         OSError: another process is removing it.
     """
     try:
-        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except OSError as error:
-        if error.errno == errno.EWOULDBLOCK:  # otherwise a file system without locks
-            raise
+        lock(descriptor)
+    except BlockingIOError:
+        raise
+    except OSError:  # a file system without locks
+        pass
 
 
 def leftovers(folder: Path, name: str | None = None) -> list[Path]:
@@ -272,17 +258,17 @@ def sweep(folder: Path, name: str | None = None) -> None:
 
     An old folder stays while there is no new one in its place.
     """
-    flags = os.O_RDONLY | os.O_NONBLOCK | os.O_NOFOLLOW | os.O_CLOEXEC
     for leftover in leftovers(folder, name):
         parts = ASIDE.match(leftover.name)
         if parts and (parts[2] == "tmp" or (folder / parts[1]).exists()):
             with suppress(OSError):
-                descriptor = os.open(leftover, flags)
+                descriptor = open_file(leftover, os.O_RDONLY, follow=False)
                 try:
-                    fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                    lock(descriptor)
                     _remove(leftover)
                 finally:
                     os.close(descriptor)
+                _remove(leftover)  # again, since Windows removes no open file
 
 
 def _remove(path: Path) -> None:

@@ -16,18 +16,21 @@ import pytest
 ROOT = Path(__file__).resolve().parent.parent
 
 PLAIN = {"errors", "version"}
-GROUND = PLAIN | {"config", "tensor_file", "text", "checkpoint", "hub", "runs"}
+GROUND = PLAIN | {
+    *("config", "portable", "tensor_file", "text", "checkpoint", "hub", "runs"),
+}
 # Room -> the rooms, or single modules of a room, that it may import.
 MAY_IMPORT = {
     "errors": set(),
+    "portable": set(),
     "threads": set(),
     "version": set(),
     "config": {"errors"},
-    "tensor_file": PLAIN,
+    "tensor_file": PLAIN | {"portable"},
     "text": PLAIN | {"config", "tensor_file"},
     "checkpoint": PLAIN | {"config", "tensor_file", "ngrams.section"},
     "hub": PLAIN | {"tensor_file"},
-    "runs": PLAIN | {"bases", "config", "hub", "tensor_file"},
+    "runs": PLAIN | {"bases", "config", "hub", "portable", "tensor_file"},
     "bases": GROUND | {"evaluation", "model", "ngrams", "training"},
     "model": {"config", "errors"},
     "predictor": {"config", "errors"},
@@ -93,6 +96,19 @@ PACKAGES = {
     "typer": {"cli"},
     "uvicorn": {"server"},
 }
+# Modules that not every system has, and what Windows lacks of others.
+SYSTEM_MODULES = {
+    *("fcntl", "grp", "msvcrt", "posix", "pty", "pwd", "readline", "resource", "syslog"),
+    *("termios", "tty", "winreg"),
+}
+LACKING = re.compile(
+    r"os\.(O_(BINARY|CLOEXEC|DIRECTORY|NOFOLLOW|NONBLOCK|SYNC)|W(IF|EXIT|TERM|NO)\w*|\w*fork\w*"
+    r"|get[ep]?[gu]id|getpg\w+|l?f?ch(own|mod)(?<!\.chmod)|kill(pg)?|mkfifo|nice|p(read|write)v?"
+    r"|sched_\w+|set\w*[gus]id|stat?vfs|fstatvfs|sysconf|uname|wait\w*)"
+    r"|signal\.(SIG(ALRM|BREAK|CHLD|HUP|KILL|PIPE|QUIT|USR1|USR2|WINCH|_BLOCK|_SETMASK)"
+    r"|alarm|pause|pthread_\w+|set\w*timer|sigwait)"
+    r"|ctypes\.(WinDLL|WinError|windll|get_last_error)"
+)
 UNSAFE_MODULES = {"dill", "joblib", "marshal", "pickle", "shelve"}
 TORCH_ROOMS = PACKAGES["torch"]
 
@@ -176,6 +192,16 @@ def test_few_modules_know_that_there_are_n_grams() -> None:
         and re.search("n-?gram", path.read_text("utf-8"), re.IGNORECASE)
     }
     assert KNOW_NGRAMS >= found
+
+
+@pytest.mark.parametrize("module", [name for name in MODULES if name != "portable"])
+def test_one_module_knows_what_systems_lack(module: str) -> None:
+    assert set() == {room_of(name) for name in imports_of(module)} & SYSTEM_MODULES
+    tree = ast.walk(syntax_of(module))
+    names = {ast.unparse(node) for node in tree if isinstance(node, ast.Attribute)}
+    assert set() == set(filter(LACKING.fullmatch, names))
+    strings = {node.value for node in ast.walk(syntax_of(module)) if isinstance(node, ast.Constant)}
+    assert not strings & {"/dev/stdin", "/dev/stdout", "/dev/tty", "/dev/fd"}
 
 
 def test_no_imports_go_round_in_a_circle() -> None:

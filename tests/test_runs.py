@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import errno
-import fcntl
 import json
 import os
+import socket
 import threading
 import time
 from pathlib import Path
@@ -13,8 +13,10 @@ from typing import Any
 
 import pytest
 
+from charnn import portable
 from charnn.bases import BASES
 from charnn.errors import BusyError, ConfigError, FileError
+from charnn.portable import lock, open_file
 from charnn.runs import (
     MetricsLog,
     Run,
@@ -28,6 +30,7 @@ from charnn.runs import (
 BAD_NAMES = [
     *("", ".", "..", "../x", "/abs", "a/b", "-rf", "--name", ".hidden", "_a", "a b", "a\n", "\n"),
     *("a\nb", "a\0b", "x" * 65, "x" * 300, "a\x1b[31m", "~", "$HOME", "a\\b", "a:b", "*", "☃"),
+    *("con", "Nul.txt", "COM1", "lpt9.x", "aux", "book.", "prn..."),  # no folders of Windows
     *("\u0301a", "\u202ea", "a\u200b", "書" * 65, "𠀀" * 51),
 ]
 
@@ -140,7 +143,7 @@ def test_a_locked_run_is_refused_with_its_holder(tmp_path: Path) -> None:
         with pytest.raises(BusyError) as caught, second.lock():
             pass
     line = str(caught.value)
-    assert f"in use by process {os.getpid()} on {os.uname().nodename} since 2" in line
+    assert f"in use by process {os.getpid()} on {socket.gethostname()} since 2" in line
     assert "\n" not in line
     with second.lock():  # free again, though the file stays
         assert second.lock_file.exists()
@@ -148,13 +151,13 @@ def test_a_locked_run_is_refused_with_its_holder(tmp_path: Path) -> None:
 
 def test_reading_the_holder_does_not_block_a_lock(tmp_path: Path) -> None:
     run = saved(tmp_path, "a")
-    with run.lock_file.open("rb") as asking:
-        fcntl.flock(asking, fcntl.LOCK_SH)
-        asked = threading.Timer(0.02, fcntl.flock, (asking, fcntl.LOCK_UN))
-        asked.start()
-        with run.lock() as warnings:
-            assert [] == warnings
-        asked.join()
+    asking = open_file(run.lock_file, os.O_RDONLY)
+    lock(asking, shared=True)
+    asked = threading.Timer(0.02, os.close, (asking,))
+    asked.start()
+    with run.lock() as warnings:
+        assert [] == warnings
+    asked.join()
 
 
 @pytest.mark.parametrize("junk", [b"", b"{", b"[]", b"\xff\xfe", b'{"pid": "x"}', b"[" * 9000])
@@ -190,7 +193,7 @@ def test_a_filesystem_without_locks_gives_a_warning(
     def fails(*_: Any) -> None:
         raise OSError(errno.ENOLCK, os.strerror(errno.ENOLCK))
 
-    monkeypatch.setattr(fcntl, "flock", fails)
+    monkeypatch.setattr(portable, "lock", fails)
     with Run(tmp_path, "a").lock() as warnings:
         assert 1 == len(warnings)
         assert "cannot be locked (No locks available)" in warnings[0]

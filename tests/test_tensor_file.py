@@ -141,7 +141,7 @@ def test_writing_syncs_a_temporary_file_renames_it_and_syncs_the_folder(
 
 
 @pytest.mark.parametrize("code", [errno.ENOSPC, errno.EIO, errno.EDQUOT])
-@pytest.mark.parametrize("function", ["open", "fsync", "replace", "fchmod"])
+@pytest.mark.parametrize("function", ["open", "fsync", "replace", "chmod"])
 def test_a_failed_system_call_gives_one_line_and_keeps_the_old_file(
     target: Path, monkeypatch: pytest.MonkeyPatch, function: str, code: int
 ) -> None:
@@ -191,7 +191,7 @@ def test_a_disk_that_fills_up_during_a_write_keeps_the_old_file(
         return fdopen(os.open("/dev/full", os.O_RDWR), mode, buffering=0)
 
     monkeypatch.setattr(os, "fdopen", full)
-    monkeypatch.setattr(os, "fchmod", lambda *_: None)
+    monkeypatch.setattr(os, "chmod", lambda *_: None)
     with pytest.raises(FileError, match=r"the disk is full \([\d,]+ bytes free\)"):
         write(target)
     assert b"the old file" == target.read_bytes()
@@ -514,7 +514,7 @@ def test_a_folder_is_replaced_whole_and_leaves_nothing_beside(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, exchange: bool
 ) -> None:
     if not exchange:
-        monkeypatch.setattr(tensor_file, "_exchange", lambda *_: False)
+        monkeypatch.setattr(tensor_file, "exchange", lambda *_: False)
     path = tmp_path / "made"
     for text in ("old", "new"):
         with replacing_folder(path) as folder:
@@ -565,7 +565,7 @@ def test_a_folder_that_cannot_take_its_name_leaves_the_old_one(
             raise OSError(errno.EIO, "Input/output error")
         rename(*names)
 
-    monkeypatch.setattr(tensor_file, "_exchange", lambda *_: False)
+    monkeypatch.setattr(tensor_file, "exchange", lambda *_: False)
     monkeypatch.setattr(os, "rename", failing)
     with pytest.raises(FileError, match="cannot write"), replacing_folder(path) as folder:
         fill(folder)

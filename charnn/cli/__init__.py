@@ -19,7 +19,7 @@ from charnn.cli.console import (
     debugging,
     flush_stdout,
     give_up_stdout,
-    occupy_closed_streams,
+    prepare_streams,
     put,
     say,
 )
@@ -180,7 +180,7 @@ def usage_line(error: typer.TyperException, words: list[str]) -> str:
 
 def main() -> None:
     """Runs the command line; `--debug` may stand anywhere before a lone `--`."""
-    occupy_closed_streams()
+    prepare_streams()
     words = sys.argv[1:]
     options = words[: words.index("--")] if "--" in words else words
     if "--debug" in options:

@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any, TextIO
 
 from charnn.cli.soft_wrap import SoftWrap, Styled, folded, soft_wrapped
 from charnn.errors import FileError
+from charnn.portable import is_broken_pipe, prepare_stream
 
 if TYPE_CHECKING:
     from rich.console import RenderableType
@@ -81,11 +82,11 @@ def has_colour(stream: TextIO | None) -> bool:
     return stream.isatty() and os.environ.get("TERM") != "dumb"
 
 
-def occupy_closed_streams() -> None:
-    """Opens closed standard streams on the null device, so that no file takes their descriptors.
+def prepare_streams() -> None:
+    """Prepares the standard streams, and opens closed ones on the null device.
 
-    Messages then go nowhere. ``sys.stdin`` and ``sys.stdout`` stay None, so that a command that
-    needs one of them refuses to work.
+    No file then takes the descriptors of closed streams, and messages go nowhere. ``sys.stdin`` and
+    ``sys.stdout`` stay None, so that a command that needs one of them refuses to work.
     """
     streams = (sys.stdin, os.O_WRONLY), (sys.stdout, os.O_RDONLY), (sys.stderr, os.O_WRONLY)
     for stream, mode in streams:
@@ -93,6 +94,8 @@ def occupy_closed_streams() -> None:
             os.open(os.devnull, mode)  # takes the lowest free number, which is that of the stream
     if sys.stderr is None:
         sys.stderr = open(os.devnull, "w", encoding="utf-8")  # noqa: SIM115  # for good
+    for output in filter(None, (sys.stdout, sys.stderr)):
+        prepare_stream(output)
 
 
 def say(message: str, style: str = "") -> None:
@@ -237,8 +240,8 @@ def _writing() -> Iterator[None]:
         yield
     except OSError as error:
         give_up_stdout()
-        if isinstance(error, BrokenPipeError):
-            raise
+        if is_broken_pipe(error):
+            raise BrokenPipeError from None
         raise FileError(f"cannot write to stdout: {error.strerror or error}") from error
 
 

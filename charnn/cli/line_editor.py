@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-import os
 import sys
 from collections.abc import Callable, Iterable, Iterator
-from contextlib import contextmanager, suppress
-from typing import TYPE_CHECKING
+from contextlib import suppress
+from typing import TYPE_CHECKING, Any
 
 from charnn.cli.desk_commands import COMMANDS, FILE, Session, unescaped
 from charnn.errors import FileError
@@ -28,26 +27,6 @@ def piped_lines() -> Iterator[str]:
         raise FileError("stdin is closed: start it at a terminal, or pipe the lines in")
     for line in sys.stdin.buffer:
         yield line.decode("utf-8", "surrogateescape").removesuffix("\n").removesuffix("\r")
-
-
-@contextmanager
-def restored_terminal() -> Iterator[None]:
-    """Restores the settings of the terminal after the block.
-
-    The editor does so too, but not if a signal ends it while it starts or stops.
-    """
-    import termios
-
-    try:
-        before = termios.tcgetattr(sys.stdin.fileno())
-    except (OSError, ValueError, termios.error):
-        yield
-        return
-    try:
-        yield
-    finally:
-        with suppress(OSError, termios.error):
-            termios.tcsetattr(sys.stdin.fileno(), termios.TCSANOW, before)
 
 
 def edited_lines(session: Session) -> Iterator[str]:
@@ -75,7 +54,7 @@ def make_editor(session: Session) -> Callable[[], str | None]:
     from prompt_toolkit.document import Document as Typed
     from prompt_toolkit.filters import Condition
     from prompt_toolkit.key_binding import KeyBindings, KeyPressEvent
-    from prompt_toolkit.output.vt100 import Vt100_Output
+    from prompt_toolkit.output import create_output
 
     paths = PathCompleter(expanduser=True)
 
@@ -106,8 +85,9 @@ def make_editor(session: Session) -> Callable[[], str | None]:
 
     # The editor draws on stdout, unless the text goes to a file from there.
     terminal = sys.stdout if sys.stdout.isatty() else sys.stderr
-    output = Vt100_Output.from_pty(terminal, term=os.environ.get("TERM"), enable_bell=False)
-    output.enable_cpr = False  # prompt_toolkit warns about terminals that do not answer
+    output: Any = create_output(terminal)
+    # No bell; and prompt_toolkit warns about terminals that do not answer.
+    output.enable_bell = output.enable_cpr = False
     editor: PromptSession[str] = PromptSession(
         completer=Commands(),
         complete_while_typing=Condition(lambda: editor.default_buffer.text.startswith("/")),

@@ -163,7 +163,9 @@ def complete_starts(context: typer.Context) -> list[str]:
 
 def complete_texts(incomplete: str) -> list[str]:
     """Lists corpora and the files of the working folder; a shell completes other paths."""
-    files = [] if "/" in incomplete else sorted(e.name for e in os.scandir() if e.is_file())
+    files = (
+        [] if os.path.dirname(incomplete) else sorted(e.name for e in os.scandir() if e.is_file())
+    )
     corpora = names_in("charnn.text.corpora", "CORPORA")
     return [*corpora, *(name for name in files if not name.startswith("."))]
 

@@ -51,7 +51,7 @@ def show_plan(texts: list[str], options: TrainOptions, checkpoints: Path, as_jso
         options = replace(options, from_model=str(path))
     chooser = BaseChooser.of(options)
     with (
-        tempfile.TemporaryDirectory(prefix="charnn-") as root,
+        tempfile.TemporaryDirectory(prefix="charnn-", ignore_cleanup_errors=True) as root,
         launch.start(
             texts,
             options,

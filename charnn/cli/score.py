@@ -9,7 +9,6 @@ from collections import Counter
 from collections.abc import Iterable, Iterator
 from contextlib import closing
 from dataclasses import dataclass
-from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 from charnn.cli.console import Output, has_colour, note, note_unknown, tell
@@ -195,7 +194,7 @@ def _open(texts: list[str], encoding: str, reading: Reading) -> TextSource:
 
     live = texts == ["-"] and not reading.unwrap
     if live and encoding.lower().replace("_", "-") in ("utf-8", "utf8"):
-        return sources.TextSource("stdin", [sources.Part("stdin", Path("/dev/stdin"))], (), reading)
+        return sources.TextSource("stdin", [sources.Part("stdin", None)], (), reading)
     if files := [text for text in texts if text.endswith(TOKENS_SUFFIX)]:
         raise ConfigError(f"charnn score reads texts, got {files[0]}: give the text itself")
     return sources.open_source(texts, encoding, reading=reading)

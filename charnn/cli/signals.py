@@ -12,8 +12,8 @@ from types import FrameType
 import typer
 
 from charnn.cli.console import say
+from charnn.portable import SIGNALS
 
-SIGNALS = (signal.SIGHUP, signal.SIGINT, signal.SIGTERM)
 SHOW_CURSOR = "\x1b[?25h"
 
 

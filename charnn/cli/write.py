@@ -28,8 +28,8 @@ from charnn.cli.options import (
     SeedOption,
     UnknownOption,
 )
-from charnn.cli.signals import SIGNALS
 from charnn.config import SamplingConfig
+from charnn.portable import SIGNALS, restored_terminal
 from charnn.threads import set_numpy_threads
 
 if TYPE_CHECKING:
@@ -138,7 +138,7 @@ class Signals:
 
 def _converse(session: Session, prompt: str) -> None:
     """Executes line after line; saves unsaved text whatever ends the desk."""
-    from charnn.cli.line_editor import edited_lines, piped_lines, restored_terminal
+    from charnn.cli.line_editor import edited_lines, piped_lines
 
     signals, settings = Signals(session), ExitStack()
     if session.interactive:

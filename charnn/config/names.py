@@ -6,13 +6,19 @@ import re
 import unicodedata
 
 MAX_CHARACTERS, MAX_BYTES = 64, 200  # a file system allows 255 bytes, with what is added
+# Windows has these devices in every folder, whatever follows a dot, and drops a dot at the end.
+DEVICE = re.compile(r"(con|prn|aux|nul|(com|lpt)[0-9¹²³])(\..*)?", re.IGNORECASE)
 
 
 def is_name(text: str) -> bool:
-    """Tells whether a text is a name: a letter or digit, then also marks, ".", "_" and "-"."""
+    """Tells whether a text is a name: a letter or digit, then also marks, ".", "_" and "-".
+
+    A name that Windows cannot give to a folder is none, so that runs can move between systems.
+    """
     size = len(text.encode("utf-8", "replace"))
     fits = 0 < len(text) <= MAX_CHARACTERS and size <= MAX_BYTES
-    return fits and text[0].isalnum() and all(map(_fits, text))
+    fits = fits and text[0].isalnum() and text[-1] != "." and all(map(_fits, text))
+    return fits and not DEVICE.fullmatch(text)
 
 
 def to_name(text: str, default: str, longest: int = MAX_CHARACTERS) -> str:
@@ -23,7 +29,8 @@ def to_name(text: str, default: str, longest: int = MAX_CHARACTERS) -> str:
     name = name[start : start + longest]
     while len(name.encode()) > MAX_BYTES:
         name = name[:-1]
-    return name.rstrip("._-") or default
+    name = name.rstrip("._-") or default
+    return f"{default}-{name}" if DEVICE.fullmatch(name) else name
 
 
 def _fits(character: str) -> bool:

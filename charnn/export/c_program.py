@@ -94,7 +94,7 @@ def write_program(checkpoint: Checkpoint, name: str, output: Path) -> None:
     files, _ = c_files(checkpoint)
     with exported_folder(output, {*files, BUILT}, "an exported program") as folder:
         for file, text in files.items():
-            (folder / file).write_text(text, "utf-8")
+            (folder / file).write_text(text, "utf-8", newline="\n")
 
 
 class _ModelSource:

@@ -6,13 +6,13 @@ writes the texts one by one.
 
 from __future__ import annotations
 
-import os
 from collections.abc import Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from itertools import islice
 
 from charnn.generation.sampler import Sampler, read_together
 from charnn.generation.writer import Writing
+from charnn.portable import available_cores
 from charnn.predictor import Predictor
 
 BATCH_SIZE = 64  # texts that are written at once
@@ -82,10 +82,3 @@ def write_together(
                     going.append((writing, pieces))
             active = going
             reader.read([writing.sampler for writing, _ in active])
-
-
-def available_cores() -> int:
-    """Returns the number of processor cores that this process may use."""
-    if hasattr(os, "sched_getaffinity"):
-        return len(os.sched_getaffinity(0))
-    return os.cpu_count() or 1

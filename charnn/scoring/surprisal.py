@@ -23,7 +23,7 @@ from numpy.typing import NDArray
 
 from charnn.config import SURPRISAL_BITS
 from charnn.errors import CharnnError, TextError
-from charnn.generation.batch import available_cores
+from charnn.portable import available_cores
 from charnn.predictor import NOT_FINITE, Predictor
 from charnn.text.sources import TextSource
 from charnn.text.text_reader import encode_pieces

@@ -8,7 +8,6 @@ a temporary file without a name, which vanishes with the process however it ends
 from __future__ import annotations
 
 import codecs
-import io
 import itertools
 import os
 import stat
@@ -19,7 +18,7 @@ from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import AbstractContextManager, nullcontext, suppress
 from pathlib import Path
-from typing import IO, NamedTuple
+from typing import IO, Any, NamedTuple
 
 from charnn.config.names import to_name
 from charnn.errors import FileError, TextError, did_you_mean
@@ -52,12 +51,13 @@ LINE_REACH = 64 << 10  # how far back a chunk is cut to end with a line
 class Part(NamedTuple):
     """One file of a text: its name for people, and its path or the temporary copy of it.
 
+    A part with neither is stdin, which can be read once.
     ``one_of_several`` is true if --encoding would apply to other files too.
     """
 
     name: str
     path: Path | None
-    copy: io.FileIO | None = None
+    copy: IO[bytes] | None = None
     one_of_several: bool = False
 
     def read(self) -> Iterator[bytes]:
@@ -66,12 +66,12 @@ class Part(NamedTuple):
             yield from _blocks(self.path)
             return
         offset = 0
-        while data := os.pread(self.copy.fileno(), CHUNK_BYTES, offset):
+        while self.copy.seek(offset) == offset and (data := self.copy.read(CHUNK_BYTES)):
             yield data
             offset += len(data)
 
     def start(self) -> bytes:
-        """Returns the first bytes of a file that can be read again; none of a FIFO."""
+        """Returns the first bytes of a file that can be read again; none of a pipe."""
         start = b""
         if self.copy is not None or (self.path is not None and self.path.is_file()):
             for data in self.read():
@@ -130,8 +130,8 @@ class Piece(NamedTuple):
         """Reads the part again, for the place of the wrong byte and the likely encodings."""
         what = f"{self.part.name} is not UTF-8: byte 0x{byte:02x}"
         path = self.part.path
-        if self.part.copy is None and path is not None and not path.is_file():
-            return TextError(f"{what}; give its --encoding")  # a FIFO cannot be read twice
+        if self.part.copy is None and not (path and path.is_file()):
+            return TextError(f"{what}; give its --encoding")  # a pipe cannot be read twice
         place, cut_off = encodings.first_wrong_byte(self.part.read())
         low, high = max(0, place - AROUND_BYTES) & ~3, place + AROUND_BYTES
         position, line, around = 0, 1, b""
@@ -410,14 +410,14 @@ def _find_corpus(text: str) -> Part:
 
 
 def _blocks(path: Path | None) -> Iterator[bytes]:
-    """Yields the bytes of a file, or of stdin where `path` is None, in chunks."""
+    """Yields the bytes of a file, or of stdin where `path` is None, in chunks as they arrive."""
     if path is None and (sys.stdin is None or sys.stdin.closed):
         raise TextError("stdin is closed: there is no text to read")
-    opened: AbstractContextManager[IO[bytes]]
+    opened: AbstractContextManager[Any]
     with file_errors("read", path or Path("stdin")):
-        opened = path.open("rb", buffering=0) if path else nullcontext(sys.stdin.buffer)
+        opened = path.open("rb") if path else nullcontext(sys.stdin.buffer)
         with opened as file:
-            while data := file.read(CHUNK_BYTES):
+            while data := file.read1(CHUNK_BYTES):
                 yield data
 
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import ctypes
-import os
 import platform
 import time
 from collections.abc import Iterator, Sequence
@@ -19,6 +18,7 @@ from charnn.config import GATES, ModelConfig, TrainConfig
 from charnn.errors import ConfigError, TrainingError
 from charnn.evaluation import COLD_WINDOW, evaluation_batch
 from charnn.model import LanguageModel
+from charnn.portable import available_cores, memory
 from charnn.training.gradient import gradients
 from charnn.training.optimizer import Optimizer
 from charnn.training.world import WORLD
@@ -61,9 +61,7 @@ def default_threads() -> int:
     threads, processes = torch.get_num_threads(), WORLD.get().local_size
     if threads > 1 or processes == 1:
         return threads
-    with suppress(AttributeError):  # Linux only
-        return max(1, len(os.sched_getaffinity(0)) // processes)
-    return max(1, (os.cpu_count() or 1) // processes)
+    return max(1, available_cores() // processes)
 
 
 @contextmanager
@@ -135,20 +133,19 @@ def environment(config: TrainConfig) -> dict[str, str]:
 
 def available_memory() -> int | None:
     """Returns the bytes of memory that are available, or None if unknown."""
-    limits = []
     try:
         with open("/proc/meminfo", encoding="ascii") as file:
             found = dict(line.split(":", 1) for line in file if ":" in line)
-        limits.append(int(found["MemAvailable"].split()[0]) * 1024)
+        limit: int | None = int(found["MemAvailable"].split()[0]) * 1024
     except (OSError, KeyError, ValueError):
-        try:
-            limits.append(os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE"))
-        except (OSError, ValueError):
-            return None
+        limit = memory()
+    if limit is None:
+        return None
     with suppress(OSError, ValueError):
         used = int(Path("/sys/fs/cgroup/memory.current").read_text(encoding="ascii"))
-        limits.append(int(Path("/sys/fs/cgroup/memory.max").read_text(encoding="ascii")) - used)
-    return min(limits)
+        largest = int(Path("/sys/fs/cgroup/memory.max").read_text(encoding="ascii"))
+        limit = min(limit, largest - used)
+    return limit
 
 
 def training_memory(model: ModelConfig, batch_size: int, bptt: int) -> int:

@@ -10,15 +10,11 @@ Shapes: B streams, N matrices.
 
 from __future__ import annotations
 
-import ctypes
-import fcntl
 import hashlib
 import json
 import os
 import secrets
-import signal
 import socket
-import struct
 import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
@@ -34,6 +30,7 @@ from torch._C._distributed_c10d import PrefixStore, Store
 from torch.distributed.rendezvous import rendezvous
 
 from charnn.errors import TrainingError
+from charnn.portable import end_with_parent, interface_of
 from charnn.version import __version__
 
 COLLECTIVE_SECONDS = 300  # bound of a collective: the steps of two processes differ by less
@@ -41,8 +38,6 @@ SILENT_SECONDS = 300.0  # a process that has not signed for so long counts as lo
 SIGN_SECONDS = 2.0
 LEAVE_SECONDS = 10
 LONGEST_POLL = 0.2
-PR_SET_PDEATHSIG = 1
-SIOCGIFADDR = 0x8915
 
 
 class PeerLost(TrainingError):
@@ -340,9 +335,7 @@ def _launched(command: str) -> World:
     job = ""
     if run_id != "none":
         job = hashlib.sha256(f"{run_id}\0{command}".encode()).hexdigest()[:16]
-    with suppress(OSError, AttributeError):  # Linux only
-        # torchrun starts each process in a session of its own: it would outlive a killed torchrun.
-        ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, signal.SIGTERM)
+    end_with_parent()  # in a session of its own, it would outlive a killed torchrun
     if size == 1:  # an elastic run that other hosts have left
         return World(job)
     _choose_interface()
@@ -402,10 +395,5 @@ def _choose_interface() -> None:
         own = probe.getsockname()[0]
         if own.startswith("127.") and not one_host:
             return
-        for _, name in socket.if_nameindex():
-            request = struct.pack("256s", name.encode())
-            with suppress(OSError):
-                answer = fcntl.ioctl(probe, SIOCGIFADDR, request)
-                if answer[20:24] == socket.inet_aton(own):
-                    environment.setdefault("GLOO_SOCKET_IFNAME", name)
-                    return
+        if name := interface_of(own):
+            environment.setdefault("GLOO_SOCKET_IFNAME", name)

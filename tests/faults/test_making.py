@@ -56,7 +56,7 @@ os.fdopen = lambda *args: Halves(fdopen(*args))
 Path.write_text = write_text
 for name in ("fsync", "replace", "rename", "mkdir"):
     setattr(os, name, dying(getattr(os, name)))
-tensor_file._exchange = dying(tensor_file._exchange)
+tensor_file.exchange = dying(tensor_file.exchange)
 
 def find_facts(saved, *_):
     return SimpleNamespace(digest=saved.digest, scores=None, chars_per_second=1, left_out={})

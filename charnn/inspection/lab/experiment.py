@@ -27,6 +27,7 @@ from charnn.config.analysis import can_have_chrono
 from charnn.errors import TrainingError
 from charnn.inspection.lab.tasks import TASKS, LabBatch, LabTask
 from charnn.model.cells import CELLS
+from charnn.portable import signals_blocked
 
 CHECK_EVERY = 50  # steps
 CHECKED, TESTED = 512, 1000  # sequences for early stopping, and for the score of a trial
@@ -134,12 +135,8 @@ def run_trials(options: LabOptions, threads: int = 1) -> Iterator[Trial]:
     # Spawned, not forked: torch's threads do not survive a fork.
     pool = ProcessPoolExecutor(threads, multiprocessing.get_context("spawn"), _prepare_worker)
     try:
-        # Workers inherit the mask, so Ctrl-C reaches this process alone, which then kills them.
-        mask = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT, signal.SIGHUP})
-        try:
+        with signals_blocked():  # Ctrl-C reaches this process alone, which then kills the workers
             trials = pool.map(train, *zip(*jobs, strict=True))
-        finally:
-            signal.pthread_sigmask(signal.SIG_SETMASK, mask)
         yield from trials
     except BrokenProcessPool:
         raise TrainingError(
@@ -153,6 +150,7 @@ def run_trials(options: LabOptions, threads: int = 1) -> Iterator[Trial]:
 
 
 def _prepare_worker() -> None:
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Windows cannot block it
     torch.set_num_threads(1)
     torch.set_flush_denormal(True)
     threading.Thread(target=_exit_with_parent, daemon=True).start()
