@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import os
 import re
+import shlex
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -98,3 +100,50 @@ def test_a_shell_completes_names_and_values(
     with pytest.raises(SystemExit):
         main()
     assert expected <= set(capsys.readouterr().out.split())
+
+
+# Each script loads what the command gives for the shell, and completes "charnn sample -m ".
+SHELLS = {
+    "bash": """
+        eval "$(_CHARNN_COMPLETE=source_bash charnn)"
+        COMP_WORDS=(charnn sample -m ""); COMP_CWORD=3
+        _charnn_completion charnn; echo "${COMPREPLY[@]}"
+    """,
+    "zsh": """
+        compdef() {}; _arguments() { print -- ${@//[()\\"]/ } }
+        eval "$(_CHARNN_COMPLETE=source_zsh charnn)"
+        words=(charnn sample -m ""); CURRENT=4
+        _charnn_completion
+    """,
+    "fish": """
+        env _CHARNN_COMPLETE=source_fish charnn | source
+        complete -C "charnn sample -m "
+    """,
+}
+
+
+@pytest.mark.parametrize("shell", SHELLS)
+def test_a_real_shell_completes_runs_without_torch(shell: str, tmp_path: Path) -> None:
+    if shutil.which(shell) is None:
+        pytest.skip(f"{shell} is not installed")
+    (tmp_path / "book.txt").write_text("the goat is not a sailor\n" * 9)
+    make_run(tmp_path, "mine")
+    (tmp_path / "bin").mkdir()
+    (tmp_path / "bin/torch.py").write_text("raise SystemExit('torch was imported')")
+    script = tmp_path / "bin/charnn"
+    script.write_text(f"#!/bin/sh\nexec {shlex.quote(sys.executable)} -m charnn\n")
+    script.chmod(0o755)
+    environment = {
+        **os.environ,
+        "HOME": str(tmp_path),
+        "PATH": f"{script.parent}{os.pathsep}{os.environ['PATH']}",
+        "PYTHONPATH": f"{ROOT}{os.pathsep}{script.parent}",
+    }
+    done = subprocess.run(
+        [shell, "-c", SHELLS[shell]],
+        cwd=tmp_path,
+        env=environment,
+        capture_output=True,
+        text=True,
+    )
+    assert {"mine", "english"} <= set(done.stdout.split()), done.stderr

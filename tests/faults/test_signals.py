@@ -14,6 +14,7 @@ import pytest
 
 from charnn import checkpoint as checkpoints
 from charnn.cli.signals import OrderlyEnd
+from charnn.portable import SIGNALS
 from charnn.runs import read_metrics
 
 FOREVER = ("book.txt", "--max-steps", "100000000")
@@ -21,10 +22,13 @@ FOREVER = ("book.txt", "--max-steps", "100000000")
 
 def test_a_signal_whose_interrupt_is_swallowed_stops_the_run_as_soon_as_it_can() -> None:
     stopped = []
+    before = {number: signal.getsignal(number) for number in SIGNALS}
     with OrderlyEnd() as end:
         with suppress(KeyboardInterrupt):  # as Python does in a callback
             os.kill(os.getpid(), signal.SIGTERM)
         end.stop = lambda: stopped.append(True)
+    for number, handler in before.items():  # the block leaves them ignored
+        signal.signal(number, handler)
     assert [True] == stopped
     assert 143 == end.code
 
