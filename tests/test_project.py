@@ -86,6 +86,14 @@ def test_the_line_for_a_missing_package_names_an_extra_with_that_package() -> No
             ]
 
 
+def test_the_page_on_installing_names_every_extra_and_dependency() -> None:
+    page = (ROOT / "docs/install.md").read_text("utf-8")
+    assert set(EXTRAS) - {"dev"} == set(re.findall(r"^\| `(\w+)` \|", page, re.MULTILINE))
+    line = next(line for line in page.splitlines() if line.startswith("pip install charset"))
+    named = {re.split("[<>=]", word.strip('"'))[0] for word in line.split()[2:]}
+    assert {Requirement(each).name for each in PROJECT["dependencies"]} - {"torch"} == named
+
+
 def test_the_licence_is_mit() -> None:
     text = (ROOT / "LICENSE").read_text("utf-8")
     assert text.startswith("MIT License\n\nCopyright (c) 2026 charnn contributors\n")
