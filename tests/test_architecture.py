@@ -67,14 +67,15 @@ MAY_IMPORT = {
         "scoring",
     },
 }
-# The public API and the command line stand above all rooms.
-ROOFS = {"__init__", "__main__", "cli"}
+# The public API, the command line and the adapters to other programs stand above all rooms.
+ROOFS = {"__init__", "__main__", "adapters", "cli"}
 
 # Package -> the rooms that may import it. Anything else must come with Python.
 PACKAGES = {
     "charset_normalizer": {"text"},
     "huggingface_hub": {"hub"},
     "jinja2": {"pages"},  # which only export, report and server import
+    **{each: {"adapters"} for each in ("llm", "lm_eval", "pydantic", "surprisal")},
     "numpy": {*MAY_IMPORT, *ROOFS} - {"errors", "version", "config", "pages"},
     "onnx": {"export"},
     "outlines_core": {"generation"},
@@ -258,7 +259,7 @@ def test_help_leaves_torch_out() -> None:
 
 
 def test_the_rooms_without_torch_leave_it_out() -> None:
-    heavy = TORCH_ROOMS | {"__init__", "__main__"}
+    heavy = TORCH_ROOMS | {"__init__", "__main__", "adapters"}  # which need other programs
     # cli.watch shows the events of a training, so only `charnn train` imports it.
     light = [name for name in MODULES if room_of(name) not in heavy and name != "cli.watch"]
     imports = "\n".join(f"import charnn.{name}" for name in light)
