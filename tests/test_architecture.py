@@ -244,7 +244,7 @@ def test_importing_the_command_line_leaves_torch_out() -> None:
     run_python("import sys, charnn.cli; assert 'torch' not in sys.modules")
 
 
-def test_help_leaves_torch_out() -> None:
+def test_help_leaves_torch_and_numpy_out() -> None:
     run_python(
         "import sys\n"
         "from charnn.cli import main\n"
@@ -254,6 +254,7 @@ def test_help_leaves_torch_out() -> None:
         "except SystemExit as end:\n"
         "    assert not end.code, end.code\n"
         "assert 'torch' not in sys.modules\n"
+        "assert 'numpy' not in sys.modules\n"
         "assert 'pydantic' not in sys.modules  # what newer releases of typer bring along\n"
     )
 

@@ -8,7 +8,6 @@ from typing import Annotated, Any
 
 import typer
 
-from charnn import hub
 from charnn.cli.console import print_json, tell, warn
 from charnn.cli.model import model_path, note_network_alone
 from charnn.cli.options import (
@@ -124,6 +123,8 @@ def check_output(path: Path, suffix: str, force: bool) -> None:
 
 def name_of(path: Path) -> str:
     """Returns the name of a model: its run's or repository's, or of another file its own."""
+    from charnn import hub
+
     if path.stem in ("best", "last"):
         return path.absolute().parent.name
     return hub.name_of(path) or path.stem
