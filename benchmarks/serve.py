@@ -32,6 +32,7 @@ from charnn.generation.batch import write_together
 from charnn.runs import find_model
 
 PROMPT = "It was "
+CLIENTS = 8  # of the table of memory
 LETTERS = "It was her"  # of prompts that differ
 
 
@@ -133,23 +134,25 @@ def speeds(model: Path, options: argparse.Namespace) -> list[list[str]]:
 
 
 def memories(model: Path, options: argparse.Namespace) -> list[list[str]]:
-    """Returns the rows of the table of memory; every request has another prompt."""
+    """Returns the rows of the table of memory; every request has another prompt.
+
+    The states of prompts are kept for 2,048 of them, so the memory grows until then.
+    """
     rows, done = [], 0
-    with server(model) as (port, process), ThreadPoolExecutor(8) as pool:
-        clients = [Client(port) for _ in range(8)]
-        for mark in sorted({options.memory // 100, options.memory // 10, options.memory}):
+    with server(model) as (port, process), ThreadPoolExecutor(CLIENTS) as pool:
+        for mark in (options.memory * quarter // 4 for quarter in range(1, 5)):
 
             def work(place: int, begin: int = done, end: int = mark) -> None:
-                for seed in range(begin + place, end, len(clients)):
+                client = Client(port)
+                for seed in range(begin + place, end, CLIENTS):
                     prompt = "".join(LETTERS[int(digit)] for digit in str(seed))
-                    clients[place].ask(prompt, 20, seed, seed % 2 == 0)
+                    client.ask(prompt, 20, seed, seed % 2 == 0)
+                client.close()
 
-            list(pool.map(work, range(len(clients))))
+            list(pool.map(work, range(CLIENTS)))
             done = mark
             rows.append([f"{done:,}", f"{memory(process):,.1f}"])
             say(f"{done:,} requests")
-        for each in clients:
-            each.close()
     return rows
 
 
