@@ -1,22 +1,13 @@
-"""The quality curve: loss over seconds as SVG, in two panels: the whole time and its first tenth.
-
-Colours of medium lightness without a background are readable on light and dark pages.
-"""
+"""The quality curve: loss over seconds as SVG, of the whole time and of its first tenth."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from typing import NamedTuple
 
-from charnn.pages import read
-from charnn.pages.charts import HEIGHT, LEGEND_ROW, WIDTH, Series, line_chart
+from charnn.pages.charts import HEIGHT, LEGEND_ROW, WIDTH, Series, line_chart, standalone
 
 Points = Sequence[tuple[float, float]]  # (seconds, loss), in the order of time
-
-PALETTE = (
-    ":root { --ink: #777; --soft: #777; --line: #7774; --edge: #777; --sans: system-ui; "
-    "--c0: #3b7dd8; --c1: #c8641b; --c2: #2c9464; --c3: #b0559c }"
-)
 
 
 class Trace(NamedTuple):
@@ -57,9 +48,7 @@ def draw(title: str, traces: Mapping[str, Trace], published: Mapping[str, float]
         f'<svg x="{i * WIDTH}" width="{WIDTH}" height="{height}">{panel}</svg>'
         for i, panel in enumerate(panels)
     )
-    head = f'<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 {width} {height}">'
-    rules = PALETTE + read("charnn.pages", "charts.css")
-    return f"{head}<style>{rules}</style>{placed}</svg>\n"
+    return standalone(placed, width, height)
 
 
 def bounds(

@@ -276,6 +276,13 @@ def model_in(folder: Path) -> Path | None:
     return next((file for file in files if os.path.exists(file)), None)
 
 
+def model_name(path: Path) -> str:
+    """Returns the name of a model: its run's or repository's, or of another file its own."""
+    if path.stem in ("best", "last"):
+        return path.absolute().parent.name
+    return hub.name_of(path) or path.stem
+
+
 def no_run_yet(root: Path) -> str:
     """Returns the message for a folder without runs."""
     with suppress(OSError):

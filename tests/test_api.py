@@ -2,16 +2,19 @@
 
 from __future__ import annotations
 
+import base64
 import copy
 import json
 import os
 import pickle
 import subprocess
 import sys
+from html.parser import HTMLParser
 from multiprocessing import get_context
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
+from xml.etree import ElementTree
 
 import numpy as np
 import pytest
@@ -22,6 +25,8 @@ from charnn.checkpoint import Checkpoint
 from charnn.config import ModelConfig
 from charnn.errors import ConfigError, FileError, MissingPackage, TextError, UnknownCharacter
 from charnn.generation import Model
+from charnn.pages import read, visible
+from charnn.scoring.surprisal import ScoredText
 from charnn.text.tokenizers import ByteTokenizer, CharTokenizer, Tokenizer
 
 TEXT = "The goat reads the log.\n" * 60
@@ -285,4 +290,64 @@ def test_score_of_bytes_and_unknown_characters(tmp_path: Path) -> None:
             charnn.score(text, model, unknown="skip")
     of_bytes = charnn.score("é", charnn.load(made(tmp_path, ByteTokenizer())))
     assert (2, 1) == (len(of_bytes.bits), len(of_bytes.char_bits))
-    assert "&lt;" in charnn.score("<", charnn.load(made(tmp_path, ByteTokenizer())))._repr_html_()
+
+
+# --- in a notebook
+
+
+class Shown(HTMLParser):
+    """The text of an HTML fragment, and the attributes of each element."""
+
+    def __init__(self, html: str) -> None:
+        super().__init__()
+        self.text, self.elements = "", list[tuple[str, dict[str, str | None]]]()
+        self.feed(html)
+
+    def handle_data(self, data: str) -> None:
+        self.text += data
+
+    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+        self.elements.append((tag, dict(attrs)))
+
+
+def test_a_scored_text_has_the_colours_of_pages(tmp_path: Path) -> None:
+    model = charnn.load(made(tmp_path, ByteTokenizer()))
+    text = "<b>\x1b & é\n"
+    shown = Shown(charnn.score(text, model)._repr_html_())
+    assert visible(text) == shown.text
+    bits = np.array([0.5, 1.0, 3.0, 4.0, 8.0, np.inf])
+    scored = ScoredText("abcdef", bits, list("abcdef"), bits)
+    spans = [found for tag, found in Shown(scored._repr_html_()).elements if tag == "span"]
+    style = read("charnn.pages", "base.css")
+    for found, step in zip(spans, (0, 1, 2, 3, 4, 4), strict=True):
+        colours = {each for each in range(1, 5) if colour_of(style, each) in (found["style"] or "")}
+        assert ({step} if step else set()) == colours
+    long = ScoredText("a" * 30_000, np.ones(30_000), [], np.ones(0))
+    assert "10,000" in Shown(long._repr_html_()).text
+
+
+def colour_of(style: str, step: int) -> str:
+    return style.partition(f"--s{step}: ")[2].partition(";")[0]
+
+
+def test_a_model_has_a_card_with_its_curve() -> None:
+    run = charnn.train("a.txt", name="mine", **SMALL)
+    shown = Shown(run.load()._repr_html_())
+    for part in ("mine", "LSTM", "1,440 characters", "n-grams"):
+        assert part in shown.text
+    (picture,) = [found["src"] or "" for tag, found in shown.elements if tag == "img"]
+    kind, _, data = picture.partition(",")
+    assert "data:image/svg+xml;base64" == kind
+    root = ElementTree.fromstring(base64.b64decode(data))  # noqa: S314  # its own
+    assert 2 == len([each for each in root.iter() if each.tag.endswith("polyline")])
+    assert str(Path.cwd()) not in shown.text
+    assert "n-grams" not in Shown(run.load(network_only=True)._repr_html_()).text
+
+
+def test_the_card_of_a_model_of_unknown_origin_is_text(tmp_path: Path) -> None:
+    saved = checkpoint.load(made(tmp_path))
+    saved.info = {"history": [{"step": "<b>"}, 3], "seconds": "<script>", "results": []}
+    checkpoint.save(tmp_path / "<i>.safetensors", saved)
+    for model in (charnn.load(tmp_path / "<i>.safetensors"), Model.from_checkpoint(saved)):
+        tags = {tag for tag, _ in Shown(model._repr_html_()).elements}
+        assert not tags & {"i", "script", "img"}

@@ -37,12 +37,14 @@ MAY_IMPORT = {
     "engines": GROUND | {"predictor", "ngrams.section", "ngrams.tree"},
     "ngrams": GROUND | {"predictor", "engines", "model", "evaluation", "training.final_step"},
     "evaluation": GROUND | {"model", "ngrams.tree", "ngrams.mixture_torch"},
-    "generation": GROUND | {"predictor", "engines", "ngrams"},
+    "generation": GROUND | {"predictor", "engines", "ngrams", "pages"},
     "desk": GROUND | {"engines", "generation", "ngrams"},
     "training": GROUND | {"bases", "evaluation", "generation", "model", "engines"},
     "pages": {"bases", "config"},
     "export": GROUND | {"engines", "generation", "pages", "ngrams"},
-    "scoring": GROUND | {"predictor"} | {"engines", "evaluation", "generation", "model", "ngrams"},
+    "scoring": GROUND
+    | {"pages", "predictor"}
+    | {"engines", "evaluation", "generation", "model", "ngrams"},
     "inspection": GROUND
     | {
         "predictor",

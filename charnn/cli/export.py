@@ -63,6 +63,7 @@ def export(
     """
     from charnn.checkpoint import load
     from charnn.export import exporter
+    from charnn.runs import model_name
 
     chosen = exporter(to)
     options = {} if license is None else {"license": license}
@@ -71,7 +72,7 @@ def export(
     if browse and chosen.suffix != ".html":
         raise ConfigError(f"--open shows a page in the browser: use --to html, got --to {to}")
     path = model_path(model, checkpoints)
-    name = name_of(path)
+    name = model_name(path)
     target = output or Path((re.sub(r"[^\w.-]+", "-", name).strip("-.") or "model") + chosen.suffix)
     check_output(target, chosen.suffix, force)
     if target.exists() and target.samefile(path):  # it may hold the state of a training
@@ -119,15 +120,6 @@ def check_output(path: Path, suffix: str, force: bool) -> None:
         raise FileError(
             f"cannot write {path}: make the folder {path.parent} first, or give another -o"
         )
-
-
-def name_of(path: Path) -> str:
-    """Returns the name of a model: its run's or repository's, or of another file its own."""
-    from charnn import hub
-
-    if path.stem in ("best", "last"):
-        return path.absolute().parent.name
-    return hub.name_of(path) or path.stem
 
 
 def size_of(path: Path) -> int:

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Annotated
 
 from charnn.cli.console import Stages, note, print_json, show_live, tell
-from charnn.cli.export import check_output, name_of
+from charnn.cli.export import check_output
 from charnn.cli.model import load_model
 from charnn.cli.options import (
     DEFAULT_CHECKPOINTS,
@@ -39,12 +39,13 @@ def report(
     show_live("loading PyTorch")
     from charnn.report.facts import find_facts
     from charnn.report.page import write_report
+    from charnn.runs import model_name
     from charnn.training import machine
 
     began = time.monotonic()
     path, saved, _ = load_model(model, checkpoints)
     with machine.prepared(threads or machine.default_threads()):
-        facts = find_facts(saved, path, name_of(path), Stages())
+        facts = find_facts(saved, path, model_name(path), Stages())
     write_report(facts, output)
     size = output.stat().st_size
     if as_json:

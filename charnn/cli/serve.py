@@ -8,7 +8,6 @@ from typing import Annotated
 import typer
 
 from charnn.cli.console import debugging, say, show_live, tell
-from charnn.cli.export import name_of
 from charnn.cli.model import open_model
 from charnn.cli.options import (
     DEFAULT_CHECKPOINTS,
@@ -64,6 +63,7 @@ def serve(
     with OrderlyEnd("stopping") as end:
         show_live("loading the model")
         from charnn.pages import plain_name
+        from charnn.runs import model_name
         from charnn.server.app import LOOPBACK, make_app
         from charnn.server.completions import Service
         from charnn.server.listen import Server, listen
@@ -79,7 +79,7 @@ def serve(
                 )
             host = f"[{config.host}]" if ":" in config.host else config.host
             hosts = {*LOOPBACK, host.lower()} if is_private else None
-            service = Service(loaded, plain_name(name_of(path)), config, unknown)
+            service = Service(loaded, plain_name(model_name(path)), config, unknown)
             worker = Worker(loaded, threads, _report)
             app = make_app(worker, service, config, hosts, api_key or "", _report)
             server = Server(app, worker)

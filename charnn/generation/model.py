@@ -21,6 +21,7 @@ from charnn.generation.sampler import Sampler, draw_seed
 from charnn.generation.writer import Writing
 from charnn.ngrams.mixture import predictor as predictor_of
 from charnn.predictor import Predictor
+from charnn.runs import model_name
 from charnn.text.tokenizers import Tokenizer, tokenizer_from_dict
 
 if TYPE_CHECKING:
@@ -120,6 +121,16 @@ class Model:
             f"<charnn model: {shape.cell} {shape.num_layers}x{shape.hidden_size}, {kind} tokenizer "
             f"of {shape.vocab_size}{where}>"
         )
+
+    def _repr_html_(self) -> str:
+        """Returns the model's card for a notebook: facts, and the learning curve."""
+        from charnn.pages import notebook, records
+
+        title = model_name(self._loaded[0]) if self._loaded else "charnn model"
+        rows = records.card_rows(self.predictor.config, self.tokenizer.units, self.info)
+        if self.predictor.alone() is not self.predictor:
+            rows.append(("Mixed with", "n-grams of its text"))
+        return notebook.card(title, rows, self.info, "lines" if self.of_lines else "cold_256")
 
     def __copy__(self) -> Model:
         """Returns a model that shares everything."""

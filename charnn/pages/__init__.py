@@ -60,6 +60,11 @@ def plain_name(name: str) -> str:
     return "".join(c if c.isprintable() else "\ufffd" for c in name[:MAX_NAME]).strip() or "charnn"
 
 
+def level(value: float, steps: tuple[float, ...]) -> int:
+    """Returns the number of `steps` that a value reaches."""
+    return sum(value >= step for step in steps)
+
+
 def find_number(info: Any, *keys: str) -> float | None:
     """Returns the number at nested keys of untrusted JSON, from 0 to `LARGEST`, or None."""
     value = find_value(info, *keys)

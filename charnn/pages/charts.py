@@ -11,6 +11,8 @@ import math
 from collections.abc import Mapping, Sequence
 from typing import NamedTuple
 
+from charnn.pages import read
+
 Point = tuple[float, float]
 
 WIDTH, HEIGHT = 480, 300  # size of a line chart without a legend
@@ -20,6 +22,11 @@ LEGEND_ROW, BAR, BAR_GAP = 22, 16, 10
 MAX_MARKS = 40  # a line of more points has no marks
 SMALLEST, LARGEST = 1e-100, 1e15  # larger values are not drawn, nor smaller ones on log axes
 SUPERSCRIPTS = str.maketrans("-0123456789", "⁻⁰¹²³⁴⁵⁶⁷⁸⁹")
+# Colours of medium lightness are readable on light and dark grounds.
+PALETTE = (
+    ":root { --ink: #777; --soft: #777; --line: #7774; --edge: #777; --sans: system-ui; "
+    "--c0: #3b7dd8; --c1: #c8641b; --c2: #2c9464; --c3: #b0559c }"
+)
 MARKS = {  # corners of the marks of lines 1 to 3; line 0 has circles
     1: ((-3.5, -3.5), (3.5, -3.5), (3.5, 3.5), (-3.5, 3.5)),
     2: ((0, -4.5), (4, 3.5), (-4, 3.5)),
@@ -129,6 +136,12 @@ def bar_chart(key: str, title: str, description: str, bars: Sequence[Bar], whole
         parts.append(_text(WIDTH - 2, y + 13, bar.value, "end"))
         y += BAR + BAR_GAP
     return _svg(key, title, description, parts, math.ceil(y))
+
+
+def standalone(charts: str, width: int, height: int) -> str:
+    """Returns charts as an SVG file with its own style, without a background."""
+    head = f'<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 {width} {height}">'
+    return f"{head}<style>{PALETTE}{read('charnn.pages', 'charts.css')}</style>{charts}</svg>\n"
 
 
 class _Axis(NamedTuple):

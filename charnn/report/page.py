@@ -9,7 +9,7 @@ from __future__ import annotations
 from pathlib import Path
 
 from charnn.config import ACTIVITY_STEPS, GOOD_AUC, SURPRISAL_BITS
-from charnn.pages import plain_name, read, records, render, source_hash, style_sheet
+from charnn.pages import level, plain_name, read, records, render, source_hash, style_sheet
 from charnn.report import commands, figures
 from charnn.report.facts import SEED, Facts
 from charnn.scoring.baselines import zstd
@@ -87,8 +87,3 @@ def alphabet(facts: Facts) -> str:
 def number(value: float | None, style: str = ",.4f") -> str:
     """Formats a number; a dash stands for None."""
     return "–" if value is None else format(value, style)
-
-
-def level(value: float, steps: tuple[float, ...]) -> int:
-    """Returns the number of `steps` that a value reaches."""
-    return sum(value >= step for step in steps)

@@ -14,14 +14,12 @@ import unicodedata
 from collections import Counter
 from collections.abc import Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
-from html import escape
 from itertools import groupby
 from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
 
-from charnn.config import SURPRISAL_BITS
 from charnn.errors import CharnnError, TextError
 from charnn.portable import available_cores
 from charnn.predictor import NOT_FINITE, Predictor
@@ -220,13 +218,10 @@ class ScoredText(NamedTuple):
         return f"<scored text {self.text[:40]!r}: {self.bits_per_char:.4f} bits/char>"
 
     def _repr_html_(self) -> str:
-        """Returns the text for a notebook, the redder the more `SURPRISAL_BITS` are reached."""
-        levels = np.searchsorted(SURPRISAL_BITS, self.char_bits, side="right").tolist()
-        shown = (
-            f'<span style="background:rgba(255,0,0,{0.15 * level:.2f})">{escape(char)}</span>'
-            for char, level in zip(self.text, levels, strict=True)
-        )
-        return f'<pre style="white-space:pre-wrap">{"".join(shown)}</pre>'
+        """Returns the text for a notebook, coloured by surprisal."""
+        from charnn.pages.notebook import coloured
+
+        return coloured(self.text, self.char_bits.tolist())
 
 
 class TextSpan(NamedTuple):
