@@ -498,3 +498,48 @@ def test_the_numbers_of_the_sampling_page_are_those_of_the_generator() -> None:
 def test_the_sampling_page_has_every_filter_in_order_with_the_setting_that_is_off() -> None:
     rows = re.findall(r"^ *- `(\w+)` \w \((\S+) is off\)", page("docs/sampling.md"), re.MULTILINE)
     assert [(name, f"{off:g}") for name, (_, off) in FILTERS.items()] == rows
+
+
+# Runs the cells of a notebook one after another; shows the last value of each, as a notebook does.
+NOTEBOOK = f"""{QUICK}
+import ast, importlib.util, json, subprocess, sys
+from pathlib import Path
+from unittest.mock import MagicMock
+
+if importlib.util.find_spec("matplotlib") is None:  # a hosted session has it
+    sys.modules["matplotlib"] = sys.modules["matplotlib.pyplot"] = MagicMock()
+make_quick()
+names = {{}}
+for cell in json.loads(Path(sys.argv[1]).read_text("utf-8"))["cells"]:
+    if cell["cell_type"] != "code" or cell["source"][0].startswith("%pip"):
+        continue
+    code = "import subprocess\\n"
+    for line in cell["source"]:
+        shell = f"subprocess.run({{line[1:].strip()!r}}, shell=True, check=True)\\n"
+        code += shell if line[0] == "!" else line
+    tree = ast.parse(code)
+    last = tree.body.pop() if isinstance(tree.body[-1], ast.Expr) else None
+    exec(compile(tree, "a cell", "exec"), names)
+    if last:
+        value = eval(compile(ast.Expression(last.value), "a cell", "eval"), names)
+        print(getattr(value, "_repr_html_", value.__repr__)())
+"""
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(600)
+@pytest.mark.parametrize("text", ["book.txt", "corpora/manual.txt"])
+def test_the_notebook_runs_from_top_to_bottom(text: str, tmp_path: Path) -> None:
+    environment = make_folder(tmp_path)
+    if text != "book.txt":
+        (tmp_path / "book.txt").unlink()
+    notebook = ROOT / "docs/charnn.ipynb"
+    run([sys.executable, "-W", "error", "-c", NOTEBOOK, str(notebook)], tmp_path, environment, text)
+    assert "<script" in (tmp_path / "writer.html").read_text("utf-8")
+    assert (tmp_path / "checkpoints" / Path(text).stem / "best.safetensors").exists()
+
+
+def test_the_notebook_is_kept_without_outputs() -> None:
+    for cell in json.loads(page("docs/charnn.ipynb"))["cells"]:
+        assert not cell.get("outputs")
+        assert cell.get("execution_count") is None
