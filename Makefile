@@ -28,6 +28,7 @@ check: .venv/tools ## format, lint, types
 	.venv/bin/python -m ruff format --check .
 	.venv/bin/python -m ruff check .
 	.venv/bin/python -m mypy
+	.venv/bin/python -m mypy --platform win32 --cache-dir .mypy_cache/windows
 
 quick: .venv/tools ## the tests, without the slow ones
 	.venv/bin/python -m pytest -m "not slow" -n auto --maxprocesses 4 --dist worksteal
