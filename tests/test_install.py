@@ -154,6 +154,7 @@ def test_a_wheel_brings_the_engine_to_every_python(
     assert {name for name in tracked if name.startswith("charnn/")} | {ENGINE} == held(wheel)
 
     shell = install(wheel)
+    assert (tmp_path / "environment/share/man/man1/charnn.1").exists()
     shutil.copy(ROOT / "corpora/lighthouse.txt", tmp_path / "book.txt")
     small = ["--cell", "gru", "--hidden-size", "16", "--num-layers", "1", "--max-steps", "4"]
     shell("charnn", "train", "book.txt", *small)

@@ -140,7 +140,8 @@ charnn.portable.sys = types.SimpleNamespace(platform="win32", stdin=sys.stdin)
 
 root = Path(charnn.__file__).parent
 for path in sorted(root.rglob("*.py")):
-    import_module(".".join(("charnn", *path.relative_to(root).with_suffix("").parts)))
+    if path.parent.name != "adapters":  # for programs that may not be installed
+        import_module(".".join(("charnn", *path.relative_to(root).with_suffix("").parts)))
 
 def run(*words, code=0):
     done = typer.testing.CliRunner().invoke(charnn.cli.app, words)
