@@ -7,7 +7,7 @@ from typing import Annotated
 
 import typer
 
-from charnn.cli.console import debugging, say, show_live, tell
+from charnn.cli.console import debugging, say, tell
 from charnn.cli.model import open_model
 from charnn.cli.options import (
     DEFAULT_CHECKPOINTS,
@@ -24,7 +24,7 @@ from charnn.config import ServerConfig
 from charnn.errors import ConfigError
 from charnn.threads import set_numpy_threads
 
-EXAMPLE = '{"prompt": "It was ", "max_tokens": 200}'
+EXAMPLE = '{"prompt": "", "max_tokens": 200}'  # an empty prompt works with every alphabet
 
 
 def serve(
@@ -61,7 +61,6 @@ def serve(
         raise ConfigError("--api-key must be printable ASCII characters, at least one")
     set_numpy_threads(threads)  # before numpy is loaded
     with OrderlyEnd("stopping") as end:
-        show_live("loading the model")
         from charnn.pages import plain_name
         from charnn.runs import model_name
         from charnn.server.app import LOOPBACK, make_app
@@ -70,15 +69,10 @@ def serve(
         from charnn.server.worker import Worker
 
         path, loaded = open_model(model, checkpoints, network_only, engine=engine, int8=int8)
-        listening, is_private = listen(config.host, config.port)
+        listening, private = listen(config.host, config.port, locked=api_key is not None)
         with listening:
-            if not is_private and not api_key:
-                raise ConfigError(
-                    f"--host {config.host} lets other machines in: add --api-key KEY (or set "
-                    "CHARNN_API_KEY), or leave --host out"
-                )
             host = f"[{config.host}]" if ":" in config.host else config.host
-            hosts = {*LOOPBACK, host.lower()} if is_private else None
+            hosts = {*LOOPBACK, host.lower()} if private else None
             service = Service(loaded, plain_name(model_name(path)), config, unknown)
             worker = Worker(loaded, threads, _report)
             app = make_app(worker, service, config, hosts, api_key or "", _report)

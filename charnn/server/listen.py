@@ -53,25 +53,29 @@ class Server(uvicorn.Server):
         self.should_exit = True
 
 
-def listen(host: str, port: int) -> tuple[socket.socket, bool]:
+def listen(host: str, port: int, locked: bool) -> tuple[socket.socket, bool]:
     """Returns a listening socket, and whether only this computer reaches it.
 
     Raises:
-        ConfigError: there is no such host.
+        ConfigError: there is no such host, or other machines reach it and the server is not
+            `locked`: it asks for no key.
         FileError: the port is in use, or not allowed.
     """
     try:
         found = socket.getaddrinfo(host or "?", port, type=socket.SOCK_STREAM)
         family, _, _, _, address = found[0]
     except (OSError, UnicodeError):
+        raise ConfigError(f"--host {host!r} is no address: try 127.0.0.1") from None
+    private = ip_address(str(address[0]).partition("%")[0]).is_loopback
+    if not private and not locked:
         raise ConfigError(
-            f"--host {host!r} is no address of this computer: try 127.0.0.1"
-        ) from None
+            f"--host {host} lets other machines in: add --api-key KEY (or set CHARNN_API_KEY), or "
+            "leave --host out"
+        )
     try:
-        made = socket.create_server(address[:2], family=family, backlog=CONNECTIONS)
+        return socket.create_server(address[:2], family=family, backlog=CONNECTIONS), private
     except OSError as error:
         raise FileError(
             f"cannot listen on port {port} of {host}: {error.strerror or error}; stop the program "
             "that uses it, or give another --port (0: a free one)"
         ) from None
-    return made, ip_address(str(address[0]).partition("%")[0]).is_loopback

@@ -49,7 +49,7 @@ class Serving:
         config = ServerConfig(port=0, **limits)
         self.faults: list[Exception] = []
         self.model, self.worker = model, Worker(model, 2, self.faults.append)
-        self.socket, private = listen(config.host, config.port)
+        self.socket, private = listen(config.host, config.port, locked=False)
         assert private
         self.port = self.socket.getsockname()[1]
         service = Service(model, "small", config, unknown)
