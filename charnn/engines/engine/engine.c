@@ -136,12 +136,13 @@ static void float_plain(const charnn_matrix *m, const float *x, int32_t streams,
     for (b = 0; b < streams; b++, x += m->stride)
         for (r = 0; r < m->rows; r++) {
             const float *w = (const float *)m->weights + (size_t)r * (size_t)m->stride;
-            float s[8] = {0};
+            float s[8] = {0}, all[8]; /* constant indices keep s in registers */
             int32_t d, j;
             for (d = 0; d + 8 <= m->columns; d += 8)
                 for (j = 0; j < 8; j++) s[j] += w[d + j] * x[d + j];
-            for (j = 0; d + j < m->columns; j++) s[j] += w[d + j] * x[d + j];
-            *out++ = join(s);
+            for (j = 0; j < 8; j++) all[j] = s[j];
+            for (j = 0; d + j < m->columns; j++) all[j] += w[d + j] * x[d + j];
+            *out++ = join(all);
         }
 }
 
