@@ -26,9 +26,10 @@ DEFAULTS = {"temperature": 0.0, "max_gen_toks": MAX_TOKENS}
 
 @register_model("charnn")
 class CharnnLM(LM):
-    """A charnn model in lm_eval; each text is read from the state after the start token.
+    """A charnn model in lm_eval.
 
-    The arguments are those of `charnn.load`. With ``unknown=skip`` characters that the model does
+    Likelihoods are those of `charnn.score`, which reads a text from the state after the start
+    token; answers are those of `charnn sample`, which begins with the prompt. The arguments are those of `charnn.load`. With ``unknown=skip`` characters that the model does
     not know are left out, which makes their text likelier; by default they are an error.
     """
 

@@ -66,6 +66,7 @@ def test_a_command_that_reads_a_model_works_without_torch(words: list[str], fold
 
 def test_exports_and_comparisons_work_without_torch(folder: Path) -> None:
     outputs = {"c": "program", "html": "page.html", "model": "copy.safetensors"}
+    outputs |= {"hub": "folder", "onnx": "graph.onnx"}
     for kind, output in outputs.items():
         done = run(folder, "export", "english", "--to", kind, "-o", output)
         assert 0 == done.returncode, done.stderr

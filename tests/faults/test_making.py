@@ -74,6 +74,8 @@ MADE = {
     "report": ("report", "{model}", "-o", "made.html"),
     "page": ("export", "{model}", "--to", "html", "-o", "made.html"),
     "c": ("export", "{model}", "--to", "c", "-o", "made"),
+    "hub": ("export", "{model}", "--to", "hub", "-o", "made"),
+    "onnx": ("export", "{model}", "--to", "onnx", "-o", "made.onnx"),
 }
 
 
