@@ -29,7 +29,9 @@ class CharnnLM(LM):
     """A charnn model in lm_eval.
 
     Likelihoods are those of `charnn.score`, which reads a text from the state after the start
-    token; answers are those of `charnn sample`, which begins with the prompt. The arguments are those of `charnn.load`. With ``unknown=skip`` characters that the model does
+    token; answers are those of `charnn sample`, which begins with the prompt.
+
+    The arguments are those of `charnn.load`. With ``unknown=skip`` characters that the model does
     not know are left out, which makes their text likelier; by default they are an error.
     """
 
