@@ -205,6 +205,9 @@ def test_one_module_knows_what_systems_lack(module: str) -> None:
     assert set() == set(filter(LACKING.fullmatch, names))
     strings = {node.value for node in ast.walk(syntax_of(module)) if isinstance(node, ast.Constant)}
     assert not strings & {"/dev/stdin", "/dev/stdout", "/dev/tty", "/dev/fd"}
+    for node in ast.walk(syntax_of(module)):  # Windows would write CRLF
+        if isinstance(node, ast.Call) and ast.unparse(node.func).endswith(".write_text"):
+            assert "newline" in {keyword.arg for keyword in node.keywords}
 
 
 def test_no_imports_go_round_in_a_circle() -> None:

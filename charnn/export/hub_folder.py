@@ -42,8 +42,8 @@ def write_hub_folder(
     with exported_folder(output, (MODEL, CONFIG, CARD), "a folder for the Hub") as folder:
         write_model_file(checkpoint, name, folder / MODEL)
         saved = load(folder / MODEL)
-        (folder / CARD).write_text(make_card(saved, name, license), "utf-8")
-        (folder / CONFIG).write_text(make_config(saved), "utf-8")
+        (folder / CARD).write_text(make_card(saved, name, license), "utf-8", newline="\n")
+        (folder / CONFIG).write_text(make_config(saved), "utf-8", newline="\n")
 
 
 def make_config(saved: Checkpoint) -> str:

@@ -47,7 +47,7 @@ class Halves(InHalves):
     def before_half(self):
         counted()
 
-def write_text(path, text, encoding):
+def write_text(path, text, encoding, newline):
     with Halves(open(path, "wb")) as file:
         file.write(text.encode(encoding))
 
