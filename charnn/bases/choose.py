@@ -11,18 +11,16 @@ import numpy as np
 from charnn.bases import BASES
 from charnn.config import DEFAULT_MINUTES, TrainConfig, TrainOptions
 from charnn.errors import FileError
-from charnn.evaluation import TextSizes, cold_batches
 from charnn.model import LanguageModel
 from charnn.ngrams.add import NGramStep
 from charnn.ngrams.expected_loss import ExpectedLoss, expect, mixed_loss
-from charnn.training.fine_tune import Base
+from charnn.training.fine_tune import SAMPLE_TOKENS, Base, loss_before
 from charnn.training.plan import USUAL_WORK, Plan, choose_shape
 
 if TYPE_CHECKING:
     from charnn.text.token_file import TokenFile
     from charnn.training.trainer import Trainer
 
-SAMPLE_TOKENS = 4096  # of the training split; the base is scored on them before training
 # Options that ask for a network other than the base.
 OTHER_NETWORK = ("cell", "num_layers", "hidden_size", "embedding_size", "tokenizer", "vocab_size")
 # Fitted to measured runs (NOTES.md): fine-tuning lowers the loss of the base on the text by the
@@ -82,7 +80,7 @@ class BaseChooser:
         if trainer.origin is not None:
             loss = self.choice.fine_tuned
             if loss is None and "name" in trainer.origin:  # a base that was not chosen but named
-                before = _loss_on_text(trainer.network, trainer.token_file)
+                before = loss_before(trainer.network, trainer.token_file).nats_per_token
                 read = plan.config.max_steps * plan.step_tokens
                 loss = self._mixed(expected_fine_tuned(before, read), expected)
             return replace(expected, cold_256=None if expected.ngrams is None else loss)
@@ -116,7 +114,7 @@ class BaseChooser:
         model = replace(base.config, vocab_size=tokens.tokenizer.vocab_size)
         network = LanguageModel(model)
         base.initialise(network, tokens.tokenizer)
-        before = _loss_on_text(network, tokens)
+        before = loss_before(network, tokens).nats_per_token
         read = _tokens_read(options, train, model.parameters)
         fine_tuned = expected_fine_tuned(before, read)
         fresh = choose_shape(options, model.vocab_size, read * model.parameters)
@@ -150,10 +148,3 @@ def _tokens_read(options: TrainOptions, train: int, parameters: int) -> float:
     if options.epochs is not None:
         return options.epochs * train
     return 60 * (options.minutes or DEFAULT_MINUTES) * USUAL_WORK / parameters
-
-
-def _loss_on_text(network: LanguageModel, tokens: TokenFile) -> float:
-    """Returns the cold-256 loss of a network on a sample of the training split."""
-    sizes = TextSizes(tokens.tokenizer.chars_per_token, tokens.tokenizer.bytes_per_token)
-    train = np.asarray(tokens.split("train"))
-    return sizes.score(cold_batches(network, train, SAMPLE_TOKENS)).nats_per_token

@@ -197,7 +197,7 @@ class TrainOptions(TextOptions):
         TrainConfig,
         "batch_size",
         shown=", ".join(f"{size} with {name}" for name, size in BATCH_SIZES.items())
-        + "; fewer for a short text",
+        + ", 128 with --from and muon; fewer for a short text",
     )
     bptt: int | None = optional(
         TrainConfig, "bptt", shown=f"{TrainConfig.bptt}; less for a short text"

@@ -2,6 +2,7 @@
 
 The method is that of ULMFiT (Howard and Ruder 2018): a network trained on much text learns a small
 text with lower learning rates than a network from scratch (`charnn.training.plan.FINE_TUNING`).
+A text unlike all that the model has read needs more steps, and is told by its loss.
 
 Shapes: V symbols of the model, W of the run, E embedding size, H hidden units.
 """
@@ -20,12 +21,18 @@ from numpy.typing import NDArray
 from charnn import checkpoint
 from charnn.config import TrainOptions
 from charnn.errors import ConfigError, TextError
+from charnn.evaluation import Score, TextSizes, cold_batches
 from charnn.model import LanguageModel
+from charnn.text.token_file import TokenFile
 from charnn.text.tokenizers import Ids, Tokenizer, tokenizer_from_dict
 from charnn.text.unknown_characters import nearest
 
 SHAPE = ("cell", "num_layers", "hidden_size", "embedding_size")
 SHOWN_CHARACTERS = 20
+SAMPLE_TOKENS = 4096  # of the training split; a network is scored on them before training
+# Bits per character before training, above which a text is unlike those that a model has read.
+# English texts have up to 2.7 with the English base, names and other languages 3.9 and more.
+UNLIKE = 3.2
 NEW = -1  # stands for the id of a symbol that the model lacks
 RARER = 1.0  # nats by which a new symbol starts less probable than the symbol it is copied from
 
@@ -114,6 +121,13 @@ class Base:
             weights["head.bias"][symbol] -= RARER
         network.load_state_dict(weights)
 
+    def is_like(self, tokens: TokenFile) -> bool:
+        """Tells whether a text is like those that the model has read."""
+        network = LanguageModel(replace(self.config, vocab_size=tokens.tokenizer.vocab_size))
+        self.initialise(network, tokens.tokenizer)
+        bits = loss_before(network, tokens).bits_per_char
+        return bits is not None and bits < UNLIKE
+
     def _sources(self, tokenizer: Tokenizer) -> Ids:
         """Returns the model's id of each symbol of the run, or `NEW`: (W,) int64."""
         if tokenizer.token_bytes == self.tokenizer.token_bytes:
@@ -134,3 +148,9 @@ class Base:
             for near in nearest(character, self.tokenizer.known, 1):
                 found[symbol] = int(self.tokenizer.encode(near)[0])
         return found
+
+
+def loss_before(network: LanguageModel, tokens: TokenFile) -> Score:
+    """Scores a network that is not trained yet on a sample of the training split, by cold-256."""
+    sizes = TextSizes(tokens.tokenizer.chars_per_token, tokens.tokenizer.bytes_per_token)
+    return sizes.score(cold_batches(network, np.asarray(tokens.split("train")), SAMPLE_TOKENS))

@@ -50,8 +50,10 @@ from charnn.training.fine_tune import Base
 from charnn.training.machine import require_memory
 from charnn.training.plan import (
     FINE_TUNING,
+    FINE_TUNING_UNLIKE,
     FROM_SCRATCH,
     Plan,
+    Recipe,
     Text,
     make_plan,
     set_budget,
@@ -132,8 +134,7 @@ def start(
             text = Text.of(tokens, options.lines)
             progress("measuring this machine", 0, 0)
             elapsed, costs = time.monotonic() - began, final_step.costs(text.train)
-            recipe = FINE_TUNING if base else FROM_SCRATCH
-            plan = make_plan(options, text, elapsed, costs, recipe)
+            plan = make_plan(options, text, elapsed, costs, _recipe(base, tokens))
             for note in plan.notes:
                 notify(note)
             trainer = Trainer(
@@ -226,6 +227,14 @@ def resume(
         trainer.restore(saved)
         run.mark_newest()  # only now: a refused resume changes nothing
         yield trainer
+
+
+def _recipe(base: Base | None, tokens: TokenFile) -> Recipe:
+    """Returns the recipe for a text and the model that its run starts from."""
+    if base is None:
+        return FROM_SCRATCH
+    is_like = len(tokens.split("train")) > 1 and base.is_like(tokens)
+    return FINE_TUNING if is_like else FINE_TUNING_UNLIKE
 
 
 def run_of_job(root: Path, job: str) -> tuple[Run, bool] | None:

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import math
 import time
+from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from typing import Any, NamedTuple
 
@@ -62,6 +63,7 @@ class Recipe(NamedTuple):
         short_windows: (steps, batch size, window) for runs of fewer steps. Smaller windows are
             slower per token, but give a short run from scratch more steps, which lowers the loss
             more.
+        batch_sizes: streams by optimizer, for a text that has enough.
         full_rate_tokens: learning rates are lower in proportion for a text with fewer tokens, but
             not below `LOWEST_SHARE` of them.
     """
@@ -74,6 +76,7 @@ class Recipe(NamedTuple):
     enough_steps: int
     dropouts: tuple[tuple[float, float], ...]
     short_windows: tuple[tuple[int, int, int], ...]
+    batch_sizes: Mapping[str, int] = BATCH_SIZES
     full_rate_tokens: int = 1
 
     def dropout(self, epochs: float) -> float:
@@ -104,12 +107,16 @@ FINE_TUNING = Recipe(
     learning_rate=2e-3,
     muon_rate=0.02,
     short_muon_rate=0.02,
-    few_passes=1.5,
+    few_passes=10.0,
     most_passes=6,
-    enough_steps=50,
+    enough_steps=25,
     dropouts=((3, 0.0), (math.inf, 0.1)),
-    short_windows=((600, 32, 64),),
+    short_windows=(),
+    batch_sizes={**BATCH_SIZES, "muon": 128},
     full_rate_tokens=100_000,
+)
+FINE_TUNING_UNLIKE = FINE_TUNING._replace(
+    few_passes=1.5, enough_steps=50, short_windows=((600, 32, 64),), batch_sizes=BATCH_SIZES
 )
 
 
@@ -248,7 +255,7 @@ def _plan_with(
             "max_steps": 1,
             "device": options.device,
             "precision": choose_precision(options),
-            "batch_size": BATCH_SIZES[optimizer],
+            "batch_size": recipe.batch_sizes[optimizer],
             "lines": options.lines,
             "learning_rate": recipe.learning_rate,
             "muon_rate": recipe.muon_rate,
@@ -257,7 +264,7 @@ def _plan_with(
     )
     notes: list[str] = []
     if text.lengths is not None:
-        step_tokens = step_tokens or BATCH_SIZES[optimizer] * TrainConfig.bptt
+        step_tokens = step_tokens or recipe.batch_sizes[optimizer] * TrainConfig.bptt
         batch_size, bptt, notes = fit_lines(text.lengths, options, step_tokens)
     else:
         batch_size, bptt = fit_windows(text.train, wanted.batch_size, wanted.bptt)

@@ -178,6 +178,18 @@ def test_fine_tuning_leaves_no_model_worse_than_the_one_it_began_as(launch, base
     assert all(np.array_equal(before[name], best.weights[name]) for name in before)
 
 
+@pytest.mark.parametrize(("words", "streams"), [(OLD, 128), (NEW, 64)])
+def test_a_text_like_what_the_model_has_read_is_read_in_more_streams(
+    base, tmp_path, words, streams
+):
+    base(max_steps=150)
+    path = tmp_path / "more.txt"
+    path.write_text(words * (120_000 // len(words)), "utf-8")
+    options = TrainOptions(from_model="base", max_steps=1, name="more", seed=1, threads=1)
+    with start([str(path)], options, tmp_path / "runs") as (_, plan):
+        assert ("muon", streams) == (plan.config.optimizer, plan.config.batch_size)
+
+
 def test_a_model_is_a_name_a_folder_or_a_file(launch, base, new, tmp_path):
     old = base()
     folder = tmp_path / "runs/base"
