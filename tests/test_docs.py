@@ -192,13 +192,13 @@ def test_the_python_of_a_page_works(
 
 
 @pytest.mark.parametrize("name", COMMANDS)
-def test_a_command_has_help_and_a_place_in_the_readme(name: str) -> None:
+def test_a_command_has_help_and_a_place_in_the_guide(name: str) -> None:
     shown = CliRunner().invoke(app, [name, "--help"])
     assert 0 == shown.exit_code
     first = (COMMANDS[name].__doc__ or "").strip().splitlines()[0]
     assert first
     assert first in " ".join(shown.output.split())
-    assert re.search(rf"\bcharnn {name}\b", page("README.md"))
+    assert re.search(rf"\bcharnn {name}\b", page("docs/guide.md"))
 
 
 def flags_of(command: Any) -> set[str]:
