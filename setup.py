@@ -1,5 +1,7 @@
 """Builds the engine as a library for ctypes, so that one wheel of a platform serves every Python.
 
+Copies the texts that ship into the package.
+
 The rest of the build is in pyproject.toml.
 """
 
@@ -10,6 +12,9 @@ import os
 from setuptools import Extension, setup
 from setuptools.command.bdist_wheel import bdist_wheel
 from setuptools.command.build_ext import build_ext
+from setuptools.command.build_py import build_py
+
+TEXTS = ["corpora/lighthouse.txt", "corpora/villages.txt"]
 
 
 class BuildEngine(build_ext):
@@ -40,6 +45,15 @@ class BuildEngine(build_ext):
         return [] if self.compiler.compiler_type == "msvc" else ["m"]
 
 
+class BuildPackage(build_py):
+    """Copies the texts beside `charnn/text/corpora.py`, which finds them there in a wheel."""
+
+    def run(self) -> None:
+        super().run()
+        for text in [] if self.editable_mode else TEXTS:
+            self.copy_file(text, os.path.join(self.build_lib, "charnn", "text"))
+
+
 class Wheel(bdist_wheel):
     """A wheel for every Python 3: of one platform with the library, of any platform without it."""
 
@@ -52,4 +66,4 @@ class Wheel(bdist_wheel):
         return "py3", "none", super().get_tag()[2]
 
 
-setup(cmdclass={"build_ext": BuildEngine, "bdist_wheel": Wheel})
+setup(cmdclass={"build_py": BuildPackage, "build_ext": BuildEngine, "bdist_wheel": Wheel})

@@ -10,14 +10,14 @@ from contextlib import contextmanager
 # Package -> what pip is given to install it, where that is not the name of the package. On Linux
 # the package index serves PyTorch as a CUDA build of several GB.
 INSTALL = {
-    "huggingface_hub": "'charnn[hub]'",
-    "onnx": "'charnn[onnx]'",
-    "outlines_core": "'charnn[regex]'",
-    "starlette": "'charnn[serve]'",
-    "tensorboard": "'charnn[tensorboard]'",
+    "huggingface_hub": '"charnn[hub]"',
+    "onnx": '"charnn[onnx]"',
+    "outlines_core": '"charnn[regex]"',
+    "starlette": '"charnn[serve]"',
+    "tensorboard": '"charnn[tensorboard]"',
     "torch": "torch"
     + " --index-url https://download.pytorch.org/whl/cpu" * (sys.platform == "linux"),
-    "uvicorn": "'charnn[serve]'",
+    "uvicorn": '"charnn[serve]"',
 }
 
 

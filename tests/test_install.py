@@ -68,6 +68,13 @@ def tracked() -> set[str]:
 
 
 @pytest.fixture(scope="module")
+def packaged(tracked: set[str]) -> set[str]:
+    """The files of the package, and the texts that the build copies into it."""
+    texts = {f"charnn/text/{name}.txt" for name in ("lighthouse", "villages")}
+    return {name for name in tracked if name.startswith("charnn/")} | texts
+
+
+@pytest.fixture(scope="module")
 def sdist(tracked: set[str], tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The source distribution of a clone in which somebody has worked."""
     tree = tmp_path_factory.mktemp("a clone")
@@ -146,16 +153,17 @@ def test_the_source_distribution_holds_what_git_tracks(sdist: Path, tracked: set
 def test_a_wheel_brings_the_engine_to_every_python(
     build: Callable[[str], Path],
     install: Callable[[Path], Callable[..., str]],
-    tracked: set[str],
+    packaged: set[str],
     tmp_path: Path,
 ) -> None:
     wheel = build("cc")
     assert re.fullmatch(rf"charnn-{re.escape(__version__)}-py3-none-(?!any)\w+\.whl", wheel.name)
-    assert {name for name in tracked if name.startswith("charnn/")} | {ENGINE} == held(wheel)
+    assert packaged | {ENGINE} == held(wheel)
 
     shell = install(wheel)
     assert (tmp_path / "environment/share/man/man1/charnn.1").exists()
-    shutil.copy(ROOT / "corpora/lighthouse.txt", tmp_path / "book.txt")
+    shell("charnn", "corpus", "lighthouse")
+    (tmp_path / "corpora/lighthouse.txt").rename(tmp_path / "book.txt")
     small = ["--cell", "gru", "--hidden-size", "16", "--num-layers", "1", "--max-steps", "4"]
     shell("charnn", "train", "book.txt", *small)
     assert shell("charnn", "sample", "The goat ", "-n", "20", "--engine", "native", "--seed", "1")
@@ -170,11 +178,11 @@ def test_a_wheel_brings_the_engine_to_every_python(
 def test_a_wheel_that_was_built_without_a_compiler_is_for_every_system(
     build: Callable[[str], Path],
     install: Callable[[Path], Callable[..., str]],
-    tracked: set[str],
+    packaged: set[str],
 ) -> None:
     wheel = build("/no/such/compiler")
     assert wheel.name.endswith("-py3-none-any.whl")
-    assert {name for name in tracked if name.startswith("charnn/")} == held(wheel)
+    assert packaged == held(wheel)
     assert install(wheel)("charnn", "sample", "-m", "english", "-n", "20", "--seed", "1")
 
 

@@ -26,7 +26,7 @@ def corpus(
     ] = None,
     as_json: JsonOption = False,
 ) -> None:
-    """List the known corpora, or build or download one into corpora/.
+    """List the known corpora, or copy, build or download one into corpora/.
 
     \b
     charnn corpus
@@ -46,7 +46,7 @@ def corpus(
         hint = did_you_mean(name, CORPORA, f"choose from {', '.join(CORPORA)}")
         raise TextError(f"unknown corpus {name!r}: {hint}")
     chosen = CORPORA[name]
-    doing = "downloading" if chosen.kind == "download" else "building"
+    doing = {"download": "downloading", "built": "building", "shipped": "copying"}[chosen.kind]
     with OrderlyEnd() as end:
         try:
             get(chosen, progress=progress_of(f"{doing} {name}"))

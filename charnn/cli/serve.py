@@ -81,8 +81,8 @@ def serve(
             address = f"http://{host}:{listening.getsockname()[1]}"
             key = ' -H "Authorization: Bearer $CHARNN_API_KEY"' if api_key else ""
             tell(
-                f"serving {service.name} at {address}; try: curl {address}/v1/completions "
-                f"-H 'Content-Type: application/json'{key} -d '{EXAMPLE}'"
+                f"serving {service.name} at {address}; open it in a browser, or try: curl "
+                f"{address}/v1/completions -H 'Content-Type: application/json'{key} -d '{EXAMPLE}'"
             )
             server.run([listening])
     if end.code:

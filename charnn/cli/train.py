@@ -67,7 +67,7 @@ class TrainFlags(Config):
     )
     tensorboard: bool = switch(
         "Also write the losses for TensorBoard into the run's folder. "
-        "Needs: pip install 'charnn[tensorboard]'.",
+        'Needs: pip install "charnn[tensorboard]".',
         section=PROGRESS,
     )
 

@@ -110,11 +110,11 @@ class SamplingConfig(Config):
     )
     bias: tuple[tuple[str, float], ...] = setting(
         (),
-        "Add X, -100 to 100, to the logits of tokens that complete TEXT: --bias 'e=-2'.",
+        "Add X, -100 to 100, to the logits of tokens that complete TEXT: --bias e=-2.",
         several=True,
         metavar="TEXT=X",
         parse=parse_bias,
-        form="TEXT=NUMBER, such as 'e=-2'",
+        form="TEXT=NUMBER, such as e=-2",
         section=CHOICE,
     )
     ban: tuple[str, ...] = setting(
@@ -130,7 +130,7 @@ class SamplingConfig(Config):
     regex: str | None = setting(
         None,
         "Make the whole text, without the prompt, match this regular expression. "
-        "Needs: pip install 'charnn[regex]'.",
+        'Needs: pip install "charnn[regex]".',
         metavar="PATTERN",
         section=CONTENT,
     )

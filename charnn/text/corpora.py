@@ -1,7 +1,7 @@
 """Corpora: texts with a name, which ship with charnn, are built from this Python, or downloaded.
 
 A corpus is the file ``corpora/NAME.txt`` of the working folder. charnn writes ``NAME.json`` beside
-one that it built or downloaded, with origin, size and digest. To add one, add it to `CORPORA`.
+one that it made, with origin, size and digest. To add one, add it to `CORPORA`.
 """
 
 from __future__ import annotations
@@ -23,7 +23,8 @@ from charnn.errors import TextError
 from charnn.tensor_file import file_errors, replacing, to_json
 
 FOLDER = Path("corpora")
-SHIPPED_FOLDER = Path(__file__).resolve().parents[2] / "corpora"  # in a checkout
+HERE = Path(__file__).resolve()
+SHIPPED_FOLDERS = [HERE.parents[2] / "corpora", HERE.parent]  # in a checkout, in a wheel (setup.py)
 TIMEOUT_SECONDS = 30.0
 BLOCK_BYTES = 1 << 16
 
@@ -108,14 +109,13 @@ def find(name: str) -> Path | None:
     """Returns the file of a corpus: ``corpora/NAME.txt``, or the one that ships; None if absent."""
     if not is_name(name):
         return None
-    candidates = [FOLDER / f"{name}.txt"]
-    if name in CORPORA and CORPORA[name].kind == "shipped":
-        candidates.append(SHIPPED_FOLDER / f"{name}.txt")
+    ships = name in CORPORA and CORPORA[name].kind == "shipped"
+    candidates = (folder / f"{name}.txt" for folder in [FOLDER, *SHIPPED_FOLDERS * ships])
     return next((path for path in candidates if path.is_file()), None)
 
 
 def get(corpus: Corpus, folder: Path = FOLDER, progress: Progress | None = None) -> Path:
-    """Builds or downloads a corpus into `folder`, unless the file exists; returns its path.
+    """Copies, builds or downloads a corpus into `folder`, unless the file exists; returns its path.
 
     Args:
         progress: called with bytes done and bytes in all (0 where unknown).
@@ -131,15 +131,17 @@ def get(corpus: Corpus, folder: Path = FOLDER, progress: Progress | None = None)
         blocks = corpus.build()
     elif corpus.url:
         blocks = download(corpus)
+    elif shipped := find(corpus.name):
+        with file_errors("read", shipped):
+            blocks = iter([shipped.read_bytes()])
     else:
-        shipped = find(corpus.name)
-        if shipped:
-            return shipped
         raise TextError(
-            f"the corpus {corpus.name!r} is part of charnn's repository: run charnn from a checkout"
+            f"this installation of charnn lacks the corpus {corpus.name!r}: install charnn again, "
+            "or choose another corpus with 'charnn corpus'"
         )
     record: dict[str, Any] = {"name": corpus.name, "kind": corpus.kind, "about": corpus.about}
-    record |= {"url": corpus.url} if corpus.url else {"python": platform.python_version()}
+    record |= {"url": corpus.url} if corpus.url else {}
+    record |= {"python": platform.python_version()} if corpus.build else {}
     digest, size = hashlib.sha256(), 0
     with file_errors("create", folder):
         folder.mkdir(parents=True, exist_ok=True)

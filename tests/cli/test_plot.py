@@ -142,7 +142,7 @@ def test_missing_tensorboard_is_refused_before_anything_is_written(
     monkeypatch.setitem(sys.modules, "tensorboard", None)
     code, out, talk = charnn("train", "book.txt", *QUICK, "--max-steps", "4", "--tensorboard")
     assert (1, "", 1) == (code, out, len(talk.splitlines()))
-    assert "pip install 'charnn[tensorboard]'" in talk
+    assert 'pip install "charnn[tensorboard]"' in talk
     assert not (tmp_path / "checkpoints").exists()
     code, _, talk = charnn("train", "book.txt", "--dry-run", "--tensorboard")
     assert 2 == code

@@ -150,16 +150,19 @@ def test_the_standard_library_comes_without_its_tests() -> None:
     assert text.count("(unittest.TestCase)") < 100
 
 
-def test_shipped_corpora_are_found_from_any_folder() -> None:
-    for corpus in CORPORA.values():
-        if corpus.kind == "shipped":
-            path = get(corpus)
-            assert path.parent == corpora.SHIPPED_FOLDER
-            assert path.stat().st_size > 10_000
+@pytest.mark.parametrize("name", [c.name for c in CORPORA.values() if c.kind == "shipped"])
+def test_a_shipped_corpus_is_found_from_any_folder_and_copied(name: str) -> None:
+    shipped = corpora.find(name)
+    assert shipped is not None
+    assert shipped.parent in corpora.SHIPPED_FOLDERS
+    path = get(CORPORA[name])
+    assert Path(f"corpora/{name}.txt") == path == corpora.find(name)
+    assert shipped.read_bytes() == path.read_bytes()
+    assert "shipped" == json.loads(path.with_suffix(".json").read_text())["kind"]
 
 
 def test_a_missing_shipped_corpus_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(corpora, "SHIPPED_FOLDER", tmp_path / "nowhere")
+    monkeypatch.setattr(corpora, "SHIPPED_FOLDERS", [tmp_path / "nowhere"])
     with pytest.raises(TextError, match="lighthouse"):
         get(CORPORA["lighthouse"])
 
