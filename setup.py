@@ -18,9 +18,9 @@ TEXTS = ["corpora/lighthouse.txt", "corpora/villages.txt"]
 
 
 class BuildEngine(build_ext):
-    """Builds a library that has neither the ABI of Python in its name nor anything of Python in it.
+    """Builds a library for ctypes: without Python's ABI in its name, and not a Python module.
 
-    Without a C compiler it builds nothing, and the distribution has no library.
+    Without a C compiler nothing is built, and the distribution has no library.
     """
 
     def run(self) -> None:
@@ -32,14 +32,14 @@ class BuildEngine(build_ext):
 
     def build_extension(self, ext: Extension) -> None:
         if self.compiler.compiler_type == "msvc":
-            ext.extra_compile_args = ["/std:c11"]  # it optimises anyway, and fuses nothing
+            ext.extra_compile_args = ["/std:c11"]  # it optimises by default, without fused products
         super().build_extension(ext)
 
     def get_ext_filename(self, fullname: str) -> str:
         return os.path.join(*fullname.split(".")) + (".dll" if os.name == "nt" else ".so")
 
     def get_export_symbols(self, ext: Extension) -> list[str]:
-        return ext.export_symbols
+        return ext.export_symbols  # without PyInit, which only a Python module has
 
     def get_libraries(self, ext: Extension) -> list[str]:
         return [] if self.compiler.compiler_type == "msvc" else ["m"]

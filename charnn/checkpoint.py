@@ -94,7 +94,7 @@ class Checkpoint:
 
     @property
     def mixture_contents(self) -> str | None:
-        """What the network is mixed with holds of the training text; None for a network alone."""
+        """Tells what the n-grams contain of the training text; None without n-grams."""
         return self.ngrams.contents() if self.ngrams else None
 
     def mixture_facts(self) -> dict[str, Any]:

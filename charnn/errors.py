@@ -7,8 +7,8 @@ import sys
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 
-# Package -> what pip is given to install it, where that is not the name of the package. On Linux
-# the package index serves PyTorch as a CUDA build of several GB.
+# Package -> the arguments with which pip installs it, if they are not the name of the package. On
+# Linux the package index serves PyTorch as a CUDA build of several GB.
 INSTALL = {
     "huggingface_hub": '"charnn[hub]"',
     "onnx": '"charnn[onnx]"',
@@ -66,7 +66,7 @@ class TrainingError(CharnnError):
 
 
 class MissingPackage(CharnnError):
-    """A package that is not installed: an optional one, or one that the installation left out."""
+    """A package that is not installed, optional or left out of the installation."""
 
 
 @contextmanager

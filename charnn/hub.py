@@ -1,7 +1,7 @@
 """Models of the Hugging Face Hub, by names such as ``hf:OWNER/NAME`` or ``hf:OWNER/NAME@REVISION``.
 
-The package huggingface_hub downloads files into its cache, from which they are read without a
-network too. Nothing in a repository is executed.
+The package huggingface_hub downloads files into its cache and reads them from there without a
+network. Nothing in a repository is executed.
 """
 
 from __future__ import annotations
@@ -33,11 +33,11 @@ def is_hub_name(model: str) -> bool:
 def download(model: str) -> Path:
     """Returns the model file of a repository, in the cache of huggingface_hub.
 
-    The revision, by default the newest one, is resolved to a commit, from which all files are read.
+    The revision, by default the newest, is resolved to a commit, from which both files are read.
 
     Raises:
         MissingPackage: huggingface_hub is not installed.
-        ConfigError: `model` is not written as a name on the Hub is.
+        ConfigError: `model` is not of the form of a name.
         FileError: there is no such repository or revision, no charnn model is in it, or there is
             neither a network nor a copy in the cache.
         DamagedFile: the files of the repository do not belong together.
@@ -79,7 +79,7 @@ def name_of(path: Path) -> str | None:
 
 
 def _answers(model: str, repository: str, revision: str | None) -> bool:
-    """Asks the Hub for a revision; tells whether it answers, or need not be asked.
+    """Asks the Hub for a revision; tells whether it answered, or the cache has this commit.
 
     Raises:
         FileError: the Hub answers that there is no such repository, revision or file.
@@ -90,7 +90,7 @@ def _answers(model: str, repository: str, revision: str | None) -> bool:
         known = try_to_load_from_cache(repository, CONFIG, revision=revision)
         if isinstance(known, str):
             return True
-    try:  # hf_hub_download would wait, and repeat itself, for half a minute without a network
+    try:  # first, since without a network hf_hub_download retries for half a minute
         get_hf_file_metadata(hf_hub_url(repository, CONFIG, revision=revision))
     except errors.GatedRepoError:
         why = f"its owner grants access: ask on the page of {repository}, then run 'hf auth login'"
@@ -100,17 +100,15 @@ def _answers(model: str, repository: str, revision: str | None) -> bool:
         why = "there is no such repository: check the name, or 'hf auth login' for a private one"
     except errors.EntryNotFoundError:
         why = _missing(CONFIG)
-    except Exception:  # those of the HTTP library below have no base of huggingface_hub
+    except Exception:  # errors of its HTTP library are not huggingface_hub's
         return False
     else:
         return True
     raise FileError(f"cannot read {model}: {why}")
 
 
-def _fetch(
-    model: str, repository: str, file: str, revision: str | None, cached_only: bool = False
-) -> Path:
-    """Returns a file of a repository, from the cache if it is there."""
+def _fetch(model: str, repository: str, file: str, revision: str | None, cached_only: bool) -> Path:
+    """Returns a file of a repository, from the cache if the cache has it."""
     from huggingface_hub import errors, hf_hub_download
     from huggingface_hub.utils import (  # type: ignore[attr-defined]  # it has no __all__
         are_progress_bars_disabled,
@@ -146,7 +144,7 @@ def _fetch(
 
 def _missing(file: str) -> str:
     return (
-        f"it holds no charnn model, {file} is missing: its owner makes one with "
+        f"the repository has no charnn model, {file} is missing: its owner makes one with "
         "'charnn export --to hub'"
     )
 
@@ -163,7 +161,7 @@ def _digest_in(path: Path, model: str) -> str:
     digest = found.get("digest")
     if found.get("model_type") != MODEL_TYPE or not isinstance(digest, str):
         raise FileError(
-            f"cannot read {model}: it holds no charnn model, {CONFIG} describes another kind; "
-            "charnn reads what 'charnn export --to hub' writes"
+            f"cannot read {model}: the repository has no charnn model, {CONFIG} describes another "
+            "kind; charnn reads what 'charnn export --to hub' writes"
         )
     return digest

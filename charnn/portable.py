@@ -1,4 +1,4 @@
-"""The system calls that Windows lacks or spells in another way; no other module names one.
+"""System calls that Windows lacks or names differently; no other module uses them.
 
 Python's library hides most differences between systems; this module hides the rest.
 """
@@ -23,8 +23,8 @@ if sys.platform == "win32":
     SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGBREAK)  # Ctrl-Break
     PATIENCE = 5.0  # seconds; another process reads a model file in less
     FAIL_AT_ONCE, EXCLUSIVE, LOCK_VIOLATION = 1, 2, 33
-    # An OVERLAPPED: the byte at 2**32 is locked, since nobody can read a locked byte, and the
-    # lock file of a run names its holder.
+    # An OVERLAPPED: locks the byte at 2**32, since no process can read a locked byte and the lock
+    # file of a run names its holder.
     LOCKED_BYTE = struct.pack("=QQIIQ", 0, 0, 0, 1, 0)
     ANSI_ESCAPES = 4  # ENABLE_VIRTUAL_TERMINAL_PROCESSING
     kernel32 = ctypes.WinDLL("kernel32", use_last_error=True)
@@ -39,10 +39,10 @@ else:
 
 
 def open_file(path: str | os.PathLike[str], flags: int, follow: bool = True) -> int:
-    """Opens a file and returns its descriptor; does not wait, as for the writer of a FIFO.
+    """Opens a file and returns its descriptor; never waits, even for the writer of a FIFO.
 
     Raises:
-        OSError: the file cannot be opened, or is a link and `follow` is False.
+        OSError: the file cannot be opened, or `follow` is False and the file is a link.
     """
     if sys.platform == "win32":
         if not follow and os.path.islink(path):
@@ -55,7 +55,7 @@ def open_file(path: str | os.PathLike[str], flags: int, follow: bool = True) -> 
 
 @contextmanager
 def opened_folder(folder: Path) -> Iterator[int | None]:
-    """Opens a folder, to lock or to synchronise it; None on Windows, which can do neither."""
+    """Opens a folder to lock or synchronise it; yields None on Windows, which can do neither."""
     if sys.platform == "win32":
         yield None
     else:
@@ -67,7 +67,7 @@ def opened_folder(folder: Path) -> Iterator[int | None]:
 
 
 def lock(descriptor: int, shared: bool = False) -> None:
-    """Locks an open file until it is closed or the process ends, in whatever way.
+    """Locks an open file until it is closed or the process ends.
 
     Raises:
         BlockingIOError: another process holds the lock.
@@ -76,7 +76,7 @@ def lock(descriptor: int, shared: bool = False) -> None:
     if sys.platform != "win32":
         try:
             fcntl.flock(descriptor, (fcntl.LOCK_SH if shared else fcntl.LOCK_EX) | fcntl.LOCK_NB)
-        except PermissionError as error:  # what some network file systems say
+        except PermissionError as error:  # some network file systems raise it for a held lock
             raise BlockingIOError(error.errno, error.strerror) from None
     else:
         handle = ctypes.c_void_p(msvcrt.get_osfhandle(descriptor))
@@ -89,7 +89,7 @@ def lock(descriptor: int, shared: bool = False) -> None:
 
 
 def replace(new: Path, path: Path) -> None:
-    """Gives a closed file the name of another one in one step.
+    """Renames a closed file in one step, replacing the file that had the name.
 
     Waits on Windows while another process has the old file open.
     """
@@ -116,7 +116,7 @@ def exchange(one: Path, other: Path) -> bool:
 
 @contextmanager
 def signals_blocked() -> Iterator[None]:
-    """Blocks Ctrl-C and HUP, also for processes that start in the block; not on Windows."""
+    """Blocks Ctrl-C and HUP in the block and in processes started there; not on Windows."""
     if sys.platform == "win32":
         yield
     else:
@@ -128,7 +128,7 @@ def signals_blocked() -> Iterator[None]:
 
 
 def end_with_parent() -> None:
-    """Asks the system to end this process when its parent ends; only Linux does."""
+    """Asks the system to end this process when its parent ends; has an effect on Linux only."""
     if sys.platform != "win32":
         import ctypes
 
@@ -137,7 +137,7 @@ def end_with_parent() -> None:
 
 
 def interface_of(address: str) -> str | None:
-    """Returns the name of the network interface with an address; None if unknown."""
+    """Returns the name of the network interface that has an address; None if unknown."""
     import socket
 
     if sys.platform != "win32":
@@ -151,7 +151,7 @@ def interface_of(address: str) -> str | None:
 
 
 def memory() -> int | None:
-    """Returns the bytes of memory of the machine, on Windows the free ones; None if unknown."""
+    """Returns the machine's memory in bytes, on Windows the free memory; None if unknown."""
     if sys.platform == "win32":
         status = (ctypes.c_uint64 * 8)(64)  # a MEMORYSTATUSEX, which begins with its size
         found = status[2] if kernel32.GlobalMemoryStatusEx(status) else 0
@@ -190,7 +190,7 @@ def restored_terminal() -> Iterator[None]:
 
 
 def prepare_stream(stream: TextIO) -> None:
-    """Makes a stream of Windows take UTF-8, newlines and escapes as other systems do."""
+    """Makes a stream on Windows write UTF-8, LF and escape sequences as on other systems."""
     if sys.platform == "win32":
         with suppress(OSError, ValueError, AttributeError):  # no file is behind it
             stream.reconfigure(encoding="utf-8", newline="\n")  # type: ignore[union-attr, attr-defined, unused-ignore]  # TextIOWrapper
@@ -201,6 +201,6 @@ def prepare_stream(stream: TextIO) -> None:
 
 
 def is_broken_pipe(error: OSError) -> bool:
-    """Tells whether a write failed because the reader of the pipe went away."""
+    """Tells whether a write failed because the reader closed the pipe."""
     on_windows = sys.platform == "win32" and error.errno == errno.EINVAL
     return on_windows or isinstance(error, BrokenPipeError)

@@ -277,7 +277,7 @@ def model_in(folder: Path) -> Path | None:
 
 
 def model_name(path: Path) -> str:
-    """Returns the name of a model: its run's or repository's, or of another file its own."""
+    """Returns the name of a model: of its run or repository, else of its file."""
     if path.stem in ("best", "last"):
         return path.absolute().parent.name
     return hub.name_of(path) or path.stem

@@ -108,8 +108,8 @@ def regular(path: str | os.PathLike[str], flags: int, follow: bool = True) -> in
     A folder from a stranger may hold a FIFO, which blocks, or a device, which never ends.
 
     Raises:
-        OSError: the file cannot be opened, is not a regular file, or is a link that is not to be
-            followed.
+        OSError: the file cannot be opened, is not a regular file, or is a link and `follow` is
+            False.
     """
     descriptor = open_file(path, flags, follow)
     mode = os.fstat(descriptor).st_mode

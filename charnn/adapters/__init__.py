@@ -1,1 +1,1 @@
-"""Classes with which other programs use charnn's models; each module needs its program."""
+"""Classes with which other programs use charnn's models; each module imports its program."""

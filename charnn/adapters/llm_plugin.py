@@ -2,7 +2,7 @@
 
     llm -m charnn/book "It was" -o temperature 0.5 -o seed 1
 
-llm finds the plugin by its entry point. A conversation (``llm -c``) continues its whole text.
+llm finds the plugin by its entry point. ``llm -c`` continues the whole text of a conversation.
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ SETTINGS = ("max_tokens", "temperature", "top_p")
 
 
 def _options() -> Any:
-    """Returns the class of the options: settings of `SamplingConfig`, seed and unknown."""
+    """Returns the class of the options: `SETTINGS` of `SamplingConfig`, seed and unknown."""
     known = settings_of(SamplingConfig)
     fields: dict[str, Any] = {}
     for name, each in {**{n: known[n] for n in SETTINGS}, **settings_of(TrainConfig)}.items():
@@ -45,7 +45,7 @@ def _options() -> Any:
 
 
 class Continuation:
-    """A charnn model by its name; it is loaded when it first writes."""
+    """A charnn model by its name; it is loaded when it is first used."""
 
     can_stream = True
     Options = _options()
@@ -64,7 +64,7 @@ class Continuation:
         return self._load()
 
     def start(self, prompt: Any, response: Any) -> Writing:
-        """Returns a text to iterate over, and records its seed in the log of llm.
+        """Returns the text, to iterate over, and records its seed in the log of llm.
 
         Raises:
             CharnnError: the model, an option or the prompt does not allow it.
@@ -83,7 +83,7 @@ class Continuation:
 
 
 class SyncModel(Continuation, llm.Model):
-    """A model of llm."""
+    """A model for llm's synchronous calls."""
 
     def execute(
         self, prompt: Any, stream: bool, response: Any, conversation: Any = None
@@ -96,7 +96,7 @@ class SyncModel(Continuation, llm.Model):
 
 
 class AsyncModel(Continuation, llm.AsyncModel):
-    """The same, for asyncio: another thread computes."""
+    """A model for asyncio; another thread computes."""
 
     async def execute(
         self, prompt: Any, stream: bool, response: Any, conversation: Any = None

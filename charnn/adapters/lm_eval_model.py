@@ -19,20 +19,19 @@ from charnn.config import SamplingConfig
 from charnn.generation.batch import write_together
 from charnn.scoring.surprisal import Array, TokenScorer
 
-AT_ONCE = 1000  # requests whose results are in memory
-MAX_TOKENS = 256  # of an answer, where a task sets no limit
-DEFAULTS = {"temperature": 0.0, "max_gen_toks": MAX_TOKENS}
+AT_ONCE = 1000  # requests that are scored together, in memory
+DEFAULTS = {"temperature": 0.0, "max_gen_toks": 256}  # of tasks that set neither
 
 
 @register_model("charnn")
 class CharnnLM(LM):
     """A charnn model in lm_eval.
 
-    Likelihoods are those of `charnn.score`, which reads a text from the state after the start
-    token; answers are those of `charnn sample`, which begins with the prompt.
+    Likelihoods are those of `charnn.score`, which reads the start token before the text; answers
+    are those of `charnn sample`, which begins with the prompt.
 
-    The arguments are those of `charnn.load`. With ``unknown=skip`` characters that the model does
-    not know are left out, which makes their text likelier; by default they are an error.
+    The arguments are those of `charnn.load`. Characters that the model does not know are an error;
+    ``unknown=skip`` leaves them out, which makes their text likelier.
     """
 
     def __init__(
@@ -44,7 +43,7 @@ class CharnnLM(LM):
         device: Any = None,
         **options: Any,
     ) -> None:
-        """Loads a model; the batch sizes and the device, which lm_eval passes, have no effect.
+        """Loads a model; lm_eval passes batch sizes and a device, which have no effect.
 
         Raises:
             CharnnError: there is no such model.
@@ -63,7 +62,7 @@ class CharnnLM(LM):
         """Returns log p of each (context, continuation), and whether every token is the likeliest.
 
         Raises:
-            UnknownCharacter: a text has one, and ``unknown`` is "error".
+            UnknownCharacter: a text has an unknown character, and ``unknown`` is "error".
         """
         pairs = [request.args for request in requests]
         return self._score([(context, context + continued) for context, continued in pairs])
@@ -75,7 +74,7 @@ class CharnnLM(LM):
         return [nats for nats, _ in self._score([("", request.args[0]) for request in requests])]
 
     def _score(self, pairs: Sequence[tuple[str, str]]) -> list[tuple[float, bool]]:
-        """Scores what follows the first text of a pair in the second."""
+        """Scores the rest of each second text after the first text, which it begins with."""
         found: list[tuple[float, bool]] = []
         scorer = TokenScorer(self.model.predictor, self.model.start_token, details=True)
         for start in range(0, len(pairs), AT_ONCE):

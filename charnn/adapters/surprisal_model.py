@@ -1,9 +1,7 @@
 """A model class of the package surprisal.
 
-from charnn.adapters.surprisal_model import CharnnModel
-
-for result in CharnnModel("book").surprise(["The goat reads the log."]):
-print(result[9:14], result[1:2, "word"])
+results = CharnnModel("book").surprise(["The goat reads the log."])
+print(results[0][9:14], results[0][1:2, "word"])
 """
 
 from __future__ import annotations

@@ -68,7 +68,7 @@ def export(
     chosen = exporter(to)
     options = {} if license is None else {"license": license}
     if options.keys() - set(chosen.options):
-        raise ConfigError(f"--license stands on the card of a model: use --to hub, got --to {to}")
+        raise ConfigError(f"--license is for the card of a model: use --to hub, got --to {to}")
     if browse and chosen.suffix != ".html":
         raise ConfigError(f"--open shows a page in the browser: use --to html, got --to {to}")
     path = model_path(model, checkpoints)

@@ -24,7 +24,7 @@ from charnn.config import ServerConfig
 from charnn.errors import ConfigError
 from charnn.threads import set_numpy_threads
 
-EXAMPLE = '{"prompt": "", "max_tokens": 200}'  # an empty prompt works with every alphabet
+EXAMPLE = '{"prompt": "", "max_tokens": 200}'  # every model knows the characters of ""
 
 
 def serve(
@@ -50,7 +50,7 @@ def serve(
 ) -> None:
     """Serve a model to other programs: OpenAI's completions API over HTTP.
 
-    Until Ctrl-C. The address in a browser shows a page to try the model.
+    Runs until Ctrl-C. The printed address shows a page in a browser to try the model.
 
     \b
     charnn serve
@@ -58,7 +58,7 @@ def serve(
     CHARNN_API_KEY=secret charnn serve book --host 0.0.0.0
     """
     if api_key is not None and not (api_key.isascii() and api_key.isprintable() and api_key):
-        raise ConfigError("--api-key must be printable ASCII characters, at least one")
+        raise ConfigError("--api-key must be one or more printable ASCII characters")
     set_numpy_threads(threads)  # before numpy is loaded
     with OrderlyEnd("stopping") as end:
         from charnn.pages import plain_name
@@ -90,7 +90,7 @@ def serve(
 
 
 def _report(fault: Exception) -> None:
-    """Prints a fault of the program: its kind and place, and no text of a request."""
+    """Prints the kind and place of a fault of the program, but no text of a request."""
     if debugging():
         traceback.print_exception(fault)
     place = traceback.extract_tb(fault.__traceback__)[-1:]

@@ -6,14 +6,14 @@ import re
 import unicodedata
 
 MAX_CHARACTERS, MAX_BYTES = 64, 200  # a file system allows 255 bytes, with what is added
-# Windows has these devices in every folder, whatever follows a dot, and drops a dot at the end.
+# Devices that Windows has in every folder, with any suffix. Windows also drops a dot at the end.
 DEVICE = re.compile(r"(con|prn|aux|nul|(com|lpt)[0-9¹²³])(\..*)?", re.IGNORECASE)
 
 
 def is_name(text: str) -> bool:
     """Tells whether a text is a name: a letter or digit, then also marks, ".", "_" and "-".
 
-    A name that Windows cannot give to a folder is none, so that runs can move between systems.
+    Names that Windows cannot give to a folder are excluded, so runs can move between systems.
     """
     size = len(text.encode("utf-8", "replace"))
     fits = 0 < len(text) <= MAX_CHARACTERS and size <= MAX_BYTES

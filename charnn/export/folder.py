@@ -14,15 +14,15 @@ from charnn.tensor_file import file_errors, replacing_folder
 def exported_folder(output: Path, names: Collection[str], kind: str) -> Iterator[Path]:
     """Makes a temporary folder that replaces `output` when the block ends without an error.
 
-    `names` are the files of an earlier export of this `kind`, which may be replaced.
+    `names` are the files of an export of this `kind`: a folder with only these may be replaced.
 
     Raises:
-        FileError: the folder cannot be written, or `output` has other files than those.
+        FileError: the folder cannot be written, or `output` has files with other names.
     """
     if output.exists():
         here = {path.name for path in output.iterdir()} if output.is_dir() else {output.name}
         if here - set(names):
-            raise FileError(f"{output} holds other files than {kind}: give another -o")
+            raise FileError(f"{output} has files that are not of {kind}: give another -o")
     with file_errors("create", output.parent):
         output.parent.mkdir(parents=True, exist_ok=True)
     with replacing_folder(output) as folder:

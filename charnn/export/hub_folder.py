@@ -1,4 +1,4 @@
-"""A folder for the Hugging Face Hub: the model file, a card, and config.json for programs."""
+"""A folder for the Hugging Face Hub: a model file, its card, and config.json for programs."""
 
 from __future__ import annotations
 
@@ -26,18 +26,18 @@ def write_hub_folder(
 ) -> None:
     """Writes the folder of a model repository, whole or not at all; replaces an earlier one.
 
-    `license` is an identifier that the Hub knows. The samples on the card are those of the model
-    file in the folder, whose weights are rounded to 16 bits.
+    `license` is an identifier of the Hub. The samples on the card are those of the model file in
+    the folder, whose weights are rounded to 16 bits.
 
     Raises:
         ConfigError: `license` is no identifier.
-        FileError: the folder cannot be written, or `output` has other files than those.
+        FileError: the folder cannot be written, or `output` has other files than an earlier export.
         CharnnError: the model cannot write.
     """
     if not LICENSE.fullmatch(license):
         raise ConfigError(
-            f"--license {license[:80]!r} is no identifier of a licence: write it as the Hub does, "
-            "such as mit, cc-by-4.0 or other"
+            f"--license {license[:80]!r} is no identifier of a licence: give one that the Hub "
+            "knows, such as mit, cc-by-4.0 or other"
         )
     with exported_folder(output, (MODEL, CONFIG, CARD), "a folder for the Hub") as folder:
         write_model_file(checkpoint, name, folder / MODEL)
@@ -47,7 +47,7 @@ def write_hub_folder(
 
 
 def make_config(saved: Checkpoint) -> str:
-    """Returns config.json: what programs need to know of a model before they load it."""
+    """Returns config.json: facts that programs need before they load the model."""
     facts = {
         "model_type": MODEL_TYPE,
         "charnn": __version__,

@@ -15,7 +15,7 @@ from typing import Any
 import numpy as np
 
 from charnn.checkpoint import Checkpoint
-from charnn.config import STATES, for_cell
+from charnn.config import STATES, ModelConfig, for_cell
 from charnn.errors import CharnnError, needed
 from charnn.pages import plain_name
 from charnn.pages.records import card_rows
@@ -24,7 +24,7 @@ from charnn.text.tokenizers import tokenizer_from_dict
 from charnn.version import __version__
 
 OPSET = 17  # the first that has LayerNormalization
-IR_VERSION = 8  # the one of that opset
+IR_VERSION = 8  # belongs to this opset
 NORM_EPSILON = 1e-5
 MAX_BYTES = 2**31 - 2**20  # protobuf refuses files of 2 GiB
 
@@ -32,7 +32,7 @@ Parts = list[str]  # names of the parts of a layer's state, h first
 
 
 class _Graph:
-    """The nodes and constants of a graph; values are known by their names."""
+    """The nodes and constants of a graph; strings name its values."""
 
     def __init__(self, weights: dict[str, np.ndarray]) -> None:
         self.nodes: list[Any] = []
@@ -50,6 +50,12 @@ class _Graph:
         """Adds a node with one output; returns its name."""
         return self.add(kind, *inputs, **attributes)[0]
 
+    def output(self, name: str, value: str) -> None:
+        """Gives a value the name of an output of the graph."""
+        from onnx import helper
+
+        self.nodes.append(helper.make_node("Identity", [value], [name]))
+
     def constant(self, name: str, numbers: list[int]) -> str:
         """Adds a constant of whole numbers; returns its name."""
         self.constants[name] = np.array(numbers, np.int64)
@@ -62,7 +68,7 @@ class _Graph:
 
     def product(self, x: str, weight: str, bias: str = "") -> str:
         """Adds x W^T + b."""
-        return self.one("Gemm", x, weight, *[bias][: bool(bias)], transB=1)
+        return self.one("Gemm", *filter(None, (x, weight, bias)), transB=1)
 
 
 def _rnn(graph: _Graph, cell: str, x: str, state: Parts) -> Parts:
@@ -92,7 +98,8 @@ def _lstm(graph: _Graph, cell: str, x: str, state: Parts) -> Parts:
     return [graph.one("Mul", o, graph.one("Tanh", c)), c]
 
 
-CELLS: dict[str, Callable[[_Graph, str, str, Parts], Parts]] = {
+Cell = Callable[[_Graph, str, str, Parts], Parts]
+CELLS: dict[str, Cell] = {
     "rnn": _rnn,
     "gru": _gru,
     "lstm": _lstm,
@@ -102,22 +109,13 @@ CELLS: dict[str, Callable[[_Graph, str, str, Parts], Parts]] = {
 def write_onnx(checkpoint: Checkpoint, name: str, output: Path) -> None:
     """Writes the network of a model as an ONNX file, whole or not at all.
 
+    Inputs are ``token`` (B,) int64 and ``state`` (B, L, P, H), zeros at the start of a text;
+    outputs are ``logits`` (B, V) and ``next_state``. `name` is the title.
+
     Raises:
         MissingPackage: onnx is not installed.
-        CharnnError: the network is too large for a file, or its cell has no graph.
+        CharnnError: the network is too large for the format, or its cell has no graph.
         FileError: the file cannot be written.
-    """
-    model = make_onnx(checkpoint, name)
-    with replacing(output) as file:
-        file.write(model.SerializeToString())
-
-
-def make_onnx(checkpoint: Checkpoint, name: str) -> Any:
-    """Returns the ``onnx.ModelProto`` of a network with the title `name`; raises as `write_onnx`.
-
-    Inputs are ``token`` (B,) int64 and ``state`` (B, L, P, H), zeros at the start of a text;
-    outputs are ``logits`` (B, V) and ``next_state``. The properties of the model hold JSON: the
-    vocabulary, the ids that are read before a text, and facts about the training.
     """
     config = checkpoint.config
     cell = for_cell(CELLS, config.cell, "the exported ONNX graph", "sample with charnn")
@@ -128,30 +126,8 @@ def make_onnx(checkpoint: Checkpoint, name: str) -> Any:
         )
     with needed("--to onnx"):
         from onnx import TensorProto, helper, numpy_helper
-    graph, parts = _Graph(checkpoint.weights), len(STATES[config.cell])
-    numbers = config.num_layers * parts * config.hidden_size
-    flat = graph.one("Reshape", "state", graph.constant("flat_shape", [-1, numbers]))
-    before = [flat]
-    if config.num_layers * parts > 1:
-        before = graph.add("Split", flat, count=config.num_layers * parts, axis=1)
-    x, after = graph.one("Gather", "embedding.weight", "token"), Parts()
-    for layer in range(config.num_layers):
-        state = before[layer * parts : (layer + 1) * parts]
-        found = cell(graph, f"layers.{layer}.cell", graph.norm(x, f"layers.{layer}.norm"), state)
-        after += found
-        residual = config.input_size(layer) == config.hidden_size
-        x = graph.one("Add", x, found[0]) if residual else found[0]
-    logits = graph.product(graph.norm(x, "norm"), "head.weight", "head.bias")
-    whole = graph.one("Concat", *after, axis=1)
-    next_state = graph.one(
-        "Reshape", whole, graph.constant("state_shape", [-1, *config.state_shape])
-    )
-    graph.nodes += [
-        helper.make_node("Identity", [inner], [outer])
-        for inner, outer in ((logits, "logits"), (next_state, "next_state"))
-    ]
-    title = plain_name(name)
-    real = TensorProto.FLOAT
+    graph, title, real = _Graph(checkpoint.weights), plain_name(name), TensorProto.FLOAT
+    _add_step(graph, config, cell)
     state_shape: list[str | int | None] = ["batch", *config.state_shape]
     model = helper.make_model(
         helper.make_graph(
@@ -173,18 +149,42 @@ def make_onnx(checkpoint: Checkpoint, name: str) -> Any:
         producer_version=__version__,
         doc_string=f"{title}: one step of a recurrent language model",
     )
+    helper.set_model_props(model, {"name": title, **_metadata(checkpoint)})
+    with replacing(output) as file:
+        file.write(model.SerializeToString())
+
+
+def _add_step(graph: _Graph, config: ModelConfig, cell: Cell) -> None:
+    """Adds the nodes from ``token`` and ``state`` to ``logits`` and ``next_state``."""
+    parts = len(STATES[config.cell])
+    count = config.num_layers * parts
+    flat_shape = graph.constant("flat_shape", [-1, count * config.hidden_size])
+    flat = graph.one("Reshape", "state", flat_shape)
+    before = graph.add("Split", flat, count=count, axis=1) if count > 1 else [flat]
+    x, after = graph.one("Gather", "embedding.weight", "token"), Parts()
+    for layer in range(config.num_layers):
+        state = before[layer * parts : (layer + 1) * parts]
+        new = cell(graph, f"layers.{layer}.cell", graph.norm(x, f"layers.{layer}.norm"), state)
+        after += new
+        residual = config.input_size(layer) == config.hidden_size
+        x = graph.one("Add", x, new[0]) if residual else new[0]
+    state_shape = graph.constant("state_shape", [-1, *config.state_shape])
+    logits = graph.product(graph.norm(x, "norm"), "head.weight", "head.bias")
+    next_state = graph.one("Reshape", graph.one("Concat", *after, axis=1), state_shape)
+    graph.output("logits", logits)
+    graph.output("next_state", next_state)
+
+
+def _metadata(checkpoint: Checkpoint) -> dict[str, str]:
+    """Returns strings and JSON by name: the vocabulary, the ids before a text, and facts."""
+    config = checkpoint.config
     tokenizer = tokenizer_from_dict(checkpoint.tokenizer, config.vocab_size)
     spelt = [token.decode("utf-8", "surrogateescape") for token in tokenizer.token_bytes]
-    helper.set_model_props(
-        model,
-        {
-            "name": title,
-            "digest": checkpoint.digest,
-            "tokenizer": tokenizer.kind,
-            "vocabulary": json.dumps(spelt),
-            "start": json.dumps(checkpoint.start),
-            "lines": json.dumps(checkpoint.lines),
-            "card": json.dumps(dict(card_rows(config, tokenizer.units, checkpoint.info))),
-        },
-    )
-    return model
+    return {
+        "digest": checkpoint.digest,
+        "tokenizer": tokenizer.kind,
+        "vocabulary": json.dumps(spelt),
+        "start": json.dumps(checkpoint.start),
+        "lines": json.dumps(checkpoint.lines),
+        "card": json.dumps(dict(card_rows(config, tokenizer.units, checkpoint.info))),
+    }

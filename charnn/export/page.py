@@ -66,7 +66,7 @@ def make_page(checkpoint: Checkpoint, name: str) -> str:
         "facts": facts(checkpoint, tokenizer),
         "steps": {"surprisal": SURPRISAL_BITS, "unit": ACTIVITY_STEPS},
     }
-    style = style_sheet(read("charnn.export", "page.css"))
+    style = style_sheet(read("charnn.pages", "page.css"))
     engine, page = read("charnn.export", "engine.js"), read("charnn.export", "page.js")
     values = {
         "title": title,

@@ -25,14 +25,14 @@ def batch_size(vocab_size: int) -> int:
 
 
 class BatchReader:
-    """Reads the unread tokens of many samplers of one predictor, with threads that share a step.
+    """Reads the unread tokens of many samplers of one predictor; threads share each step.
 
     Attributes:
-        size: the most samplers that are read at once.
+        size: the highest number of samplers in a step.
     """
 
     def __init__(self, predictor: Predictor, threads: int | None = None) -> None:
-        """Starts `threads`; None: one for each processor core."""
+        """Uses `threads` threads; None: one for each processor core."""
         self.size = batch_size(predictor.config.vocab_size)
         count = min(self.size, max(1, threads or available_cores()))
         self._exact = predictor.exact

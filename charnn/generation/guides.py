@@ -45,7 +45,7 @@ class Guide:
 
 
 class TokenBias(Guide):
-    """Adds a bias to the logits of single tokens, wherever they stand."""
+    """Adds a bias to the logits of single tokens, at every step."""
 
     def __init__(self, biases: Mapping[int, float], vocab_size: int) -> None:
         self._biases = np.zeros(vocab_size)

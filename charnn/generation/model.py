@@ -288,7 +288,7 @@ class Model:
         return "".join(self.stream(prompt, **options))
 
     def example(self, tokens: int, lines: int, seed: int, **settings: Any) -> str:
-        """Returns a text of `tokens` without a prompt; of a model of lines, that many `lines`.
+        """Returns a sample without a prompt: so many `tokens`, or `lines` of a model of lines.
 
         Raises:
             CharnnError: see `stream`.

@@ -168,7 +168,7 @@ class Sampler:
         return stream.surprisal(token)
 
     def log_probabilities(self) -> NDArray[np.float64]:
-        """Returns those of the next token (V,) in nats: unfiltered, at temperature 1.
+        """Returns log-probabilities of the next token (V,): unfiltered, at temperature 1.
 
         Raises:
             CharnnError: see `stream`.
@@ -281,8 +281,8 @@ class Sampler:
 def read_together(samplers: Sequence[Sampler], predictor: Predictor) -> None:
     """Reads the unread tokens of all samplers in one batch of their predictor.
 
-    An exact predictor gives each sampler the bits that it would get alone. With another one each
-    sampler reads its token alone.
+    An exact predictor gives each sampler the bits that it would get alone. With any other
+    predictor, each sampler reads its token alone.
     """
     streams, tokens = [], []
     if not predictor.exact:

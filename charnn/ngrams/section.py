@@ -99,7 +99,7 @@ class NGramSection:
         )
 
     def contents(self) -> str:
-        """Returns what the n-grams hold of the training text, for people."""
+        """Tells people what the n-grams contain of the training text."""
         return (
             f"n-grams, which contain the training text in pieces of up to {self.order} symbols. "
             "Share the model only where you would share the text; a model trained with --ngram 0 "

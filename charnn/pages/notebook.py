@@ -1,6 +1,6 @@
-"""What a notebook shows instead of a repr: the card of a model, a text coloured by surprisal.
+"""HTML for notebooks: the card of a model, and a text coloured by surprisal.
 
-Notebooks have themes of their own and may drop style sheets, so all styles are inline.
+Notebooks have their own themes and may drop style sheets, so all styles are inline.
 """
 
 from __future__ import annotations
@@ -32,7 +32,7 @@ def card(title: str, rows: records.Rows, info: dict[str, Any], protocol: str) ->
 
 
 def coloured(text: str, bits: Iterable[float]) -> str:
-    """Returns a text with the colours of its surprisal on pages, in their light theme."""
+    """Returns a text coloured by surprisal, in the light colours of the pages."""
     style = read("charnn.pages", "base.css")
     colours = [re.findall(rf"--s{number}: (#\w+)", style)[0] for number in (1, 2, 3, 4)]
     ink = re.findall(r"--ink: (#\w+)", style)[0]

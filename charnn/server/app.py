@@ -6,8 +6,7 @@ import asyncio
 import hmac
 import json
 import time
-from collections import defaultdict
-from collections.abc import AsyncIterator, Callable, Coroutine
+from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 from typing import Any
 
@@ -19,14 +18,14 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from charnn.config import MAX_SEED, ServerConfig
 from charnn.pages import read, render, source_hash, style_sheet
-from charnn.server.assembly import Piece, valid
+from charnn.server.assembly import Piece, by_text, valid
 from charnn.server.completions import Fields, Service, usage
 from charnn.server.worker import FAULT, Job, Order, RequestError, Worker
 from charnn.tensor_file import parse_json
 
 MAX_BODY = 4 << 20  # bytes
-LAST_EVENTS_SECONDS = 10.0
-BODY_SECONDS = 30.0  # a client has to send its request in this time
+LAST_EVENTS_SECONDS = 10.0  # for sending the last events of a stream after its time limit
+BODY_SECONDS = 30.0  # for receiving the body of a request
 OPEN_PATHS = {"/", "/health"}  # no key is needed for these
 LOOPBACK = {"localhost", "127.0.0.1", "[::1]"}
 
@@ -53,7 +52,7 @@ class Guard:
             started = True
             await send(message)
 
-        scope["app"] = self  # unknown paths then raise HTTPException
+        scope["app"] = self  # starlette then raises HTTPException for unknown paths and methods
         response: Response | None = None
         try:
             self._check(scope)
@@ -61,11 +60,12 @@ class Guard:
         except RequestError as error:
             response = error_response(error)
         except HTTPException as error:
-            path = f"{scope['method']} {scope['path'][:200]}"
-            code = "unknown_url" if error.status_code == 404 else None
-            response = error_response(
-                RequestError(f"{error.detail}: {path}", error.status_code, code=code)
-            )
+            message = f"{error.detail}: {scope['method']} {scope['path'][:200]}"
+            code = None
+            if error.status_code == 404:
+                message += "; POST /v1/completions continues a prompt"
+                code = "unknown_url"
+            response = error_response(RequestError(message, error.status_code, code=code))
         except ClientDisconnect:
             pass
         except Exception as fault:
@@ -75,7 +75,7 @@ class Guard:
             await response(scope, receive, send)
 
     def _check(self, scope: Scope) -> None:
-        """Refuses a foreign host name, as a page sends that lures a browser here, and a wrong key.
+        """Refuses a foreign host name, which DNS rebinding sends, and a wrong key.
 
         Raises:
             RequestError: the request is refused.
@@ -83,7 +83,10 @@ class Guard:
         headers = dict(scope["headers"])
         host = headers.get(b"host", b"").decode("latin-1").lower()
         if self._hosts is not None and _without_port(host) not in self._hosts:
-            raise RequestError(f"this server is not {host[:80]!r}: use its own address", 403)
+            raise RequestError(
+                f"the Host header names {host[:80]!r}, not this server: use the server's address",
+                403,
+            )
         if self._key and scope["path"] not in OPEN_PATHS:
             given = headers.get(b"authorization", b"")
             if not hmac.compare_digest(given, self._key):
@@ -101,17 +104,17 @@ def _without_port(host: str) -> str:
 
 
 def error_response(error: RequestError) -> JSONResponse:
-    """Returns an error as the API writes it."""
+    """Returns the response for an error."""
     headers = {
         401: {"www-authenticate": "Bearer"},
         429: {"retry-after": "1"},
-        503: {"x-should-retry": "false"},  # the openai package asks it; a time limit stays a limit
+        503: {"x-should-retry": "false"},  # else the openai package repeats what took too long
     }
     return JSONResponse(error_json(error), error.status, headers.get(error.status))
 
 
 def error_json(error: RequestError) -> dict[str, Any]:
-    """Returns the JSON of an error."""
+    """Returns an error in the JSON of the API."""
     kinds = {429: "rate_limit_error", 500: "server_error", 503: "server_error"}
     kind = kinds.get(error.status, "invalid_request_error")
     facts = {"message": valid(str(error)), "type": kind, "param": error.param, "code": error.code}
@@ -124,7 +127,7 @@ async def read_json(request: Request) -> Any:
     Raises:
         RequestError: the body is too large or slow, or not JSON.
     """
-    # A page of another site may send any body but JSON without asking first.
+    # Browsers let pages of other sites send other types without a CORS preflight.
     kind = request.headers.get("content-type", "").partition(";")[0].strip().lower()
     if kind != "application/json":
         raise RequestError("send JSON, with the header 'Content-Type: application/json'", 415)
@@ -146,12 +149,12 @@ async def read_json(request: Request) -> Any:
 
 
 class EventStream(StreamingResponse):
-    """Server-sent events that end a request when the client goes away or stops reading."""
+    """Server-sent events; their request ends when the client disconnects or stops reading."""
 
     def __init__(
         self, events: AsyncIterator[bytes], end: Callable[[], None], seconds: float
     ) -> None:
-        """`seconds` is how long the request may take; its last events get some more."""
+        """`end` ends the request; `seconds` is its time limit, without the last events."""
         super().__init__(
             events, headers={"cache-control": "no-store"}, media_type="text/event-stream"
         )
@@ -231,7 +234,7 @@ class Endpoints:
             events, seconds = self._events(read, order, job), self._limits.timeout
             return EventStream(events, lambda: self._end(job), seconds)
         try:
-            pieces = await unless_gone(request, _all_pieces(job))
+            pieces = await all_pieces(request, job)
         finally:
             self._end(job)
         return await asyncio.to_thread(
@@ -243,15 +246,12 @@ class Endpoints:
         self._running.discard(job)
 
     async def _events(self, read: Fields, order: Order, job: Job) -> AsyncIterator[bytes]:
-        """Yields the events of a stream; an error is the last one."""
+        """Yields the events of a stream; an error is the last event."""
         head, endings = self._service.head(), []
         try:
             async for pieces in job.arrivals():
-                texts: dict[int, list[Piece]] = defaultdict(list)
-                for piece in pieces:
-                    texts[piece.text].append(piece)
                 endings += [piece for piece in pieces if piece.ending]
-                for some in texts.values():
+                for some in by_text(pieces).values():
                     yield _event(self._service.chunk(read, head, some))
         except RequestError as error:
             yield _event(error_json(error))
@@ -261,7 +261,7 @@ class Endpoints:
         yield b"data: [DONE]\n\n"
 
     async def tokenizer_info(self, _: Request) -> Response:
-        """Describes the tokenizer, for evaluation tools; a text begins after the start token."""
+        """Names the special tokens, for evaluation tools."""
         start = self._service.start_text
         return JSONResponse({"bos_token": start, "eos_token": start, "pad_token": None})
 
@@ -280,25 +280,24 @@ class Endpoints:
         return JSONResponse({"prompt": self._service.decode(tokens)})
 
 
-async def _all_pieces(job: Job) -> list[Piece]:
-    return [piece async for pieces in job.arrivals() for piece in pieces]
+async def all_pieces(request: Request, job: Job) -> list[Piece]:
+    """Returns the pieces of a whole answer; raises ClientDisconnect if the client goes away."""
 
-
-async def unless_gone(request: Request, work: Coroutine[Any, Any, list[Piece]]) -> list[Piece]:
-    """Returns the result of `work`; raises ClientDisconnect when the client goes away first."""
+    async def collect() -> list[Piece]:
+        return [piece async for pieces in job.arrivals() for piece in pieces]
 
     async def gone() -> None:
         while (await request.receive())["type"] != "http.disconnect":
             pass
 
-    working, leaving = asyncio.ensure_future(work), asyncio.ensure_future(gone())
+    collecting, leaving = asyncio.ensure_future(collect()), asyncio.ensure_future(gone())
     try:
-        await asyncio.wait({working, leaving}, return_when=asyncio.FIRST_COMPLETED)
-        if not working.done():
+        await asyncio.wait({collecting, leaving}, return_when=asyncio.FIRST_COMPLETED)
+        if not collecting.done():
             raise ClientDisconnect
-        return working.result()
+        return collecting.result()
     finally:
-        working.cancel()
+        collecting.cancel()
         leaving.cancel()
 
 
@@ -308,7 +307,7 @@ def _event(value: dict[str, Any]) -> bytes:
 
 def make_page() -> tuple[str, str]:
     """Returns the page to try a model, and its Content-Security-Policy."""
-    style = style_sheet(read("charnn.export", "page.css"))
+    style = style_sheet(read("charnn.pages", "page.css"))
     script = read("charnn.server", "page.js")
     policy = (
         f"default-src 'none'; img-src data:; style-src {source_hash(style)}; "
@@ -335,9 +334,6 @@ def make_app(
         yield
         worker.close()
 
-    async def unknown(scope: Scope, receive: Receive, send: Send) -> None:
-        raise HTTPException(404, "Unknown request URL")
-
     routes = Endpoints(service, worker, limits).routes()
-    router = Router(routes, redirect_slashes=False, default=unknown, lifespan=running)
+    router = Router(routes, redirect_slashes=False, lifespan=running)
     return Guard(router, hosts, key, report)

@@ -1,9 +1,9 @@
-"""The way from tokens to the text that a client gets: decoding, stop strings, places of tokens."""
+"""From tokens to the text that a client gets: decoding, stop strings, offsets of tokens."""
 
 from __future__ import annotations
 
 import re
-from collections import deque
+from collections import defaultdict, deque
 from collections.abc import Iterable
 from typing import NamedTuple
 
@@ -15,8 +15,8 @@ class ScoredToken(NamedTuple):
     """A token with log-probabilities in nats.
 
     Attributes:
-        logprob: that of the token; None for the first one of a prompt, which nothing predicts.
-        top: the likeliest tokens at its place with theirs, the likeliest first.
+        logprob: the log-probability; None for the first token of a prompt, which is not predicted.
+        top: the likeliest tokens at this place and their log-probabilities, the likeliest first.
         offset: the number of characters before the character in which the token begins.
     """
 
@@ -33,14 +33,22 @@ class Piece(NamedTuple):
         text: the number of the text in its request.
         shown: the characters.
         tokens: the tokens that begin in them, if the request asks for log-probabilities.
-        ending: None, or in the last piece why the text ended, the number of chosen tokens and their
-            surprisal in nats.
+        ending: in the last piece, why the text ended, the number of sampled tokens and their
+            surprisal in nats; None in all others.
     """
 
     text: int
     shown: str
     tokens: list[ScoredToken]
     ending: tuple[str, int, float] | None = None
+
+
+def by_text(pieces: Iterable[Piece]) -> dict[int, list[Piece]]:
+    """Returns the pieces of each text, by the number of the text."""
+    texts: dict[int, list[Piece]] = defaultdict(list)
+    for piece in pieces:
+        texts[piece.text].append(piece)
+    return texts
 
 
 class Assembly:
@@ -50,7 +58,7 @@ class Assembly:
         """`offset` is the number of characters before the text."""
         self._bytes, self._decoder = tokenizer.token_bytes, tokenizer.stream_decoder()
         self._matcher = StopMatcher(stop)
-        self._begun = 0  # bytes of all tokens
+        self._begun = 0  # bytes of all scored tokens
         # Tokens whose first character is incomplete, with the byte at which each begins.
         self._unplaced: deque[tuple[int, ScoredToken]] = deque()
         self._decoded, self._at = 0, offset  # bytes and characters
@@ -72,7 +80,7 @@ class Assembly:
         return self._show(self._matcher.push(text))
 
     def flush(self) -> tuple[str, list[ScoredToken]]:
-        """Returns what was held back, at the end of the text."""
+        """Ends the text; returns the characters and tokens that were held back."""
         text = self._decoder.flush()
         self._place(text)
         shown, tokens = self._show(self._matcher.push(text) + self._matcher.flush())

@@ -1,10 +1,9 @@
-"""The fields of OpenAI's legacy completions API: how a request is read and an answer is written."""
+"""The JSON of OpenAI's legacy completions API: reads requests and makes answers."""
 
 from __future__ import annotations
 
 import secrets
 import time
-from collections import defaultdict
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, fields
 from typing import Any
@@ -15,16 +14,16 @@ from charnn.config.settings import KEY, number, setting, switch, whole
 from charnn.errors import UnknownCharacter
 from charnn.generation import Model
 from charnn.generation.sampler import draw_seed
-from charnn.server.assembly import Piece, ScoredToken, token_name, valid
+from charnn.server.assembly import Piece, ScoredToken, by_text, token_name, valid
 from charnn.server.worker import Order, Prompt, RequestError
 
-MOST = 2**31  # `ServerConfig.max_tokens` is the real limit
+MAX_FIELD = 2**31  # `ServerConfig.max_tokens` is the real limit
 MAX_STOPS, STOP_CHARS = 4, 200
 
 
 @dataclass(frozen=True)
 class Fields:
-    """The fields of a request with the API's names, defaults and ranges; no help shows them."""
+    """The fields of a request with the API's names, defaults and ranges; they need no help text."""
 
     model: str | None = setting(None, "")
     prompt: Any = ""
@@ -33,7 +32,7 @@ class Fields:
     frequency_penalty: float = number(0.0, -2, 2, "")
     logit_bias: Any = None
     logprobs: int | None = whole(None, 0, 5, "")
-    max_tokens: int = whole(16, 0, MOST, "")
+    max_tokens: int = whole(16, 0, MAX_FIELD, "")
     n: int = whole(1, 1, 128, "")
     presence_penalty: float = number(0.0, -2, 2, "")
     seed: int | None = whole(None, 0, MAX_SEED, "")
@@ -104,7 +103,7 @@ class Fields:
 
 
 class Service:
-    """A model under a name: makes orders of requests, and answers of pieces."""
+    """A model with a name: turns requests into orders, and pieces into answers."""
 
     def __init__(
         self, model: Model, name: str, limits: ServerConfig, unknown: str = "error"
@@ -115,7 +114,7 @@ class Service:
 
     @property
     def start_text(self) -> str:
-        """The text of the token after which a text begins."""
+        """The text of the start token."""
         return self._names[self.model.start_token]
 
     def check_name(self, name: str | None) -> None:
@@ -137,7 +136,11 @@ class Service:
         """
         self.check_name(read.model)
         prompts = [
-            Prompt(self.model.tokenizer.decode(ids), ids, self._seed(read))
+            Prompt(
+                self.model.tokenizer.decode(ids),
+                ids,
+                draw_seed() if read.seed is None else read.seed,
+            )
             for ids in self._prompts(read.prompt)
         ]
         read_tokens = sum(max(1, len(prompt.ids)) for prompt in prompts)
@@ -162,9 +165,6 @@ class Service:
             read.logprobs,
         )
 
-    def _seed(self, read: Fields) -> int:
-        return draw_seed() if read.seed is None else read.seed
-
     def _prompts(self, value: Any) -> list[list[int]]:
         """Returns the ids of each prompt: a string, a list of ids, or a list of either."""
         several = value if isinstance(value, list) and not _are_ids(value) else [value]
@@ -173,7 +173,7 @@ class Service:
         return [self.encode(each) for each in several]
 
     def encode(self, prompt: Any) -> list[int]:
-        """Returns the ids of one prompt, a string or ids already.
+        """Returns the ids of one prompt, which is a string or a list of ids.
 
         Raises:
             RequestError: it is neither, or contains an unknown character or id.
@@ -232,14 +232,11 @@ class Service:
         return biases
 
     def _best(self, read: Fields, pieces: Iterable[Piece]) -> list[list[Piece]]:
-        """Returns the pieces of each returned text: after each prompt, those of the `n` best.
+        """Returns the pieces of each returned text: the `n` best after each prompt.
 
         The best have the highest log-probability per token.
         """
-        texts: dict[int, list[Piece]] = defaultdict(list)
-        for piece in pieces:
-            texts[piece.text].append(piece)
-        best = []
+        texts, best = by_text(pieces), []
         for first in range(0, len(texts), read.candidates):
             some = [texts[first + index] for index in range(read.candidates)]
             if read.candidates > read.n:
@@ -249,20 +246,15 @@ class Service:
 
     def answer(self, read: Fields, order: Order, pieces: Sequence[Piece]) -> dict[str, Any]:
         """Returns the JSON of a whole answer."""
-        choices = []
-        for index, parts in enumerate(self._best(read, pieces)):
-            tokens = [token for part in parts for token in part.tokens]
-            text = "".join(part.shown for part in parts)
-            choices.append(self._choice(read, index, text, tokens, parts[-1].ending))
+        best = enumerate(self._best(read, pieces))
+        choices = [self._choice(read, index, parts) for index, parts in best]
         return {**self.head(), "choices": choices, "usage": usage(order, pieces)}
 
     def chunk(
         self, read: Fields, head: Mapping[str, Any], pieces: Sequence[Piece]
     ) -> dict[str, Any]:
         """Returns the JSON of an event: consecutive pieces of one text."""
-        tokens = [token for piece in pieces for token in piece.tokens]
-        text = "".join(piece.shown for piece in pieces)
-        choice = self._choice(read, pieces[0].text, text, tokens, pieces[-1].ending)
+        choice = self._choice(read, pieces[0].text, pieces)
         return {**head, "choices": [choice], **({"usage": None} if read.include_usage else {})}
 
     def head(self) -> dict[str, Any]:
@@ -276,17 +268,13 @@ class Service:
             "system_fingerprint": f"fp_{digest[:12]}" if digest else None,
         }
 
-    def _choice(
-        self,
-        read: Fields,
-        index: int,
-        text: str,
-        tokens: Sequence[ScoredToken],
-        ending: tuple[str, int, float] | None,
-    ) -> dict[str, Any]:
+    def _choice(self, read: Fields, index: int, pieces: Sequence[Piece]) -> dict[str, Any]:
+        """Returns the JSON of consecutive pieces of one text."""
+        tokens = [token for piece in pieces for token in piece.tokens]
+        ending = pieces[-1].ending
         return {
             "index": index,
-            "text": text,
+            "text": "".join(piece.shown for piece in pieces),
             "logprobs": None if read.logprobs is None else self._logprobs(tokens),
             "finish_reason": ending and ending[0],
         }
@@ -304,14 +292,14 @@ class Service:
         """Returns the likeliest tokens and the token itself, by name."""
         if token.logprob is None:
             return None
-        named: dict[str, float] = {}  # several ids may have one name: the likeliest counts
+        named: dict[str, float] = {}  # of ids with the same name, the likeliest stays
         for each, logprob in (*token.top, (token.id, token.logprob)):
             named.setdefault(self._names[each], logprob)
         return named
 
 
 def usage(order: Order, pieces: Iterable[Piece]) -> dict[str, int]:
-    """Returns the counts of tokens, those of texts that are not returned included."""
+    """Returns the counts of tokens, including those of texts that are not returned."""
     read = sum(len(prompt.ids) for prompt in order.prompts)
     written = sum(piece.ending[1] for piece in pieces if piece.ending)
     return {

@@ -17,7 +17,7 @@ STOP_SECONDS = 3  # for answers that are on their way
 
 
 class Server(uvicorn.Server):
-    """uvicorn without its signal handlers; `stop` may be called from one."""
+    """uvicorn without its signal handlers; a signal handler may call `stop`."""
 
     def __init__(self, app: object, worker: Worker) -> None:
         super().__init__(
@@ -58,7 +58,7 @@ def listen(host: str, port: int, locked: bool) -> tuple[socket.socket, bool]:
 
     Raises:
         ConfigError: there is no such host, or other machines reach it and the server is not
-            `locked`: it asks for no key.
+            `locked` by a key.
         FileError: the port is in use, or not allowed.
     """
     try:

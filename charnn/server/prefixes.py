@@ -1,25 +1,23 @@
-"""States of the model after beginnings of prompts, so that a shared beginning is read once."""
+"""A cache of states of the model after prefixes of prompts: a shared prefix is read once."""
 
 from __future__ import annotations
 
 from collections import OrderedDict
 from collections.abc import Sequence
-from typing import Any
 
 import numpy as np
-from numpy.typing import NDArray
 
-Array = NDArray[Any]
+from charnn.predictor import Array
 
-MAX_BYTES = 64 << 20  # of all beginnings together
+MAX_BYTES = 64 << 20  # of all prefixes together
 MAX_PREFIXES = 2048  # `longest` compares a prompt with each
 
 
 class Prefixes:
-    """The most recently used beginnings, each with the logits and the state after it.
+    """The most recently used prefixes, each with the logits and the state after it.
 
     Attributes:
-        bytes: the memory that they take.
+        bytes: the memory that all of them take.
     """
 
     def __init__(self, max_bytes: int = MAX_BYTES) -> None:
@@ -27,11 +25,11 @@ class Prefixes:
         self._max_bytes, self.bytes = max_bytes, 0
 
     def __len__(self) -> int:
-        """Returns the number of beginnings."""
+        """Returns the number of prefixes."""
         return len(self._kept)
 
     def keep(self, ids: Sequence[int], logits: Array, state: Array) -> None:
-        """Keeps the logits and the state after `ids`; forgets the least recently used ones."""
+        """Keeps the logits and the state after `ids`; drops the least recently used prefixes."""
         key = _key(ids)
         if key in self._kept:
             self._kept.move_to_end(key)
@@ -43,7 +41,7 @@ class Prefixes:
             self.bytes -= _size(oldest, *values)
 
     def longest(self, ids: Sequence[int]) -> tuple[int, Array, Array] | None:
-        """Returns length, logits and state of the longest kept beginning of `ids`, or None."""
+        """Returns length, logits and state of the longest kept prefix of `ids`, or None."""
         prompt = _key(ids)
         key = max(filter(prompt.startswith, self._kept), key=len, default=None)
         if key is None:

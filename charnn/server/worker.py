@@ -1,8 +1,8 @@
 """The worker: a thread that holds the model and writes the texts of all requests, step by step.
 
-In each step every active text chooses or is given its next token, and one batch of the model reads
-the tokens of all. An exact predictor gives each text the bits that it would get alone, so no text
-depends on the others.
+In each step every active text gets its next token, from its prompt or by sampling, and the model
+reads all of these tokens in one batch. An exact predictor gives each text the bits that it would
+get alone, so no text depends on the others.
 """
 
 from __future__ import annotations
@@ -30,17 +30,17 @@ from charnn.server.prefixes import Prefixes
 
 FAULT = "charnn has a fault; the terminal of the server shows more"
 PREFIX_STEP = 256  # tokens of a prompt after which its state is kept
-# What the worker hands over: pieces, an error, and whether nothing follows.
+# What the worker sends to a client: pieces, an error, and whether this is the end.
 Arrival = tuple[list[Piece], Exception | None, bool]
 
 
 class RequestError(CharnnError):
-    """A request that is refused, or that failed.
+    """A request that was refused or that failed.
 
     Attributes:
         status: the HTTP status.
-        param: the name of the field to blame.
-        code: a word by which a program recognises the error.
+        param: the name of the wrong field.
+        code: a word by which programs recognise the error.
     """
 
     def __init__(
@@ -64,13 +64,13 @@ class Order:
     """What to write after each prompt of a request.
 
     Attributes:
-        count: the number of texts; text i has the index i of the prompt's seed.
-        max_tokens: the highest length of a text.
+        count: the number of texts per prompt; text i is sample i of the prompt's seed.
+        max_tokens: the highest number of new tokens of a text.
         filters: settings of `charnn.generation.filters.FILTERS`.
-        biases: what is added to the logits of tokens.
+        biases: numbers to add to logits, by token id.
         stop: strings before which a text ends.
         echo: whether a text begins with its prompt.
-        logprobs: None, or how many of the likeliest tokens are named at each place.
+        logprobs: the number of likeliest tokens to name at each place; None: no log-probabilities.
     """
 
     prompts: Sequence[Prompt]
@@ -84,14 +84,14 @@ class Order:
 
 
 class Job:
-    """A request that the worker writes, and the pieces on their way to its client."""
+    """A request in the worker, and the pieces on their way to its client."""
 
     def __init__(self, order: Order, streamed: bool, seconds: float) -> None:
-        """`streamed` pieces come one by one, others at the end; `seconds` is the limit."""
+        """`streamed` pieces arrive step by step, others at the end; `seconds` is the time limit."""
         self.order, self.streamed = order, streamed
         self.left = len(order.prompts) * order.count  # texts that have not ended
         self.error: Exception | None = None
-        self.cancelled = False  # set by the client's side, read by the worker
+        self.cancelled = False  # set by the event loop, read by the worker
         self.made: list[Piece] = []
         self.arrived: asyncio.Queue[Arrival] = asyncio.Queue()
         self._deadline, self._seconds = time.monotonic() + seconds, seconds
@@ -102,7 +102,7 @@ class Job:
         return self.cancelled or self.error is not None or self.left == 0
 
     async def arrivals(self) -> AsyncIterator[list[Piece]]:
-        """Yields the pieces as they come, several together to a slow client.
+        """Yields the pieces as they arrive, several together to a slow client.
 
         Raises:
             RequestError: the request failed or took too long.
@@ -132,7 +132,7 @@ class Job:
 class Task:
     """A prompt being read or a text being written.
 
-    Each of its `steps` leaves the sampler with an unread token and gives True.
+    Each item of `steps` is True and leaves the sampler with an unread token.
     """
 
     job: Job
@@ -141,7 +141,7 @@ class Task:
 
 
 class Worker:
-    """The thread, and the texts that it writes at once or that wait for a place."""
+    """The thread, its active texts and those that wait."""
 
     def __init__(
         self,
@@ -149,7 +149,7 @@ class Worker:
         threads: int | None = None,
         report: Callable[[Exception], None] = lambda fault: None,
     ) -> None:
-        """`threads` share the steps; `report` is told of faults of the program."""
+        """`threads` share each step; `report` is called with faults of the program."""
         self.model, self.prefixes = model, Prefixes()
         self._reader, self._report = BatchReader(model.predictor, threads), report
         self._predictor = model.predictor.twin(1)
@@ -166,16 +166,16 @@ class Worker:
 
     @property
     def busy(self) -> int:
-        """The number of prompts and texts that are being read or written, or wait."""
+        """The number of active and waiting prompts and texts."""
         return len(self._active) + len(self._waiting) + self._requests.qsize()
 
     def start(self) -> None:
-        """Starts the thread; pieces arrive in the running event loop."""
+        """Starts the thread, which sends pieces to the running event loop."""
         self._loop = asyncio.get_running_loop()
         self._thread.start()
 
     def submit(self, job: Job) -> None:
-        """Writes a request after those before it; raises RequestError if the thread has ended."""
+        """Queues a request; raises RequestError if the thread has ended."""
         if not self.alive:
             raise RequestError("the server cannot write any more: start it again", 503)
         self._requests.put(job)
@@ -199,7 +199,7 @@ class Worker:
         self._hand_over(jobs)
 
     def _receive(self) -> bool:
-        """Takes in new requests, and waits for one if there is nothing to do; False: close."""
+        """Takes new requests, waiting for one if there is no other work; False: close."""
         while True:
             idle = not self._active and not self._waiting
             try:
@@ -243,7 +243,7 @@ class Worker:
         job.error = error if isinstance(error, RequestError) else RequestError(str(error), 500)
 
     def _hand_over(self, jobs: set[Job]) -> None:
-        """Sends pieces to the event loop, those of all requests in one call."""
+        """Sends the pieces of all requests to the event loop in one call."""
         ready: list[tuple[Job, Arrival]] = []
         for job in jobs:
             if job.over or (job.streamed and job.made):
@@ -254,12 +254,12 @@ class Worker:
                 self._loop.call_soon_threadsafe(_arrive, ready)
 
     def _task(self, job: Job, number: int) -> Task:
-        """Returns the task that reads a prompt; it makes those of the texts after the prompt."""
+        """Returns the task that reads a prompt and then adds the tasks of its texts."""
         sampler = Sampler(self._predictor, 0)
         return Task(job, sampler, self._read(job, number, sampler))
 
     def _read(self, job: Job, number: int, sampler: Sampler) -> Iterator[bool]:
-        """Reads a prompt, token by token; then the texts after it come first in the queue."""
+        """Reads a prompt, token by token; then puts its texts first in the queue."""
         order, prompt = job.order, job.order.prompts[number]
         ids, scored = prompt.ids or self.model.start, list[ScoredToken]()
         scoring = order.echo and order.logprobs is not None and len(prompt.ids) > 0
@@ -290,7 +290,7 @@ class Worker:
         )
 
     def _writer(self, order: Order, prompt: Prompt, index: int) -> Sampler:
-        """Returns the sampler of a text, before its prompt."""
+        """Returns the sampler of a text, which has read nothing."""
         size = self._predictor.config.vocab_size
         guides = [TokenBias(order.biases, size)] if order.biases else []
         return Sampler(self._predictor, prompt.seed, index, order.filters, guides)
@@ -330,19 +330,19 @@ def _arrive(ready: list[tuple[Job, Arrival]]) -> None:
 
 
 def _after(sampler: Sampler) -> tuple[Array, Array]:
-    """Returns copies of the logits and the state after what a sampler has read."""
+    """Returns copies of the logits and the state of a sampler."""
     values = sampler.state_dict()
     return values["logits"], values["state"]
 
 
 def _continue(sampler: Sampler, ids: Sequence[int], logits: Array, state: Array) -> None:
-    """Makes a new sampler continue after `ids`, which another one has read."""
+    """Gives a new sampler the logits and state after `ids`, which another sampler has read."""
     read = {"recent": ids[-RECENT:], "logits": logits, "state": state}
     sampler.load_state_dict({**sampler.state_dict(), **read})
 
 
 def _scored(token: int, scores: NDArray[np.float64], order: Order) -> ScoredToken:
-    """Returns a token with its log-probability and the likeliest ones."""
+    """Returns a token with its log-probability and the likeliest tokens."""
     count = min(order.logprobs or 0, scores.size)
     best = np.argpartition(-scores, count - 1)[:count] if count else np.zeros(0, np.int64)
     best = best[np.lexsort((best, -scores[best]))]  # the likeliest first, equal ones by id

@@ -30,8 +30,8 @@ from charnn.text.unknown_characters import nearest
 SHAPE = ("cell", "num_layers", "hidden_size", "embedding_size")
 SHOWN_CHARACTERS = 20
 SAMPLE_TOKENS = 4096  # of the training split; a network is scored on them before training
-# Bits per character before training, above which a text is unlike those that a model has read.
-# English texts have up to 2.7 with the English base, names and other languages 3.9 and more.
+# Bits per character before training: from here on a text is unlike those that a model has read.
+# With the English base, English texts have up to 2.7, names and other languages 3.9 and more.
 UNLIKE = 3.2
 NEW = -1  # stands for the id of a symbol that the model lacks
 RARER = 1.0  # nats by which a new symbol starts less probable than the symbol it is copied from
@@ -151,6 +151,6 @@ class Base:
 
 
 def loss_before(network: LanguageModel, tokens: TokenFile) -> Score:
-    """Scores a network that is not trained yet on a sample of the training split, by cold-256."""
+    """Scores a network before training on a sample of the training split, under cold-256."""
     sizes = TextSizes(tokens.tokenizer.chars_per_token, tokens.tokenizer.bytes_per_token)
     return sizes.score(cold_batches(network, np.asarray(tokens.split("train")), SAMPLE_TOKENS))

@@ -63,7 +63,7 @@ class Recipe(NamedTuple):
         short_windows: (steps, batch size, window) for runs of fewer steps. Smaller windows are
             slower per token, but give a short run from scratch more steps, which lowers the loss
             more.
-        batch_sizes: streams by optimizer, for a text that has enough.
+        batch_sizes: streams by optimizer; a short text has fewer.
         full_rate_tokens: learning rates are lower in proportion for a text with fewer tokens, but
             not below `LOWEST_SHARE` of them.
     """
@@ -115,6 +115,7 @@ FINE_TUNING = Recipe(
     batch_sizes={**BATCH_SIZES, "muon": 128},
     full_rate_tokens=100_000,
 )
+# For a text unlike those that the model has read (`Base.is_like`).
 FINE_TUNING_UNLIKE = FINE_TUNING._replace(
     few_passes=1.5, enough_steps=50, short_windows=((600, 32, 64),), batch_sizes=BATCH_SIZES
 )
