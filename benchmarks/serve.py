@@ -3,9 +3,9 @@
     python benchmarks/serve.py                      # the English base
     python benchmarks/serve.py --model RUN --memory 10000
 
-Clients keep one connection each and ask for one text after another, whole or streamed; beside them
-stand the same texts of the same process without a server, one after another and in batches. Clients
-and server share the machine. Arms take turns, figures are medians.
+Each client keeps one connection and requests one text after another, whole or streamed. For
+comparison this process samples the same texts without a server, one after another and in batches.
+Clients and server share the machine. Arms take turns; figures are medians.
 """
 
 from __future__ import annotations
@@ -76,7 +76,7 @@ class Client:
 
 
 def asked(port: int, clients: int, requests: int, tokens: int, stream: bool) -> tuple[float, float]:
-    """Returns requests/s and characters/s of clients that share `requests`."""
+    """Returns requests/s and characters/s of `clients` that share `requests`."""
     several = [Client(port) for _ in range(clients)]
 
     def work(place: int) -> int:

@@ -94,7 +94,7 @@ class Checkpoint:
 
     @property
     def mixture_contents(self) -> str | None:
-        """Tells what the n-grams contain of the training text; None without n-grams."""
+        """Description of what the n-grams contain of the training text; None without n-grams."""
         return self.ngrams.contents() if self.ngrams else None
 
     def mixture_facts(self) -> dict[str, Any]:

@@ -18,11 +18,10 @@ from xml.etree import ElementTree
 
 import numpy as np
 import pytest
+from random_model import random_model
 
 import charnn
 from charnn import checkpoint
-from charnn.checkpoint import Checkpoint
-from charnn.config import ModelConfig
 from charnn.errors import ConfigError, FileError, MissingPackage, TextError, UnknownCharacter
 from charnn.generation import Model
 from charnn.pages import read, visible
@@ -55,13 +54,8 @@ def _here(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
 
 def made(folder: Path, tokenizer: Tokenizer | None = None, lines: bool = False) -> Path:
     tokenizer = tokenizer or CharTokenizer.learn("\nabcdef")
-    config = ModelConfig(tokenizer.vocab_size, "gru", 8, 8, 2)
-    draw = np.random.default_rng(0)
-    weights = {
-        n: draw.normal(0, 0.5, s).astype(np.float32) for n, s in config.tensor_shapes().items()
-    }
     path = folder / "model.safetensors"
-    checkpoint.save(path, Checkpoint(config, tokenizer.to_dict(), weights, 0, lines=lines))
+    checkpoint.save(path, random_model(tokenizer, layers=2, lines=lines))
     return path
 
 

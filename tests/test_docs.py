@@ -19,6 +19,7 @@ from typing import Any
 import numpy as np
 import pytest
 import typer
+from random_model import random_weights
 from typer.testing import CliRunner
 
 from charnn import checkpoint
@@ -336,11 +337,7 @@ def test_a_reader_made_from_the_page_computes_what_charnn_computes(
 ) -> None:
     tokenizer = CharTokenizer.learn("Mem. count the stairs: é, ∞\n")
     config = ModelConfig(tokenizer.vocab_size, cell, embedding_size, 6, 2)
-    generator = np.random.default_rng(1)
-    weights = {
-        name: generator.normal(0.2, 0.6, shape).astype(np.float32)
-        for name, shape in config.tensor_shapes().items()
-    }
+    weights = random_weights(config, 0.6, seed=1, mean=0.2)
     path = tmp_path / "model.safetensors"
     info = {"history": [{"train_loss": 1e-05, "cold_256": None}], "a note": "é"}
     checkpoint.save(path, Checkpoint(config, tokenizer.to_dict(), weights, 0, info))

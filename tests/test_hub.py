@@ -14,12 +14,10 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import pytest
+from random_model import random_model
 
 from charnn import hub
-from charnn.checkpoint import Checkpoint
-from charnn.config import ModelConfig
 from charnn.errors import ConfigError
 from charnn.export import exporter
 from charnn.text.tokenizers import CharTokenizer
@@ -33,16 +31,6 @@ results = [CliRunner().invoke(app, words) for words in json.loads(sys.argv[1])]
 print(json.dumps([[each.exit_code, each.stdout, each.stderr] for each in results]))
 """
 OLD, NEW = "1" * 40, "2" * 40
-
-
-def make(seed: int) -> Checkpoint:
-    tokenizer = CharTokenizer.learn("\nabcdef")
-    config = ModelConfig(tokenizer.vocab_size, "gru", 8, 8, 1)
-    draw = np.random.default_rng(seed)
-    weights = {
-        n: draw.normal(0, 0.5, s).astype(np.float32) for n, s in config.tensor_shapes().items()
-    }
-    return Checkpoint(config, tokenizer.to_dict(), weights, 0)
 
 
 class Hub:
@@ -77,7 +65,8 @@ def served(tmp_path: Path) -> Iterator[tuple[Hub, dict[str, str]]]:
     """A server with me/book in two commits, and the environment that leads to it."""
     hub_, folder = Hub(), tmp_path / "folder"
     for commit, seed in ((OLD, 1), (NEW, 2)):
-        exporter("hub").write(make(seed), "book", folder)
+        model = random_model(CharTokenizer.learn("\nabcdef"), seed=seed)
+        exporter("hub").write(model, "book", folder)
         files = {path.name: path.read_bytes() for path in folder.iterdir()}
         hub_.commits.setdefault("me/book", {})[commit] = files
 

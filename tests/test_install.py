@@ -1,4 +1,4 @@
-"""charnn is installed from one wheel a platform; where no compiler was, from one without engine."""
+"""Each platform has one wheel; a wheel that was built without a C compiler has no engine."""
 
 from __future__ import annotations
 

@@ -10,6 +10,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from random_model import random_weights
 from typer.testing import CliRunner
 
 from charnn import checkpoint
@@ -29,11 +30,7 @@ def make_model(
     path: Path, tokenizer: Tokenizer, cell: str = "lstm", embedding: int = 12, dtype: str = "F32"
 ) -> Path:
     config = ModelConfig(tokenizer.vocab_size, cell, embedding, 12, 2)
-    generator = np.random.default_rng(7)
-    weights = {
-        name: generator.normal(0.2, 0.8, shape).astype(np.float32)
-        for name, shape in config.tensor_shapes().items()
-    }
+    weights = random_weights(config, 0.8, seed=7, mean=0.2)
     ids = tokenizer.encode(TEXT).astype(np.int64)
     ngrams = NGramTree.of(ids, tokenizer.vocab_size, 3, None).section(MixtureWeights(0.5, 0.5))
     start = ids[-2:].tolist()

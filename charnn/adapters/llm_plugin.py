@@ -26,6 +26,7 @@ from charnn.generation import Model
 from charnn.generation.sampler import draw_seed
 from charnn.generation.writer import Writing
 from charnn.runs import list_runs
+from charnn.server.assembly import valid
 
 SETTINGS = ("max_tokens", "temperature", "top_p")
 
@@ -91,7 +92,7 @@ class SyncModel(Continuation, llm.Model):
         """Yields the text in pieces; raises CharnnError as `start` does."""
         writing = self.start(prompt, response)
         for piece in writing:
-            yield _whole(piece)
+            yield valid(piece)
         response.set_usage(output=writing.tokens)
 
 
@@ -105,13 +106,8 @@ class AsyncModel(Continuation, llm.AsyncModel):
         writing = await asyncio.to_thread(self.start, prompt, response)
         pieces = iter(writing)
         while (piece := await asyncio.to_thread(next, pieces, None)) is not None:
-            yield _whole(piece)
+            yield valid(piece)
         response.set_usage(output=writing.tokens)
-
-
-def _whole(piece: str) -> str:
-    """Returns text that can be printed and stored: bytes that are not UTF-8 become U+FFFD."""
-    return piece.encode("utf-8", "surrogateescape").decode("utf-8", "replace")
 
 
 @llm.hookimpl  # type: ignore[untyped-decorator]

@@ -85,8 +85,8 @@ def has_colour(stream: TextIO | None) -> bool:
 def prepare_streams() -> None:
     """Prepares the standard streams, and opens closed ones on the null device.
 
-    No file then takes the descriptors of closed streams, and messages go nowhere. ``sys.stdin`` and
-    ``sys.stdout`` stay None, so that a command that needs one of them refuses to work.
+    No file can then get the descriptor of a closed stream, and messages go nowhere. ``sys.stdin``
+    and ``sys.stdout`` stay None, so that a command that needs one of them refuses to work.
     """
     streams = (sys.stdin, os.O_WRONLY), (sys.stdout, os.O_RDONLY), (sys.stderr, os.O_WRONLY)
     for stream, mode in streams:

@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 def model_path(model: str | None, checkpoints: Path) -> Path:
     """Returns the file that MODEL means.
 
-    Tells which of several runs was chosen if `model` is None, and the commit of a model of the Hub.
+    Names the run if `model` is None and there are several, and the commit of a model of the Hub.
     Warns if the model is untrained, and notes a run that hides the base of the same name.
 
     Raises:

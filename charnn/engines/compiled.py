@@ -76,7 +76,7 @@ class CModel(ctypes.Structure):
 @cache
 def load() -> ctypes.CDLL | None:
     """Returns the compiled engine; None if it was not built or cannot be loaded."""
-    # _engine.so or _engine.dll; in a clone, files that an older version built stand before it.
+    # First _engine.so or _engine.dll, then files that an older version built in this clone.
     for path in sorted(Path(__file__).parent.glob("_engine.*"), reverse=True):
         # Built for another system, or from an older source.
         with suppress(OSError, AttributeError):

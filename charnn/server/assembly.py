@@ -109,7 +109,7 @@ class Assembly:
 
 
 def valid(text: str) -> str:
-    """Returns text that every JSON parser reads: bytes that are not UTF-8 become U+FFFD."""
+    """Returns a text that can be encoded: each byte that is not UTF-8 becomes U+FFFD."""
     return re.sub("[\ud800-\udfff]", "\ufffd", text)
 
 

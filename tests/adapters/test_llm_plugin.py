@@ -3,18 +3,16 @@
 from __future__ import annotations
 
 import asyncio
-import sys
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import pytest
+from random_model import random_model
 
 import charnn
 from charnn.bases import BASES
-from charnn.checkpoint import Checkpoint, save
-from charnn.config import ModelConfig
+from charnn.checkpoint import save
 from charnn.errors import CharnnError
 from charnn.text.tokenizers import ByteTokenizer, CharTokenizer, Tokenizer
 
@@ -23,13 +21,8 @@ if find_spec("llm") is None:
 
 
 def make(path: Path, tokenizer: Tokenizer) -> None:
-    config = ModelConfig(tokenizer.vocab_size, "gru", 8, 8, 1)
-    draw = np.random.default_rng(1)
-    weights = {
-        n: draw.normal(0, 0.5, s).astype(np.float32) for n, s in config.tensor_shapes().items()
-    }
     path.parent.mkdir(parents=True)
-    save(path, Checkpoint(config, tokenizer.to_dict(), weights, 0))
+    save(path, random_model(tokenizer, seed=1))
 
 
 @pytest.fixture
@@ -114,7 +107,7 @@ def test_unknown_characters_may_be_skipped_and_options_have_ranges(llm: Any) -> 
             model.prompt("a", **{name: value})
 
 
-def test_the_command_line_of_llm_writes_without_torch(llm: Any) -> None:
+def test_the_command_line_of_llm_writes_and_refuses(llm: Any) -> None:
     from click.testing import CliRunner
     from llm.cli import cli
 
@@ -127,5 +120,3 @@ def test_the_command_line_of_llm_writes_without_torch(llm: Any) -> None:
     refused = CliRunner().invoke(cli, ["-m", "charnn/book", "Z", "--no-log"])
     assert refused.exit_code
     assert "Traceback" not in refused.output
-    module = sys.modules["charnn.adapters.llm_plugin"]
-    assert not hasattr(module, "torch")

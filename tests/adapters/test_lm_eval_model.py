@@ -14,10 +14,10 @@ from typing import Any
 
 import numpy as np
 import pytest
+from random_model import random_model
 
 import charnn
-from charnn.checkpoint import Checkpoint, save
-from charnn.config import ModelConfig
+from charnn.checkpoint import save
 from charnn.errors import CharnnError
 from charnn.text.tokenizers import CharTokenizer
 
@@ -42,14 +42,8 @@ metric_list: [{metric: acc}]
 @pytest.fixture
 def saved(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     monkeypatch.chdir(tmp_path)
-    tokenizer = CharTokenizer.learn("\nabcdef ")
-    config = ModelConfig(tokenizer.vocab_size, "gru", 8, 8, 1)
-    draw = np.random.default_rng(1)
-    weights = {
-        n: draw.normal(0, 0.9, s).astype(np.float32) for n, s in config.tensor_shapes().items()
-    }
     path = tmp_path / "book.safetensors"
-    save(path, Checkpoint(config, tokenizer.to_dict(), weights, 0))
+    save(path, random_model(CharTokenizer.learn("\nabcdef "), scale=0.9, seed=1))
     return path
 
 

@@ -7,12 +7,11 @@ from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import pytest
+from random_model import random_model
 
 import charnn
-from charnn.checkpoint import Checkpoint, save
-from charnn.config import ModelConfig
+from charnn.checkpoint import save
 from charnn.errors import CharnnError
 from charnn.text.tokenizers import CharTokenizer
 
@@ -26,14 +25,8 @@ TEXT = "the goat reads the log.\n"
 
 @pytest.fixture
 def saved(tmp_path: Path) -> Path:
-    tokenizer = CharTokenizer.learn(TEXT)
-    config = ModelConfig(tokenizer.vocab_size, "gru", 8, 8, 1)
-    draw = np.random.default_rng(1)
-    weights = {
-        n: draw.normal(0, 0.5, s).astype(np.float32) for n, s in config.tensor_shapes().items()
-    }
     path = tmp_path / "book.safetensors"
-    save(path, Checkpoint(config, tokenizer.to_dict(), weights, 0))
+    save(path, random_model(CharTokenizer.learn(TEXT), seed=1))
     return path
 
 

@@ -8,10 +8,9 @@ import subprocess
 import sys
 from pathlib import Path
 
-import numpy as np
+from random_model import random_model
 
 from charnn.checkpoint import Checkpoint, save
-from charnn.config import ModelConfig
 from charnn.text.sources import open_source
 from charnn.text.token_writer import write_token_file
 
@@ -29,11 +28,7 @@ def make_run(
     run.mkdir(parents=True)
     with open_source([folder / "book.txt"]) as source:
         tokenizer = write_token_file(run / "tokens", source, split=split).tokenizer
-    config = ModelConfig(tokenizer.vocab_size, cell, 8, 8, num_layers)
-    draw = np.random.default_rng(0)
-    shapes = config.tensor_shapes().items()
-    weights = {key: draw.normal(0, 0.3, shape).astype(np.float32) for key, shape in shapes}
-    model = Checkpoint(config, tokenizer.to_dict(), weights, 0, lines=lines)
+    model = random_model(tokenizer, cell, layers=num_layers, scale=0.3, lines=lines)
     save(run / "best.safetensors", model)
     return model
 

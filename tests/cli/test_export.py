@@ -3,13 +3,12 @@ from __future__ import annotations
 import json
 from pathlib import Path
 
-import numpy as np
 import pytest
+from random_model import random_model
 from typer.testing import CliRunner, Result
 
 import charnn.cli
 from charnn.checkpoint import Checkpoint, save
-from charnn.config import ModelConfig
 from charnn.export.page import make_page
 from charnn.text.tokenizers import CharTokenizer
 
@@ -19,13 +18,7 @@ def saved(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Checkpoint:
     """A run called book in a folder of runs, in which the command stands."""
     monkeypatch.chdir(tmp_path)
     tokenizer = CharTokenizer.learn("\nabc")
-    config = ModelConfig(tokenizer.vocab_size, "rnn", 4, 4, 1)
-    generator = np.random.default_rng(0)
-    weights = {
-        name: generator.normal(size=shape).astype(np.float32)
-        for name, shape in config.tensor_shapes().items()
-    }
-    checkpoint = Checkpoint(config, tokenizer.to_dict(), weights, 0)
+    checkpoint = random_model(tokenizer, "rnn", 4, scale=1.0)
     Path("checkpoints/book").mkdir(parents=True)
     save(Path("checkpoints/book/best.safetensors"), checkpoint)
     return checkpoint

@@ -13,6 +13,7 @@ import time
 
 import numpy as np
 import pytest
+from random_model import random_model
 
 from charnn.checkpoint import Checkpoint, save
 from charnn.config import ModelConfig
@@ -25,12 +26,7 @@ COMMAND = [sys.executable, "-c", "from charnn.cli import main; main()", "sample"
 def folder(tmp_path_factory):
     """A folder with one small model of bytes that writes nearly at random."""
     folder = tmp_path_factory.mktemp("sample")
-    config = ModelConfig(256, "gru", 8, 8, 1)
-    generator = np.random.default_rng(0)
-    weights = {
-        n: generator.normal(0, 0.3, s).astype(np.float32) for n, s in config.tensor_shapes().items()
-    }
-    save(folder / "m.safetensors", Checkpoint(config, ByteTokenizer().to_dict(), weights, 10))
+    save(folder / "m.safetensors", random_model(ByteTokenizer(), scale=0.3, start_token=10))
     letters = CharTokenizer.learn("\ncafé sn")
     config = ModelConfig(letters.vocab_size, "gru", 8, 8, 1)
     weights = {n: np.zeros(s, np.float32) for n, s in config.tensor_shapes().items()}

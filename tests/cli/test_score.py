@@ -6,12 +6,11 @@ import json
 from dataclasses import replace
 from functools import partial
 
-import numpy as np
 import pytest
 from babbler import run_command
+from random_model import random_model
 
-from charnn.checkpoint import Checkpoint, save
-from charnn.config import ModelConfig
+from charnn.checkpoint import save
 from charnn.text.tokenizers import CharTokenizer
 
 
@@ -20,11 +19,7 @@ def charnn_score(tmp_path_factory):
     """Runs `charnn score` beside a model of texts and a model of lines."""
     folder = tmp_path_factory.mktemp("score")
     tokenizer = CharTokenizer.learn("\nabcd é.")
-    config = ModelConfig(tokenizer.vocab_size, "gru", 8, 8, 2)
-    draw = np.random.default_rng(0)
-    shapes = config.tensor_shapes().items()
-    weights = {name: draw.normal(0, 0.5, shape).astype(np.float32) for name, shape in shapes}
-    model = Checkpoint(config, tokenizer.to_dict(), weights, 0)
+    model = random_model(tokenizer, layers=2)
     save(folder / "m.safetensors", model)
     save(folder / "l.safetensors", replace(model, lines=True))
     return partial(run_command, folder, "score")

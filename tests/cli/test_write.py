@@ -16,12 +16,11 @@ import time
 from collections.abc import Iterator
 from pathlib import Path
 
-import numpy as np
 import pytest
 from babbler import make_run
+from random_model import random_model
 
-from charnn.checkpoint import Checkpoint, save
-from charnn.config import ModelConfig
+from charnn.checkpoint import save
 from charnn.text.tokenizers import CharTokenizer
 
 COMMAND = [sys.executable, "-W", "error", "-c", "from charnn.cli import main; main()", "write"]
@@ -32,12 +31,7 @@ SECONDS = 20
 
 def make_model(path: Path, seed: int) -> None:
     tokenizer = CharTokenizer.learn(ALPHABET)
-    config = ModelConfig(tokenizer.vocab_size, "gru", 8, 8, 1)
-    generator = np.random.default_rng(seed)
-    weights = {
-        n: generator.normal(0, 0.3, s).astype(np.float32) for n, s in config.tensor_shapes().items()
-    }
-    save(path, Checkpoint(config, tokenizer.to_dict(), weights, 0))
+    save(path, random_model(tokenizer, scale=0.3, seed=seed))
 
 
 @pytest.fixture(scope="module")

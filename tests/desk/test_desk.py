@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from random_model import random_weights
 
 from charnn.checkpoint import Checkpoint, save
 from charnn.config import GATES, ModelConfig, SamplingConfig
@@ -39,11 +40,9 @@ PIECES = SentencePieceTokenizer.learn(
 
 def made(tokenizer: Tokenizer = CHARS, cell: str = "gru", digest: str = "d" * 64) -> Model:
     config = ModelConfig(tokenizer.vocab_size, cell, 8, 8, 2)
-    generator = np.random.default_rng(0)
-    weights = {
-        n: generator.normal(0, 0.5, s).astype(np.float32) for n, s in config.tensor_shapes().items()
-    }
-    return Model(make_predictor(config, weights, "numpy"), tokenizer, 1, digest=digest)
+    return Model(
+        make_predictor(config, random_weights(config), "numpy"), tokenizer, 1, digest=digest
+    )
 
 
 MODEL, BYTES, WORDS = made(), made(ByteTokenizer()), made(PIECES)

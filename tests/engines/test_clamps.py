@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
+from random_model import random_weights
 
 from charnn.config import GATES, STATES, ModelConfig
 from charnn.engines import ENGINES, make_predictor
@@ -21,12 +22,6 @@ from charnn.generation.sampler import Sampler
 
 CELLS = list(GATES)
 HERE = [name for name in ENGINES if name != "native" or kernels()]
-
-
-def random_weights(config):
-    generator = np.random.default_rng(0)
-    shapes = config.tensor_shapes()
-    return {n: generator.normal(0, 0.5, s).astype(np.float32) for n, s in shapes.items()}
 
 
 def sigmoid(a):

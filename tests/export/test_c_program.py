@@ -9,9 +9,9 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from random_model import random_model
 
-from charnn.checkpoint import Checkpoint
-from charnn.config import GATES, ModelConfig
+from charnn.config import GATES
 from charnn.errors import FileError
 from charnn.export.c_program import c_files, write_program
 from charnn.generation import Model
@@ -40,14 +40,9 @@ MIXED = MixtureWeights(0.5, 0.6)
 
 def checkpoint_of(cell="lstm", embedding=24, hidden=24, tokenizer=None, start="\n"):
     tokenizer = tokenizer or CharTokenizer.learn(TEXT)
-    config = ModelConfig(tokenizer.vocab_size, cell, embedding, hidden, 2)
-    generator = np.random.default_rng(0)
-    weights = {
-        name: generator.normal(0, 0.4, shape).astype(np.float32)
-        for name, shape in config.tensor_shapes().items()
-    }
     first = int(tokenizer.encode(start)[0])
-    return Checkpoint(config, tokenizer.to_dict(), weights, first, start=[first, first])
+    more = {"start_token": first, "start": [first, first]}
+    return random_model(tokenizer, cell, hidden, 2, embedding=embedding, scale=0.4, **more)
 
 
 def mixed(checkpoint, order=4, weights=MIXED, once=None, width=None, **arrays):

@@ -10,11 +10,11 @@ from typing import Any
 import numpy as np
 import pytest
 import yaml
+from random_model import random_model
 from typer.testing import CliRunner
 
 import charnn.cli
 from charnn.checkpoint import Checkpoint, load, save
-from charnn.config import ModelConfig
 from charnn.export import exporter
 from charnn.generation import Model
 from charnn.ngrams.section import MixtureWeights
@@ -36,12 +36,7 @@ INFO: dict[str, Any] = {
 
 def make(lines: bool = False, ngrams: bool = False) -> Checkpoint:
     tokenizer = CharTokenizer.learn(TEXT)
-    config = ModelConfig(tokenizer.vocab_size, "gru", 8, 8, 1)
-    draw = np.random.default_rng(1)
-    weights = {
-        n: draw.normal(0, 0.5, s).astype(np.float32) for n, s in config.tensor_shapes().items()
-    }
-    checkpoint = Checkpoint(config, tokenizer.to_dict(), weights, 0, INFO, lines=lines)
+    checkpoint = random_model(tokenizer, seed=1, info=INFO, lines=lines)
     if ngrams:
         ids = tokenizer.encode(TEXT * 20).astype(np.int64)
         tree = NGramTree.of(ids, tokenizer.vocab_size, 7, None)

@@ -17,11 +17,12 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from random_model import random_model
 
 from charnn.checkpoint import Checkpoint
 from charnn.cli.inspect import GROUNDS
 from charnn.cli.marks import BITS
-from charnn.config import ACTIVITY_STEPS, GATES, ModelConfig, SamplingConfig
+from charnn.config import ACTIVITY_STEPS, GATES, SamplingConfig
 from charnn.engines.int8 import Int8Predictor
 from charnn.engines.weights import arrange, quantise
 from charnn.errors import CharnnError, ConfigError, DamagedFile
@@ -65,13 +66,15 @@ def make(
     **info: Any,
 ) -> Checkpoint:
     tokenizer = tokenizer or CharTokenizer.learn("\n abcdefghijklmnopqrst")
-    config = ModelConfig(tokenizer.vocab_size, cell, embedding, hidden, layers)
-    generator = np.random.default_rng(hidden + embedding)
-    weights = {
-        name: generator.normal(0, spread, shape).astype(np.float32)
-        for name, shape in config.tensor_shapes().items()
-    }
-    return Checkpoint(config, tokenizer.to_dict(), weights, 1, info, start=[1, 1])
+    return random_model(
+        *(tokenizer, cell, hidden, layers),
+        embedding=embedding,
+        scale=spread,
+        seed=hidden + embedding,
+        start_token=1,
+        info=info,
+        start=[1, 1],
+    )
 
 
 WORDS = ["a", "bad", "cable", "held", "the", "deck\nold", "hands", "said", "the", "lock", "broke\n"]

@@ -6,13 +6,13 @@ import signal
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import pytest
+from random_model import random_model
 from wrapped import WRAPPED
 
 from charnn import checkpoint as checkpoints
 from charnn.checkpoint import Checkpoint
-from charnn.config import ModelConfig
+from charnn.text.tokenizers import ByteTokenizer
 
 # charnn itself, sent a signal at call N of those that change the disk; a text is written in two
 # calls. A report is not measured: it is a page with a chart, and the digest of its model.
@@ -80,11 +80,7 @@ MADE = {
 
 
 def model(seed: int) -> Checkpoint:
-    draw = np.random.default_rng(seed)
-    config = ModelConfig(256, "gru", embedding_size=4, hidden_size=4, num_layers=1)
-    shapes = config.tensor_shapes().items()
-    weights = {name: draw.normal(size=size).astype(np.float32) for name, size in shapes}
-    return Checkpoint(config, {"kind": "byte"}, weights, 10)
+    return random_model(ByteTokenizer(), hidden=4, scale=1.0, seed=seed, start_token=10)
 
 
 def contents(folder: Path) -> dict[str, bytes]:

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
+from random_model import random_model
 
 from charnn import engines
-from charnn.checkpoint import Checkpoint
-from charnn.config import GATES, ModelConfig, SamplingConfig
+from charnn.config import GATES, SamplingConfig
 from charnn.engines import compiled
 from charnn.engines.clamps import Clamp, Unit
 from charnn.generation import Model, Sampler, batch
@@ -18,13 +18,7 @@ ENGINES = [(name, int8) for name in engines.ENGINES for int8 in (False, True)]
 
 def model_of(cell="lstm", engine="auto", tokenizer=None, int8=False, clamps=()):
     tokenizer = tokenizer or CharTokenizer.learn("\nabcdefgh .")
-    config = ModelConfig(tokenizer.vocab_size, cell, 12, 12, 2)
-    generator = np.random.default_rng(0)
-    weights = {
-        name: generator.normal(0, 0.5, shape).astype(np.float32)
-        for name, shape in config.tensor_shapes().items()
-    }
-    saved = Checkpoint(config, tokenizer.to_dict(), weights, 0, {})
+    saved = random_model(tokenizer, cell, 12, 2)
     return Model.from_checkpoint(saved, engine=engine, int8=int8, clamps=clamps)
 
 

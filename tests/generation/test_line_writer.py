@@ -6,9 +6,9 @@ import math
 
 import numpy as np
 import pytest
+from random_model import random_model
 
-from charnn.checkpoint import Checkpoint
-from charnn.config import LineConfig, ModelConfig
+from charnn.config import LineConfig
 from charnn.errors import ConfigError, TextError, UnknownCharacter
 from charnn.generation import Model, Sampler
 from charnn.generation.line_writer import LINE_TRIES, LineWriter
@@ -22,12 +22,7 @@ LETTERS = CharTokenizer.learn("\nabcdefgh")
 @pytest.fixture
 def model():
     """A small model of letters that writes nearly at random."""
-    config = ModelConfig(LETTERS.vocab_size, "gru", 8, 8, 1)
-    generator = np.random.default_rng(0)
-    weights = {
-        n: generator.normal(0, 0.3, s).astype(np.float32) for n, s in config.tensor_shapes().items()
-    }
-    return Model.from_checkpoint(Checkpoint(config, LETTERS.to_dict(), weights, 0, lines=True))
+    return Model.from_checkpoint(random_model(LETTERS, scale=0.3, lines=True))
 
 
 class Always(Predictor):

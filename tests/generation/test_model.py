@@ -1,10 +1,9 @@
 from concurrent.futures import ThreadPoolExecutor
 
-import numpy as np
 import pytest
+from random_model import random_model
 
 from charnn.checkpoint import Checkpoint
-from charnn.config import ModelConfig
 from charnn.engines import ENGINES
 from charnn.engines.compiled import kernels
 from charnn.errors import ConfigError, DamagedFile, UnknownCharacter
@@ -15,12 +14,7 @@ from charnn.text.tokenizers import ByteTokenizer, CharTokenizer
 @pytest.fixture(scope="module")
 def checkpoint():
     tokenizer = CharTokenizer.learn("\nabcdef")
-    config = ModelConfig(tokenizer.vocab_size, "gru", 8, 8, 2)
-    generator = np.random.default_rng(0)
-    weights = {
-        n: generator.normal(0, 0.5, s).astype(np.float32) for n, s in config.tensor_shapes().items()
-    }
-    return Checkpoint(config, tokenizer.to_dict(), weights, 0, {"note": "hello"})
+    return random_model(tokenizer, layers=2, info={"note": "hello"})
 
 
 @pytest.fixture(scope="module")

@@ -2,6 +2,7 @@ import math
 
 import numpy as np
 import pytest
+from random_model import random_weights
 
 from charnn.config import GATES, MAX_SEED, RECENT, ModelConfig
 from charnn.engines import make_predictor
@@ -33,14 +34,7 @@ class Indifferent(Successor):
 
 def network(cell="lstm"):
     config = ModelConfig(7, cell, 12, 12, 2)
-    generator = np.random.default_rng(0)
-    return make_predictor(
-        config,
-        {
-            n: generator.normal(0, 0.5, s).astype(np.float32)
-            for n, s in config.tensor_shapes().items()
-        },
-    )
+    return make_predictor(config, random_weights(config))
 
 
 def ids(model, count, seed=1, index=0, filters=None, prompt=(0,)):

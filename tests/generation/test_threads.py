@@ -8,12 +8,11 @@ import subprocess
 from concurrent.futures import ThreadPoolExecutor
 from threading import Barrier
 
-import numpy as np
 import pytest
+from random_model import random_model
 
 import charnn
-from charnn.checkpoint import Checkpoint
-from charnn.config import LineConfig, ModelConfig, SamplingConfig
+from charnn.config import LineConfig, SamplingConfig
 from charnn.engines import ENGINES
 from charnn.engines.compiled import kernels
 from charnn.export.c_program import write_program
@@ -28,16 +27,10 @@ LETTERS = "\nabcdefgh ."
 
 def saved_model(ngrams):
     tokenizer = CharTokenizer.learn(LETTERS)
-    config = ModelConfig(tokenizer.vocab_size, "lstm", 24, 24, 2)
-    generator = np.random.default_rng(0)
-    weights = {
-        name: generator.normal(0, 0.5, shape).astype(np.float32)
-        for name, shape in config.tensor_shapes().items()
-    }
-    found = Checkpoint(config, tokenizer.to_dict(), weights, 0, {})
+    found = random_model(tokenizer, "lstm", 24, 2)
     if ngrams:
         text = tokenizer.encode("a bad cab.\nfed a beech. " * 40)
-        tree = NGramTree.of(text, config.vocab_size, 4)
+        tree = NGramTree.of(text, tokenizer.vocab_size, 4)
         found.ngrams = tree.section(MixtureWeights(0.6, 0.5))
     return found
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import numpy as np
+from random_model import random_weights
 
 from charnn.checkpoint import Checkpoint
 from charnn.config import ModelConfig
@@ -13,11 +14,7 @@ V = 7
 
 def network(cell="lstm"):
     config = ModelConfig(V, cell, 8, 8, 2)
-    generator = np.random.default_rng(0)
-    weights = {
-        n: generator.normal(0, 0.5, s).astype(np.float32) for n, s in config.tensor_shapes().items()
-    }
-    return network_of(Checkpoint(config, {}, weights, 0))
+    return network_of(Checkpoint(config, {}, random_weights(config), 0))
 
 
 def ids(count, seed=1):

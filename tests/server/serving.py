@@ -7,10 +7,10 @@ import json
 import threading
 from typing import Any
 
-import numpy as np
+from random_model import random_model
 
 from charnn.checkpoint import Checkpoint
-from charnn.config import ModelConfig, ServerConfig
+from charnn.config import ServerConfig
 from charnn.generation import Model
 from charnn.server.app import LOOPBACK, make_app
 from charnn.server.completions import Service
@@ -24,13 +24,7 @@ ALPHABET = "\nabcdefgh .é"
 def checkpoint_of(tokenizer: Tokenizer | None = None, scale: float = 0.5) -> Checkpoint:
     """A model with random weights, the same every time."""
     tokenizer = tokenizer or CharTokenizer.learn(ALPHABET)
-    config = ModelConfig(tokenizer.vocab_size, "lstm", 12, 12, 2)
-    generator = np.random.default_rng(0)
-    weights = {
-        name: generator.normal(0, scale, shape).astype(np.float32)
-        for name, shape in config.tensor_shapes().items()
-    }
-    return Checkpoint(config, tokenizer.to_dict(), weights, 0)
+    return random_model(tokenizer, "lstm", 12, 2, scale=scale)
 
 
 def model_of(tokenizer: Tokenizer | None = None, scale: float = 0.5, **options: Any) -> Model:
