@@ -58,7 +58,8 @@ class Recipe(NamedTuple):
 
     Attributes:
         few_passes: the most passes for Muon, which learns faster; after more, AdamW ends lower.
-        most_passes: a run stops after these, but not before ``enough_steps``; more overfit.
+        most_passes: pairs of a number of tokens of text and the passes for texts up to that. A
+            run stops after these, but not before ``enough_steps``; more overfit.
         dropouts: pairs of a number of passes and the dropout up to that number.
         short_windows: (steps, batch size, window) for runs of fewer steps. Smaller windows are
             slower per token, but give a short run from scratch more steps, which lowers the loss
@@ -72,7 +73,7 @@ class Recipe(NamedTuple):
     muon_rate: float
     short_muon_rate: float
     few_passes: float
-    most_passes: int
+    most_passes: tuple[tuple[float, int], ...]
     enough_steps: int
     dropouts: tuple[tuple[float, float], ...]
     short_windows: tuple[tuple[int, int, int], ...]
@@ -82,6 +83,10 @@ class Recipe(NamedTuple):
     def dropout(self, epochs: float) -> float:
         """Returns the dropout for a number of passes: more passes need more."""
         return next(dropout for limit, dropout in self.dropouts if epochs <= limit)
+
+    def passes(self, tokens: int) -> int:
+        """Returns the most passes over a text of so many tokens."""
+        return next(passes for limit, passes in self.most_passes if tokens <= limit)
 
     def for_text(self, tokens: int) -> Recipe:
         """Returns the recipe with the learning rates for a text of this size."""
@@ -98,7 +103,7 @@ FROM_SCRATCH = Recipe(
     muon_rate=TrainConfig.muon_rate,
     short_muon_rate=0.06,
     few_passes=10.0,
-    most_passes=16,
+    most_passes=((math.inf, 16),),
     enough_steps=1000,
     dropouts=((3.5, 0.0), (6, 0.1), (16, 0.2), (60, 0.3), (math.inf, 0.4)),
     short_windows=((300, 32, 32), (600, 32, 64)),
@@ -108,7 +113,7 @@ FINE_TUNING = Recipe(
     muon_rate=0.02,
     short_muon_rate=0.02,
     few_passes=10.0,
-    most_passes=6,
+    most_passes=((500_000, 6), (math.inf, 3)),
     enough_steps=25,
     dropouts=((3, 0.0), (math.inf, 0.1)),
     short_windows=(),
@@ -117,7 +122,11 @@ FINE_TUNING = Recipe(
 )
 # For a text unlike those that the model has read (`Base.is_like`).
 FINE_TUNING_UNLIKE = FINE_TUNING._replace(
-    few_passes=1.5, enough_steps=50, short_windows=((600, 32, 64),), batch_sizes=BATCH_SIZES
+    few_passes=1.5,
+    most_passes=((math.inf, 6),),
+    enough_steps=50,
+    short_windows=((600, 32, 64),),
+    batch_sizes=BATCH_SIZES,
 )
 
 
@@ -334,7 +343,7 @@ def fit_shape(
     if options.max_steps is None and options.epochs is None:
         # A small text cannot use a long budget: the third of `SHAPES` ended higher than the
         # second there (NOTES.md).
-        useful = max(recipe.enough_steps * tokens_per_step, recipe.most_passes * text.train)
+        useful = max(recipe.enough_steps * tokens_per_step, recipe.passes(text.train) * text.train)
         smallest = choose_shape(options, text.vocab_size, 0)
         work = min(work, max(useful * smallest.parameters, SHAPES[0][0]))
     model = choose_shape(options, text.vocab_size, work)
@@ -380,7 +389,7 @@ def set_budget(
         steps = max(1, int(left / speed.step))
         if not config.schedule_start:
             enough = ENOUGH_LINE_STEPS if config.lines else recipe.enough_steps
-            limit = max(enough, recipe.most_passes * pass_steps)
+            limit = max(enough, recipe.passes(text.train) * pass_steps)
     ends_early = steps > limit
     steps = int(min(steps, limit))
     training = steps * speed.step
