@@ -117,7 +117,8 @@ def error_json(error: RequestError) -> dict[str, Any]:
     """Returns an error in the JSON of the API."""
     kinds = {429: "rate_limit_error", 500: "server_error", 503: "server_error"}
     kind = kinds.get(error.status, "invalid_request_error")
-    facts = {"message": valid(str(error)), "type": kind, "param": error.param, "code": error.code}
+    param = error.param and valid(error.param)  # an unknown field's name is that of the client
+    facts = {"message": valid(str(error)), "type": kind, "param": param, "code": error.code}
     return {"error": facts}
 
 
@@ -269,7 +270,7 @@ class Endpoints:
         """Returns the ids of a prompt."""
         body = await read_json(request)
         prompt = body.get("prompt") if isinstance(body, dict) else None
-        ids = self._service.encode(prompt)
+        ids = await asyncio.to_thread(self._service.encode, prompt)  # it may be long
         facts = {"count": len(ids), "max_model_len": self._limits.max_tokens, "tokens": ids}
         return JSONResponse(facts)
 
@@ -277,7 +278,7 @@ class Endpoints:
         """Returns the text of ids."""
         body = await read_json(request)
         tokens = body.get("tokens") if isinstance(body, dict) else None
-        return JSONResponse({"prompt": self._service.decode(tokens)})
+        return JSONResponse({"prompt": await asyncio.to_thread(self._service.decode, tokens)})
 
 
 async def all_pieces(request: Request, job: Job) -> list[Piece]:

@@ -141,18 +141,9 @@ class Service:
                 ids,
                 draw_seed() if read.seed is None else read.seed,
             )
-            for ids in self._prompts(read.prompt)
+            for ids in self._prompts(read)
         ]
-        read_tokens = sum(max(1, len(prompt.ids)) for prompt in prompts)
-        new_tokens = len(prompts) * read.candidates * read.max_tokens
-        if read_tokens + new_tokens > self._limits.max_tokens:
-            raise RequestError(
-                f"a request may take {self._limits.max_tokens:,} tokens, and this one asks for "
-                f"{read_tokens + new_tokens:,}: {read_tokens:,} in prompts, {new_tokens:,} to "
-                "write; shorten it, or start the server with a higher --max-tokens",
-                param="max_tokens",
-                code="context_length_exceeded",
-            )
+        self._check_size(read, len(prompts), sum(max(1, len(prompt.ids)) for prompt in prompts))
         filters = ("temperature", "top_p", "frequency_penalty", "presence_penalty")
         return Order(
             prompts,
@@ -165,11 +156,29 @@ class Service:
             read.logprobs,
         )
 
-    def _prompts(self, value: Any) -> list[list[int]]:
+    def _check_size(self, read: Fields, prompts: int, tokens: int) -> None:
+        """Raises RequestError if a request with so many prompts, and tokens in them, is too large.
+
+        An echoed prompt counts once for each text.
+        """
+        read_tokens = tokens * (read.candidates if read.echo else 1)
+        new_tokens = prompts * read.candidates * read.max_tokens
+        if read_tokens + new_tokens > self._limits.max_tokens:
+            raise RequestError(
+                f"a request may take {self._limits.max_tokens:,} tokens, and this one asks for "
+                f"{read_tokens + new_tokens:,}: {read_tokens:,} in prompts, {new_tokens:,} to "
+                "write; shorten it, or start the server with a higher --max-tokens",
+                param="max_tokens",
+                code="context_length_exceeded",
+            )
+
+    def _prompts(self, read: Fields) -> list[list[int]]:
         """Returns the ids of each prompt: a string, a list of ids, or a list of either."""
+        value = read.prompt
         several = value if isinstance(value, list) and not _are_ids(value) else [value]
         if not several:
             raise RequestError("prompt must not be an empty list", param="prompt")
+        self._check_size(read, len(several), len(several))  # encoding many takes long
         return [self.encode(each) for each in several]
 
     def encode(self, prompt: Any) -> list[int]:

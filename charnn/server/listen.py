@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import asyncio
 import socket
 from collections.abc import Iterator
 from contextlib import contextmanager
 from ipaddress import ip_address
+from typing import Any
 
 import uvicorn
 
@@ -43,6 +45,11 @@ class Server(uvicorn.Server):
         """Leaves signals to the caller."""
         yield
 
+    async def startup(self, sockets: list[socket.socket] | None = None) -> None:
+        """Begins to accept connections."""
+        asyncio.get_running_loop().set_exception_handler(_handle)
+        await super().startup(sockets)
+
     async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
         """Ends the requests that are being written, then the connections."""
         self._worker.close()
@@ -51,6 +58,12 @@ class Server(uvicorn.Server):
     def stop(self) -> None:
         """Ends `run` soon."""
         self.should_exit = True
+
+
+def _handle(loop: asyncio.AbstractEventLoop, context: dict[str, Any]) -> None:
+    """Reports an error of asyncio, but not that a connection waits for a free descriptor."""
+    if not isinstance(context.get("exception"), OSError):  # asyncio repeats it every second
+        loop.default_exception_handler(context)
 
 
 def listen(host: str, port: int, locked: bool) -> tuple[socket.socket, bool]:

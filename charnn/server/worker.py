@@ -89,6 +89,8 @@ class Job:
     def __init__(self, order: Order, streamed: bool, seconds: float) -> None:
         """`streamed` pieces arrive step by step, others at the end; `seconds` is the time limit."""
         self.order, self.streamed = order, streamed
+        self.unread = iter(range(len(order.prompts)))  # numbers of prompts
+        self.texts: deque[Task] = deque()  # after prompts that were read; they wait
         self.left = len(order.prompts) * order.count  # texts that have not ended
         self.error: Exception | None = None
         self.cancelled = False  # set by the event loop, read by the worker
@@ -155,7 +157,7 @@ class Worker:
         self._predictor = model.predictor.twin(1)
         self._requests: SimpleQueue[Job | None] = SimpleQueue()
         self._active: list[Task] = []
-        self._waiting: deque[Task] = deque()
+        self._waiting: deque[Job] = deque()  # they take turns
         self._thread = threading.Thread(target=self._run, name="charnn-worker", daemon=True)
         self._loop: asyncio.AbstractEventLoop | None = None
 
@@ -166,7 +168,7 @@ class Worker:
 
     @property
     def busy(self) -> int:
-        """The number of active and waiting prompts and texts."""
+        """The number of active prompts and texts, and of waiting requests."""
         return len(self._active) + len(self._waiting) + self._requests.qsize()
 
     def start(self) -> None:
@@ -191,7 +193,7 @@ class Worker:
                     self._step()
         except Exception as fault:
             self._report(fault)
-        jobs = {task.job for task in (*self._active, *self._waiting)}
+        jobs = {*(task.job for task in self._active), *self._waiting}
         while not self._requests.empty():
             jobs |= {job for job in [self._requests.get()] if job}
         for job in jobs:
@@ -208,15 +210,16 @@ class Worker:
                 return True
             if job is None:
                 return False
-            self._waiting += [self._task(job, number) for number in range(len(job.order.prompts))]
+            self._waiting.append(job)
 
     def _step(self) -> None:
         """Advances every active text by a token."""
         self._active = [task for task in self._active if not task.job.over]
         while self._waiting and len(self._active) < self._reader.size:
-            task = self._waiting.popleft()
-            if not task.job.over:
+            job = self._waiting.popleft()
+            if not job.over and (task := self._next(job)):
                 self._active.append(task)
+                self._waiting.append(job)
         jobs = {task.job for task in self._active}
         self._active = [task for task in self._active if self._advance(task)]
         self._hand_over(jobs)
@@ -253,13 +256,18 @@ class Worker:
             with suppress(RuntimeError):  # the loop is closed
                 self._loop.call_soon_threadsafe(_arrive, ready)
 
-    def _task(self, job: Job, number: int) -> Task:
-        """Returns the task that reads a prompt and then adds the tasks of its texts."""
+    def _next(self, job: Job) -> Task | None:
+        """Returns the next task of a request: a text, or a prompt to read; None: all have begun."""
+        if job.texts:
+            return job.texts.popleft()
+        number = next(job.unread, None)
+        if number is None:
+            return None
         sampler = Sampler(self._predictor, 0)
         return Task(job, sampler, self._read(job, number, sampler))
 
     def _read(self, job: Job, number: int, sampler: Sampler) -> Iterator[bool]:
-        """Reads a prompt, token by token; then puts its texts first in the queue."""
+        """Reads a prompt, token by token; then adds its texts to those that wait."""
         order, prompt = job.order, job.order.prompts[number]
         ids, scored = prompt.ids or self.model.start, list[ScoredToken]()
         scoring = order.echo and order.logprobs is not None and len(prompt.ids) > 0
@@ -284,10 +292,12 @@ class Worker:
             for writer in writers:
                 _continue(writer, ids, *after)
         first = number * order.count
-        self._waiting.extendleft(
+        job.texts += [
             Task(job, writer, self._write(job, first + index, prompt, writer, scored))
-            for index, writer in reversed(list(enumerate(writers)))
-        )
+            for index, writer in enumerate(writers)
+        ]
+        if job not in self._waiting:
+            self._waiting.append(job)
 
     def _writer(self, order: Order, prompt: Prompt, index: int) -> Sampler:
         """Returns the sampler of a text, which has read nothing."""

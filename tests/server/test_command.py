@@ -96,6 +96,21 @@ def test_a_signal_ends_the_server_in_order(charnn, number):
     assert "Traceback" not in messages
 
 
+@pytest.mark.skipif(sys.platform != "linux", reason="only Linux limits another process")
+def test_connections_wait_while_no_descriptor_is_free(charnn):
+    import resource
+
+    process, port, _ = serving(charnn)
+    limit = len(os.listdir(f"/proc/{process.pid}/fd")) + 3
+    resource.prlimit(process.pid, resource.RLIMIT_NOFILE, (limit, limit))
+    idle = [socket.create_connection(("127.0.0.1", port)) for _ in range(9)]
+    for connection in idle:
+        connection.close()
+    assert 200 == ask(port, {"prompt": "bad"})[0]
+    process.send_signal(signal.SIGINT)
+    assert "" == process.communicate(timeout=30)[1].partition("\n")[2]
+
+
 @pytest.mark.skipif(not shutil.which("curl"), reason="there is no curl on the path")
 def test_the_printed_example_of_curl_works(charnn):
     _, _, line = serving(charnn, "--api-key", "secret")

@@ -23,6 +23,7 @@ REFUSED = [
     ({"model": "other"}, 404, "model"),
     ({"surprise": 1}, 400, "surprise"),
     ({"top_k": 3}, 400, "top_k"),
+    ({"\ud800": 3}, 400, "\ufffd"),
     ({"prompt": 3}, 400, "prompt"),
     ({"prompt": []}, 400, "prompt"),
     ({"prompt": [[]]}, 400, "prompt"),
@@ -42,6 +43,8 @@ REFUSED = [
     ({"max_tokens": 40_000}, 400, "max_tokens"),
     ({"max_tokens": 300, "n": 128}, 400, "max_tokens"),
     ({"prompt": [""] * 40_000, "max_tokens": 0, "echo": True}, 400, "max_tokens"),
+    ({"n": 128, "echo": True, "prompt": [""] * 300, "max_tokens": 0}, 400, "max_tokens"),
+    ({"n": 128, "echo": True, "prompt": "a" * 300, "max_tokens": 0}, 400, "max_tokens"),
     ({"temperature": 2.1}, 400, "temperature"),
     ({"temperature": "1"}, 400, "temperature"),
     ({"top_p": -0.1}, 400, "top_p"),
@@ -83,7 +86,7 @@ def test_a_field_that_the_api_refuses_is_named(served, body, status, param):
 
 def test_every_field_may_be_null_and_user_and_an_empty_suffix_are_accepted(served):
     names = {body: None for refused, _, _ in REFUSED for body in refused}
-    names = {name: None for name in names if name not in {"surprise", "top_k"}}
+    names = {name: None for name in names if name not in {"surprise", "top_k", "\ud800"}}
     assert 16 == served.complete(**names)["usage"]["completion_tokens"]
     assert 1 == len(served.complete(suffix="", user="me", model="small")["choices"])
 
@@ -236,6 +239,18 @@ def test_a_request_that_takes_too_long_ends_with_an_error(serve):
     assert "timeout" == json.loads(events[-2].removeprefix("data: "))["error"]["code"]
     connection.close()
     assert 2 == len(served.text(prompt="a", max_tokens=2))
+
+
+def test_a_short_request_does_not_wait_for_all_texts_of_a_long_one(serve, monkeypatch):
+    monkeypatch.setattr("charnn.generation.batch.BATCH_SIZE", 2)
+    served = serve()
+    body = {"prompt": ["bad"] * 200, "max_tokens": 50, "stream": True}
+    connection, answer = served.open("/v1/completions", body)
+    answer.readline()
+    assert 2 == len(served.text(prompt="a", max_tokens=2))
+    assert served.worker.busy
+    answer.close()
+    connection.close()
 
 
 def test_a_slow_client_of_a_stream_gets_the_whole_text(serve):
