@@ -7,7 +7,6 @@ network. Nothing in a repository is executed.
 from __future__ import annotations
 
 import re
-from importlib import import_module
 from pathlib import Path
 
 from charnn.errors import ConfigError, DamagedFile, FileError, needed
@@ -44,13 +43,15 @@ def download(model: str) -> Path:
     """
     parts = NAME.fullmatch(model)
     if not parts:
-        raise ConfigError(
-            f"{model[:80]!r} names no model of the Hub: write hf:OWNER/NAME, or "
-            "hf:OWNER/NAME@REVISION with a commit, branch or tag"
-        )
+        raise _wrong_name(model)
     repository, revision = parts["repository"], parts["revision"]
     with needed(model):
-        import_module("huggingface_hub")
+        from huggingface_hub import errors
+        from huggingface_hub.utils import validate_repo_id
+    try:
+        validate_repo_id(repository)
+    except errors.HFValidationError:
+        raise _wrong_name(model) from None
     cached_only = not _answers(model, repository, revision)
     config = _fetch(model, repository, CONFIG, revision, cached_only)
     digest = _digest_in(config, model)
@@ -63,6 +64,13 @@ def download(model: str) -> Path:
             "upload both again"
         )
     return path
+
+
+def _wrong_name(model: str) -> ConfigError:
+    return ConfigError(
+        f"{model[:80]!r} names no model of the Hub: write hf:OWNER/NAME, or "
+        "hf:OWNER/NAME@REVISION with a commit, branch or tag"
+    )
 
 
 def commit_of(path: Path) -> str:

@@ -181,7 +181,8 @@ def test_an_error_is_one_line_that_names_the_model(served) -> None:
     for unreachable in ({"HF_HUB_OFFLINE": "1"}, nowhere):
         (message,) = refusals({**environment, **unreachable}, "hf:me/none")
         assert "network" in message
-    wrong = ("hf:", "hf:book", "hf:me/book@", "hf:../..", "hf:me/book@../x", "hf:me/b/c")
+    wrong = ["hf:", "hf:book", "hf:me/book@", "hf:../..", "hf:me/book@../x", "hf:me/b/c"]
+    wrong += ["hf:-me/book", "hf:me/book.git", "hf:me/a--b", "hf:me/" + "b" * 99]
     for message in refusals(environment, *wrong, code=2):
         assert "hf:OWNER/NAME" in message
 
