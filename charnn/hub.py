@@ -47,7 +47,7 @@ def download(model: str) -> Path:
     repository, revision = parts["repository"], parts["revision"]
     with needed(model):
         from huggingface_hub import errors
-        from huggingface_hub.utils import validate_repo_id
+        from huggingface_hub.utils import validate_repo_id  # type: ignore[attr-defined]  # it has no __all__
     try:
         validate_repo_id(repository)
     except errors.HFValidationError:

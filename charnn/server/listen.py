@@ -47,7 +47,7 @@ class Server(uvicorn.Server):
 
     async def startup(self, sockets: list[socket.socket] | None = None) -> None:
         """Begins to accept connections."""
-        asyncio.get_running_loop().set_exception_handler(_handle)
+        asyncio.get_running_loop().set_exception_handler(self._handle)
         await super().startup(sockets)
 
     async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
@@ -55,15 +55,17 @@ class Server(uvicorn.Server):
         self._worker.close()
         await super().shutdown(sockets)
 
+    def _handle(self, loop: asyncio.AbstractEventLoop, context: dict[str, Any]) -> None:
+        """Reports an error of asyncio, but not that a connection waits for a free descriptor.
+
+        asyncio repeats that thousands of times a second, and tries again after the end.
+        """
+        if not (self.should_exit or isinstance(context.get("exception"), OSError)):
+            loop.default_exception_handler(context)
+
     def stop(self) -> None:
         """Ends `run` soon."""
         self.should_exit = True
-
-
-def _handle(loop: asyncio.AbstractEventLoop, context: dict[str, Any]) -> None:
-    """Reports an error of asyncio, but not that a connection waits for a free descriptor."""
-    if not isinstance(context.get("exception"), OSError):  # asyncio repeats it every second
-        loop.default_exception_handler(context)
 
 
 def listen(host: str, port: int, locked: bool) -> tuple[socket.socket, bool]:

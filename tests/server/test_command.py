@@ -101,6 +101,7 @@ def test_connections_wait_while_no_descriptor_is_free(charnn):
     import resource
 
     process, port, _ = serving(charnn)
+    assert 200 == ask(port, {"prompt": "bad"})[0]  # all modules are loaded
     limit = len(os.listdir(f"/proc/{process.pid}/fd")) + 3
     resource.prlimit(process.pid, resource.RLIMIT_NOFILE, (limit, limit))
     idle = [socket.create_connection(("127.0.0.1", port)) for _ in range(9)]
