@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from contextlib import suppress
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -75,8 +76,10 @@ def export(
     name = model_name(path)
     target = output or Path((re.sub(r"[^\w.-]+", "-", name).strip("-.") or "model") + chosen.suffix)
     check_output(target, chosen.suffix, force)
-    if target.exists() and target.samefile(path):  # it may hold the state of a training
+    if target.exists() and target.samefile(path):
         raise FileError(f"-o {target} is the model itself: name another file")
+    if holds_training(target):
+        raise FileError(f"-o {target} holds the state of a training: name another file")
     saved = load(path)
     if chosen.network_only:
         note_network_alone(saved, str(target))
@@ -120,6 +123,15 @@ def check_output(path: Path, suffix: str, force: bool) -> None:
         raise FileError(
             f"cannot write {path}: make the folder {path.parent} first, or give another -o"
         )
+
+
+def holds_training(path: Path) -> bool:
+    """Tells whether a file is a model whose training can be resumed."""
+    from charnn.checkpoint import peek
+
+    with suppress(FileError):
+        return path.is_file() and bool(peek(path).get("training"))
+    return False
 
 
 def size_of(path: Path) -> int:

@@ -107,6 +107,17 @@ def test_a_damaged_model_is_named() -> None:
     assert "best.safetensors" in result.stderr
 
 
+def test_a_model_never_replaces_a_training(tmp_path: Path) -> None:
+    (tmp_path / "text.txt").write_text("abc\n" * 300)
+    start = ["train", "text.txt", "--name", "begun", "--max-steps", "2", "--from", "scratch"]
+    sizes = ["--hidden-size", "4", "--num-layers", "1", "--ngram", "0"]
+    assert 0 == CliRunner().invoke(charnn.cli.app, start + sizes).exit_code
+    last = Path("checkpoints/begun/last.safetensors")
+    before = last.read_bytes()
+    assert 1 == export("book", "--to", "model", "--force", "-o", str(last)).exit_code
+    assert before == last.read_bytes()
+
+
 def test_a_model_never_replaces_itself() -> None:
     path = Path("checkpoints/book/best.safetensors")
     before = path.read_bytes()
