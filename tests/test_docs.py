@@ -503,7 +503,7 @@ import ast, importlib.util, json, subprocess, sys
 from pathlib import Path
 from unittest.mock import MagicMock
 
-if importlib.util.find_spec("matplotlib") is None:  # a hosted session has it
+if importlib.util.find_spec("matplotlib") is None:  # hosted notebooks have it
     sys.modules["matplotlib"] = sys.modules["matplotlib.pyplot"] = MagicMock()
 make_quick()
 names = {{}}
