@@ -9,6 +9,7 @@ import os
 import re
 import shutil
 import subprocess
+import sys
 import time
 
 import pytest
@@ -17,6 +18,15 @@ from charnn.pages import source_hash
 
 BROWSERS = ("chromium", "chromium-browser", "google-chrome", "google-chrome-stable")
 CHROMIUM = next(filter(None, map(shutil.which, BROWSERS)), None)
+# Starts the browser, which takes commands from descriptor 3 and answers on 4.
+ON_PIPES = """
+import os, sys
+reads, writes = (os.dup(int(number)) for number in sys.argv[1:3])
+for number, descriptor in ((3, reads), (4, writes)):
+    os.dup2(descriptor, number)
+    os.set_inheritable(number, True)
+os.execv(sys.argv[3], sys.argv[3:])
+"""
 needs_chromium = pytest.mark.skipif(
     not CHROMIUM, reason="there is no chromium or google-chrome on the path"
 )
@@ -40,24 +50,18 @@ def browse(served, fragment, folder, sign):
     read_end, browser_writes = os.pipe()
     browser_reads, write_end = os.pipe()
 
-    def set_pipes():  # the browser takes commands from descriptor 3 and answers on 4
-        reads, writes = os.dup(browser_reads), os.dup(browser_writes)
-        os.dup2(reads, 3)
-        os.dup2(writes, 4)
-
     command = [
         *(str(CHROMIUM), "--headless", "--no-sandbox", "--disable-gpu", "--no-first-run"),
         *("--disable-background-networking", "--disable-component-update", "--disable-sync"),
         *("--disable-default-apps", "--disable-extensions", "--disable-dev-shm-usage"),
         *(f"--user-data-dir={folder / 'profile'}", "--remote-debugging-pipe", "about:blank"),
     ]
-    quiet = subprocess.DEVNULL
+    pipes = browser_reads, browser_writes
     browser = subprocess.Popen(
-        command,
-        stdout=quiet,
-        stderr=quiet,
-        close_fds=False,
-        preexec_fn=set_pipes,  # noqa: PLW1509  # no threads fork here
+        [sys.executable, "-c", ON_PIPES, *map(str, pipes), *command],
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.DEVNULL,
+        pass_fds=pipes,
     )
     os.close(browser_reads)
     os.close(browser_writes)
