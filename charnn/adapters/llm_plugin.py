@@ -110,7 +110,7 @@ class AsyncModel(Continuation, llm.AsyncModel):
         response.set_usage(output=writing.tokens)
 
 
-@llm.hookimpl  # type: ignore[untyped-decorator]
+@llm.hookimpl  # type: ignore[untyped-decorator]  # llm has no types
 def register_models(register: Callable[..., None]) -> None:
     """Registers all runs and bases; a run hides the base of the same name."""
     checkpoints = Path(os.environ.get("CHARNN_CHECKPOINTS", "checkpoints"))

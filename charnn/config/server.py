@@ -11,7 +11,7 @@ LIMITS = "Limits"  # a section of the help
 
 @dataclass(frozen=True)
 class ServerConfig(Config):
-    """Where the server listens, and how much a request may take."""
+    """Settings of the server: its address, and the limits of a request."""
 
     host: str = setting(
         "127.0.0.1", "Address to listen on; one that other machines reach needs --api-key."

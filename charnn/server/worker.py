@@ -61,7 +61,7 @@ class Prompt:
 
 @dataclass(frozen=True)
 class Order:
-    """What to write after each prompt of a request.
+    """The texts to write after each prompt of a request.
 
     Attributes:
         count: the number of texts per prompt; text i is sample i of the prompt's seed.
